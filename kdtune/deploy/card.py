@@ -24,7 +24,7 @@ from kdtune.config.run import Orientation
 from kdtune.config.text import printable
 from kdtune.deploy.onnx import OUTPUT, Predict, Signature
 from kdtune.deploy.subject import Subject
-from kdtune.models.classifier import Preprocessing, describe_preprocessing
+from kdtune.models.classifier import describe_preprocessing
 from kdtune.results.comparison import completed, interval_words
 from kdtune.results.examples import configuration_record, student_classes, trial_metrics
 from kdtune.results.frames import read_predictions
@@ -52,12 +52,12 @@ class Resize:
     @staticmethod
     def of(student: TrainedStudent, signature: Signature) -> "Resize | None":
         """Return the steps of a student; None if it takes no images."""
-        own, size = student.input.resizing, signature.shape[-1]
-        if own is None:
+        resizing, size = student.input.resizing, signature.shape[-1]
+        if resizing is None:
             return None
         mode = "L" if signature.shape[0] == 1 else "RGB"
-        short, orientation = round(size / own.crop), student.input.orientation
-        return Resize(short, size, own.interpolation, mode, orientation)
+        short, orientation = round(size / resizing.crop), student.input.orientation
+        return Resize(short, size, resizing.interpolation, mode, orientation)
 
     @property
     def words(self) -> str:
@@ -80,9 +80,16 @@ def describe(
         signature: its input.
         title: the format in words.
     """
-    own, record = student.preprocessing, student.record
+    steps, record = student.preprocessing, student.record
+    in_graph = "nothing"
+    if steps is not None:
+        shrinks = steps.size is not None and steps.size < signature.shape[-1]
+        # views are never enlarged
+        in_graph = describe_preprocessing(steps if shrinks else replace(steps, size=None))
     resize = Resize.of(student, signature)
-    facts: dict[str, Any] = {
+    trial = trial_of(results, student)
+    metrics = {} if trial is None else trial_metrics(trial)
+    return {
         "study": results.study.name,
         "data": name_of_data(results.study.run.data),
         "model": student.name,
@@ -97,12 +104,13 @@ def describe(
         "output": {"name": OUTPUT, "dtype": "float32", "shape": ["batch", len(student.classes)]},
         "image_size": student.image_size,
         "resize": vars(resize) | {"words": resize.words} if resize is not None else None,
-        "mean": None if own is None else list(own.mean),
-        "std": None if own is None else list(own.std),
-        "in_graph": "nothing" if own is None else _in_graph(own, signature),
+        "mean": None if steps is None else list(steps.mean),
+        "std": None if steps is None else list(steps.std),
+        "in_graph": in_graph,
+        # computed anew if an earlier version of kdtune wrote students.json
         "metrics": {
-            "configuration": configuration_of(results, student),
-            "student": _student_metrics(results, student),
+            "configuration": record.configuration or configuration_record(results),
+            "student": student.metrics["student"] or metrics,
         },
         "initial_weights": {
             "weights": Path(record.model.weights).name,
@@ -112,35 +120,14 @@ def describe(
         "kdtune_version": __version__,
         "study_versions": dict(record.versions),
     }
-    return facts
-
-
-def _in_graph(own: Preprocessing, signature: Signature) -> str:
-    """Return the steps from a view to the network's input in words; views are never enlarged."""
-    shrinks = own.size is not None and own.size < signature.shape[-1]
-    return describe_preprocessing(own if shrinks else replace(own, size=None))
-
-
-def configuration_of(results: Results, student: TrainedStudent) -> Mapping[str, Any]:
-    """Return the metrics of the student's configuration, as students.json has them.
-
-    They are computed anew if an earlier version of kdtune wrote it.
-    """
-    return student.record.configuration or configuration_record(results)
 
 
 def trial_of(results: Results, student: TrainedStudent) -> "pd.Series[Any] | None":
     """Return the row of a student's trial in `Results.trials`; None if there is none."""
     trials = completed(results.trials)
     config = exported_config(results.folder, results.study)
-    own = trials[(trials.config_id == config) & (trials["repeat"] == student.repeat)]
-    return own.iloc[0] if len(own) else None
-
-
-def _student_metrics(results: Results, student: TrainedStudent) -> Mapping[str, Any]:
-    """Return the metrics of one student by split and name; {} if they are not known."""
-    trial = trial_of(results, student)
-    return student.metrics["student"] or ({} if trial is None else trial_metrics(trial))
+    rows = trials[(trials.config_id == config) & (trials["repeat"] == student.repeat)]
+    return rows.iloc[0] if len(rows) else None
 
 
 def as_texts(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -186,8 +173,8 @@ def yaml_value(value: Any) -> str:
 
 
 @cache
-def _templates() -> Environment:
-    """Return the templates of the model card and of the lines of Python in it."""
+def templates() -> Environment:
+    """Return the templates: of the model card, of its lines of Python, of sentences on int8."""
     environment = Environment(  # noqa: S701 - Markdown and Python, not HTML
         loader=PackageLoader("kdtune.deploy"),
         trim_blocks=True,
@@ -208,17 +195,14 @@ def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> st
         resize: steps from an image to a view; None if the data are no images.
         resizes: whether images have to be resized, since not all have the size of a view.
     """
-    return (
-        _templates()
-        .get_template("predict.txt")
-        .render(
-            name=signature.name,
-            dtype=signature.type_name,
-            shape=signature.shape,
-            resize=resize,
-            resizes=resizes,
-            turns={number: int(turn) for number, turn in TURNS.items()},
-        )
+    template = templates().get_template("predict.txt")
+    return template.render(
+        name=signature.name,
+        dtype=signature.type_name,
+        shape=signature.shape,
+        resize=resize,
+        resizes=resizes,
+        turns={number: int(turn) for number, turn in TURNS.items()},
     )
 
 
@@ -254,18 +238,19 @@ def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Mapping[str
     results, student = subject.results, subject.student
     resize = Resize.of(student, subject.signature)
     split = "test" if "test" in facts["metrics"]["student"] else "val"
-    accuracy = _accuracy(results, facts, split)
+    data_set = read_provenance(results.folder).get("data_set", {})
+    examples = data_set.get("examples", {})
+    accuracy = _accuracy(facts, split, sum(examples.get(split, {}).values()))
     has_onnx = any(f["file"] == "best.onnx" and f["repeat"] == student.repeat for f in files)
     classes = student_classes(results, facts["config_id"], student.repeat, student.classes, split)
     repeats = int(classes.repeats.max()) if len(classes) else 0
     if len(classes) > MAX_CLASSES:
         classes = classes.nsmallest(MAX_CLASSES, "accuracy")
     text = (
-        _templates()
+        templates()
         .get_template("card.md")
         .render(
-            head=_front_matter(subject, has_onnx, split, accuracy),
-            study=results.study.name,
+            study=results.study,
             facts=facts,
             configuration=facts["metrics"]["configuration"],
             files=[{"notes": [], **file} for file in files],
@@ -273,8 +258,9 @@ def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Mapping[str
             lines=onnx_lines(subject.signature, resize, subject.resizes),
             resize=resize,
             resizes=subject.resizes,
-            shape=subject.signature.shape,
-            sizes=_sizes(results),
+            signature=subject.signature,
+            examples={name: sum(counts.values()) for name, counts in examples.items()},
+            extra=data_set.get("extra"),
             run=student.record.configured_run,
             teacher_accuracy=_teacher_accuracy(results, student),
             recipe=_recipe(student, facts),
@@ -291,34 +277,11 @@ def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Mapping[str
     return f"{text}\n"
 
 
-def _front_matter(
-    subject: Subject, has_onnx: bool, split: str, accuracy: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return the metadata of the Hub: tags and the accuracy of this student."""
-    study = subject.results.study
-    data = name_of_data(study.run.data)
-    images = subject.signature.name == "images"
-    tags = ["knowledge-distillation", "kdtune"] + (["onnx"] if has_onnx else [])
-    values: dict[str, Any] = {"license": "unknown", "tags": tags}
-    if images:
-        values["pipeline_tag"] = "image-classification"
-    if accuracy is not None:
-        result = {
-            "task": {"type": "image-classification" if images else "other"},
-            "dataset": {"name": data, "type": data, "split": split},
-            "metrics": [{"type": "accuracy", "value": accuracy["value"]}],
-        }
-        values["model-index"] = [{"name": study.name, "results": [result]}]
-    return values
-
-
-def _accuracy(results: Results, facts: Mapping[str, Any], split: str) -> dict[str, Any] | None:
+def _accuracy(facts: Mapping[str, Any], split: str, images: int) -> dict[str, Any] | None:
     """Return the accuracy of this student on a split with its Wilson interval over images."""
     value = facts["metrics"]["student"].get(split, {}).get("acc")
     if value is None:
         return None
-    examples = read_provenance(results.folder).get("data_set", {}).get("examples", {})
-    images = sum(examples.get(split, {}).values())
     low, high = wilson_interval(round(value * images), images) if images else (0.0, 1.0)
     return {"value": value, "images": images, "low": low, "high": high}
 
@@ -330,17 +293,6 @@ def _mean_accuracy(facts: Mapping[str, Any], split: str) -> dict[str, Any]:
         return {"mean": None}
     low, high = (math.nan if mean[end] is None else mean[end] for end in ("low", "high"))
     return dict(mean) | {"interval": interval_words(low, high, 100).replace("+", "")}
-
-
-def _sizes(results: Results) -> list[str]:
-    """Return the numbers of examples in words; [] if the study does not record them."""
-    data = read_provenance(results.folder).get("data_set", {})
-    sizes = [f"{sum(n.values()):,} {escape(s)}" for s, n in data.get("examples", {}).items()]
-    if sizes and results.study.run.train_images:
-        sizes.append(f"{results.study.run.train_images:,} of train for the student")
-    if sizes and data.get("extra"):
-        sizes.append(f"{data['extra']['examples']:,} without labels")
-    return sizes
 
 
 def _teacher_accuracy(results: Results, student: TrainedStudent) -> tuple[str, float] | None:
@@ -389,11 +341,11 @@ def compare_recorded(subject: Subject, logits: Tensor) -> str:
     frame = read_predictions(subject.results.folder, [trial.trial_id], columns)
     if "predicted" not in frame:  # gone, or of version 0.1
         return ""
-    own = frame[frame.split == views.split].set_index("example")["predicted"]
+    recorded = frame[frame.split == views.split].set_index("example")["predicted"]
     numbers = views.data.numbers(views.split).numpy()
-    if len(own) != len(numbers) or not own.index.isin(numbers).all():
+    if len(recorded) != len(numbers) or not recorded.index.isin(numbers).all():
         return ""
-    same = int(np.sum(own.loc[numbers].to_numpy() == logits.argmax(1).numpy()))
+    same = int(np.sum(recorded.loc[numbers].to_numpy() == logits.argmax(1).numpy()))
     text = f"The study recorded the same class for {same:,} of {len(numbers):,}."
     if same >= EXPECTED * len(numbers):
         return text
@@ -423,17 +375,14 @@ def compare_pillow(subject: Subject, logits: Tensor, predict: Predict) -> str:
     assert isinstance(files, tuple)  # noqa: S101 - files are a tuple
     largest, same, start = 0, 0, 0
     for batch in views.batches():
-        own = _views(files[start : start + len(batch)], resize)
-        largest = max(largest, int((own.int() - batch.int()).abs().max()))
+        part = slice(start, start + len(batch))
+        pillow = torch.from_numpy(np.stack([pillow_view(file, resize) for file in files[part]]))
+        largest = max(largest, int((pillow.int() - batch.int()).abs().max()))
         with torch.no_grad():
-            other = predict(own).argmax(1)
-        same += int((logits[start : start + len(batch)].argmax(1) == other).sum())
-        start += len(batch)
+            classes = predict(pillow).argmax(1)
+        same += int((logits[part].argmax(1) == classes).sum())
+        start = part.stop
     return (
         f"Resized by Pillow, as {subject.checked_on} are in the lines of README.md, {same:,} of "
         f"{len(files):,} get the same class (pixels differ by at most {largest} of 255)."
     )
-
-
-def _views(files: Sequence[str], resize: Resize) -> Tensor:
-    return torch.from_numpy(np.stack([pillow_view(file, resize) for file in files]))

@@ -16,7 +16,7 @@ from kdtune.config.files import STUDENTS, atomic_write
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import as_texts, card, compare_pillow, compare_recorded, describe
-from kdtune.deploy.int8 import OnnxFile, calibration_data, export_int8
+from kdtune.deploy.int8 import calibration_data, export_int8
 from kdtune.deploy.onnx import Agreement, Graph, Predict, compare, run_all
 from kdtune.deploy.subject import (
     BEST,
@@ -178,7 +178,7 @@ def export(
         say(f"Wrote the model card {target}{kept}.")
         small = folder / f"{INT8}{chosen.suffix}" if int8 else None
         if small is not None:
-            for line in export_int8(subject, OnnxFile(file, template), small, facts, say):
+            for line in export_int8(subject, file, template, small, facts, say):
                 say(line)
             _write_card(subject, facts)
             say(f"Wrote {small} and added it to the model card.")

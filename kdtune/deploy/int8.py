@@ -3,9 +3,10 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,8 @@ from torch import Tensor
 
 from kdtune.config.files import atomic_write
 from kdtune.config.text import InputError
-from kdtune.deploy.card import as_texts
+from kdtune.deploy.card import as_texts, templates
 from kdtune.deploy.onnx import (
-    STATIC,
     Graph,
     Quantized,
     compare,
@@ -59,18 +59,18 @@ Values = NDArray[np.float64]
 class AccuracyCost:
     """Accuracy of int8 minus that of float32 on N images, paired by image."""
 
-    own: Interval
+    student: Interval
     """Of the exported student, over images; ends are NaN if no image changed."""
     changed: int
     """Images whose class differs between the two, of the exported student."""
     count: int
     """N."""
-    all: Estimate | None
+    configuration: Estimate | None
     """Of all R repeats; None with fewer than `MIN_REPEATS`."""
     repeats: int
     """R."""
     holds_for: str
-    """What `all` is about."""
+    """What `configuration` is about."""
     split: str
 
 
@@ -93,7 +93,7 @@ def accuracy_cost(
     """
     differences = [np.subtract(*pair) for pair in correct]
     first = differences[0]
-    own = mean_interval(first, bounds=(-1.0, 1.0))
+    student = mean_interval(first, bounds=(-1.0, 1.0))
     over_all = None
     # with folds, repeats have other images in val
     same_images = design.folds is None or split == "test"
@@ -103,27 +103,25 @@ def accuracy_cost(
         over_all = design.estimate(means, None if design.folds else table, repeats)
     new_images = table is not None and design.folds is None
     holds_for = design.holds_for(split, new_images)
-    return AccuracyCost(own, changed, len(first), over_all, len(repeats), holds_for, split)
+    return AccuracyCost(student, changed, len(first), over_all, len(repeats), holds_for, split)
 
 
 def describe_accuracy(cost: AccuracyCost) -> str:
     """Return the accuracy of int8 minus that of float32 as sentences."""
-    what = f"{cost.split.capitalize()} accuracy, int8 minus float32"
-    own, differ = cost.own, f"{cost.changed:,} of {cost.count:,} predictions differ"
-    text = ""
-    if cost.all is not None:
-        low, high = cost.all.interval()
-        points = _points(cost.all.mean, low, high, cost.holds_for)
-        text = f"{what}, over {cost.repeats} repeats: {points}. "
-    whose = "This student alone" if text else what
-    text += f"{whose}: {_points(own.mean, own.low, own.high, 'new images')}; {differ}."
-    if own.mean == 0 and own.sd == 0:
-        most = 100 * wilson_interval(0, cost.count)[1]
-        text += (
-            f" No image became right or wrong; of new images at most {most:.2g}% do (95% CI, "
-            f"Wilson)."
+    over_repeats, student = "", cost.student
+    if cost.configuration is not None:
+        over_repeats = _points(
+            cost.configuration.mean, *cost.configuration.interval(), cost.holds_for
         )
-    return text
+    alone = _points(student.mean, student.low, student.high, "new images")
+    no_change = student.mean == 0 and student.sd == 0
+    most = wilson_interval(0, cost.count)[1] if no_change else None
+    return _sentences().accuracy(cost, over_repeats, alone, most)  # type: ignore[no-any-return]
+
+
+def _sentences() -> Any:
+    """Return the macros of the sentences about int8."""
+    return templates().get_template("int8.txt").module
 
 
 def _points(mean: float, low: float, high: float, holds_for: str) -> str:
@@ -133,9 +131,6 @@ def _points(mean: float, low: float, high: float, holds_for: str) -> str:
     words = interval_words(low, high, 100)
     about = f" (95% CI {words}, for {holds_for})" if words else ""
     return f"{100 * mean:+z.{digits}f} percentage points{about}"
-
-
-# -- time --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -166,32 +161,11 @@ def interleaved(calls: Sequence[Callable[[], object]]) -> list[Timing]:
             calls[k]()
             times[k].append(1e3 * (time.perf_counter() - start))
         rounds += 1
-    found = []
-    for own in times:
-        low, median, high = np.percentile(own, (25, 50, 75))
-        found.append(Timing(float(median), float(high - low), rounds))
-    return found
-
-
-def describe_gains(
-    sizes: tuple[int, int], timings: Sequence[Timing], threads: int, processor: str
-) -> str:
-    """Return size and latency of int8 beside float32 as a sentence.
-
-    Args:
-        sizes: bytes of the files in float32 and in int8.
-        timings: of both.
-        threads: of onnxruntime.
-        processor: name of the CPU.
-    """
-    full, small = timings
-    ratio = small.median_ms / full.median_ms
-    return (
-        f"Size: {sizes[1] / 1e3:,.1f} kB instead of {sizes[0] / 1e3:,.1f} kB "
-        f"({sizes[1] / sizes[0]:.0%}). Latency at batch size 1: {small.median_ms:.3g} ms instead "
-        f"of {full.median_ms:.3g} ms, ratio {ratio:.2f} (medians of {full.rounds:,} interleaved "
-        f"runs, {threads} thread{'s' * (threads > 1)} of {processor})."
-    )
+    timings = []
+    for milliseconds in times:
+        low, median, high = np.percentile(milliseconds, (25, 50, 75))
+        timings.append(Timing(float(median), float(high - low), rounds))
+    return timings
 
 
 # Export in int8: the file, and what it costs and gains beside float32.
@@ -208,14 +182,6 @@ CHECKED = 16
 """Train images on which a model with copied weights is compared with PyTorch."""
 
 
-class OnnxFile(NamedTuple):
-    """The ONNX file of a student in float32."""
-
-    path: Path
-    template: Any
-    """`onnx.ModelProto` that can hold the weights of other repeats; see `with_weights`."""
-
-
 class _Pair(NamedTuple):
     """One repeat in both precisions."""
 
@@ -227,7 +193,8 @@ class _Pair(NamedTuple):
 
 def export_int8(
     subject: Subject,
-    full: OnnxFile,
+    file: Path,
+    template: Any,
     target: Path,
     facts: dict[str, Any],
     say: Callable[[str], None],
@@ -240,7 +207,8 @@ def export_int8(
 
     Args:
         subject: the student.
-        full: its file in float32.
+        file: its file in float32.
+        template: `onnx.ModelProto` that can hold the weights of other repeats; see `with_weights`.
         target: the file to write.
         facts: what the file in float32 says about itself.
         say: is given a line before each step.
@@ -251,24 +219,30 @@ def export_int8(
     Raises:
         InputError: the data are gone, or onnxruntime cannot quantize the model.
     """
-    import onnx
-
-    views = calibration_data(subject)
-    model = onnx.load(str(full.path))
-    pairs = list(_pairs(subject, model, full, say))
-    cost, own = _cost(pairs, views), pairs[0].quantized
-    how = _describe_method(own, model, views)
+    views, sentences = calibration_data(subject), _sentences()
+    pairs = _quantize_repeats(subject, file, template, say)
+    model, made = pairs[0].full, pairs[0].quantized
+    cost = _cost(pairs)
+    how = sentences.method(made, linear_share(model), views.examples)
     with atomic_write(target) as part:
-        write_onnx(own.model, part, as_texts(facts | {"quantization": how}))
+        write_onnx(made.model, part, as_texts(facts | {"quantization": how}))
         say("int8: measuring latencies.")
-        timings = _timings(full.path, part, views)
-    sizes = full.path.stat().st_size, target.stat().st_size
+        view = next(views.batches())[:1]
+        full, small = (partial(predictor(path, THREADS), view) for path in (file, part))
+        full_time, small_time = interleaved([full, small])
+    sizes = {"float32": file.stat().st_size, "int8": target.stat().st_size}
+    latency = {
+        "float32": asdict(full_time),
+        "int8": asdict(small_time),
+        "threads": THREADS,
+        "processor": hardware_name(torch.device("cpu")),
+    }
     notes = [
         f"Quantized to int8: {how}",
         describe_accuracy(cost),
-        describe_gains(sizes, timings, THREADS, _processor()),
+        sentences.gains(sizes, latency),
     ]
-    measured = _as_facts(how, cost, sizes, timings)
+    measured = {"method": how, **_as_facts(cost), "bytes": sizes, "latency": latency}
     title = f"{facts['format']}, int8"
     write_facts(target, facts | {"format": title, "int8": measured, "notes": notes})
     return notes
@@ -295,149 +269,96 @@ def compared_repeats(subject: Subject, folder: Path) -> tuple[list[int], int]:
         subject: whose repeat is the file's own.
         folder: students/.
     """
-    found, own = find_students(folder).repeats, subject.student.repeat
-    return [own, *sorted(set(found) - {own})][:MAX_REPEATS], len(found)
+    repeats, first = find_students(folder).repeats, subject.student.repeat
+    return [first, *sorted(set(repeats) - {first})][:MAX_REPEATS], len(repeats)
 
 
-def _pairs(
-    subject: Subject, model: Any, full: OnnxFile, say: Callable[[str], None]
-) -> Iterator[_Pair]:
-    """Yield the repeats that are compared in both precisions, that of the file first."""
+def _quantize_repeats(
+    subject: Subject, file: Path, template: Any, say: Callable[[str], None]
+) -> list[_Pair]:
+    """Return the repeats that are compared, that of the file first, all by its method."""
+    import onnx
+
     views = calibration_data(subject)
     train = views.calibration()
-    (first, *others), total = compared_repeats(subject, full.path.parent)
-    count = 1 + len(others)
-    say(
-        f"int8: calibrating repeat {first} (1 of {count}) on {len(train):,} train "
-        f"{views.examples}. Ctrl-C leaves {full.path.name} and the model card."
-    )
-    made = quantize(model, train, subject.signature.name)
-    yield _Pair(subject, model, made)
-    yield from _quantize_others(subject, full.template, others, made.method, train, say)
-    say(
-        f"int8: comparing the accuracy of {count}{f' of {total}' * (total > count)} repeats on "
-        f"{len(views.labels):,} {views.split} {views.examples}."
-    )
-
-
-def _quantize_others(
-    subject: Subject,
-    template: Any,
-    repeats: Sequence[int],
-    method: str,
-    train: Tensor,
-    say: Callable[[str], None],
-) -> Iterator[_Pair]:
-    """Yield the students of other repeats in int8, made in memory by the same method."""
+    repeats, total = compared_repeats(subject, file.parent)
     with_folds = subject.results.design.folds is not None  # each repeat has its own train
-    for number, repeat in enumerate(repeats, start=2):
-        say(f"int8: calibrating repeat {repeat} ({number} of {1 + len(repeats)}).")
-        own = subject.of_repeat(repeat)
-        graph = Graph(own.student)
-        model = with_weights(template, graph) or to_onnx(graph, own.signature).optimized
-        views = calibration_data(own).calibration() if with_folds else train
-        with temporary(model) as file:
-            both = run_all([own.student.logits, predictor(file)], [views[:CHECKED]])
-        compare(both[0], both[1], "train views")  # the weights are copied ones
-        yield _Pair(own, model, quantize(model, views, own.signature.name, method))
+    pairs: list[_Pair] = []
+    for number, repeat in enumerate(repeats, start=1):
+        step = f"int8: calibrating repeat {repeat} ({number} of {len(repeats)})"
+        if not pairs:
+            say(
+                f"{step} on {len(train):,} train {views.examples}. Ctrl-C leaves {file.name} and "
+                f"the model card."
+            )
+            other, model, method = subject, onnx.load(str(file)), None
+        else:
+            say(f"{step}.")
+            other, method = subject.of_repeat(repeat), pairs[0].quantized.method
+            graph = Graph(other.student)
+            model = with_weights(template, graph) or to_onnx(graph, other.signature).optimized
+            train = calibration_data(other).calibration() if with_folds else train
+            with temporary(model) as copied:  # the weights are copied ones
+                both = run_all([other.student.logits, predictor(copied)], [train[:CHECKED]])
+            compare(both[0], both[1], "train views")
+        pairs.append(_Pair(other, model, quantize(model, train, other.signature.name, method)))
+    compared = f"{len(repeats)} of {total}" if total > len(repeats) else f"{total}"
+    say(
+        f"int8: comparing the accuracy of {compared} repeats on {len(views.labels):,} "
+        f"{views.split} {views.examples}."
+    )
+    return pairs
 
 
-class _Judged(NamedTuple):
-    """Whether each image of the split that judges is classified rightly, (N,) of 0 and 1."""
-
-    small: Values
-    full: Values
-    changed: int
-    """Images whose class differs."""
-
-
-def _cost(pairs: Sequence[_Pair], views: StudyViews) -> AccuracyCost:
+def _cost(pairs: Sequence[_Pair]) -> AccuracyCost:
     """Return the accuracy of int8 minus that of float32, on the split that judges."""
-    judged = _judge(pairs)
-    correct = [(one.small, one.full) for one in judged]
-    repeats = [pair.subject.student.repeat for pair in pairs]
-    design = pairs[0].subject.results.design
-    return accuracy_cost(correct, judged[0].changed, repeats, design, views.split)
-
-
-def _judge(pairs: Sequence[_Pair]) -> list[_Judged]:
-    """Return whether int8 and float32 are right for each image, by repeat."""
     first = pairs[0].subject
-    if first.results.design.folds is not None and len(pairs) > 1:  # other images in val
-        return [judged for pair in pairs for judged in _judge([pair])]
-    views = calibration_data(first)
+    design = first.results.design
+    # with folds, each repeat has other images in val
+    groups = [pairs] if design.folds is None else [[pair] for pair in pairs]
+    correct, changed = [], []
+    for group in groups:
+        views = calibration_data(group[0].subject)
+        labels = views.labels
+        classes = [logits.argmax(1) for logits in _logits(group, views)]
+        for small, full in zip(classes[::2], classes[1::2], strict=True):
+            right = np.asarray(small == labels, float), np.asarray(full == labels, float)
+            correct.append(right)
+            changed.append(int((small != full).sum()))
+    repeats = [pair.subject.student.repeat for pair in pairs]
+    return accuracy_cost(correct, changed[0], repeats, design, calibration_data(first).split)
+
+
+def _logits(pairs: Sequence[_Pair], views: StudyViews) -> list[Tensor]:
+    """Return the logits of int8 and of float32 of each repeat in turn, [N, K] each."""
     with ExitStack() as files:
-        predictors = []
-        for pair in pairs:  # onnxruntime for both, which is several times as fast as PyTorch
-            for model in (pair.quantized.model, pair.full):
-                predictors.append(predictor(files.enter_context(temporary(model))))
-        batches = (part for own in views.batches() for part in own.split(COMPARED_AT_ONCE))
-        logits = run_all(predictors, batches, os.cpu_count() or 1)
-    found = []
-    for small, full in zip(logits[::2], logits[1::2], strict=True):
-        classes = [own.argmax(1) for own in (small, full)]
-        right = [np.asarray(own == views.labels, dtype=float) for own in classes]
-        found.append(_Judged(right[0], right[1], int((classes[0] != classes[1]).sum())))
-    return found
+        # onnxruntime for both, which is several times as fast as PyTorch
+        models = [model for pair in pairs for model in (pair.quantized.model, pair.full)]
+        predictors = [predictor(files.enter_context(temporary(model))) for model in models]
+        batches = (part for batch in views.batches() for part in batch.split(COMPARED_AT_ONCE))
+        return run_all(predictors, batches, os.cpu_count() or 1)
 
 
-def _describe_method(own: Quantized, model: Any, views: StudyViews) -> str:
-    """Return how a model was quantized, and why so, as a sentence."""
-    how = (
-        f"static, per channel (QDQ), calibrated on {own.calibrated:,} train {views.examples}"
-        if own.method == STATIC
-        else "dynamic, weights of linear layers per channel"
-    )
-    share = f"linear layers hold {linear_share(model):.0%} of the weights"
-    if not own.others:
-        why = f"{share}, so dynamic quantization was not tried" if own.method == STATIC else share
-        return f"{how}; {why}."
-    other, error = next(iter(own.others.items()))
-    return (
-        f"{how}; {share}, so both methods were tried on train {views.examples}, and the mean "
-        f"difference of the logits is {own.error:.2g}, with {other} {error:.2g}."
-    )
-
-
-def _timings(full: Path, small: Path, views: StudyViews) -> list[Timing]:
-    """Return the latencies of both files at batch size 1."""
-    one = next(views.batches())[:1]
-    runs = [predictor(file, THREADS) for file in (full, small)]
-    return interleaved([lambda run=run: run(one) for run in runs])  # type: ignore[misc]
-
-
-def _processor() -> str:
-    return hardware_name(torch.device("cpu"))
-
-
-def _as_facts(
-    how: str, cost: AccuracyCost, sizes: tuple[int, int], timings: Sequence[Timing]
-) -> dict[str, Any]:
-    """Return what was measured as JSON has it."""
-    numbers: dict[str, Any] = {
-        "method": how,
-        "split": cost.split,
-        "student": {
-            "difference": cost.own.mean,
-            "low": _known(cost.own.low),
-            "high": _known(cost.own.high),
-            "changed": cost.changed,
-            "images": cost.count,
-        },
+def _as_facts(cost: AccuracyCost) -> dict[str, Any]:
+    """Return the accuracy of int8 minus that of float32 as JSON has it."""
+    student = {
+        "difference": cost.student.mean,
+        **_ends(cost.student.low, cost.student.high),
+        "changed": cost.changed,
+        "images": cost.count,
     }
-    if cost.all is not None:
-        low, high = cost.all.interval()
-        ends = {"low": _known(low), "high": _known(high)}
-        numbers["configuration"] = {"difference": cost.all.mean, **ends} | {
+    facts: dict[str, Any] = {"split": cost.split, "student": student}
+    if cost.configuration is not None:
+        facts["configuration"] = {
+            "difference": cost.configuration.mean,
+            **_ends(*cost.configuration.interval()),
             "repeats": cost.repeats,
             "holds_for": cost.holds_for,
         }
-    names = ("float32", "int8")
-    latencies = dict(zip(names, map(asdict, timings), strict=True))
-    machine = {"threads": THREADS, "processor": _processor()}
-    return numbers | {"bytes": dict(zip(names, sizes, strict=True)), "latency": latencies | machine}
+    return facts
 
 
-def _known(value: float) -> float | None:
-    """Return a number; None for NaN, which JSON has not."""
-    return value if np.isfinite(value) else None
+def _ends(low: float, high: float) -> dict[str, float | None]:
+    """Return the ends of an interval; None for NaN, which JSON has not."""
+    ends = {"low": low, "high": high}
+    return {name: end if np.isfinite(end) else None for name, end in ends.items()}

@@ -66,10 +66,10 @@ class Signature:
         Raises:
             InputError: neither the student nor the data say what it is.
         """
-        own = student.input
-        name = "images" if own.resizing is not None else "inputs"
-        if own.shape is not None and own.dtype is not None:
-            return Signature(name, own.shape, own.dtype)
+        taken = student.input
+        name = "images" if taken.resizing is not None else "inputs"
+        if taken.shape is not None and taken.dtype is not None:
+            return Signature(name, taken.shape, taken.dtype)
         if views is None:
             raise InputError(
                 f"the shape of the inputs of {student.name} is not known, since an earlier version "
@@ -185,13 +185,13 @@ def with_weights(model: Any, graph: nn.Module) -> Any | None:
 
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    named = {one.name: one for one in copied.graph.initializer}
+    weights = {weight.name: weight for weight in copied.graph.initializer}
     for name, value in graph.state_dict().items():
         if name.endswith(".num_batches_tracked"):  # only training needs it
             continue
-        if name not in named or tuple(named[name].dims) != tuple(value.shape):
+        if name not in weights or tuple(weights[name].dims) != tuple(value.shape):
             return None
-        named[name].CopyFrom(onnx.numpy_helper.from_array(value.detach().numpy(), name))
+        weights[name].CopyFrom(onnx.numpy_helper.from_array(value.detach().numpy(), name))
     return copied
 
 
@@ -234,23 +234,18 @@ def temporary(model: Any) -> Iterator[Path]:
         yield file
 
 
-def session(file: Path, threads: int = 1) -> Any:
-    """Return the session of an ONNX file on the CPU, `onnxruntime.InferenceSession`."""
+def predictor(file: Path, threads: int = 1) -> Predict:
+    """Return the function of an ONNX file on the CPU, from views to logits."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors alone: it warns of each shape that it cannot infer
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def predictor(file: Path, threads: int = 1) -> Predict:
-    """Return the function of an ONNX file, from views to logits."""
-    own = session(file, threads)
-    (name,) = (node.name for node in own.get_inputs())
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    (name,) = (node.name for node in session.get_inputs())
 
     def predict(views: Tensor) -> Tensor:
-        (logits,) = own.run([OUTPUT], {name: views.numpy()})
+        (logits,) = session.run([OUTPUT], {name: views.numpy()})
         return torch.from_numpy(logits)
 
     return predict
@@ -314,13 +309,13 @@ class Agreement:
     """Views whose class differs, but whose two largest logits are equal but for rounding."""
 
 
-def compare(reference: Tensor, exported: Tensor, what: str) -> Agreement:
+def compare(reference: Tensor, exported: Tensor, views: str) -> Agreement:
     """Compare logits [N, K] of an exported file with those of PyTorch.
 
     Args:
         reference: of PyTorch.
         exported: of the file.
-        what: the views in words, such as "test images".
+        views: the views in words, such as "test images".
 
     Raises:
         ExportMismatchError: a class differs, or logits differ by more than rounding.
@@ -342,7 +337,7 @@ def compare(reference: Tensor, exported: Tensor, what: str) -> Agreement:
     if wrong or not difference <= MAX_RELATIVE_DIFFERENCE * largest:
         raise ExportMismatchError(
             f"the exported file does not compute what PyTorch does: {wrong} of {len(reference)} "
-            f"{what} have another class, and the largest difference of the logits is "
+            f"{views} have another class, and the largest difference of the logits is "
             f"{difference:.2g} (the largest logit is {largest:.2g}); it was deleted"
         )
     return Agreement(len(reference), difference, largest, int(tied.sum()))
@@ -361,7 +356,7 @@ def run_all(
         workers: threads that run functions at the same time. Functions of one thread each do not
             wait for each other; one function of many threads is slow if other programs run.
     """
-    found: list[list[Tensor]] = [[] for _ in predictors]
+    parts: list[list[Tensor]] = [[] for _ in predictors]
 
     def run(predict: Predict, batch: Tensor) -> Tensor:
         with torch.no_grad():  # holds for its own thread alone
@@ -370,9 +365,9 @@ def run_all(
     with ThreadPoolExecutor(workers) as pool:
         for batch in batches:
             logits = pool.map(run, predictors, [batch] * len(predictors))
-            for own, values in zip(found, logits, strict=True):
-                own.append(values)
-    return [torch.cat(own) for own in found]
+            for part, values in zip(parts, logits, strict=True):
+                part.append(values)
+    return [torch.cat(part) for part in parts]
 
 
 # Quantization of ONNX models to int8, by onnxruntime.
@@ -380,8 +375,7 @@ def run_all(
 # Static quantization writes weights and activations as int8 (QDQ: pairs of QuantizeLinear and
 # DequantizeLinear, which runtimes fuse), with the ranges of the activations measured on images of
 # train. Dynamic quantization writes only the weights of linear layers as int8 and measures the
-# ranges
-# of their inputs anew for each batch, which suits transformers.
+# ranges of their inputs anew for each batch, which suits transformers.
 
 
 MIN_CALIBRATION, MAX_CALIBRATION = 32, 128
@@ -413,33 +407,35 @@ class Quantized:
     """The same error of the methods that were tried and not taken."""
 
 
-def quantize(model: Any, views: Tensor, name: str, given: str | None = None) -> Quantized:
+def quantize(model: Any, views: Tensor, name: str, method: str | None = None) -> Quantized:
     """Return a model in int8, by the method with the smallest error on images of train.
 
     Args:
         model: `onnx.ModelProto` in float32; it is not changed.
         views: images of train, [B, ...].
         name: of the model's input.
-        given: the method; by default static and, for models that are mainly linear, dynamic are
-            tried.
+        method: static or dynamic; by default static and, for models that are mainly linear,
+            dynamic are tried.
 
     Raises:
         InputError: onnxruntime cannot quantize the model.
     """
-    names = [given] if given else [STATIC, *[DYNAMIC] * (linear_share(model) > MAINLY)]
-    made = {method: _quantized(model, views, name, method) for method in names}
-    errors = dict.fromkeys(names, math.nan)
-    if len(names) > 1:
-        reference = _logits(model, views)
-        errors = {k: float((_logits(v, views) - reference).abs().mean()) for k, v in made.items()}
-    best = min(errors, key=lambda method: errors[method])
-    others = {method: error for method, error in errors.items() if method != best}
+    methods = [STATIC, DYNAMIC] if linear_share(model) > MAINLY else [STATIC]
+    if method is not None:
+        methods = [method]
+    made = {kind: _quantized(model, views, name, kind) for kind in methods}
+    errors = dict.fromkeys(methods, math.nan)
+    if len(methods) > 1:
+
+        def logits(of: Any) -> Tensor:
+            with temporary(of) as file:
+                return run_all([predictor(file)], views.split(BATCH))[0]
+
+        reference = logits(model)
+        errors = {k: float((logits(v) - reference).abs().mean()) for k, v in made.items()}
+    best = min(errors, key=lambda kind: errors[kind])
+    others = {kind: error for kind, error in errors.items() if kind != best}
     return Quantized(made[best], best, errors[best], len(views), others)
-
-
-def _logits(model: Any, views: Tensor) -> Tensor:
-    with temporary(model) as file:
-        return run_all([predictor(file)], views.split(BATCH))[0]
 
 
 def linear_share(model: Any) -> float:
@@ -448,13 +444,13 @@ def linear_share(model: Any) -> float:
     Args:
         model: `onnx.ModelProto`.
     """
-    sizes = {one.name: int(np.prod(one.dims)) for one in model.graph.initializer}
-    held = dict.fromkeys((*LINEAR, *CONVOLUTIONS), 0)
+    sizes = {weight.name: int(np.prod(weight.dims)) for weight in model.graph.initializer}
+    weights = dict.fromkeys((*LINEAR, *CONVOLUTIONS), 0)
     for node in model.graph.node:
-        if node.op_type in held:
-            held[node.op_type] += sum(sizes.get(name, 0) for name in node.input[:2])
-    linear = sum(held[kind] for kind in LINEAR)
-    return linear / max(sum(held.values()), 1)
+        if node.op_type in weights:
+            weights[node.op_type] += sum(sizes.get(name, 0) for name in node.input[:2])
+    linear = sum(weights[kind] for kind in LINEAR)
+    return linear / max(sum(weights.values()), 1)
 
 
 def _quantized(model: Any, views: Tensor, name: str, method: str) -> Any:

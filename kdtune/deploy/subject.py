@@ -59,10 +59,9 @@ class StudyViews:
 
     def calibration(self) -> Tensor:
         """Return views of train for calibration, [B, ...], of those that the student saw."""
-        own = self.student.record.configured_run
-        index = self.data.subset(own)
-        one = next(self._views("train", index[:1]).batches())
-        chosen = calibration_index(index, one.numel())
+        index = self.data.subset(self.student.record.configured_run)
+        view = next(self._views("train", index[:1]).batches())
+        chosen = calibration_index(index, view.numel())
         return torch.cat(list(self._views("train", chosen).batches()))
 
     def of(self, student: TrainedStudent) -> "StudyViews":
@@ -208,13 +207,13 @@ def read_facts(folder: Path, config_id: str) -> list[dict[str, Any]]:
         folder: students/.
         config_id: of the students; files of another configuration are left out.
     """
-    found = []
+    described = []
     for file in sorted(folder.glob(f"{BEST}*.json"), key=lambda f: (INT8 in f.name, f.name)):
         with suppress(OSError, *DAMAGED):  # or not ours
             facts = json.loads(file.read_text(encoding="utf-8"))
             if facts["config_id"] == config_id and _are_facts(facts, folder):
-                found.append(facts)
-    return found
+                described.append(facts)
+    return described
 
 
 def _are_facts(facts: Mapping[str, Any], folder: Path) -> bool:

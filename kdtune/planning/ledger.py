@@ -22,12 +22,10 @@ from kdtune.storage.records import FINALISTS, FinalPair, Round, unpack_correct
 # The repeats of each phase have their own numbers, so that more search repeats can be added to a
 # study without using up its held-out repeats:
 #
-#         search   0, 1, 2, ...    every configuration; under "race" more for those still active
-#         confirm  1000, 1001, ... the best few of each arm, to choose the two finalists
-#         final    2000, 2001, ... the finalists, on held-out repeats that no decision has used; a
-#     study
-#                                                           that is extended begins a new round of
-#                              them (see `planning.rounds`)
+#     search   0, 1, 2, ...    every configuration; under "race" more for those still active
+#     confirm  1000, 1001, ... the best few of each arm, to choose the two finalists
+#     final    2000, 2001, ... the finalists, on held-out repeats that no decision has used; a study
+#                              that is extended begins a new round of them (see `current_round`)
 
 
 class Arm(NamedTuple):
@@ -177,10 +175,6 @@ class Ledger:
             return self.next_final_repeat
         return self.round.first_repeat
 
-    def rows_of(self, arm: Arm) -> NDArray[np.intp]:
-        """Return the rows of the table that belong to an arm, ascending."""
-        return np.array([state.row for state in self.by_row if state.arm == arm], dtype=np.intp)
-
     @property
     def groups(self) -> list[str]:
         """The groups (students) of the configurations so far, in the order of suggestion."""
@@ -198,7 +192,12 @@ class Ledger:
             base = state.run if state else recorded_run(self.study, line["config"])
             self.start_run(base.at(repeat))
             if phase_of(repeat) == "final":
-                self._note_final_start(repeat)
+                self.next_final_repeat = max(self.next_final_repeat, repeat + 1)
+                if self.round is None:
+                    self.round = Round.unrecorded(FIRST_REPEAT["final"])
+                if not self.round.is_recorded:
+                    # earlier versions added to the same finals after a search
+                    self.is_round_over = False
         elif config_id not in self.configs:
             return  # its start could not be read
         elif line["kind"] == "epoch" and line["split"] == "val":
@@ -245,13 +244,6 @@ class Ledger:
         if repeat == 0 and planned is not None and line["epoch"] + 1 in rungs(planned):
             rung = Rung(Arm.of(run), planned, line["epoch"] + 1)
             self.rungs.setdefault(rung, {})[run.config_id] = score
-
-    def _note_final_start(self, repeat: int) -> None:
-        self.next_final_repeat = max(self.next_final_repeat, repeat + 1)
-        if self.round is None:
-            self.round = Round.unrecorded(FIRST_REPEAT["final"])
-        if not self.round.is_recorded:  # earlier versions added to the same finals after a search
-            self.is_round_over = False
 
     def _end_run(self, state: ConfigState, repeat: int, status: str, error: str | None) -> None:
         run = state.run.at(repeat)
@@ -330,7 +322,7 @@ def active_configs(ledger: Ledger) -> dict[str, Arms]:
     sd, df = racing.noise(table)
 
     def active(arm: Arm) -> list[ConfigState]:
-        rows = ledger.rows_of(arm)
+        rows = np.array([s.row for s in ledger.by_row if s.arm == arm], dtype=np.intp)
         if ledger.study.policy == "race":
             alive = racing.active(table[rows], sd, df, ledger.study.race_level)
         else:
@@ -346,12 +338,12 @@ def configs_to_confirm(ledger: Ledger) -> list[ConfigState]:
     most = ledger.study.confirm
     if ledger.study.policy != "race" or most == 0:
         return []
-    found = []
-    for both in active_configs(ledger).values():
-        arms = [arm[:most] for arm in both]
-        if any(len(arm) > 1 for arm in arms):
-            found += [state for arm in arms for state in arm]
-    return found
+    chosen = []
+    for arms in active_configs(ledger).values():
+        best = [arm[:most] for arm in arms]
+        if any(len(arm) > 1 for arm in best):
+            chosen += [state for arm in best for state in arm]
+    return chosen
 
 
 def finalists(ledger: Ledger) -> list[Finalists]:
@@ -362,26 +354,32 @@ def finalists(ledger: Ledger) -> list[Finalists]:
     """
     round_ = ledger.round
     if round_ is not None and round_.is_recorded and ledger.is_in_round:
-        known = ledger.configs
         ids = [(pair.baseline, pair.distilled) for pair in round_.pairs]
-        return [Finalists(*(None if c is None else known[c] for c in pair)) for pair in ids]
-    return [Finalists(*map(_best, arms)) for arms in active_configs(ledger).values()]
+        configs = ledger.configs
+        return [Finalists(*(None if c is None else configs[c] for c in pair)) for pair in ids]
+
+    def best(arm: list[ConfigState]) -> ConfigState | None:
+        confirmed = [state for state in arm if any(phase_of(r) == "confirm" for r in state.scores)]
+        rivals = confirmed or arm
+        return _ranked(rivals)[0] if rivals else None
+
+    return [
+        Finalists(best(arms.baseline), best(arms.distilled))
+        for arms in active_configs(ledger).values()
+    ]
 
 
-def _best(arm: list[ConfigState]) -> ConfigState | None:
-    confirmed = [state for state in arm if any(phase_of(r) == "confirm" for r in state.scores)]
-    rivals = confirmed or arm
-    if not rivals:
-        return None
-    repeats = sorted({r for s in rivals for r in s.scores if phase_of(r) != "final"})
-    rows = [[s.scores.get(r, math.nan) for r in repeats] for s in rivals]
-    return rivals[racing.rank_by_common_mean(np.array(rows), range(len(rivals)))[0]]
+def _ranked(states: list[ConfigState]) -> list[ConfigState]:
+    """Return configurations by their mean over the repeats that all have, without final ones."""
+    repeats = sorted({r for s in states for r in s.scores if phase_of(r) != "final"})
+    rows = np.array([[s.scores.get(r, math.nan) for r in repeats] for s in states])
+    return [states[i] for i in racing.rank_by_common_mean(rows, range(len(states)))]
 
 
 def final_differences(ledger: Ledger, pair: Finalists) -> list[float]:
     """Return distilled minus baseline on the final repeats, in order, up to the first gap.
 
-    Only the repeats of the round that has begun count (see `planning.rounds`). A repeat in which
+    Only the repeats of the round that has begun count (see `current_round`). A repeat in which
     one of the two has failed is left out and is no gap.
     """
     baseline, distilled = pair
@@ -460,25 +458,37 @@ def is_decided(ledger: Ledger) -> bool:
 
 # Rounds of final repeats: which configurations run one, and when another one begins.
 #
-# The finalists of a round are fixed before the first of its repeats: the best configuration of
-# each
-# arm and the best of all, by search and confirmation. The record of the round (`storage.rounds`)
-# is
-# written before the first of its runs starts. From then on neither its final repeats nor a
-# dropped
-# run changes them: the larger of two means on the same final repeats would be optimistic. The
-# round
-# is over when further runs of the search or of the confirmation have ended, since the study was
+# The finalists of a round are fixed before the first of its repeats: the best configuration of each
+# arm and the best of all, by search and confirmation. The record of the round (`Round`) is written
+# before the first of its runs starts. From then on neither its final repeats nor a dropped run
+# changes them: the larger of two means on the same final repeats would be optimistic. The round is
+# over when further runs of the search or of the confirmation have ended, since the study was
 # extended; the finalists of the next round run repeats that no earlier round has used.
 #
-# Everything here is a function of the recorded lines, so a plan that is rebuilt after a crash
-# makes
+# Everything here is a function of the recorded lines, so a plan that is rebuilt after a crash makes
 # the same round, whether its record was written or not.
 
 
 def current_round(ledger: Ledger) -> Round | None:
     """Return the round that has begun, else the one that begins next; None without a finalist."""
-    return ledger.round if ledger.is_in_round else _next_round(ledger)
+    if ledger.is_in_round:
+        return ledger.round
+    pairs = [pair for pair in finalists(ledger) if pair.states]
+    if not pairs:
+        return None
+    number = 0 if ledger.round is None else ledger.round.number + 1
+    recorded = []
+    for pair in pairs:
+        ids = [None if state is None else state.run.config_id for state in pair]
+        recorded.append(FinalPair(pair.states[0].arm.group, *ids))
+    ranking = _ranked([state for pair in pairs for state in pair.states])
+    return Round(
+        number,
+        ledger.next_final_repeat,
+        tuple(recorded),
+        tuple(state.run.config_id for state in ranking),
+        _recipes_default(ledger),
+    )
 
 
 def default_of_round(ledger: Ledger) -> list[ConfigState]:
@@ -489,27 +499,7 @@ def default_of_round(ledger: Ledger) -> list[ConfigState]:
     return [ledger.configs[round_.default]]
 
 
-def _next_round(ledger: Ledger) -> Round | None:
-    pairs = [pair for pair in finalists(ledger) if pair.states]
-    if not pairs:
-        return None
-    number = 0 if ledger.round is None else ledger.round.number + 1
-    ids = [[None if state is None else state.run.config_id for state in pair] for pair in pairs]
-    groups = [pair.states[0].arm.group for pair in pairs]
-    recorded = tuple(FinalPair(g, *pair) for g, pair in zip(groups, ids, strict=True))
-    ranking = _ranking([state for pair in pairs for state in pair.states])
-    return Round(number, ledger.next_final_repeat, recorded, ranking, _default(ledger))
-
-
-def _ranking(states: list[ConfigState]) -> tuple[str, ...]:
-    """Return finalists by their mean over the repeats that all have, without final ones."""
-    repeats = sorted({r for s in states for r in s.scores if phase_of(r) != "final"})
-    rows = np.array([[s.scores.get(r, math.nan) for r in repeats] for s in states])
-    order = racing.rank_by_common_mean(rows, range(len(states)))
-    return tuple(states[i].run.config_id for i in order)
-
-
-def _default(ledger: Ledger) -> str | None:
+def _recipes_default(ledger: Ledger) -> str | None:
     """Return the recipe's default; None if it was not suggested, or would fail once more."""
     default = ledger.study.default
     state = ledger.configs.get(default.config_id) if default is not None else None

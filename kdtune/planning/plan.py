@@ -47,15 +47,14 @@ def best_of_other(study: Study) -> list[BaseRun]:
     ledger = Ledger(other)
     for line in read_lines(folder, other)[0]:
         ledger.add_record(line)
-    found = []
+    baseline, runs = study.task.baseline.items(), []
     for state in ranked(ledger):
         config = state.run.task.resolved(state.run.config)
         taken: dict[str, Any] = {n: v for n in study.searched if (v := config.get(n)) is not None}
-        given = study.task.baseline.items()
-        names = [name for name in taken if (name, taken[name]) not in given]
+        names = [name for name in taken if (name, taken[name]) not in baseline]
         if all(covers(study.values(name), (taken[name],)) for name in names):
-            found.append(study.base_run.sample(repeat=0, **taken))
-    return found
+            runs.append(study.base_run.sample(repeat=0, **taken))
+    return runs
 
 
 def ranked(ledger: Ledger) -> list[ConfigState]:
@@ -65,12 +64,13 @@ def ranked(ledger: Ledger) -> list[ConfigState]:
     often the first one alone, and by that one the winner of a race may come last. Therefore the
     order is, first, by how far a configuration came: finalists, confirmed ones, active ones, those
     that racing has eliminated; second, by the mean over its own repeats of the search with the
-    repeats' effects removed (`racing.adjusted_means`). Where every configuration has every repeat,
-    these are the plain means.
+    repeats' effects removed (`adjusted_means`). Where every configuration has every repeat, these
+    are the plain means.
     """
     phases = list(FIRST_REPEAT)
-    arms = (arm for both in active_configs(ledger).values() for arm in both)
-    active = {state.row for arm in arms for state in arm}
+    active = {
+        state.row for arms in active_configs(ledger).values() for arm in arms for state in arm
+    }
     final = {state.row for pair in finalists(ledger) for state in pair.states}
     # rounded, so that equal accuracies keep the order in which they were suggested
     means = np.round(adjusted_means(ledger.table), 12)
@@ -88,10 +88,8 @@ def ranked(ledger: Ledger) -> list[ConfigState]:
 # Order of runs as a function of the records, so that a resumed study decides the same.
 #
 # A `Plan` takes the lines of the records in the order written, whether they are being written or
-# are
-# read again after a crash, and keeps no other state. Decisions that depend on scores are made by
-# the
-# pure functions of `statistics.racing` and `statistics.early_stopping`.
+# are read again after a crash, and keeps no other state. Decisions that depend on scores are made
+# by the pure functions of `statistics.selection`.
 
 
 MAX_FINAL_REPEATS = 1000
@@ -114,7 +112,7 @@ class Plan:
         """Ids of the trials that `should_prune` has stopped; their records end as pruned."""
         self._requeued: dict[str, BaseRun] = {}
         self._queue: list[tuple[int, int, int, str]] = []
-        self._promotions: deque[tuple[int, float, ConfigState]] | None = None
+        self._promotions: deque[BaseRun] | None = None
         self._sampler = (
             ConfigSampler(study, best_of_other(study)) if study.search != "grid" else None
         )
@@ -160,7 +158,7 @@ class Plan:
         if run is not None:
             self.ledger.start_run(run)
             self._requeued.pop(run.trial_id, None)
-            if self._promotions and self._promotions[0][2].run.config_id == run.config_id:
+            if self._promotions and self._promotions[0].trial_id == run.trial_id:
                 self._promotions.popleft()
         return run
 
@@ -197,8 +195,6 @@ class Plan:
         dropped = len(self.ledger.dropped) if self.study.rerun_dropped else 0
         return count * self.study.repeats - ended + len(self.ledger.retryable) + dropped
 
-    # -- the queue ---------------------------------------------------------------------------------
-
     def _enqueue(self, state: ConfigState) -> None:
         """Put the runs of a new configuration into the queue."""
         if self._sampler is not None:
@@ -234,8 +230,6 @@ class Plan:
             return
         state.reported_to_sampler = True
 
-    # -- the choice --------------------------------------------------------------------------------
-
     def _choose(self) -> BaseRun | None:
         """Return the next run without starting it; suggest configurations if needed."""
         if self._requeued:
@@ -267,8 +261,7 @@ class Plan:
             if self._promotions is None:
                 self._promotions = self._promote()
             if self._promotions:
-                repeat, _, state = self._promotions[0]
-                return state.run.at(repeat)
+                return self._promotions[0]
         return None
 
     def _suggest(self) -> bool:
@@ -289,7 +282,7 @@ class Plan:
                 break
         return True
 
-    def _promote(self) -> deque[tuple[int, float, ConfigState]]:
+    def _promote(self) -> deque[BaseRun]:
         """Return the next repeats of active configurations that have no run in flight.
 
         Those with the fewest repeats come first, of these the best. A student's best baseline gets
@@ -313,7 +306,8 @@ class Plan:
         ]
         step = max(1, self.concurrency // max(1, len(left)))
         runs = [(r, -state.scores[0], state) for state, repeats in left for r in repeats[:step]]
-        return deque(sorted(runs, key=lambda item: item[:2]))
+        runs.sort(key=lambda item: item[:2])
+        return deque(state.run.at(repeat) for repeat, _, state in runs)
 
     def _next_to_confirm(self) -> BaseRun | None:
         count = -(-self.study.repeats // 2)
@@ -341,8 +335,6 @@ class Plan:
         """Return the first run not started of the configurations in `count` repeats."""
         pairs = ((s, r) for r in range(first, first + count) for s in chosen if r not in s.status)
         return next((state.run.at(repeat) for state, repeat in pairs), None)
-
-    # -- pruning -----------------------------------------------------------------------------------
 
     def should_prune(self, run: BaseRun, epochs: Iterable[Mapping[str, Any]]) -> bool:
         """Return True if a run that now reports these epochs is predicted not to become the best.

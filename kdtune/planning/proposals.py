@@ -29,8 +29,7 @@ from kdtune.storage.records import Line
 # Optuna's distributions of lists and ranges, and the conversion of values to its parameters.
 #
 # Optuna has no log-odds scale. The sampler therefore searches the log-odds of such a
-# hyperparameter,
-# log(x / (1 - x)), and the values of configurations are converted both ways.
+# hyperparameter, log(x / (1 - x)), and the values of configurations are converted both ways.
 
 
 DIGITS = 3
@@ -99,10 +98,8 @@ def _within(values: Range, value: float) -> float:
 #
 # Each arm (baselines, distilled) has an Optuna study of its own: a baseline has fewer active
 # hyperparameters, and each arm is to find its own best configuration. A suggestion is a function
-# of
-# its number and of the configurations added and reported so far, so that a sampler rebuilt from
-# the
-# records makes the same suggestions as the one that was interrupted.
+# of its number and of the configurations added and reported so far, so that a sampler rebuilt from
+# the records makes the same suggestions as the one that was interrupted.
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -124,19 +121,19 @@ class ConfigSampler:
     def __init__(self, study: Study, first: Iterable[BaseRun] = ()):
         self.study = study
         most = max(1, study.samples // 4)
-        given = list(first)
+        first = list(first)
         self._task = study.task
         group = self._task.group
         self._groups: tuple[str, ...] = ("",) if group is None else study.values(group)  # type: ignore[assignment]
-        every = [Arm(own, plain) for own in self._groups for plain in (True, False)]
-        self._first = {arm: [run for run in given if Arm.of(run) == arm][:most] for arm in every}
+        arms = [Arm(name, baseline) for name in self._groups for baseline in (True, False)]
+        self._first = {arm: [run for run in first if Arm.of(run) == arm][:most] for arm in arms}
         # as Optuna's users do with enqueue_trial, so that the chosen one is compared with it
         if (default := study.default) is not None:
             self._first[Arm.of(default)].insert(0, default)
-        self.arms = {arm: optuna.create_study(direction="maximize") for arm in every}
+        self.arms = {arm: optuna.create_study(direction="maximize") for arm in arms}
         self._trials: dict[str, tuple[Arm, int]] = {}
         """By config_id: its arm and the number of its Optuna trial."""
-        self._values_of_arm = {arm: self._allowed(arm) for arm in every}
+        self._values_of_arm = {arm: self._allowed(arm) for arm in arms}
 
     def suggest(self, number: int) -> BaseRun | None:
         """Return a configuration not suggested before; None where there is no other.
@@ -145,10 +142,12 @@ class ConfigSampler:
             number: of the suggestion, from 0; decides its arm and its seed.
         """
         round_, turn = divmod(number, len(self._groups))
-        plain = self._is_for_baseline(round_)
+        # the first suggestion and an evenly spread share of the others are baselines
+        share = self.study.plain_share
+        is_baseline = math.ceil((round_ + 1) * share) > math.ceil(round_ * share)
         # the students take turns, so that each has as many configurations of each arm
         order = (*self._groups[turn:], *self._groups[:turn])
-        arms = (Arm(group, arm) for group in order for arm in (plain, not plain))
+        arms = (Arm(name, kind) for name in order for kind in (is_baseline, not is_baseline))
         return next((run for arm in arms if (run := self._draw(arm, number)) is not None), None)
 
     def add(self, run: BaseRun) -> None:
@@ -162,11 +161,16 @@ class ConfigSampler:
         if self.study.search == "random":  # it does not use results
             self._trials[run.config_id] = (arm, 0)
             return
-        allowed = {name: self._values_of_arm[arm][name] for name in self._searched(run)}
+        config = self._task.resolved(run.config)
+        searched = {
+            name: values
+            for name, values in self._values_of_arm[arm].items()
+            if (isinstance(values, Range) or len(values) > 1) and config[name] is not None
+        }
         trial = optuna.trial.create_trial(
             state=TrialState.RUNNING,
-            params={n: parameter(own, run.resolved_value(n)) for n, own in allowed.items()},
-            distributions={name: searched_distribution(own) for name, own in allowed.items()},
+            params={n: parameter(v, run.resolved_value(n)) for n, v in searched.items()},
+            distributions={n: searched_distribution(v) for n, v in searched.items()},
         )
         self._trials[run.config_id] = (arm, len(self.arms[arm].get_trials(deepcopy=False)))
         self.arms[arm].add_trial(trial)
@@ -190,11 +194,6 @@ class ConfigSampler:
         else:
             self.arms[arm].tell(number, value)
 
-    def _is_for_baseline(self, number: int) -> bool:
-        """Return True for the first suggestion and an evenly spread share of the others."""
-        share = self.study.plain_share
-        return math.ceil((number + 1) * share) > math.ceil(number * share)
-
     def _draw(self, arm: Arm, number: int) -> BaseRun | None:
         if not all(self._values_of_arm[arm].values()):
             return None
@@ -209,14 +208,14 @@ class ConfigSampler:
 
     def _all(self, arm: Arm) -> Iterator[BaseRun]:
         """Yield every configuration of an arm if their number is finite, else none."""
-        every = {name: _listed(values) for name, values in self._values_of_arm[arm].items()}
-        if all(values is not None for values in every.values()):
-            for values in itertools.product(*every.values()):  # type: ignore[arg-type]
-                config: Any = dict(zip(every, values, strict=True))
+        lists = {name: _listed(values) for name, values in self._values_of_arm[arm].items()}
+        if all(values is not None for values in lists.values()):
+            for values in itertools.product(*lists.values()):  # type: ignore[arg-type]
+                config: Any = dict(zip(lists, values, strict=True))
                 yield self.study.base_run.sample(repeat=0, **config)
 
     def _ask(self, arm: Arm, seed: int) -> BaseRun:
-        """Return a configuration of an arm, which may be known already."""
+        """Return a configuration of an arm, which may have been suggested before."""
         study = self.arms[arm]
         if self.study.search == "random":
             study = optuna.create_study(sampler=RandomSampler(seed=seed % 2**32))
@@ -251,20 +250,15 @@ class ConfigSampler:
         if arm.is_baseline and not baseline:
             return dict.fromkeys(allowed, ())
         for name, value in baseline.items():
-            own = allowed[name]
+            values = allowed[name]
             if arm.is_baseline:
-                is_there = isinstance(own, Range) or self.study.plain_share > 0 or value in own
+                is_there = (
+                    isinstance(values, Range) or self.study.plain_share > 0 or value in values
+                )
                 allowed[name] = (as_declared(self.study, name, value),) if is_there else ()
-            elif len(baseline) == 1 and not isinstance(own, Range):
-                allowed[name] = tuple(v for v in own if v != value)
+            elif len(baseline) == 1 and not isinstance(values, Range):
+                allowed[name] = tuple(v for v in values if v != value)
         return allowed
-
-    def _searched(self, run: BaseRun) -> list[str]:
-        """Return the hyperparameters that are searched and active in this configuration."""
-        allowed = self._values_of_arm[Arm.of(run)]
-        several = [n for n, own in allowed.items() if isinstance(own, Range) or len(own) > 1]
-        config = self._task.resolved(run.config)
-        return [name for name in several if config[name] is not None]
 
 
 def _listed(values: Values) -> Sequence[Value] | None:

@@ -99,10 +99,8 @@ class Mirror:
         if self.store is None:
             return
         for name in names:
-            place = self.folder / name
-            files = (
-                sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
-            )
+            path = self.folder / name
+            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
             for file in files:
                 self._push_file(self.store, file)
 

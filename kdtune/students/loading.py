@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,15 +33,10 @@ from kdtune.students.trained import StudentInput, TrainedStudent
 # It then follows from the run, the models by name and the weights.
 
 
-def known_classes(run: Run) -> tuple[str, ...]:
-    """Return the names of the classes if kdtune holds the data itself; else ()."""
-    return SOURCES[run.data]().classes if run.data in SOURCES else ()
-
-
-def input_of(
+def _with_input(
     record: StudentsRecord, classes: int, weights: Mapping[str, Tensor]
-) -> tuple[InputRecord | None, Mapping[str, Any] | None]:
-    """Return one view and the preprocessing of students of an earlier version.
+) -> StudentsRecord:
+    """Return a record of an earlier version with `input` and `preprocessing` as of this one.
 
     Args:
         record: Without `input`, perhaps without `preprocessing`.
@@ -49,29 +44,33 @@ def input_of(
         weights: State dict of one student.
 
     Returns:
-        The view, None if the data may be other tensors, and the preprocessing as students.json
-        would have it, None for tensors.
+        The record; without `input` if the data may be other tensors.
 
     Raises:
         InputError: The size of the views is not known.
     """
     run = record.configured_run
     if record.preprocessing is None and ":" in run.data and not run.data.startswith("torchvision:"):
-        return None, None
-    steps = record.preprocessing or _steps(run, classes)
-    files = not is_named_data(run.data)
-    channels = 3 if files else _channels(weights)
-    size = int(steps["image_size"])
-    kind = "files" if files else "images"
-    return InputRecord(kind, (channels, size, size), "uint8"), steps
+        return record
+    steps = record.preprocessing or _recipe_steps(run, classes)
+    channels = 3
+    if is_named_data(run.data):
+        convolution = next((value for value in weights.values() if value.ndim == 4), None)
+        channels = 1 if convolution is not None and convolution.shape[1] == 1 else 3
+    size, kind = int(steps["image_size"]), "images" if is_named_data(run.data) else "files"
+    view = InputRecord(kind, (channels, size, size), "uint8")
+    return replace(record, input=view, preprocessing=steps)
 
 
-def _steps(run: Run, classes: int) -> dict[str, Any]:
+def _recipe_steps(run: Run, classes: int) -> dict[str, Any]:
     """Return the preprocessing of a run of version 0.1, which recorded none."""
-    own = _preprocessing(run, "student", classes)
-    members = [_preprocessing(member, "teacher", classes) for member in run.teacher_members]
-    sizes = [p.size for p in (own, *members) if p.size]
-    size = run.image_size or max(sizes, default=0)
+
+    def preprocessing(of: Run, role: Role) -> Preprocessing:
+        return build_model(of, role, classes, seed=0, weights="none").preprocessing
+
+    student = preprocessing(run, "student")
+    models = [student, *(preprocessing(member, "teacher") for member in run.teacher_members)]
+    size = run.image_size or max((model.size for model in models if model.size), default=0)
     if not size and run.data in SOURCES:
         images = SOURCES[run.data]().splits["train"].inputs
         size = images.shape[-1] if isinstance(images, Tensor) else 0
@@ -80,24 +79,16 @@ def _steps(run: Run, classes: int) -> dict[str, Any]:
             f"the image size of these students is not known, since an earlier version of kdtune "
             f"wrote them; load {run.student} and the weights with plain PyTorch"
         )
-    fields = {name: getattr(own, name) for name in ("size", "channels", "mean", "std")}
     return {
         "image_size": size,
         "eval_crop": run.eval_crop,
         "eval_interpolation": run.eval_interpolation,
-        "interpolation": own.interpolation,
-        **fields,
+        "interpolation": student.interpolation,
+        "size": student.size,
+        "channels": student.channels,
+        "mean": student.mean,
+        "std": student.std,
     }
-
-
-def _preprocessing(run: Run, role: Role, classes: int) -> Preprocessing:
-    return build_model(run, role, classes, seed=0, weights="none").preprocessing
-
-
-def _channels(weights: Mapping[str, Tensor]) -> int:
-    """Return the channels that the first convolution takes; 3 if there is none."""
-    first = next((value for value in weights.values() if value.ndim == 4), None)
-    return 1 if first is not None and first.shape[1] == 1 else 3
 
 
 # Where a study's students are: the study's folder, its students/, one file, an object store.
@@ -111,7 +102,7 @@ WANTED = (
 
 
 @dataclass(frozen=True)
-class FoundStudents:
+class Students:
     """A folder of students, and what is known of them."""
 
     folder: Path
@@ -135,7 +126,7 @@ class FoundStudents:
         return file
 
 
-def find_students(place: str | Path) -> FoundStudents:
+def find_students(place: str | Path) -> Students:
     """Return the students of a place.
 
     Args:
@@ -150,7 +141,10 @@ def find_students(place: str | Path) -> FoundStudents:
         return _read(folder, [Path(name).name for name in names], uri=uri)
     path = Path(place).expanduser()
     if path.is_file():
-        return _of_file(path)
+        repeat = _repeat(path.name)
+        if repeat is None:
+            raise InputError(f"STUDENT must be {WANTED}, but got the file {path}")
+        return _read(path.parent, [file.name for file in path.parent.iterdir()], named=repeat)
     if not path.is_dir():
         raise InputError(f"STUDENT must be {WANTED}, but {path} does not exist")
     if (path / STUDY).is_file():
@@ -162,15 +156,10 @@ def find_students(place: str | Path) -> FoundStudents:
     return _read(path, [file.name for file in path.iterdir()])
 
 
-def _of_file(file: Path) -> FoundStudents:
-    repeat = _repeat(file.name)
-    if repeat is None:
-        raise InputError(f"STUDENT must be {WANTED}, but got the file {file}")
-    found = _read(file.parent, [one.name for one in file.parent.iterdir()])
-    return FoundStudents(found.folder, found.record, found.repeats, repeat, found.classes)
-
-
-def _read(folder: Path, names: list[str], uri: str | None = None) -> FoundStudents:
+def _read(
+    folder: Path, names: list[str], uri: str | None = None, named: int | None = None
+) -> Students:
+    """Return the students of a folder that has files of these names."""
     record = read_students_record(folder)
     repeats = sorted(repeat for name in names if (repeat := _repeat(name)) is not None)
     if not repeats:
@@ -181,14 +170,14 @@ def _read(folder: Path, names: list[str], uri: str | None = None) -> FoundStuden
     classes = record.classes
     if not classes and (folder.parent / PROVENANCE).is_file() and folder.name == STUDENTS:
         classes = tuple(map(str, read_provenance(folder.parent).get("classes", ())))
-    return FoundStudents(folder, record, tuple(repeats), None, classes, uri)
+    return Students(folder, record, tuple(repeats), named, classes, uri)
 
 
 def _repeat(name: str) -> int | None:
     """Return the repeat of a file of weights in students/; None for other files."""
     number = name.removeprefix("repeat-").removesuffix(SUFFIX)
-    is_one = number.isdecimal() and student_file(int(number)) == name
-    return int(number) if is_one else None
+    is_student = number.isdecimal() and student_file(int(number)) == name
+    return int(number) if is_student else None
 
 
 def _why_none(study: Path) -> str:
@@ -262,29 +251,40 @@ def load_student(
     Raises:
         InputError: There are no such students, a file is damaged, or the model cannot be built.
     """
-    found = find_students(_place_of(place))
-    chosen = _choose(found, repeat)
-    file = found.file(chosen)
-    state = _read_weights(file, found, chosen)
-    record = found.record
-    classes = found.classes or known_classes(record.configured_run)
+    students = find_students(_place_of(place))
+    if repeat is None:
+        repeat = students.repeats[0] if students.named is None else students.named
+    if repeat not in students.repeats:
+        repeats = ", ".join(map(str, students.repeats))
+        raise InputError(
+            f"repeat must be one of {repeats}, which {students.uri or students.folder} holds, but "
+            f"got repeat={repeat}"
+        )
+    record, file = students.record, students.file(repeat)
+    recorded = next((s.sha256 for s in record.students if s.repeat == repeat), "")
+    state = _read_weights(file, recorded)
     passed = None if module is None else Passed(module)
     if passed is None and isinstance(place, Study):
         passed = place.run.objects.passed.get(record.model.name)
-    count = len(classes) or _count_classes(record.model, state, passed)
+    classes, data = students.classes, record.configured_run.data
+    if not classes and data in SOURCES:
+        classes = SOURCES[data]().classes
+    count = len(classes)
+    if not classes:  # as many as the head's weights have rows
+        head = f"{_untrained(record.model, 2, passed).head_name}.weight"
+        count = len(state[head]) if head in state else 2
     model = _build(record.model, count, state, file, passed)
     if not classes:
         classes = tuple(f"class {k}" for k in range(count))
         warnings.warn(
             f"the names of the classes are not known, since an earlier version of kdtune wrote "
-            f"{found.folder} and the study is not around it: they are numbered",
+            f"{students.folder} and the study is not around it: they are numbered",
             stacklevel=2,
         )
-    view, steps = record.input, record.preprocessing
-    if view is None:
-        view, steps = input_of(record, len(classes), state)
-    own = _student_input(view, steps, record.configured_run)
-    return TrainedStudent(model.net, record.model.name, classes, own, chosen, record)
+    if record.input is None:
+        record = _with_input(record, len(classes), state)
+    taken = _student_input(record)
+    return TrainedStudent(model.net, record.model.name, classes, taken, repeat, record)
 
 
 def describe_code(place: str | Path | Study | StudyResults) -> str:
@@ -309,40 +309,18 @@ def _place_of(place: str | Path | Study | StudyResults) -> str | Path:
     return place.folder if is_here else str(place.study.uri)
 
 
-def _choose(found: FoundStudents, repeat: int | None) -> int:
-    """Return the repeat to load; raise InputError if it has no file."""
-    if repeat is None:
-        repeat = found.repeats[0] if found.named is None else found.named
-    if repeat not in found.repeats:
-        known = ", ".join(map(str, found.repeats))
-        raise InputError(
-            f"repeat must be one of {known}, which {found.uri or found.folder} holds, but got "
-            f"repeat={repeat}"
-        )
-    return repeat
-
-
-def _read_weights(file: Path, found: FoundStudents, repeat: int) -> Mapping[str, Tensor]:
-    """Return a file's state dict; raise InputError if the file is damaged."""
+def _read_weights(file: Path, recorded: str) -> Mapping[str, Tensor]:
+    """Return a file's state dict; raise InputError if its SHA-256 is not the recorded one."""
     try:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         state: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} is damaged ({first_line(error)}); {AGAIN}") from None
-    known = next((one.sha256 for one in found.record.students if one.repeat == repeat), "")
-    if known and known != content:
+    if recorded and recorded != content:
         raise InputError(
             f"{file} is damaged (its content is not what the study wrote, by its SHA-256); {AGAIN}"
         )
     return state
-
-
-def _count_classes(
-    recorded: ModelRecord, state: Mapping[str, Tensor], passed: Passed | None
-) -> int:
-    """Return K: the number of rows of the head's weights."""
-    weights = f"{_untrained(recorded, 2, passed).head_name}.weight"
-    return len(state[weights]) if weights in state else 2
 
 
 def _untrained(recorded: ModelRecord, classes: int, passed: Passed | None) -> Classifier:
@@ -406,15 +384,14 @@ def _where(recorded: ModelRecord) -> str:
     )
 
 
-def _student_input(
-    view: InputRecord | None, steps: Mapping[str, Any] | None, run: Run
-) -> StudentInput:
-    """Return what a student takes, from the record."""
+def _student_input(record: StudentsRecord) -> StudentInput:
+    """Return what a student takes."""
+    view, steps, run = record.input, record.preprocessing, record.configured_run
     if view is None:
         return StudentInput(None, None, None, None)
     dtype = getattr(torch, view.dtype)
     if view.kind == "tensors" or steps is None:
         return StudentInput(view.shape, dtype, None, None)
-    own = {key: value for key, value in steps.items() if key not in OF_VIEWS}
+    fields = {key: value for key, value in steps.items() if key not in OF_VIEWS}
     resizing = evaluation(run, files=view.kind == "files")
-    return StudentInput(view.shape, dtype, resizing, Preprocessing(**own), run.orientation)
+    return StudentInput(view.shape, dtype, resizing, Preprocessing(**fields), run.orientation)

@@ -75,9 +75,9 @@ class TrainedStudent(nn.Module):
         super().__init__()
         self.net, self.name, self.classes = net, name, classes
         self.input, self.repeat, self.record = input, repeat, record
-        own = input.preprocessing or Preprocessing()
+        steps = input.preprocessing or Preprocessing()
         for key in ("mean", "std"):  # buffers, so that a traced graph has them as constants
-            values = torch.tensor(getattr(own, key)).view(1, -1, 1, 1)
+            values = torch.tensor(getattr(steps, key)).view(1, -1, 1, 1)
             self.register_buffer(key, values, persistent=False)
         self.eval().requires_grad_(False)
 
@@ -100,8 +100,8 @@ class TrainedStudent(nn.Module):
         interval and what it holds for. That is what to expect of any of its students. `student` has
         those of this student alone, by split and name.
         """
-        found = (one.metrics for one in self.record.students if one.repeat == self.repeat)
-        return {"configuration": self.record.configuration, "student": next(found, {})}
+        metrics = (s.metrics for s in self.record.students if s.repeat == self.repeat)
+        return {"configuration": self.record.configuration, "student": next(metrics, {})}
 
     def extra_repr(self) -> str:
         """Return what distinguishes the student, for `print`."""
@@ -124,13 +124,13 @@ class TrainedStudent(nn.Module):
             InputError: The batch has other dimensions, channels or numbers.
         """
         self._check(images)
-        own = self.input
-        if own.resizing is None or own.preprocessing is None:
+        resizing, steps = self.input.resizing, self.input.preprocessing
+        if resizing is None or steps is None:
             return self.net(images).float()  # type: ignore[no-any-return]
         size = self.image_size
         if size is not None and tuple(images.shape[-2:]) != (size, size):
-            images = own.resizing(images, size)
-        return self.net(own.preprocessing.normalized(images, self.mean, self.std)).float()  # type: ignore[no-any-return]
+            images = resizing(images, size)
+        return self.net(steps.normalized(images, self.mean, self.std)).float()  # type: ignore[no-any-return]
 
     def view(self, image: Image.Image | str | Path) -> Tensor:
         """Return an image as the study's views of val and test, uint8 [C, image_size, image_size].
@@ -252,13 +252,10 @@ def find_images(names: Sequence[str]) -> list[Path]:
     Raises:
         InputError: There is no such file or folder, or no image in it or of the pattern.
     """
-    found: dict[Path, None] = {}
-    for name in names:
-        found |= dict.fromkeys(_of(name))
-    return list(found)
+    return list(dict.fromkeys(image for name in names for image in _find(name)))
 
 
-def _of(name: str) -> list[Path]:
+def _find(name: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_dir():
         images = _in_folder(path)
@@ -274,14 +271,12 @@ def _of(name: str) -> list[Path]:
             )
         return [path]
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-    images = [image for match in matches for image in _expanded(match)]
+    images = [
+        image for match in matches for image in (_in_folder(match) if match.is_dir() else [match])
+    ]
     if not images:
         raise InputError(f"a pattern must match image files, but {name} matches none")
     return images
-
-
-def _expanded(match: Path) -> list[Path]:
-    return _in_folder(match) if match.is_dir() else [match]
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -203,8 +203,10 @@ def test_the_cost_in_accuracy_is_paired_by_image_and_repeat() -> None:
     cost = accuracy_cost(pairs, 9, range(4), ONE_TEACHER, "test")
     d = np.stack([s - f for s, f in pairs])
     low, high = ttest_1samp(d[0], 0).confidence_interval()
-    assert (cost.own.mean, cost.own.low, cost.own.high) == pytest.approx((d[0].mean(), low, high))
-    assert cost.all == crossed(d)
+    assert (cost.student.mean, cost.student.low, cost.student.high) == pytest.approx(
+        (d[0].mean(), low, high)
+    )
+    assert cost.configuration == crossed(d)
     text = describe_accuracy(cost)
     assert "over 4 repeats" in text and "9 of 200 predictions differ" in text
     assert "for new repeats with this teacher and new images like those of test" in text
@@ -219,15 +221,15 @@ def test_fewer_than_three_independent_repeats_have_no_interval(
     """Repeats 0, 3 and 6 share a teacher, and teachers are the units."""
     pairs = outcomes(2, len(repeats))
     cost = accuracy_cost(pairs, 9, repeats, design, "test")
-    assert cost.all is None and "over" not in describe_accuracy(cost)
+    assert cost.configuration is None and "over" not in describe_accuracy(cost)
 
 
 def test_folds_have_other_images_in_val_only() -> None:
     """On val images are no sample, and lengths differ; the interval is about new splits."""
     pairs = [(s[: 100 + r], f[: 100 + r]) for r, (s, f) in enumerate(outcomes(3))]
     cost = accuracy_cost(pairs, 9, range(4), Design(folds=4), "val")
-    assert cost.all is not None and "train/val splits" in cost.holds_for
-    assert cost.all.mean == pytest.approx(np.mean([(s - f).mean() for s, f in pairs]))
+    assert cost.configuration is not None and "train/val splits" in cost.holds_for
+    assert cost.configuration.mean == pytest.approx(np.mean([(s - f).mean() for s, f in pairs]))
 
 
 def test_no_change_has_a_limit_instead_of_an_interval() -> None:

@@ -156,6 +156,23 @@ def test_a_requeued_run_goes_next() -> None:
     assert plan.next_run() == first and plan.next_run() not in (first, second)
 
 
+def test_a_requeued_repeat_of_a_race_leaves_the_others_in_order() -> None:
+    """Several repeats of each configuration wait, since the machine has room for them."""
+    study = Study(
+        run=RUN, space={"alpha": (0.5, 1.0), "lr": (0.01, 0.03)}, policy="race", repeats=6
+    )
+    plan = Plan(replace(study, confirm=1), concurrency=16)
+    for _ in range(4):
+        run = plan.next_run()
+        for line in (start_of(run), *rest_of(run, plan, curve)):
+            plan.add_record(line)
+    seconds = [plan.next_run() for _ in range(4)]
+    assert [run.repeat for run in seconds] == [1] * 4
+    plan.requeue(seconds[0])
+    assert plan.next_run() == seconds[0]
+    assert [plan.next_run() for _ in range(4)] == [replace(run, repeat=2) for run in seconds]
+
+
 def test_runs_left_counts_what_is_neither_done_nor_known_to_fail_again() -> None:
     """15 configurations in 4 repeats; a failed run counts until it has been repeated."""
     study = make("grid", LISTS, "all")
