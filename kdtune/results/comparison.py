@@ -501,11 +501,16 @@ def selection(
         the repeats and images that an interval generalises from; without a number of images it
         holds for these images. NaN where there is no such number.
     """
-    scopes = {"val": criterion.scope, "test": "last"}
-    samples = {
-        split: _Samples.of(trials, criterion, scope, split, read(split), chosen, design)
-        for split, scope in scopes.items()
-    }
+    measured = completed(trials)
+    measured = measured[measured.config_id.isin([c for c in chosen if c is not None])]
+    keys = list(zip(measured.config_id, measured["repeat"], measured.trial_id, strict=True))
+    samples = {}
+    for split, scope in (("val", criterion.scope), ("test", "last")):
+        # with folds each repeat has other images
+        by_trial = read(split)(list(measured.trial_id)) if design.folds is None else {}
+        examples = {(c, int(r)): by_trial[trial] for c, r, trial in keys if trial in by_trial}
+        values = by_repeat(trials, criterion.metric, scope, split)
+        samples[split] = _Samples(values, examples, design, criterion.largest_difference)
     labels = trials.drop_duplicates("config_id").set_index("config_id").label
     rows = [
         {"row": row, "config_id": config, "label": " minus ".join(labels[c] for c in of)}
@@ -546,25 +551,6 @@ class _Samples:
     design: Design
     largest: float
     """The largest possible mean; the least is 0 if it is finite."""
-
-    @staticmethod
-    def of(
-        trials: pd.DataFrame,
-        criterion: Criterion,
-        scope: str,
-        split: str,
-        read: ExampleReader,
-        chosen: Chosen,
-        design: Design,
-    ) -> "_Samples":
-        """Read the samples of the chosen configurations on a split."""
-        rows = completed(trials)
-        rows = rows[rows.config_id.isin([c for c in chosen if c is not None])]
-        by_trial = read(list(rows.trial_id)) if design.folds is None else {}
-        keys = zip(rows.config_id, rows["repeat"], rows.trial_id, strict=True)
-        examples = {(c, int(r)): by_trial[trial] for c, r, trial in keys if trial in by_trial}
-        values = by_repeat(trials, criterion.metric, scope, split)
-        return _Samples(values, examples, design, criterion.largest_difference)
 
     def interval(self, name: str, of: tuple[str, ...], anytime_level: float | None) -> Row:
         """Return the mean of a configuration, or of the difference of two, and its interval.

@@ -49,12 +49,14 @@ def console(tmp_path: Path) -> Path:
         (["--gpus", "4"], "flags must follow a command, but got --gpus first"),
         (["search", "--alpha", "1.5"], "alpha must lie in [0, 1]"),
         (["analysis", "no-such-run"], "a study must be a folder"),
+        (["\x1b[31m\u202e"], r"\x1b[31m\u202e"),  # cannot act on the terminal
     ],
 )
 def test_what_is_refused(words: list[str], said: str, tmp_path: Path) -> None:
     code, out, err = call(*words, cwd=tmp_path)
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and said in err and err.count("\n") == 1
+    assert "\x1b" not in err
 
 
 @pytest.mark.parametrize(

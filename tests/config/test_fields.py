@@ -20,9 +20,10 @@ from kdtune.config.fields import (
     check_fields,
     declarations,
     keyword_parameters,
+    searchable,
 )
 from kdtune.config.records import Limits
-from kdtune.config.run import Run, complete
+from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run, complete
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.convert import ConvertFlags
@@ -161,6 +162,15 @@ def test_ids_are_those_of_version_0_1_and_a_new_hyperparameter_changes_none(
 
 def test_a_later_hyperparameter_without_a_neutral_value_always_counts() -> None:
     assert len({Run(loss="mine:objective", dkd_beta=b).config_id for b in (1, 8)}) == 2
+
+
+def test_the_order_of_columns_is_that_of_version_0_1() -> None:
+    first = "loss alpha temperature optimizer lr momentum weight_decay schedule lr_step_size"
+    first += " lr_gamma epochs batch_size trainable batch_norm"
+    assert HYPERPARAMETERS[:14] == tuple(first.split())
+    assert set(HYPERPARAMETERS) == set(searchable(Run))
+    # the order in which a search draws them: another one would propose other configurations
+    assert DISTILLATION.deciding == ("alpha", "loss", "optimizer", "schedule")
 
 
 def test_a_users_own_objective_is_not_imported() -> None:

@@ -20,6 +20,11 @@ def test_a_public_name_is_that_of_its_module(name: str) -> None:
     assert getattr(kdtune, name) is getattr(module, name)
 
 
+def test_other_names_are_errors() -> None:
+    with pytest.raises(AttributeError, match="module 'kdtune' has no attribute 'Stduy'"):
+        kdtune.Stduy  # noqa: B018
+
+
 def test_the_names_of_a_configuration_load_neither_torch_nor_pandas() -> None:
     code = (
         "import kdtune, sys; assert 'run' in dir(kdtune); kdtune.Study(run=kdtune.Run());"

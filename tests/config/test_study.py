@@ -351,6 +351,14 @@ def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert study.absolute() == study
 
 
+def test_a_flag_that_changes_nothing_is_named() -> None:
+    from kdtune.config.study import flags_without_effect
+
+    study = Study(space={"alpha": (0.5, 1.0)}, flags=("nkd_gamma", "momentum", "temperature"))
+    words = "--nkd-gamma was given, but has no effect in any configuration"
+    assert flags_without_effect(study) == [words]
+
+
 THOUSAND = tuple(i / 1000 for i in range(1, 1001))
 MANY = tuple(1 / i for i in range(1, 100_002))
 REFUSED: list[tuple[Callable[[], object], str]] = [
@@ -378,6 +386,11 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         lambda: Study(run=Run(optimizer="adamw"), space={"momentum": (0, 0.9)}),
         "momentum is searched",
     ),
+    (lambda: Study(metric="val/nll"), "metric is for a study of your own training function"),
+    (lambda: Study(baseline={"alpha": 1}), "baseline is for a study of your own training function"),
+    (lambda: Study(space={"student": ("resnet18", 5)}), "student must be text, an nn.Module, "),
+    (lambda: Study(max_ms=0), "max_ms must lie in "),
+    (lambda: Study(space={"teacher": ("a/x.npz", "b/x.npz")}), "different names, but got a/x.npz"),
     (
         lambda: Study(space={"teacher_epochs": Range(1, 5)}, search="random"),
         "teacher_epochs must be a list, but got 1..5",
@@ -443,6 +456,12 @@ def schema_1(study: Study) -> dict:
     values["run"] = {name: values["run"][name] for name in written["run"]}
     values["run"] |= {"teacher_epochs": 25, "teacher_lr": 1e-3}
     return json.loads(json.dumps({name: values[name] for name in written}))
+
+
+def test_ranges_of_before_the_log_odds_scale_are_read() -> None:
+    values = json.loads(STUDY.to_json())
+    assert values["space"]["lr"].pop("logit") is False
+    assert Study.from_json(json.dumps(values)) == STUDY
 
 
 def test_schema_1_is_read() -> None:

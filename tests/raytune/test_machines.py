@@ -81,7 +81,7 @@ def test_cores_are_divided_over_the_trials_of_a_machine_with_gpus(
 
 @pytest.fixture
 def one_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster of one machine; `alive_nodes` of a real one: test_preflight.py."""
+    """A cluster of one machine; `alive_nodes` of a real one: `TestOnTwoNodes`."""
     node = Node("a", "10.0.0.1 (h0)", {"CPU": 2, "GPU": 2})
     monkeypatch.setattr(machines, "alive_nodes", lambda: [node])
 

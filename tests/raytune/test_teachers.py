@@ -127,14 +127,14 @@ def test_each_model_is_measured_once(study: Study, monkeypatch: pytest.MonkeyPat
 def test_a_model_that_cannot_be_measured_is_a_warning(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = costs.measure
+    real = costs.measure_cost
 
     def fail_for_teacher(members, role, *arguments):
         if role == "teacher":
             raise RuntimeError("out of memory\nand more")
         return real(members, role, *arguments)
 
-    monkeypatch.setattr(costs, "measure", fail_for_teacher)
+    monkeypatch.setattr(costs, "measure_cost", fail_for_teacher)
     said: list[str] = []
     measure_before_ray(study, Mirror(study), said.append)
     assert [cost.role for cost in read_costs(study.folder)] == ["student"]

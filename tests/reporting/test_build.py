@@ -66,7 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 @pytest.fixture(scope="module")
 def text(whole: Results) -> str:
-    return build.write(whole, Criterion(), whole.folder).read_text("utf-8")
+    return html_of(whole)
 
 
 # Content
@@ -229,6 +229,16 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     make(folder / "a", draw({0.5: 0.03, 1.0: 0.0}, 4), name="a")
     make(folder / "b", draw({0.5: 0.0, 1.0: 0.0}, 4, seed=1), name="b", level=0.01)
     return str(folder / "a"), str(folder / "b")
+
+
+def test_the_page_of_several_studies_works_offline(places, tmp_path) -> None:
+    pages = [tmp_path / name for name in ("one.html", "again/other.html")]
+    for page in pages:
+        assert report_command.main(ReportFlags(places, out=str(page))) == 0
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    page = Reader(pages[0].read_text("utf-8"))
+    assert sum(tag == "svg" for tag, _ in page.tags) == 2
+    assert not [a for _, a in page.tags if a.get("src") or a.get("href", "").startswith("http")]
 
 
 @pytest.mark.parametrize(

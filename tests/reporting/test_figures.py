@@ -39,6 +39,7 @@ from kdtune.reporting.figures import (
     repeats_plot,
     shown_configs,
     style_of,
+    teacher_points,
 )
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import class_accuracies, read_arms
@@ -262,6 +263,15 @@ def test_the_heat_map_tells_alphas_close_to_1_apart(tmp_path) -> None:
     assert [t.get_text() for t in axes.get_yticklabels()] == alphas
 
 
+def test_a_missing_value_of_the_heat_map_has_no_number(tmp_path) -> None:
+    runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0])
+    last = draw(dict.fromkeys(runs, 0.0), 2)
+    hole = at(0.1, temperature=4.0)
+    made = make(tmp_path, last, {(hole, r): "failed" for r in range(2)})
+    texts = [t.get_text() for t in heat_map(made, CRITERION).figure.axes[0].texts]
+    assert len(texts) == 4 and texts.count("") == 1 and not any("nan" in t for t in texts)
+
+
 def test_the_agreement_plot_has_a_marker_per_trial(wide) -> None:
     (axes,) = agreement_plot(wide, CRITERION, shown_configs(wide, CRITERION)).figure.axes
     marks = {line.get_label(): line for line in axes.lines}
@@ -323,6 +333,16 @@ def test_the_frontier_goes_from_the_cheapest_to_the_right(measured) -> None:
     assert list(steps.get_xdata()) == [0.2, 0.4]
     assert list(steps.get_ydata()) == exact([100 * measured.frontier()["mean"].max()] * 2)
     assert steps.get_drawstyle() == "steps-post"
+
+
+def test_other_metrics_have_no_teacher(measured) -> None:
+    criterion = Criterion("ce")
+    assert len(teacher_points(measured, criterion, "params")) == 0
+    figure = drawn(measured, "frontier-params", criterion)
+    axes = figure.figure.axes[0]
+    assert "teacher" not in figure.caption and "cross-entropy" in axes.get_ylabel()
+    best = measured.frontier(criterion)
+    assert best["efficient/params"].tolist() == [True, False]
 
 
 # Files

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from html_reader import Reader
 from PIL import Image
-from study_folders import RUN, cost, draw, make
+from study_folders import RUN, at, cost, draw, grid, make
 from whole_predictions import write_whole_predictions
 
 from kdtune.config.records import write_costs
 from kdtune.reporting import build
 from kdtune.reporting.figures import class_plots
 from kdtune.reporting.sections import (
+    MAX_TABLE_ROWS,
     by_class,
+    choices,
     examples,
 )
 from kdtune.results.comparison import Criterion
@@ -118,6 +120,22 @@ def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
     assert html.count("no image</span>") == len(images) - len(sources)
     write_thumbnails(made.folder, read_arms(made, CRITERION), lambda *_: Image.new("L", (8, 8)))
     assert build.html(made, CRITERION, {}).count("data:image/png") == len(images)
+
+
+def test_many_configurations_have_fewer_other_comparisons(tmp_path: Path) -> None:
+    runs = grid([0.1 * i for i in range(9)] + [1.0], lr=[0.1, 0.01])
+    offered = choices(make(tmp_path, draw(dict.fromkeys(runs, 0.0), 2)), CRITERION)
+    assert len(offered) > 1 and sum(len(c.table.rows) for c in offered) <= MAX_TABLE_ROWS
+
+
+@pytest.mark.parametrize(("cutmix", "mixes"), [((0.0,), False), ((0.0, 0.5), True)])
+def test_methods_say_that_repeats_vary_the_mixing(
+    cutmix: tuple[float, ...], mixes: bool, tmp_path: Path
+) -> None:
+    last = {at(alpha, cutmix=a): [0.7, 0.8] for alpha in (0.5, 1.0) for a in cutmix}
+    words = page_of(make(tmp_path / "s", last)).words
+    assert ("the augmentation, the mixing of images and dropout" in words) == mixes
+    assert (", the augmentation and dropout, all" in words) != mixes
 
 
 # Costs, head, teachers

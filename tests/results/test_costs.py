@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from study_folders import at, cost, make, trials_of
 
 import kdtune
-from kdtune.config.records import Limits, write_costs
+from kdtune.config.records import Cost, Limits, write_costs
 from kdtune.results.comparison import Criterion
 from kdtune.results.costs import (
     NOT_MEASURED,
     best_within,
     cost_frame,
+    cost_note,
+    cost_rows,
     frontier,
     pareto,
     with_prefix,
@@ -84,6 +86,14 @@ def test_costs_of_models_and_of_each_trial(measured) -> None:
 )
 def test_prefixes(value: float, text: str) -> None:
     assert with_prefix(value, "B") == text
+
+
+def test_models_measured_on_different_machines_are_told_apart() -> None:
+    other: Cost = replace(cost("b"), hardware="Some GPU", device="cuda")
+    frame = cost_frame([cost("a"), other])
+    head, rows = cost_rows(frame)
+    assert head[-1] == "measured on" and rows[1][-1].startswith("Some GPU, fp32")
+    assert "not comparable" in cost_note(frame)
 
 
 # -- frontier --------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What repeats vary: folds and teachers, pairs by repeat and image, significance."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,11 @@ from kdtune.results.design import (
     ONE_TEACHER,
     Design,
     Pair,
+    exact_test,
     is_significant,
     stricter,
 )
+from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import crossed
 
 exact = pytest.approx
@@ -94,6 +97,43 @@ def test_one_teacher_is_the_two_way_estimate() -> None:
     table = np.random.default_rng(1).normal(size=(5, 9))
     found = ONE_TEACHER.estimate(table.mean(1), table, range(5))
     assert found == crossed(table)
+
+
+@pytest.mark.parametrize(
+    ("design", "images", "words"),
+    [
+        (ONE_TEACHER, 500, "new repeats with this teacher and new images like those of val"),
+        (ONE_TEACHER, None, "new repeats with this teacher on these val images"),
+        (Design(2), None, "new repeats with these 2 teachers on these val images"),
+        (Design(3), 500, "new repeats with new teachers of this recipe and new images like those"),
+        (
+            Design(folds=4),
+            None,
+            "new train/val splits of data like these, with a teacher for each.",
+        ),
+        (
+            Design(folds=4, fine_tuned=False),
+            None,
+            "new train/val splits of data like these, with this",
+        ),
+    ],
+)
+def test_conclusions(design: Design, images: int | None, words: str) -> None:
+    context = ComparisonContext("b", 8, images=images, design=design)
+    assert f"Conclusions are about {words}" in " ".join(context.method())
+
+
+def test_a_study_that_searches_teachers_has_several() -> None:
+    several = Design(several_recipes=True)
+    assert several.new_units == "new repeats with these teachers"
+    assert replace(several, teachers=2).new_units == several.new_units
+    assert replace(several, teachers=4).new_units.endswith("new teachers of these recipes")
+    assert replace(several, folds=4, fine_tuned=False).new_units.endswith("with these teachers")
+
+
+def test_a_p_value_without_interval_names_its_test() -> None:
+    assert exact_test(NAN) == " (sign-flip test)"
+    assert exact_test(NAN, paired=False) == " (permutation test)" and not exact_test(0.1)
 
 
 def test_the_stricter_design_decides_a_comparison_of_studies() -> None:

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from kdtune.config.task import METRICS, RECORDED
 from kdtune.config.text import InputError
 from kdtune.results.frames import (
     config_label,
+    distinguishing,
     label_by_config,
     read_examples,
     read_frames,
@@ -93,6 +95,15 @@ def test_an_incomplete_last_record_is_skipped_and_named(tmp_path):
     assert torn.incomplete == [f"00001.jsonl:{len(lines) + 1}"]
     pd.testing.assert_frame_equal(torn.epochs, whole.epochs)
     pd.testing.assert_frame_equal(torn.trials, whole.trials)
+
+
+def test_parquet_files_hold_the_frames(tmp_path):
+    write_records(tmp_path, FOUR)
+    frames = read_frames(tmp_path)
+    write_frames(tmp_path, frames)
+    for name in ("epochs", "trials"):
+        read = pd.read_parquet(tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(read, getattr(frames, name), check_dtype=False)
 
 
 def test_the_last_attempt_counts(tmp_path):
@@ -260,6 +271,16 @@ def test_both_temperatures_are_shown_as_numbers(fixed: bool, tmp_path: Path) -> 
     own = table[table.alpha != 1]
     assert sorted(own.teacher_temperature) == sorted(own for _, own in given)
     assert list(table[table.alpha == 1].teacher_temperature) == ["-"]
+
+
+def test_a_temperature_that_is_not_searched_is_not_shown_twice(tmp_path: Path) -> None:
+    results = write(tmp_path, {"temperature": (1.0, 4.0), "alpha": (0.5,)})
+    assert set(results.trials.label) == {"alpha = 0.5, T = 1", "alpha = 0.5, T = 4", "alpha = 1"}
+    # also where a folder is read without its study, and all that differs is shown
+    names = distinguishing(results.trials, [])
+    assert "temperature" in names and "teacher_temperature" not in names
+    other = write(tmp_path / "9", {"temperature": (1.0, 9.0)}, replace(RUN, teacher_temperature=9))
+    assert "teacher_temperature" in distinguishing(other.trials, [])
 
 
 TRIALS = [at(0.5, r).trial_id for r in range(3)]

@@ -190,6 +190,12 @@ def test_the_design_decides_the_interval_of_a_class() -> None:
     assert two.p.isna().all()
 
 
+def test_two_repeats_have_no_interval() -> None:
+    table = class_accuracies(drawn(repeats=2))
+    assert len(table) == 3
+    assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+
+
 def test_confusion_is_that_of_scikit_learn() -> None:
     made = drawn()
     for arm, shares in enumerate(confusion(made)):
@@ -253,3 +259,12 @@ def test_a_distilled_configuration_and_its_gain(tmp_path: Path) -> None:
     trial = made.trials[made.trials.config_id == made.best()].iloc[0]
     assert trial_metrics(trial)["val"]["acc"] == trial["val/acc@last"]
     assert set(trial_metrics(trial)) == {"val", "test"}
+
+
+def test_one_repeat_has_no_interval_and_no_run_no_record(tmp_path: Path) -> None:
+    record = configuration_record(make(tmp_path / "one", {0.5: [0.9], 1.0: [0.8]}))
+    own = record["accuracy"]["val"]
+    assert (own["mean"], own["low"], own["high"], own["n"]) == (0.9, None, None, 1)
+    assert record["difference"]["val"]["low"] is None
+    json.dumps(record, allow_nan=False)
+    assert configuration_record(make(tmp_path / "none", {0.5: [None], 1.0: [None]})) == {}

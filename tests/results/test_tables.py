@@ -231,6 +231,16 @@ def test_a_column_that_may_be_a_hyperparameter() -> None:
     assert "Columns that differ with the configuration, too: lr." in confounded.text()
 
 
+def test_an_inactive_hyperparameter_is_a_configuration() -> None:
+    frame = table()
+    frame["temperature"] = np.where(frame.alpha < 1, 4.0, np.nan)
+    result = compare(frame, by=["alpha", "temperature"], baseline={"alpha": "1"})
+    assert result.runs.labels.tolist() == ["alpha = 0, T = 4", "alpha = 0.5, T = 4", "alpha = 1"]
+    same = compare(frame, by=["alpha", "temperature"], baseline={"temperature": "none"})
+    assert same.comparisons.equals(result.comparisons)
+    assert repr(result).startswith("Mean ± SD") and result.verdict in str(result)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [

@@ -45,6 +45,7 @@ from kdtune.results.words import (
     short_metrics,
     short_summary,
     short_verdict,
+    undecided_text,
     verdict,
     what_would_help,
 )
@@ -553,6 +554,18 @@ def test_the_comparison_is_the_one_that_the_plan_decides_by(tmp_path) -> None:
     assert test.is_undecidable(0.1) == compared.undecidable
 
 
+def test_an_undecided_study_says_what_would_decide_it() -> None:
+    context = ComparisonContext("the baseline", math.nan, True, 0.05)
+    table = pd.DataFrame([row(0.01, undecidable=True, least_decidable=0.0183)])
+    assert undecided_text(table, DEFAULT, context) == (
+        "; undecided after 8 repeats. More repeats cannot decide it with 500 val images: on these, "
+        "a difference below 1.8 percentage points may be due to the choice of images. More val "
+        "images can."
+    )
+    table = pd.DataFrame([row(0.01, undecidable=False, least_decidable=0.0183)])
+    assert undecided_text(table, DEFAULT, context).endswith("(a larger --budget adds repeats).")
+
+
 LAST = {0.1: [0.7, 0.7, 0.7], 0.5: [0.81, 0.82, 0.86], 1.0: [0.8, 0.8, 0.83]}
 
 MISS = "So the search did not improve on the default."
@@ -607,6 +620,14 @@ def test_unequal_tuning_is_a_warning(tmp_path: Path, configs: int, search: str) 
     if found:
         assert "training without distillation was tuned over 1 configuration, " in found[0]
         assert ("a random search" if search == "grid" else "no more configurations") in found[0]
+
+
+def test_the_other_side_may_be_the_one_with_less(tmp_path: Path) -> None:
+    space = {"alpha": (0.5, 1.0), "lr": (0.1, 0.2, 0.3, 0.4, 0.5)}
+    last = {at(1.0, lr=lr): NOISE for lr in space["lr"]} | {at(0.5, lr=0.1): NOISE}
+    results = make(tmp_path, last, space=space)
+    (found,) = [w for w in results.warnings if "was tuned over" in w]
+    assert found.startswith("distillation was tuned over 1 configuration, the other side over 5")
 
 
 def test_more_steps_with_images_without_labels_are_a_warning(tmp_path: Path) -> None:

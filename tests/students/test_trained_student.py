@@ -192,6 +192,17 @@ def test_batches_that_are_not_images_of_the_study(photos: Results, kind: str) ->
     assert str(list(WRONG[kind].shape)) in str(error.value)
 
 
+def test_batches_that_are_not_like_the_tensors_of_the_study(text: Results) -> None:
+    student = kdtune.load_student(text.folder)
+    assert student.image_size is None and student.preprocessing is None
+    assert student.classes == ("anger", "fear", "joy", "trust")
+    for wrong in (torch.zeros(2, 12), torch.zeros(2, 11, dtype=torch.int64)):
+        with pytest.raises(InputError, match=r"inputs must be int64 \[B, 12\].*but got"):
+            student(wrong)
+    with pytest.raises(InputError, match="view must be given to a student of images"):
+        student.view("cat.jpg")
+
+
 def test_a_file_that_is_no_image(photos: Results, tmp_path: Path) -> None:
     student = kdtune.load_student(photos.folder)
     (tmp_path / "a.jpg").write_text("no image")
