@@ -39,7 +39,7 @@ from kdtune.training.teacher import (
     with_views_of_teacher,
 )
 
-Say = Callable[[str], None]
+_Say = Callable[[str], None]
 
 
 def main(study: Study) -> int:
@@ -118,7 +118,7 @@ def train_teacher(run: Run, folder: Path, resources: Resources, progress: Progre
         raise InputError(f"the teacher could not be trained: {error} (--teacher-lr)") from None
 
 
-def gate(run: Run, teachers: list[Run], folder: Path, resources: Resources, say: Say) -> None:
+def gate(run: Run, teachers: list[Run], folder: Path, resources: Resources, say: _Say) -> None:
     """Print the accuracy of teachers with what is wrong; measure it if it is not known.
 
     Args:

@@ -107,3 +107,22 @@ def test_a_package_says_what_each_file_is_for(package: str) -> None:
     told = re.findall(r"^- (\w+): ", ast.get_docstring(ast.parse(text)) or "", re.M)
     files = {f.stem for f in (PACKAGE / package).glob("*.py")} - {"__init__"}
     assert set(told) == files and len(told) == len(files)
+
+
+SAME_IN_EACH_COMMAND = {"main", "parse", "FLAGS"}
+
+
+def test_a_public_name_is_defined_in_one_package() -> None:
+    packages: dict[str, set[str]] = {}
+    for file in PACKAGE.rglob("*.py"):
+        package = file.relative_to(PACKAGE).parts[0] if file.parent != PACKAGE else ""
+        for node in ast.parse(file.read_text("utf-8")).body:
+            targets = (
+                [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+            )
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            names += [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            for name in names:
+                packages.setdefault(name, set()).add(package)
+    twice = {n for n, where in packages.items() if len(where) > 1 and not n.startswith("_")}
+    assert twice - SAME_IN_EACH_COMMAND == set()

@@ -210,7 +210,7 @@ def _find(name: str, path: Any) -> Any:
     return next((spec for spec in found if spec is not None), None)
 
 
-def describe(kind: str, name: str) -> str:
+def describe_object(kind: str, name: str) -> str:
     """Return how an object is passed, as in `student=SmallNet`."""
     return f"{kind}={name.removeprefix(OBJECT)}" if is_object(name) else f"{kind}={name!r}"
 
@@ -222,7 +222,7 @@ def missing_error(names: Mapping[str, str], place: str = "this study") -> InputE
         names: The field of a run for each missing name.
         place: What was made with the objects.
     """
-    given = ", ".join(dict.fromkeys(describe(kind, name) for name, kind in names.items()))
+    given = ", ".join(dict.fromkeys(describe_object(kind, name) for name, kind in names.items()))
     return InputError(
         f"{place} was made in Python with objects that its folder does not hold; to train with "
         f"them, pass them again: kdtune.Run({given})"

@@ -69,7 +69,7 @@ class Resize:
         )
 
 
-def describe(
+def describe_file(
     results: Results, student: TrainedStudent, signature: Signature, title: str
 ) -> dict[str, Any]:
     """Return what is written into an exported file and into the JSON file beside it.

@@ -15,9 +15,9 @@ from kdtune.config.cli import check_export
 from kdtune.config.files import STUDENTS, atomic_write
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
-from kdtune.deploy.card import as_texts, card, compare_pillow, compare_recorded, describe
+from kdtune.deploy.card import as_texts, card, compare_pillow, compare_recorded, describe_file
 from kdtune.deploy.int8 import calibration_data, export_int8
-from kdtune.deploy.onnx import Agreement, Graph, Predict, compare, run_all
+from kdtune.deploy.onnx import Agreement, Graph, Predict, compare_logits, run_all
 from kdtune.deploy.subject import (
     BEST,
     EARLIER_CARD,
@@ -40,7 +40,7 @@ Metadata = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """A format: how a student's file is written, and how it is read again to check it.
 
     `write` may return what int8 needs of the file: the template of its ONNX model.
@@ -98,17 +98,17 @@ def _read_weights(subject: Subject, file: Path) -> Predict:
 
 
 FORMATS = {
-    "onnx": Format(
+    "onnx": ExportFormat(
         ".onnx",
         f"ONNX, opset {onnx_files.OPSET}",
         _write_onnx,
         _read_onnx,
         onnx_files.require_packages,
     ),
-    "torch-export": Format(
+    "torch-export": ExportFormat(
         ".pt2", f"torch.export, PyTorch {torch.__version__}", _write_program, _read_program
     ),
-    "safetensors": Format(
+    "safetensors": ExportFormat(
         ".safetensors", "safetensors, weights alone", _write_weights, _read_weights
     ),
 }
@@ -118,7 +118,7 @@ FORMATS = {
 # Export of a student of a study: files, checks, int8 and the model card.
 
 
-Say = Callable[[str], None]
+_Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def export(
     format: str = "onnx",
     int8: bool = False,
     repeat: int | None = None,
-    say: Say = print,
+    say: _Say = print,
 ) -> Exported:
     """Export a student of the best configuration of a study into its students/.
 
@@ -171,7 +171,7 @@ def export(
     _warn_of_another_best(results, exported_config(results.folder, results.study), say)
     with writable(folder):
         file = folder / f"{BEST}{chosen.suffix}"
-        facts = describe(results, subject.student, subject.signature, chosen.title)
+        facts = describe_file(results, subject.student, subject.signature, chosen.title)
         agreement, template = _write(subject, chosen, file, facts, say)
         target, edited = _write_card(subject, facts)
         kept = f"; the edited one is now {EARLIER_CARD}" if edited else ""
@@ -202,7 +202,7 @@ def _load_study(place: str | Path) -> Results:
     return load(place)
 
 
-def _warn_of_another_best(results: Results, exported: str, say: Say) -> None:
+def _warn_of_another_best(results: Results, exported: str, say: _Say) -> None:
     """Say so if students/ holds another configuration than the best one of now."""
     best = results.best()
     if best is not None and exported and exported != best:
@@ -213,7 +213,7 @@ def _warn_of_another_best(results: Results, exported: str, say: Say) -> None:
 
 
 def _write(
-    subject: Subject, chosen: Format, file: Path, facts: dict[str, Any], say: Say
+    subject: Subject, chosen: ExportFormat, file: Path, facts: dict[str, Any], say: _Say
 ) -> tuple[Agreement, Any]:
     """Write a file and the JSON beside it, after a check against PyTorch.
 
@@ -226,7 +226,7 @@ def _write(
         template = chosen.write(subject, as_texts(facts), part)
         both = [student.logits, chosen.read(subject, part)]
         logits, exported = run_all(both, subject.batches())
-        agreement = compare(logits, exported, views)
+        agreement = compare_logits(logits, exported, views)
     shape = ", ".join(["batch", *map(str, subject.signature.shape)])
     say(
         f"Wrote {file}: {chosen.title}, from {subject.signature.name}, "

@@ -21,7 +21,7 @@ from kdtune.deploy.card import as_texts, templates
 from kdtune.deploy.onnx import (
     Graph,
     Quantized,
-    compare,
+    compare_logits,
     linear_share,
     predictor,
     quantize,
@@ -52,7 +52,7 @@ ROUNDS_SECONDS = 3.0
 """Time of the measurement of latencies, unless the least number of rounds takes longer."""
 WARM_UP = 5
 
-Values = NDArray[np.float64]
+_Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class AccuracyCost:
 
 
 def accuracy_cost(
-    correct: Sequence[tuple[Values, Values]],
+    correct: Sequence[tuple[_Values, _Values]],
     changed: int,
     repeats: Sequence[int],
     design: Design,
@@ -300,7 +300,7 @@ def _quantize_repeats(
             train = calibration_data(other).calibration() if with_folds else train
             with temporary(model) as copied:  # the weights are copied ones
                 both = run_all([other.student.logits, predictor(copied)], [train[:CHECKED]])
-            compare(both[0], both[1], "train views")
+            compare_logits(both[0], both[1], "train views")
         pairs.append(_Pair(other, model, quantize(model, train, other.signature.name, method)))
     compared = f"{len(repeats)} of {total}" if total > len(repeats) else f"{total}"
     say(

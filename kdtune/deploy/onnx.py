@@ -309,7 +309,7 @@ class Agreement:
     """Views whose class differs, but whose two largest logits are equal but for rounding."""
 
 
-def compare(reference: Tensor, exported: Tensor, views: str) -> Agreement:
+def compare_logits(reference: Tensor, exported: Tensor, views: str) -> Agreement:
     """Compare logits [N, K] of an exported file with those of PyTorch.
 
     Args:

@@ -112,7 +112,7 @@ class Rung(NamedTuple):
 
 
 @dataclass
-class Cost:
+class RunCost:
     """Cost of a study so far."""
 
     runs: int = 0
@@ -139,7 +139,7 @@ class Ledger:
         self.configs: dict[str, ConfigState] = {}
         """By config_id, in the order of suggestion."""
         self.by_row: list[ConfigState] = []
-        self.cost = Cost()
+        self.cost = RunCost()
         self.running: dict[str, BaseRun] = {}
         """By trial_id."""
         self.retryable: dict[str, BaseRun] = {}

@@ -277,7 +277,7 @@ def _listed(values: Values) -> Sequence[Value] | None:
 FILE = "optuna.db"
 
 
-def export(study: Study, lines: list[Line]) -> Path:
+def export_for_optuna(study: Study, lines: list[Line]) -> Path:
     """Write optuna.db into the study's folder, replacing an earlier one.
 
     The value of a trial is the mean score, for distillation the validation accuracy, over its

@@ -43,7 +43,7 @@ from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
 from kdtune.models.checks import hardware_name
 from kdtune.planning.proposals import FILE as OPTUNA
-from kdtune.planning.proposals import export
+from kdtune.planning.proposals import export_for_optuna
 from kdtune.raytune.function import FILES, LOG
 from kdtune.results.comparison import Criterion, csv_text
 from kdtune.results.examples import (
@@ -287,7 +287,7 @@ def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
     write_frames(folder, results.frames)
     with atomic_write(folder / SUMMARY_CSV) as part:
         part.write_text(csv_text(results.summary(full=True)), encoding="utf-8")
-    export(results.study, lines)
+    export_for_optuna(results.study, lines)
     with atomic_write(folder / SUMMARY_MD) as part:
         part.write_text(f"{results.text()}\n", encoding="utf-8")
     is_distillation = results.task.is_distillation

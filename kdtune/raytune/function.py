@@ -161,7 +161,7 @@ class EpochReport:
     splits: Mapping[str, Mapping[str, float | int | None]]
     """Metrics by split, and n_examples."""
     correct: str | None = None
-    """In the last epoch: the correctness of each example of val, see `storage.correctness`."""
+    """In the last epoch: the correctness of each example of val, as of `pack_correct`."""
 
 
 def make_run(study: Study, config: Mapping[str, Any]) -> Any:

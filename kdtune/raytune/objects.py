@@ -15,7 +15,7 @@ from ray import cloudpickle
 from ray.cloudpickle.cloudpickle import _get_or_create_tracker_id
 from torch import Tensor, nn
 
-from kdtune.config.objects import Objects, Passed, describe
+from kdtune.config.objects import Objects, Passed, describe_object
 from kdtune.config.study import Study, object_names
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import read_passed_data
@@ -49,7 +49,7 @@ class Frozen(Passed):
             thaw(self.content)
         except Exception as error:  # whatever its classes raise
             raise InputError(
-                f"{describe(kind, name)} cannot be copied for Ray's workers "
+                f"{describe_object(kind, name)} cannot be copied for Ray's workers "
                 f"({type(error).__name__}: {first_line(error, 100)}); remove what it holds besides "
                 f"weights and settings, such as open files, locks and generators, or pass a "
                 f"function that makes it"
@@ -204,8 +204,8 @@ def _check_place(
     name, kind = next(iter(names.items()))
     raise InputError(
         f"objects can be passed only if everything runs and stays on this machine, but got {where} "
-        f"and {describe(kind, name)}; put a function that makes the {kind} into a module that "
-        f'every machine can import, and give its name: {kind}="my_module:my_function"'
+        f"and {describe_object(kind, name)}; put a function that makes the {kind} into a module "
+        f'that every machine can import, and give its name: {kind}="my_module:my_function"'
     )
 
 

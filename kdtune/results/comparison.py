@@ -19,8 +19,8 @@ from kdtune.results.design import (
     ONE_TEACHER,
     Design,
     ExampleReader,
+    FloatArray,
     Pair,
-    Values,
     difference_table,
     is_significant,
     make_pairs,
@@ -546,7 +546,7 @@ class _Samples:
 
     values: pd.DataFrame
     """A row per repeat, a column per config_id."""
-    examples: Mapping[tuple[str, int], Values]
+    examples: Mapping[tuple[str, int], FloatArray]
     """Values per example, (N,), by configuration and repeat."""
     design: Design
     largest: float

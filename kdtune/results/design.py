@@ -96,7 +96,8 @@ def in_every_repeat(row: pd.Series) -> str:
 MIN_TEACHERS = 3
 """With fewer teachers conclusions are about these teachers, since two say little about others."""
 
-Values = NDArray[np.float64]
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Design:
         numbers = np.asarray(repeats, dtype=np.int64)
         return numbers % self.teachers if self.by_teacher else numbers
 
-    def unit_means(self, table: Values, repeats: Sequence[int]) -> Values:
+    def unit_means(self, table: FloatArray, repeats: Sequence[int]) -> FloatArray:
         """Return the means of the rows of each unit.
 
         Args:
@@ -154,7 +155,7 @@ class Design:
         units = self.units(repeats)
         return np.stack([table[units == unit].mean(0) for unit in np.unique(units)])
 
-    def here(self, differences: Values, repeats: Sequence[int]) -> Estimate:
+    def here(self, differences: FloatArray, repeats: Sequence[int]) -> Estimate:
         """Return the mean difference over units alone, for these images.
 
         Without an interval where each repeat has other images in val.
@@ -164,7 +165,7 @@ class Design:
         return over_repeats(self.unit_means(differences, repeats))
 
     def estimate(
-        self, differences: Values, table: Values | None, repeats: Sequence[int]
+        self, differences: FloatArray, table: FloatArray | None, repeats: Sequence[int]
     ) -> Estimate:
         """Return the mean difference with the standard error that the design asks for.
 
@@ -179,7 +180,7 @@ class Design:
             return over_repeats(self.unit_means(differences, repeats))
         return crossed(self.unit_means(table, repeats))
 
-    def teacher_share(self, values: Values, repeats: Sequence[int]) -> TeacherShare | None:
+    def teacher_share(self, values: FloatArray, repeats: Sequence[int]) -> TeacherShare | None:
         """Return the share of the teachers in the variance of a value over repeats, (R,).
 
         None with one teacher, with folds, or without two repeats of a teacher.
@@ -262,11 +263,11 @@ ENDS = ("low", "high", "low_here", "high_here")
 """Columns with the ends of the intervals of a comparison."""
 MIN_REPEATS_FOR_MAX_T = 6
 """With fewer repeats the sign-flip test cannot be significant: its least p value is 2 / 2^n."""
-ExampleReader = Callable[[Sequence[str]], Mapping[str, Values]]
+ExampleReader = Callable[[Sequence[str]], Mapping[str, FloatArray]]
 """Returns a metric of each example, (N,), by trial_id; trials without predictions are left out."""
 
 
-def no_examples(trial_ids: Sequence[str]) -> Mapping[str, Values]:
+def no_examples(trial_ids: Sequence[str]) -> Mapping[str, FloatArray]:
     """Return nothing: the comparison is over repeats alone."""
     return {}
 
@@ -275,10 +276,10 @@ def no_examples(trial_ids: Sequence[str]) -> Mapping[str, Values]:
 class Pair:
     """Scores of two configurations a and b, in their R common repeats or in independent ones."""
 
-    a: Values
+    a: FloatArray
     """(R,)."""
-    b: Values
-    table: Values | None = None
+    b: FloatArray
+    table: FloatArray | None = None
     """Differences a - b of each example, [R, N]; None if not all predictions are there."""
     repeats: Sequence[int] = ()
     """Number of each common repeat; only used where teachers are the sample."""
@@ -301,7 +302,7 @@ class Pair:
         return len(set(self.design.units(self.repeats).tolist()))
 
     @property
-    def differences(self) -> Values:
+    def differences(self) -> FloatArray:
         """Differences a - b by repeat, (R,)."""
         return self.a - self.b
 
@@ -427,7 +428,7 @@ def make_pairs(
     return pairs
 
 
-def stack_examples(values: Sequence[Values | None]) -> Values | None:
+def stack_examples(values: Sequence[FloatArray | None]) -> FloatArray | None:
     """Return values per example (N,) of R repeats as a table [R, N].
 
     None if those of a repeat are missing, or not all have the same length.
@@ -438,7 +439,9 @@ def stack_examples(values: Sequence[Values | None]) -> Values | None:
     return np.stack(rows)
 
 
-def difference_table(a: Sequence[Values | None], b: Sequence[Values | None]) -> Values | None:
+def difference_table(
+    a: Sequence[FloatArray | None], b: Sequence[FloatArray | None]
+) -> FloatArray | None:
     """Return a - b as a table [R, N], from values per example of the same R repeats, or None."""
     x, y = stack_examples(a), stack_examples(b)
     return x - y if x is not None and y is not None and x.shape == y.shape else None

@@ -54,7 +54,7 @@ NOT_COMPARED = {
 by their content, the run and the space value by value."""
 
 
-def fingerprints_of(results: Results) -> dict[str, str]:
+def _fingerprints_of(results: Results) -> dict[str, str]:
     """Return the content hashes of a study's data, teacher and student, as far as known."""
     return read_saved(results.folder).fingerprints
 
@@ -65,7 +65,7 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
     Returns:
         A sentence if that is not known for some of them, else "".
     """
-    prints = {name: fingerprints_of(results).get("data") for name, results in studies.items()}
+    prints = {name: _fingerprints_of(results).get("data") for name, results in studies.items()}
     sizes = {name: val_size(results) for name, results in studies.items()}
     unknown = [name for name, text in prints.items() if text is None]
     if len({*prints.values(), None}) > 2 or len({*sizes.values(), 0}) > 2:
@@ -124,7 +124,7 @@ def _settings(results: Results) -> Iterator[tuple[str, str]]:
     for f in fields(Study):
         if f.name not in NOT_COMPARED:
             yield f.name, _shown(getattr(study, f.name))
-    for name, text in fingerprints_of(results).items():
+    for name, text in _fingerprints_of(results).items():
         if name != "data":
             yield f"fingerprint of the {name}", text
 

@@ -143,8 +143,8 @@ OPEN = STRICT | ConfigDict(extra="allow")
 """For records with fields of later versions, and with metrics of the user's own."""
 
 Text = Annotated[str, AfterValidator(printable)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Share = Annotated[float, Field(ge=0, le=1)]
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 ConfigId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
 TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-r\d{2,16}$")]
@@ -167,7 +167,7 @@ class OfTrial(TypedDict):
 
     trial_id: TrialId
     config_id: ConfigId
-    repeat: Count
+    repeat: _Count
     time: Seconds
 
 
@@ -176,22 +176,22 @@ class Start(OfTrial):
     """A trial starts."""
 
     kind: Literal["start"]
-    attempt: Count
+    attempt: _Count
     config: dict[str, ConfigValue]
-    epochs: Count | None
+    epochs: _Count | None
     phase: NotRequired[Literal["search", "confirm", "final"]]
 
 
 @with_config(OPEN)
-class Epoch(OfTrial):
+class _EpochLine(OfTrial):
     """Metrics of one split after an epoch of a trial, besides these fields."""
 
     kind: Literal["epoch"]
-    attempt: Count
+    attempt: _Count
     split: Literal["train", "val", "test"]
-    epoch: Count
+    epoch: _Count
     seconds: Seconds
-    n_examples: NotRequired[Count | None]
+    n_examples: NotRequired[_Count | None]
     correct: NotRequired[str | None]
 
 
@@ -200,7 +200,7 @@ class End(OfTrial):
     """A trial ended."""
 
     kind: Literal["end"]
-    attempt: Count
+    attempt: _Count
     status: Literal["completed", "pruned", "failed"]
     error: Text | None
     node: Text | None
@@ -214,7 +214,7 @@ class MarkLine(OfTrial):
     reason: Text | None
 
 
-class Pair(TypedDict):
+class _FinalistPair(TypedDict):
     """The finalists of one student."""
 
     student: Text
@@ -223,20 +223,20 @@ class Pair(TypedDict):
 
 
 @with_config(OPEN)
-class Finalists(TypedDict):
+class _FinalistsLine(TypedDict):
     """The finalists of a round of final repeats."""
 
     kind: Literal["finalists"]
-    round: Count
-    first_repeat: Count
-    finalists: list[Pair]
+    round: _Count
+    first_repeat: _Count
+    finalists: list[_FinalistPair]
     ranking: Annotated[list[ConfigId], Field(min_length=1)]
     default: ConfigId | None
     time: Seconds
 
 
 LINE: TypeAdapter[Any] = TypeAdapter(
-    Annotated[Start | Epoch | End | MarkLine | Finalists, Discriminator("kind")]
+    Annotated[Start | _EpochLine | End | MarkLine | _FinalistsLine, Discriminator("kind")]
 )
 
 
@@ -253,15 +253,15 @@ class StudyFile(TypedDict):
 STUDY_FILE: TypeAdapter[Any] = TypeAdapter(StudyFile)
 
 
-class Extra(TypedDict):
+class _Extra(TypedDict):
     """Images without labels."""
 
-    examples: Count
+    examples: _Count
     source: Text
 
 
 @with_config(OPEN)
-class ValCut(TypedDict):
+class _ValCut(TypedDict):
     """The part of train that is val."""
 
     share: float
@@ -273,10 +273,10 @@ class DataSet(TypedDict, total=False):
     """The data of a study."""
 
     kind: Text
-    examples: dict[Text, dict[Text, Count]]
+    examples: dict[Text, dict[Text, _Count]]
     examples_text: dict[Text, Text]
-    val_cut: ValCut | None
-    extra: Extra | None
+    val_cut: _ValCut | None
+    extra: _Extra | None
 
 
 @with_config(OPEN)
@@ -285,10 +285,10 @@ class Machine(TypedDict, total=False):
 
     system: Text | None
     processor: Text | None
-    cores: Count | None
+    cores: _Count | None
 
 
-class RecipeRow(TypedDict):
+class _RecipeRow(TypedDict):
     """A setting of the recipe and where its value comes from."""
 
     setting: Text
@@ -310,7 +310,7 @@ class Provenance(TypedDict, total=False):
     versions: dict[Text, Text]
     command: list[Text]
     warnings: list[Text]
-    recipe: list[RecipeRow]
+    recipe: list[_RecipeRow]
     models: dict[Text, dict[str, JsonValue]]
     sources: dict[Text, dict[str, JsonValue]]
     views: dict[str, JsonValue]
@@ -324,8 +324,8 @@ class TeacherEpoch(TypedDict):
     """Accuracy of a teacher after an epoch of its fine-tuning."""
 
     epoch: int
-    train: NotRequired[Share | None]
-    val: NotRequired[Share | None]
+    train: NotRequired[_Share | None]
+    val: NotRequired[_Share | None]
 
 
 @with_config(OPEN)
@@ -335,13 +335,13 @@ class TeacherFile(TypedDict, total=False):
     run: dict[str, JsonValue]
     classes: list[Text] | None
     kept_epoch: int | None
-    acc_before: Share | None
+    acc_before: _Share | None
     history: list[TeacherEpoch] | None
-    epochs: Count
+    epochs: _Count
     val: dict[str, float | None] | None
 
 
-TEACHER: TypeAdapter[Any] = TypeAdapter(TeacherFile)
+_TEACHER: TypeAdapter[Any] = TypeAdapter(TeacherFile)
 
 
 def parse_teacher(text: bytes) -> dict[str, Any]:
@@ -350,7 +350,7 @@ def parse_teacher(text: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is no JSON object.
     """
-    return _undamaged(TEACHER, text)[0]
+    return _undamaged(_TEACHER, text)[0]
 
 
 def _undamaged(adapter: TypeAdapter[Any], text: bytes) -> tuple[dict[str, Any], list[str]]:
@@ -358,14 +358,14 @@ def _undamaged(adapter: TypeAdapter[Any], text: bytes) -> tuple[dict[str, Any], 
     try:
         return adapter.validate_json(text), []
     except ValidationError as error:
-        faults = {str(e["loc"][0]): describe(e) for e in error.errors() if e["loc"]}
+        faults = {str(e["loc"][0]): describe_error(e) for e in error.errors() if e["loc"]}
         if not faults:
             raise
     fields = {name: value for name, value in from_json(text).items() if name not in faults}
     return adapter.validate_python(fields), list(faults.values())
 
 
-def describe(error: ErrorDetails) -> str:
+def describe_error(error: ErrorDetails) -> str:
     """Return one error of a ValidationError in words, such as "classes.3: a valid string"."""
     field = ".".join(str(part) for part in error["loc"])
     words = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
@@ -374,15 +374,15 @@ def describe(error: ErrorDetails) -> str:
 
 def describe_first(error: ValueError) -> str:
     """Return the first error of a ValidationError in words, another ValueError as it is."""
-    return describe(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
+    return describe_error(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
 
 
 # Check of a study's records against the study, beyond their form.
 
 
-ROUNDING = 1e-6
+_ROUNDING = 1e-6
 """By which a share may lie outside [0, 1]."""
-NO_METRICS = frozenset(Epoch.__annotations__)
+NO_METRICS = frozenset(_EpochLine.__annotations__)
 
 
 class _RecordCheck:
@@ -440,7 +440,7 @@ class _RecordCheck:
                 raise ValueError(f"{name} must be a finite number")
         for name in self._shares:
             value = line.get(name)
-            if value is not None and not -ROUNDING <= value <= 1 + ROUNDING:
+            if value is not None and not -_ROUNDING <= value <= 1 + _ROUNDING:
                 raise ValueError(f"{name} must lie in [0, 1]")
         if self._score is not None and line["split"] == "val" and line[self._score] is None:
             raise ValueError(f"{self._score} must be a number")
@@ -453,7 +453,7 @@ def _is_finite(value: Any) -> bool:
 # Writer and reader of a study's records: JSON lines, epoch by epoch.
 
 
-PART = re.compile(r"\d{5,9}\.jsonl")
+_PART = re.compile(r"\d{5,9}\.jsonl")
 """Name of a part of the records."""
 Mark = Literal["drop", "restore"]
 """Kinds of records that exclude a trial from the study, or include it again."""
@@ -701,4 +701,4 @@ def _texts(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, bytes]]:
 
 def list_parts(folder: Path) -> list[Path]:
     """Return the parts of the records in epochs/, the first one first."""
-    return sorted(file for file in folder.glob("*.jsonl") if PART.fullmatch(file.name))
+    return sorted(file for file in folder.glob("*.jsonl") if _PART.fullmatch(file.name))

@@ -90,8 +90,8 @@ def checksum(tensors: Tensors) -> int:
 # do not change a stream (alpha, temperature, lr, epochs, the optimiser, ...) never enter.
 
 
-Kind = Literal["views", "logits", "teacher-features", "features"]
-_KINDS: tuple[Kind, ...] = ("views", "logits", "teacher-features", "features")
+_Kind = Literal["views", "logits", "teacher-features", "features"]
+_KINDS: tuple[_Kind, ...] = ("views", "logits", "teacher-features", "features")
 """Kinds of cache entries. Building an entry may need entries of an earlier kind."""
 
 Parts = dict[str, str | int | float | bool | None]
@@ -119,7 +119,7 @@ class Part:
 class Key:
     """Key of one cache entry."""
 
-    kind: Kind
+    kind: _Kind
     parts: Mapping[str, str | int | float | bool | None]
 
     @cached_property
@@ -381,11 +381,11 @@ class Cache:
     def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0):
         self.folder = Path(folder).expanduser() if folder else cache_folder()
         self.limit = int(gigabytes * 1e9)
-        self._used: dict[Kind, int] | None = None
+        self._used: dict[_Kind, int] | None = None
         """Bytes that were used since this process began, by kind; None: to be counted."""
         self._uncounted = 0
         """Bytes written since they were counted."""
-        self._full = set[Kind]()
+        self._full = set[_Kind]()
         """Kinds of which an entry did not fit."""
         self._distrusted = False
         self.warning: str | None = None
@@ -421,7 +421,7 @@ class Cache:
             if lock is not None:
                 lock.release()
 
-    def is_full(self, kind: Kind) -> bool:
+    def is_full(self, kind: _Kind) -> bool:
         """Return True if entries of this kind no longer fit; a cache of size 0 is full."""
         if not self.limit or kind in self._full:
             return True
@@ -545,7 +545,7 @@ class Cache:
             self._used = self._count()
             self._delete_old_locks()
 
-    def _room(self, kind: Kind) -> float:
+    def _room(self, kind: _Kind) -> float:
         """Return how many bytes of a kind fit beside what this process's study uses."""
         if self._used is None:
             self._used = self._count()
@@ -554,7 +554,7 @@ class Cache:
             return min(room, MAX_VIEWS_SHARE * self.limit - self._used[kind])
         return room
 
-    def _count(self) -> dict[Kind, int]:
+    def _count(self) -> dict[_Kind, int]:
         """Delete what exceeds the limit; return the bytes that are in use, by kind."""
         entries, used = [], dict.fromkeys(_KINDS, 0)
         with suppress(OSError):  # a disk that fails is said when an entry is written
@@ -572,7 +572,7 @@ class Cache:
         self._uncounted = 0
         return used
 
-    def _entries(self) -> Iterator[tuple[Kind, Path]]:
+    def _entries(self) -> Iterator[tuple[_Kind, Path]]:
         """Yield files with names of entries; the user may keep other files in this folder."""
         for kind in _KINDS:
             for path in (self.folder / kind).glob(f"??/{'[0-9a-f]' * 32}.*"):

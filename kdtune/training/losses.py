@@ -10,7 +10,13 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kdtune.config.fields import SUM_WEIGHT, keyword_parameters, searchable, terms_of
+from kdtune.config.fields import (
+    SUM_WEIGHT,
+    keyword_parameters,
+    searchable,
+    takes_features,
+    terms_of,
+)
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, user_code
 
@@ -383,15 +389,6 @@ def objective(run: Run) -> BoundObjective:
     weights = (1.0, run.loss_weight)
     own = zip(weights, terms_of(run.loss), strict=False)
     return BoundObjective(tuple(Term(w, _bind(n, run), takes_features(n)) for w, n in own))
-
-
-def takes_features(loss: str) -> bool:
-    """Return True if an objective or a term of a sum is of features.
-
-    Raises InputError as `find_objective` does.
-    """
-    functions = map(find_objective, terms_of(loss))
-    return any(tuple(inspect.signature(f).parameters)[:2] == _FEATURES for f in functions)
 
 
 def _bind(name: str, run: Run) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -13,8 +13,8 @@ from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.planning.ledger import (
     Arm,
-    Cost,
     Ledger,
+    RunCost,
     Rung,
     current_round,
     decidable,
@@ -35,15 +35,15 @@ from kdtune.storage.records import Round
 @pytest.mark.parametrize(
     ("budget", "cost", "reached"),
     [
-        (None, Cost(10**6, 10**6, 1e9), False),
-        ("400runs", Cost(399, 10**6, 1e9), False),
-        ("400runs", Cost(400), True),
-        ("20epochs", Cost(0, 20), True),
-        ("1.5h", Cost(0, 0, 5399), False),
-        ("1.5h", Cost(0, 0, 5400), True),
+        (None, RunCost(10**6, 10**6, 1e9), False),
+        ("400runs", RunCost(399, 10**6, 1e9), False),
+        ("400runs", RunCost(400), True),
+        ("20epochs", RunCost(0, 20), True),
+        ("1.5h", RunCost(0, 0, 5399), False),
+        ("1.5h", RunCost(0, 0, 5400), True),
     ],
 )
-def test_budgets(budget: str | None, cost: Cost, reached: bool) -> None:
+def test_budgets(budget: str | None, cost: RunCost, reached: bool) -> None:
     assert cost.reaches(budget) is reached
 
 
@@ -67,7 +67,7 @@ def test_a_completed_run_by_hand() -> None:
     assert state.status == {2: "running"} and list(ledger.running) == [run.trial_id]
     ledger.add_record(end)
     assert state.status == {2: "completed"} and state.scores == {2: 0.8}
-    assert ledger.cost == Cost(runs=1, epochs=8, seconds=8.0) and not ledger.running
+    assert ledger.cost == RunCost(runs=1, epochs=8, seconds=8.0) and not ledger.running
     want = [[np.nan, np.nan, 0.8, np.nan]]
     assert np.array_equal(ledger.table, want, equal_nan=True) and state.is_baseline
     assert not ledger.rungs  # pruning compares the first repeat alone
@@ -76,7 +76,7 @@ def test_a_completed_run_by_hand() -> None:
 def test_repeated_epochs_of_a_resumed_run_cost_nothing() -> None:
     start, first, second, *_ = lines_of(replace(RUN, repeat=0), [0.1, 0.2, 0.3])
     ledger = ledger_of(start, first, second, start, second)
-    assert ledger.cost == Cost(runs=1, epochs=2, seconds=2.0)
+    assert ledger.cost == RunCost(runs=1, epochs=2, seconds=2.0)
     (config_id,) = ledger.configs
     assert ledger.rungs == {Rung(Arm(RUN.student, False), 8, 2): {config_id: 0.2}}
 

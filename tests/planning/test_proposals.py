@@ -25,7 +25,7 @@ from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import (
     ConfigSampler,
     _trial,
-    export,
+    export_for_optuna,
     parameter,
     searched_distribution,
     suggest,
@@ -219,7 +219,8 @@ def test_the_sampler_holds_log_odds_and_the_export_true_values(tmp_path: Path) -
     assert trial.params == {"alpha": pytest.approx(logit(run.alpha), rel=1e-12)}
     study.folder.mkdir(parents=True)
     lines = [line | {"time": 1e9 + k} for k, line in enumerate(play(study, curve))]
-    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{export(study, lines)}")
+    file = export_for_optuna(study, lines)
+    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
     configs = {line["config_id"]: line["config"] for line in lines if line["kind"] == "start"}
     assert len(loaded.trials) == 8
     for done in loaded.trials:
@@ -354,7 +355,7 @@ def test_optuna_reads_the_export(search: str, space: dict, tmp_path: Path) -> No
     study = replace(study, out=str(tmp_path))
     study.folder.mkdir(parents=True)
     lines = [line | {"time": 1e9 + k} for k, line in enumerate(play(study, curve))]
-    file = export(study, lines)
+    file = export_for_optuna(study, lines)
     loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
     ledger = Ledger(study)
     for line in lines:
@@ -373,7 +374,7 @@ def test_optuna_reads_the_export(search: str, space: dict, tmp_path: Path) -> No
     assert set(optuna.importance.get_param_importances(loaded)) >= {"lr", "alpha"}
     with warnings.catch_warnings(action="ignore"):  # experimental
         optuna.visualization.matplotlib.plot_slice(loaded, params=["lr"])
-    again = f"sqlite:///{export(study, lines)}"  # replaces the file, adds nothing to it
+    again = f"sqlite:///{export_for_optuna(study, lines)}"  # replaces the file, adds nothing to it
     same = optuna.load_study(study_name=study.name, storage=again)
     assert len(same.trials) == len(loaded.trials)
 
@@ -388,6 +389,7 @@ def test_failed_and_pruned_configurations(tmp_path: Path) -> None:
 
     lines = [line | {"time": time.time()} for line in play(study, faulty)]
     ids = {line["config_id"] for line in lines if line.get("status") == "failed"}
-    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{export(study, lines)}")
+    file = export_for_optuna(study, lines)
+    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
     failed = [t for t in loaded.trials if t.state == optuna.trial.TrialState.FAIL]
     assert {trial.user_attrs["config_id"] for trial in failed} == ids

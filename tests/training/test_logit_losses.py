@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kdtune.config.fields import takes_features
 from kdtune.config.run import Run
-from kdtune.training.losses import OBJECTIVES, objective, takes_features
+from kdtune.training.losses import OBJECTIVES, objective
 
 B, K = 6, 5
 OF_LOGITS = [name for name in OBJECTIVES if not takes_features(name)]
