@@ -69,6 +69,8 @@ def test_an_example_gives_what_it_says(
     monkeypatch.chdir(place)
     test = EXAMPLES[name]
     test.globs = {"kdtune": kdtune, "pd": pd, "results": kdtune.load("runs/small")}
+    if name.startswith("kdtune.config.text."):  # helpers, which are not public
+        test.globs |= vars(import_module("kdtune.config.text"))
     told: list[str] = []
     with pd.option_context("display.width", 100):
         runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)

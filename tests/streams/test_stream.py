@@ -348,7 +348,7 @@ def test_without_augmentation_nothing_is_built_twice(
     trainable: str, batch_norm: str, tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
     run = replace(tiny, augment="none", trainable=trainable, batch_norm=batch_norm, epochs=2)
-    resources = Resources(cache=Cache(tmp_path / "cache", 1), repeats=2)
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
     for repeat in (0, 1):
         again = replace(run, repeat=repeat)
         *_, (reference, means) = plain_loop(again, teacher_folder)
