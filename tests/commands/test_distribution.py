@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -73,6 +74,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
     assert members(built.wheel) == files_of_package() | of_pip | of_docs
     assert "kdtune/py.typed" in members(built.wheel)
     allowed = r".*\.(py|html|css|js)|kdtune/(py\.typed|assets/(fashion\.npz|LICENSE.*))"
+    allowed += r"|kdtune/(results/sentences\.toml|deploy/templates/\w+\.(md|txt))"
     assert [name for name in files_of_package() if not re.fullmatch(allowed, name)] == []
     assert built.wheel.stat().st_size < MAX_WHEEL_BYTES
 
@@ -83,7 +85,14 @@ def test_the_sdist_holds_no_data_but_the_default_data_set(built: Built) -> None:
     assert files_of_package() <= names
     others = names - files_of_package()
     allowed = r"docs/\w+\.md|experiments/[\w-]+\.(py|sh|md|yaml|svg|png)"
-    files = {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "cluster.yaml"}
+    files = {
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "pyproject.toml",
+        "cluster.yaml",
+    }
     of_hatchling = {".gitignore", "PKG-INFO"}
     rest = others - files - of_hatchling
     assert [name for name in rest if not re.fullmatch(allowed, name)] == []
@@ -93,12 +102,14 @@ def test_the_sdist_holds_no_data_but_the_default_data_set(built: Built) -> None:
 
 
 def test_the_wheel_is_installed_into_a_fresh_environment(built: Built, tmp_path: Path) -> None:
-    """Without its dependencies: the list of commands needs none."""
+    """Its dependencies are those of this environment."""
     venv = tmp_path / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", venv)
     python = venv / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", python]
     run(*pip, "install", "-q", "--no-deps", "--no-index", "--no-compile", built.wheel)
+    (packages_folder,) = (venv / "lib").glob("python*/site-packages")
+    (packages_folder / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     script = venv / "bin" / "kdtune"
     assert run(script, "--version", cwd=tmp_path) == f"kdtune {kdtune.__version__}\n"
     assert "\n  search " in run(script, cwd=tmp_path)
@@ -106,4 +117,5 @@ def test_the_wheel_is_installed_into_a_fresh_environment(built: Built, tmp_path:
     site = Path(packages.strip()).parents[1]
     assert site.is_relative_to(venv)
     installed = {str(f.relative_to(site)) for f in (site / "kdtune").rglob("*") if f.is_file()}
-    assert {name for name in installed if "__pycache__" not in name} == files_of_package()
+    of_docs = {"kdtune/reporting/glossary.md"}
+    assert {name for name in installed if "__pycache__" not in name} == files_of_package() | of_docs
