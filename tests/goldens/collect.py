@@ -120,12 +120,6 @@ def conversions() -> Files:
     }
 
 
-def completions() -> Files:
-    """Return hashes of the scripts of shell completion, which tyro writes."""
-    shells = {name: digest(run(f"completion {name}").out) for name in ("bash", "zsh", "fish")}
-    return {"words/completion.json": as_json(shells)}
-
-
 def run(line: str) -> boundary.Ran:
     """Run a command line."""
     return boundary.run_command(shlex.split(line))
@@ -471,7 +465,7 @@ GROUPS: dict[str, Callable[[], Files]] = {
     **{f"results of {name}": partial(results_of, name) for name in STUDIES},
     **{f"analysis of {name}": partial(analysis, name) for name in STUDIES},
     **{f"report of {name}": partial(report, name) for name in REPORTS},
-    **{"help": helps, "conversions": conversions, "completions": completions},
+    **{"help": helps, "conversions": conversions},
     **{"several studies": side_by_side, "tables": tables},
     **{"dropping": dropping, "students": card},
     "configurations": partial(configurations, 0, CONFIGURATIONS[0]),
