@@ -75,7 +75,6 @@ from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
 from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.store import reach
 from kdtune.streams.cache import Cache
-from kdtune.streams.working_set import cache_warning
 from kdtune.tracking.callbacks import Tracker
 from kdtune.training.recipe import (
     RecipeRow,
@@ -88,8 +87,7 @@ from kdtune.training.recipe import (
     transforms_of,
     with_weights_of_studies,
 )
-from kdtune.training.run import make_student
-from kdtune.training.teacher import find_other_views, initial_teacher, missing_teachers
+from kdtune.training.teacher import find_other_views, missing_teachers
 
 # Ray Tune's searcher and scheduler on top of the plan.
 #
@@ -403,7 +401,7 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
             say(line)
         for line in preflight(study, prepared.fingerprints, capacity.trial):
             say(line)
-        for sentence in find_warnings(study, prepared.data, count):
+        for sentence in find_warnings(study, prepared.data):
             say(f"warning: {sentence}")
         if prepared.data is not None:
             measure_with_ray(study, mirror, capacity.trial, say)
@@ -442,13 +440,12 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
             say(describe_end(plan))
 
 
-def find_warnings(study: Study, data: Data | None, count: int) -> Iterator[str]:
+def find_warnings(study: Study, data: Data | None) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful.
 
     Args:
         study: The study.
         data: Its data; None with a training function of the user's own.
-        count: Trials that run at a time.
     """
     if data is None:
         if not study.has_plain:
@@ -459,17 +456,9 @@ def find_warnings(study: Study, data: Data | None, count: int) -> Iterator[str]:
     yield from find_faults(study, data)
     yield from find_other_views(study, data)
     yield from describe_fixed_students(study)
-    cache, all_teachers = Cache(study.cache, study.cache_gb), teachers(study)
-    student = make_student(study.run, data)
-    if strangers := cache.strangers():
-        yield strangers
-    if fault := cache.fault():
+    if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault
-    elif too_small := cache_warning(
-        study, count, data, student, [initial_teacher(run, data) for run in all_teachers]
-    ):
-        yield too_small
-    count_used = len({run.teacher_number for run in numbered(study, all_teachers)})
+    count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
     if count_used < study.run.teachers:
         yield f"--repeats {study.repeats} uses only {count_used} of --teachers {study.run.teachers}"
     if not study.has_plain:

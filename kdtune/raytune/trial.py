@@ -57,7 +57,7 @@ def distillation_epochs(
             for epoch in distill(run, teacher, resources, folder, push, say=reporter.warn):
                 yield _report(epoch)
     finally:
-        if (warning := resources.cache.warning) is not None:
+        for warning in resources.cache.warnings.values():
             reporter.warn(warning)
 
 

@@ -309,7 +309,7 @@ def test_a_batch_is_tried_with_its_projector(tiny: Run, monkeypatch: pytest.Monk
         made.append(make_projector(*args))
         return made[-1]
 
-    monkeypatch.setattr("kdtune.training.run.make_projector", seen)
+    monkeypatch.setattr("kdtune.training.loop.make_projector", seen)
     try_batch(run, CPU)
     (projector,) = made
     assert projector is not None and projector.weight.grad is not None

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
-from kdtune.config.study import Study
 from kdtune.data.arrays import with_extra
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
@@ -25,7 +24,6 @@ from kdtune.models.registry import build
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
-from kdtune.streams.working_set import WorkingSet, working_set
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
 from kdtune.training.run import distill, make_student
@@ -392,24 +390,3 @@ def test_features_of_mixed_images_are_those_of_the_mixtures(
             logits, features = teacher.with_features(batch.views)
         torch.testing.assert_close(batch.teacher, logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(batch.teacher_features, features, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("augment", ["crop", "none"])
-def test_the_estimate_is_what_a_study_leaves_on_the_disk(
-    augment: str, run: Run, teacher: Classifier, tmp_path: Path
-) -> None:
-    run = replace(run, augment=augment, epochs=2)
-    resources = Resources(cache=Cache(tmp_path, 1), teacher_features=True)
-    for repeat in (0, 1):
-        over_stream(replace(run, repeat=repeat), teacher, resources)
-    files = list(tmp_path.glob("*/*/*.safetensors"))
-    on_disk = sum(file.stat().st_size for file in files)
-
-    def need_of(run: Run) -> WorkingSet:
-        study = Study(name="s", run=run, repeats=2, gpus=0, space={"lr": (0.1,)})
-        return working_set(study, 2, load_data(run), make_student(run, load_data(run)), [teacher])
-
-    need = need_of(run)
-    assert on_disk - 4096 * len(files) <= need.views + need.outputs <= on_disk
-    # 16 features beside the 10 logits of the teacher
-    assert need.outputs * 10 == need_of(replace(run, loss="kl")).outputs * 26

@@ -53,7 +53,7 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         assert sentence.startswith(words) and "--seed and --val-share" in sentence
         study = Study(run=resolve(other))
         assert sentence in transforms_of(study, load_data(study.run)).warnings
-        assert next(find_warnings(study, load_data(study.run), 1)) == sentence
+        assert next(find_warnings(study, load_data(study.run))) == sentence
 
 
 def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:
