@@ -52,19 +52,18 @@ def file_names(data: Data, split: str) -> tuple[str, ...] | None:
     return tuple(Path(file).relative_to(data.root).as_posix() for file in inputs)
 
 
+def _numbers(data: Data, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.arange(len(data.splits[split]))
+
+
 def _match(run: Run, data: Data, table: OutputTable) -> OutputTeacher:
     """Return the logits of the table in the order of the data."""
     by_file = any(part.are_files for part in table.parts)
     _check_ids(run, data, table, by_file)
     rows = pd.concat([pd.DataFrame({"split": part.split, "id": part.ids}) for part in table.parts])
     splits = [split for split in ("train", "val", "test") if split in data.splits]
-    examples = pd.concat(
-        [
-            pd.DataFrame({"split": split, "id": file_names(data, split) if by_file else numbers})
-            for split in splits
-            for numbers in [np.arange(len(data.splits[split]))]
-        ]
-    )
+    names = file_names if by_file else _numbers
+    examples = pd.concat([pd.DataFrame({"split": s, "id": names(data, s)}) for s in splits])
     if by_file:  # relative to the folder of the data, without a leading ./
         root = f"{Path(data.root).as_posix()}/"
         rows["id"] = [Path(name).as_posix().removeprefix(root) for name in rows["id"].map(str)]
@@ -81,12 +80,12 @@ def _match(run: Run, data: Data, table: OutputTable) -> OutputTeacher:
             "learns from, but lacks some",
         ),
     ):
-        names = faults["id"] if by_file else faults["split"] + " " + faults["id"].map(str)
+        wrong = faults["id"] if by_file else faults["split"] + " " + faults["id"].astype(str)
         if len(faults):
             more = ", ..." if len(faults) > _MAX_SHOWN else ""
             raise InputError(
                 f"{table.file} must {requirement}: {len(faults):,} "
-                f"({', '.join(names[:_MAX_SHOWN])}{more})"
+                f"({', '.join(wrong[:_MAX_SHOWN])}{more})"
             )
     row = have.get_indexer(want)
     logits = np.full((len(examples), len(data.classes)), np.nan, dtype=np.float32)
