@@ -347,16 +347,11 @@ def prepare(
     missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher")
     data = with_extra(load_data(study.run), study.run)
     rows = recipe_rows(asked, study, saved.study if saved else None, data)
-    transforms = transforms_of(study, data)
     provenance = {
         "classes": data.classes,
         "data_set": data_record(data),
         "recipe": [row._asdict() for row in rows],
-        "views": transforms.views,
-        "models": transforms.models,
-        "input": transforms.input,
-        "sources": transforms.sources,
-        "warnings": transforms.warnings,
+        **transforms_of(study, data),
     }
     epochs = partial(distillation_epochs, contents=Contents.of(study.run))
     return Prepared(study, fingerprints, data, provenance, partial(run_trial, epochs))

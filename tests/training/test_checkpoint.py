@@ -55,9 +55,10 @@ def numbers(epochs: list[Epoch]) -> list[dict[str, Metrics]]:
     return [epoch.splits for epoch in epochs]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("after", [1, 3, 4])
-def test_a_run_resumes_exactly_where_it_was_cut(after: int, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "after"), [*((kind, 2) for kind in KINDS), ("adamw", 1), ("average", 4)]
+)
+def test_a_run_resumes_exactly_where_it_was_cut(kind: str, after: int, tmp_path: Path) -> None:
     run = KINDS[kind]
     whole, weights = follow(run, tmp_path / "whole", 4)
     cut, _ = follow(run, tmp_path / "cut", after)
@@ -96,8 +97,8 @@ def other_shapes(state: dict[str, Any]) -> None:
 
 UNFIT = {
     "an older version's": as_version_0_1,
-    "a newer version's": lambda state: state.update(format=99),
     "no weights": lambda state: state.pop("student"),
+    "no average": lambda state: state.update(average=None),
     "no scheduler": lambda state: state.pop("scheduler"),
     "another architecture": lose_a_layer,
     "other shapes": other_shapes,
@@ -108,18 +109,20 @@ UNFIT = {
 
 @pytest.mark.parametrize("kind", UNFIT)
 def test_a_state_that_does_not_fit_is_ignored(kind: str, tmp_path: Path) -> None:
-    whole, weights = follow(RUN, tmp_path / "state", 4)
+    run = KINDS["average"]
+    whole, weights = follow(run, tmp_path / "state", 4)
     for file in state_files(tmp_path / "state"):
         rewrite(file, UNFIT[kind])
-    training = Training.of(RUN, new_student(RUN), (), 3)
+    training = Training.of(run, new_student(run), (), 3)
     before = copy.deepcopy(training.state_dict())
     assert Checkpoint(tmp_path / "state").load(training) == []
     after = training.state_dict()
     for name, value in after["student"].items():
         assert torch.equal(value, before["student"][name]), name
-    for part in ("optimizer", "scheduler", "average"):
+    assert after["average"]["updates"] == 0
+    for part in ("optimizer", "scheduler"):
         assert after[part] == before[part], part
-    again, repeated = follow(RUN, tmp_path / "state", 4)
+    again, repeated = follow(run, tmp_path / "state", 4)
     assert numbers(again) == numbers(whole)
     assert all(torch.equal(repeated[name], value) for name, value in weights.items())
 
@@ -143,11 +146,9 @@ def of_another(file: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (truncate(0), "File is not a zip file"),
-    "cut at once": (truncate(100), "File is not a zip file"),
     "cut": (truncate(2000), "File is not a zip file"),
     "a bit flipped": (flip, "it is damaged"),
     "of another run": (of_another, "it is of another run"),
-    "without weights": (lambda file: rewrite(file, UNFIT["no weights"]), "'student'"),
 }
 
 
@@ -211,24 +212,6 @@ def test_both_states_are_kept_where_there_are_no_links(
     flip(tmp_path / "state")
     again, _ = follow(RUN, tmp_path / "state", 3)
     assert numbers(again) == numbers(whole) and seconds(again)[:2] == seconds(whole)[:2]
-
-
-def test_a_file_with_flipped_bits_is_ignored(tmp_path: Path) -> None:
-    """Anywhere in it, also amid the weights, where torch itself does not notice."""
-    whole, _ = follow(RUN, tmp_path / "state", 3)
-    content = (tmp_path / "state").read_bytes()
-    training = Training.of(RUN, new_student(RUN), (), 3)
-    spoilt = tmp_path / "spoilt"
-    for place in range(100, len(content), len(content) // 40):
-        spoilt.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
-        past = Checkpoint(spoilt).load(training)
-        weights = copy.deepcopy(training.state_dict()["student"])
-        if past:  # the bit is one that nothing reads, between two entries of the archive
-            again = Checkpoint(tmp_path / "state").load(training)
-            assert numbers(past) == numbers(again) == numbers(whole)
-            for name, value in training.state_dict()["student"].items():
-                assert torch.equal(value, weights[name]), (place, name)
-        training = Training.of(RUN, new_student(RUN), (), 3)
 
 
 def test_the_state_of_another_run_is_ignored(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         words = f"the teacher mobilenet_v3_small ({run.teacher_weights}) was fine-tuned with"
         assert sentence.startswith(words) and "--seed and --val-share" in sentence
         study = Study(run=resolve(other))
-        assert sentence in transforms_of(study, load_data(study.run)).warnings
+        assert sentence in transforms_of(study, load_data(study.run))["warnings"]
         assert next(find_warnings(study, load_data(study.run))) == sentence
 
 
@@ -89,6 +89,6 @@ def test_files_without_the_record_are_not_warned_of(run: Run, tmp_path: Path) ->
 def test_folds_are_warned_of_whatever_the_cuts(run: Run) -> None:
     """Every image of the pool is in val in some repeat, and the teacher has seen most of them."""
     (sentence,) = found(replace(run, folds=2))
-    assert "was fine-tuned before train and val were pooled (--folds)" in sentence
+    assert "with --folds, a teacher that is fine-tuned for each repeat" in sentence
     (again,) = found(replace(run, folds=2, teacher_epochs=3))  # its initial weights have, too
     assert again == sentence

@@ -229,9 +229,9 @@ def test_the_views_of_a_dump_are_the_defaults_of_its_study(photos: Path, tmp_pat
     dump_teacher(network, tmp_path, Resources(), tmp_path / "t.npz")
     study = resolve_study(Study(run=with_file(replace(run, image_size=None), tmp_path / "t.npz")))
     assert (study.run.eval_crop, study.run.eval_interpolation) == (0.7, "bicubic")
-    views = transforms_of(study, load_data(study.run))
-    assert views.views["image_size"] == 40
-    assert list(views.models) == ["student cifar_resnet20"]
+    record = transforms_of(study, load_data(study.run))
+    assert record["views"]["image_size"] == 40
+    assert list(record["models"]) == ["student cifar_resnet20"]
     assert not list(find_other_views(study, load_data(study.run)))
     other = replace(study, run=replace(study.run, image_size=48, eval_crop=0.7))
     assert "(image_size 40 → 48)" in next(find_other_views(other, load_data(other.run)))
