@@ -43,7 +43,7 @@ _Inputs = Tensor | tuple[str, ...]
 
 
 class RawSplit(NamedTuple):
-    """_Inputs and labels of a split as they were given."""
+    """Inputs and labels of a split as they were given."""
 
     inputs: _Inputs
     labels: Any
