@@ -25,11 +25,11 @@ from types import NoneType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_origin
 
 from kdtune import __version__
-from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.fields import (
     ALL_COMMANDS,
     LOSSES,
     SUM_WEIGHT,
+    TEACHER_RECIPE,
     Declaration,
     Hyperparameter,
     Params,
@@ -38,13 +38,14 @@ from kdtune.config.fields import (
     StudyCommand,
     check_fields,
     declarations,
+    describe_teacher_default,
     docstrings,
     is_output_file,
     searchable,
 )
 from kdtune.config.files import check_place, describe_missing, not_writable_by_all
 from kdtune.config.run import HYPERPARAMETERS, Run
-from kdtune.config.study import Scope, Study
+from kdtune.config.study import Scope, Study, fashion
 from kdtune.config.task import COMPARABLE, Range, ends_of
 from kdtune.config.text import (
     InputError,
