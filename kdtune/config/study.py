@@ -545,7 +545,7 @@ def _check_study(study: Study) -> None:
     if study.budget is not None and not study.until_decided:
         refuse(study, "budget", "be left out without --repeats auto")
     if study.warm_start is not None and study.search == "grid":
-        refuse(study, "warm-start", "be left out with --search grid, which runs all that it has")
+        refuse(study, "warm-start", "be left out with --search grid; random and tpe begin with it")
     _check_size(study)  # before anything looks at each value
     if study.train is None:
         _check_distillation(study)
