@@ -5,8 +5,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import cache, lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -485,12 +484,27 @@ _NO_LABEL = -1
 _Inputs = Tensor | tuple[str, ...]
 
 
-def with_extra(data: Data, run: Run) -> Data:
+@dataclass(frozen=True)
+class ExtraImages:
+    """Images without labels of a folder or function."""
+
+    inputs: _Inputs
+    root: str
+    """Folder that files are named relative to."""
+    warnings: tuple[str, ...]
+    """Sentences on images that were left out."""
+    fingerprint: str
+    stamps: Tensor | None
+    """Of files, see `Split`."""
+
+
+def with_extra(data: Data, run: Run, images: ExtraImages | None = None) -> Data:
     """Return the data with the run's images without labels as the split "extra".
 
     Args:
         data: Of `load_data`.
         run: Its `extra`; None leaves the data as they are.
+        images: Those of `read_extra`; None reads them.
 
     Raises:
         InputError: There are no such images, or they are not like those of train.
@@ -499,28 +513,11 @@ def with_extra(data: Data, run: Run) -> Data:
         return data
     if run.extra == REST:
         return _with_rest(data, run.train_images, run.seed)
-    inputs, root, warnings = _load(run.extra)
-    _check_like_train(run.extra, inputs, data)
-    fingerprint, stamps = _hash(run.extra)
-    own = Split(torch.full((len(inputs),), _NO_LABEL), inputs, stamps)
-    return _joined(data, own, Extra(fingerprint, run.extra, root), warnings)
-
-
-def extra_differs(folder: str) -> bool:
-    """Return whether a folder of images without labels holds others than this process has read.
-
-    Raises:
-        InputError: The folder can no longer be read.
-    """
-    inputs, root, _ = _image_files(Path(folder).expanduser())
-    assert not isinstance(inputs, Tensor)  # noqa: S101 - a folder has files
-    return _hash(folder)[0] != combine_hashes("extra", hash_files(Path(root), inputs).hash)
-
-
-def clear_cached_extra() -> None:
-    """Drop the images that this process has loaded."""
-    for function in (_load, _hash, _with_rest):
-        function.cache_clear()
+    images = images or read_extra(run.extra)
+    _check_like_train(run.extra, images.inputs, data)
+    labels = torch.full((len(images.inputs),), _NO_LABEL)
+    split = Split(labels, images.inputs, images.stamps)
+    return _joined(data, split, Extra(images.fingerprint, run.extra, images.root), images.warnings)
 
 
 def _joined(data: Data, own: Split, extra: Extra, warnings: tuple[str, ...] = ()) -> Data:
@@ -528,7 +525,6 @@ def _joined(data: Data, own: Split, extra: Extra, warnings: tuple[str, ...] = ()
     return replace(data, splits=splits, extra=extra, warnings=data.warnings + warnings)
 
 
-@lru_cache(maxsize=4)  # each holds a copy of the examples that are tensors
 def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
     """Return the data with the images of train that `Data.subset` leaves out."""
     train = data.splits["train"]
@@ -548,19 +544,25 @@ def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
 # -- reading -----------------------------------------------------------------------------------
 
 
-@cache
-def _load(name: str) -> tuple[_Inputs, str, tuple[str, ...]]:
-    """Return the images of a folder or function, and what is known of their files.
-
-    Returns:
-        The images, the folder that files are named relative to, and warnings.
+def read_extra(name: str) -> ExtraImages:
+    """Read the images of a folder or function.
 
     Raises:
         InputError: There are none, or the function fails.
     """
     if not is_function_name(name):
-        root = Path(name).expanduser()
-        return _image_files(root)
+        inputs, folder, warnings = _image_files(Path(name).expanduser())
+    else:
+        inputs, warnings = _call_extra(name), ()
+        folder = _common_folder(inputs)
+    if isinstance(inputs, Tensor):
+        content, stamps = hash_tensor(inputs), None
+    else:
+        content, stamps = hash_files(Path(folder), inputs)
+    return ExtraImages(inputs, folder, warnings, combine_hashes("extra", content), stamps)
+
+
+def _call_extra(name: str) -> _Inputs:
     home, _, attribute = name.partition(":")
     with user_code(f"the images without labels {name} cannot be imported"):
         function = getattr(importlib.import_module(home), attribute)
@@ -568,7 +570,7 @@ def _load(name: str) -> tuple[_Inputs, str, tuple[str, ...]]:
         inputs = _as_images(_read_extra(function(), name))
     if (isinstance(inputs, Tensor) and inputs.ndim == 0) or not len(inputs):
         raise InputError(f"{name} must return images without labels, [N, ...], but returns none")
-    return inputs, _common_folder(inputs), ()
+    return inputs
 
 
 def _image_files(root: Path) -> tuple[_Inputs, str, tuple[str, ...]]:
@@ -630,16 +632,6 @@ class _WithoutLabels(Dataset[Any]):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         item = self.own[index]
         return (item[0] if isinstance(item, tuple | list) else item), _NO_LABEL
-
-
-@cache
-def _hash(name: str) -> tuple[str, Tensor | None]:
-    """Return the fingerprint of the images of a folder or function, and the stamps of files."""
-    inputs, root, _ = _load(name)
-    if isinstance(inputs, Tensor):
-        return combine_hashes("extra", hash_tensor(inputs)), None
-    content, stamps = hash_files(Path(root), inputs)
-    return combine_hashes("extra", content), stamps
 
 
 def _check_like_train(name: str, inputs: _Inputs, data: Data) -> None:

@@ -3,17 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from torch import Tensor
 
 from kdtune.config.fields import REST, is_named_extra
 from kdtune.config.run import Run
 from kdtune.config.text import DataChangedError, InputError, printable
-from kdtune.data.arrays import extra_differs, with_extra
 from kdtune.data.dataset import (
     Data,
     file_contents,
@@ -21,7 +20,7 @@ from kdtune.data.dataset import (
     read_note,
     row_contents,
 )
-from kdtune.data.sources import clear_cached_data, folder_differs, load_data
+from kdtune.data.sources import StudyData
 
 # Examples of each class: what is recorded of a data set, and what is said before a study.
 
@@ -281,7 +280,7 @@ def _name(data: Data, split: str, index: int, with_class: bool) -> str:
 #
 # What a run reads must be what the study's fingerprint says. Each file is compared with its stamp
 # when it is read, and where that is another with its content (`Split.example`); a process that
-# reads the data later compares their fingerprint (`Contents.check`); and at its end a study looks
+# reads the data later compares their fingerprint (`Contents.read`); and at its end a study looks
 # at all files once more (`find_changes`).
 
 
@@ -296,21 +295,22 @@ class Contents:
     data: str
     extra: str = ""
     """Of the images without labels; "" if there are none, or if they are part of train."""
-    token: str = field(default_factory=lambda: uuid4().hex, compare=False)
-    """Tells the call that has read them from all others."""
+    token: str = field(default="", compare=False)
+    """That of the `StudyData`."""
 
     @staticmethod
-    def of(run: Run) -> "Contents":
-        """Return those of the run's data as this process has read them."""
-        data = with_extra(load_data(run), run)
-        if data.extra is None or data.extra.source == REST:
-            return Contents(data.study_fingerprint)
-        return Contents(data.study_fingerprint, data.extra.fingerprint)
+    def of(data: StudyData) -> "Contents":
+        """Return those of the data, with any images without labels."""
+        own = data.with_extra(data.run)
+        is_other = own.extra is not None and own.extra.source != REST
+        extra = own.extra.fingerprint if own.extra is not None and is_other else ""
+        return Contents(own.study_fingerprint, extra, data.token)
 
-    def check(self, run: Run) -> None:
-        """Raise DataChangedError if this process has read other data."""
+    def read(self, run: Run) -> StudyData:
+        """Read the data in another process; raise DataChangedError if they are others there."""
         try:
-            now = Contents.of(run)
+            data = StudyData(run)
+            now = Contents.of(data)
         except InputError as error:
             raise DataChangedError(
                 f"the data have changed since the study read them: {error}"
@@ -323,26 +323,20 @@ class Contents:
                 f"the {what} have changed since the study read them; restore them, and the same "
                 f"command goes on"
             )
+        return data
 
 
-def forget_changed_data(run: Run) -> None:
-    """Drop what this process has read of a folder of images whose files have changed since.
-
-    Raises:
-        InputError: The data do not exist.
-    """
-    if _changed_files(run) is not None:
-        clear_cached_data()
-
-
-def find_changes(run: Run) -> str:
-    """Return a sentence on files that have changed since this process read them; "" if none have.
+def find_changes(data: StudyData) -> str:
+    """Return a sentence on files that have changed since they were read; "" if none have.
 
     Files that were only touched, whose contents are the same, have not.
     """
-    files = _changed_files(run)
-    if files is None:
-        return ""
+    splits = data.with_extra(data.run).splits.values()
+    files = list(dict.fromkeys(file for split in splits for file in split.changed_files()))
+    if not files:
+        with suppress(InputError):  # the folder can no longer be read
+            if not data.folder_differs():
+                return ""
     names = ", ".join(map(printable, files[:_MAX_NAMED]))
     more = f" and {len(files) - _MAX_NAMED:,} more" if len(files) > _MAX_NAMED else ""
     what = f"changed or removed ({names}{more})" if files else "added"
@@ -350,21 +344,3 @@ def find_changes(run: Run) -> str:
         f"image files were {what} while the study ran: its results are of the images as they were "
         f"when it read them, and it cannot be continued until they are restored"
     )
-
-
-def _changed_files(run: Run) -> list[str] | None:
-    """Return the files that have other contents than this process has read.
-
-    The list is empty if files were only added; None if all are the same.
-    """
-    data = with_extra(load_data(run), run)
-    changed = [file for split in data.splits.values() for file in split.changed_files()]
-    if changed:
-        return list(dict.fromkeys(changed))
-    try:
-        is_same = not folder_differs(run)
-        if run.extra is not None and not is_named_extra(run.extra):
-            is_same = is_same and not extra_differs(run.extra)
-    except InputError:
-        return []
-    return None if is_same else []

@@ -6,29 +6,31 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 import torchvision
 from filelock import FileLock
 
-from kdtune.config.fields import is_named_data, is_object
+from kdtune.config.fields import REST, is_named_data, is_named_extra, is_object
 from kdtune.config.files import cache_folder
-from kdtune.config.objects import Passed
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import (
+    ExtraImages,
     RawSplit,
     class_names,
-    clear_cached_extra,
     load_user_data,
     make_data,
     read_dataset,
+    read_extra,
     read_passed_data,
+    with_extra,
 )
 from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val
 from kdtune.data.folder import load_folder
@@ -192,65 +194,93 @@ SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
 """Functions that load the data sets that have a name."""
 
 
-def load_data(run: Run) -> Data:
-    """Return the data set of a run, with a val that is cut from train if it has none.
+MAX_CUTS = 8
+"""Cuts of a study's data that are kept; each may hold a copy of the examples that are tensors."""
 
-    With `Run.folds`, train and val are those of the run's repeat. A process loads each data set
-    once; `clear_cached_data` makes it forget them.
+
+class StudyData:
+    """The data of a study, read once; its runs see them as they are or cut into train and val.
+
+    Args:
+        run: Any run of the study.
 
     Raises:
-        InputError: the data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
+        InputError: The data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
             `load_user_data`.
     """
-    if is_object(run.data):
-        return _load_passed(run, run.objects.get("data", run.data))
-    whole = _load(run.data, run.data_root, run.download)
-    if run.folds is not None:
-        fold = FoldCut(run.seed, run.folds, run.split_repeat)
-        return _load_fold(run.data, run.data_root, run.download, fold)
-    if "val" in whole.splits:
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.token = uuid4().hex
+        """Tells this reading from all others."""
+        self._whole = _read(run)
+        self._cuts: dict[object, Data] = {}
+
+    def of(self, run: Run) -> Data:
+        """Return the data of a run, with a val that is cut from train if they have none.
+
+        With `Run.folds`, train and val are those of the run's repeat.
+        """
+        if run.folds is not None:
+            fold = FoldCut(run.seed, run.folds, run.split_repeat)
+            return self._once(fold, lambda: cut_fold(self._whole, fold))
+        if "val" in self._whole.splits:
+            return self._whole
+        cut = ValCut(run.seed, run.val_share)
+        return self._once(cut, lambda: cut_val(self._whole, cut))
+
+    def with_extra(self, run: Run) -> Data:
+        """Return the data of a run with its images without labels as the split "extra".
+
+        Raises:
+            InputError: There are no such images, or they are not like those of train.
+        """
+        data = self.of(run)
+        if run.extra is None:
+            return data
+        key = (data, run.train_images, run.seed)
+        return self._once(key, lambda: with_extra(data, run, self._extra))
+
+    @cached_property
+    def _extra(self) -> ExtraImages | None:
+        extra = self.run.extra
+        return None if extra is None or extra == REST else read_extra(extra)
+
+    def _once(self, key: object, make: Callable[[], Data]) -> Data:
+        if key not in self._cuts:
+            self._cuts[key] = make()
+            while len(self._cuts) > MAX_CUTS:
+                del self._cuts[next(iter(self._cuts))]
+        return self._cuts[key]
+
+    def folder_differs(self) -> bool:
+        """Return whether a folder of images now holds others than have been read.
+
+        Raises:
+            InputError: The folder can no longer be read; see `load_folder`.
+        """
+        name, extra = self.run.data, self.run.extra
+        if not (name in SOURCES or is_named_data(name)):
+            now = load_folder(Path(name).expanduser())
+            if now.fingerprint != self._whole.fingerprint:
+                return True
+        if extra is None or is_named_extra(extra) or self._extra is None:
+            return False
+        return read_extra(extra).fingerprint != self._extra.fingerprint
+
+
+def load_data(run: Run) -> Data:
+    """Read the data set of one run, see `StudyData`."""
+    return StudyData(run).of(run)
+
+
+def _read(run: Run) -> Data:
+    """Return the data set of this name, the one in the folder of this path, or a passed one."""
+    name = run.data
+    if is_object(name):
+        passed = run.objects.get("data", name)
+        whole: Data = passed.once("data", lambda: read_passed_data(name, passed))
         return whole
-    cut = ValCut(run.seed, run.val_share)
-    return _load_with_val(run.data, run.data_root, run.download, cut)
-
-
-def _load_passed(run: Run, passed: Passed) -> Data:
-    """Return the data set of a passed object, which is read once."""
-    whole: Data = passed.once("data", lambda: read_passed_data(run.data, passed))
-    if run.folds is not None:
-        return _fold_of_passed(passed, FoldCut(run.seed, run.folds, run.split_repeat))
-    if "val" in whole.splits:
-        return whole
-    cut = ValCut(run.seed, run.val_share)
-    return passed.once(cut, lambda: cut_val(whole, cut))  # type: ignore[no-any-return]
-
-
-def folder_differs(run: Run) -> bool:
-    """Return whether the folder of a run's data now holds others than this process has read.
-
-    False if the data are in no folder of images.
-
-    Raises:
-        InputError: the folder can no longer be read; see `load_folder`.
-    """
-    if run.data in SOURCES or is_named_data(run.data):
-        return False
-    cached = _load(run.data, run.data_root, run.download)
-    return load_folder(Path(run.data).expanduser()).fingerprint != cached.fingerprint
-
-
-def clear_cached_data() -> None:
-    """Drop the data sets that this process has loaded."""
-    _load.cache_clear()
-    _load_with_val.cache_clear()
-    _load_fold.cache_clear()
-    _fold_of_passed.cache_clear()
-    clear_cached_extra()
-
-
-@cache
-def _load(name: str, root: str | None, download: bool) -> Data:
-    """Return the data set of this name, or the one in the folder of this path."""
     if name in SOURCES:
         return SOURCES[name]()
     if not is_named_data(name):
@@ -261,20 +291,7 @@ def _load(name: str, root: str | None, download: bool) -> Data:
                 f"--data torchvision:{folder.name}"
             )
         return load_folder(folder)
-    home, _, own = name.partition(":")
-    return load_torchvision(own, root, download) if home == "torchvision" else load_user_data(name)
-
-
-@cache
-def _load_with_val(name: str, root: str | None, download: bool, cut: ValCut) -> Data:
-    return cut_val(_load(name, root, download), cut)
-
-
-@lru_cache(maxsize=4)  # each holds a copy of the examples that are tensors
-def _load_fold(name: str, root: str | None, download: bool, cut: FoldCut) -> Data:
-    return cut_fold(_load(name, root, download), cut)
-
-
-@lru_cache(maxsize=4)
-def _fold_of_passed(passed: Passed, cut: FoldCut) -> Data:
-    return cut_fold(passed.notes["data"], cut)
+    home, _, attribute = name.partition(":")
+    if home == "torchvision":
+        return load_torchvision(attribute, run.data_root, run.download)
+    return load_user_data(name)

@@ -18,7 +18,7 @@ from kdtune.data.arrays import with_extra
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes, find_copies
 from kdtune.data.dataset import Data, Split, ValCut, cut_val
 from kdtune.data.folder import verify
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
 from kdtune.raytune.objects import PackedData
 from kdtune.training.recipe import find_faults
@@ -30,8 +30,7 @@ NOBODY = 65534
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
     save_photos(tmp_path / "photos", 3)
-    yield tmp_path / "photos"
-    clear_cached_data()
+    return tmp_path / "photos"
 
 
 def views(data: Data, run: Run, workers: int = 0):
@@ -122,48 +121,45 @@ def test_subsets_folds_and_cuts_keep_the_stamps(root):
 
 def test_a_process_that_reads_changed_data_is_stopped(root):
     run = Run(data=str(root))
-    contents = Contents.of(run)
-    clear_cached_data()  # another process
-    contents.check(run)
+    contents = Contents.of(StudyData(run))
+    contents.read(run)
     save(photo(99), root / "val" / "bee" / "1.png")
-    clear_cached_data()
     with pytest.raises(DataChangedError, match=r"the data in .*photos have changed since"):
-        contents.check(run)
+        contents.read(run)
     for file in (root / "val" / "bee").iterdir():
         file.unlink()
-    clear_cached_data()
     with pytest.raises(DataChangedError, match=r"have changed .* but bee has none"):
-        contents.check(run)
+        contents.read(run)
 
 
 def test_changed_images_without_labels_are_told_from_changed_data(root, tmp_path):
     save(photo(1), tmp_path / "more" / "a.png")
     run = Run(data=str(root), extra=str(tmp_path / "more"))
-    contents = Contents.of(run)
-    assert find_changes(run) == ""
+    data = StudyData(run)
+    contents = Contents.of(data)
+    assert find_changes(data) == ""
     save(photo(2), tmp_path / "more" / "a.png")
-    assert "more/a.png" in find_changes(run)
-    clear_cached_data()
+    assert "more/a.png" in find_changes(data)
     with pytest.raises(DataChangedError, match=r"the images without labels in .*more have changed"):
-        contents.check(run)
+        contents.read(run)
 
 
 def test_a_file_that_was_only_touched_has_not_changed(root):
     run = Run(data=str(root))
-    load_data(run)
-    assert find_changes(run) == ""
+    data = StudyData(run)
+    assert find_changes(data) == ""
     touched = root / "val" / "bee" / "1.png"
     before = touched.stat()
     os.utime(touched, ns=(1, 1))
-    assert load_data(run).splits["val"].changed_files() == []
-    assert find_changes(run) == ""
+    assert data.of(run).splits["val"].changed_files() == []
+    assert find_changes(data) == ""
     os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns))
     save(photo(99), root / "train" / "ant" / "9.png")
-    assert find_changes(run).startswith("image files were added while the study ran")
+    assert find_changes(data).startswith("image files were added while the study ran")
     for j in range(3):
         (root / "train" / "bee" / f"{j}.png").unlink()
     save(photo(99), root / "train" / "ant" / "1.png")
-    found = find_changes(run)
+    found = find_changes(data)
     assert "train/ant/1.png" in found and "and 1 more" in found and "\n" not in found
 
 
@@ -191,12 +187,12 @@ def open_root(root, monkeypatch):
 
 def test_a_file_that_may_no_longer_be_read_is_named_before_any_work(open_root):
     run = Run(data=str(open_root))
-    verify(load_data(run))
+    data = load_data(run)
+    verify(data)
     (open_root / "val" / "bee" / "1.png").chmod(0)
     sentence = r"val/bee/1\.png cannot be read .no permission.; replace it, make it readable"
     with as_another_user(), pytest.raises(InputError, match=sentence):
-        verify(load_data(run))
-    clear_cached_data()
+        verify(data)
     (open_root / "val" / "bee").chmod(0)
     sentence = r"the folder .*photos/val/bee cannot be read .Permission denied.; make it readable"
     with as_another_user(), pytest.raises(InputError, match=sentence):
@@ -259,13 +255,13 @@ def test_a_folder_without_val_gets_one_and_other_names_of_val_count(tmp_path):
     named = load_data(Run(data=str(tmp_path)))
     assert named.cut is None and len(named.splits["val"]) == 2
     (tmp_path / "dev").rename(tmp_path / "elsewhere")
-    clear_cached_data()
     run = Run(data=str(tmp_path), val_share=0.4, seed=5)
-    cut = load_data(run)
+    of_study = StudyData(run)
+    cut = of_study.of(run)
     assert cut.cut == ValCut(5, 0.4) and torch.bincount(cut.splits["val"].labels).tolist() == [2, 2]
     kept = [set(cut.splits[name].inputs) for name in ("train", "val")]
     assert len(kept[0] | kept[1]) == 10 and not kept[0] & kept[1]
-    assert load_data(replace(run, lr=0.5, repeat=3)) is cut
+    assert of_study.of(replace(run, lr=0.5, repeat=3)) is cut
     assert data_record(cut)["val_cut"] == {"seed": 5, "share": 0.4}
 
 

@@ -12,7 +12,7 @@ from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.data.checks import describe_data
 from kdtune.data.folder import verify
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import load_data
 
 
 @pytest.fixture
@@ -21,7 +21,6 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
     save_photos(tmp_path / "photos", 2)
     yield tmp_path / "photos"
-    clear_cached_data()
 
 
 def refusal(root):
@@ -74,7 +73,6 @@ def test_each_image_is_read_once_and_links_to_nothing_or_to_it_again_are_counted
     """torchvision follows a circle until the name is too long for the system."""
     save(photo(5), root / "train" / "bee" / "young" / "a.png")
     before = load_data(Run(data=str(root)))
-    clear_cached_data()
     place, target = LINKS[link]
     os.symlink(root / target, root / place)
     data = load_data(Run(data=str(root)))
