@@ -9,11 +9,9 @@ The string under a field is its help.
 """
 
 import ast
-import hashlib
 import importlib
 import inspect
 import itertools
-import json
 import math
 import re
 import textwrap
@@ -426,133 +424,6 @@ def that_take(name: str) -> Mapping[str, tuple[str, ...]]:
     if optimizers:
         return {"optimizer": optimizers}
     return {"schedule": tuple(word for word, takes in SCHEDULES.items() if name in takes)}
-
-
-# Effects of hyperparameters: which of them matter in a configuration, and the configuration's id.
-
-
-SCHEMA_1 = (
-    "loss",
-    "alpha",
-    "temperature",
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "lr_step_size",
-    "lr_gamma",
-    "epochs",
-    "batch_size",
-    "trainable",
-    "batch_norm",
-)
-"""Hyperparameters of kdtune 0.1, in the order of its columns. Never add to it: ids of saved studies
-are hashes of all of these, also of those without effect (as None)."""
-
-Declared = Mapping[str, Hyperparameter]
-"""Hyperparameters by name."""
-Conditional = tuple[tuple[str, Hyperparameter], ...]
-"""Hyperparameters that do not always have an effect, in the order of effects."""
-
-
-def canonical_values(config: Mapping[str, Any], conditional: Conditional) -> Config:
-    """Return the configuration with None for every hyperparameter that has no effect in it.
-
-    So equivalent configurations are equal. Whole floats become integers: 1 and 1.0 are one value.
-
-    Args:
-        config: A value of each hyperparameter; None is kept.
-        conditional: Of the hyperparameters, see `conditional_of`.
-    """
-    unused: set[str] = set()
-    for name, setting in conditional:
-        has_effect = setting.depends_on.isdisjoint(unused) and setting.is_used_with(config)
-        if not has_effect or (setting.of_objective and not takes(config["loss"], name)):
-            unused.add(name)
-    # last: the other one may have no effect either
-    same = {n for n, s in conditional if s.like is not None and config[n] == config[s.like]}
-    return {n: None if n in unused | same else _plain(value) for n, value in config.items()}
-
-
-def resolved(config: Mapping[str, Any], declared: Declared) -> Config:
-    """Return a canonical configuration with a number where None stands for another's value.
-
-    None is then left for the hyperparameters that have no effect.
-
-    Args:
-        config: See `canonical`.
-        declared: Its hyperparameters.
-    """
-    alike = {n: s.like for n, s in declared.items() if s.like is not None and config[n] is None}
-    return {**config, **{name: config[other] for name, other in alike.items()}}
-
-
-def effect_order(declared: Declared) -> dict[str, Hyperparameter]:
-    """Return the hyperparameters, each after those that decide whether it has an effect.
-
-    Raises StopIteration if two depend on each other.
-    """
-    left, order = dict(declared), dict[str, Hyperparameter]()
-    while left:
-        name = next(n for n, setting in left.items() if not setting.depends_on & left.keys())
-        order[name] = left.pop(name)
-    return order
-
-
-def conditional_of(declared: Declared) -> Conditional:
-    """Return the hyperparameters that do not always have an effect, in the order of effects."""
-    return tuple((n, s) for n, s in effect_order(declared).items() if s.depends_on)
-
-
-@cache
-def conditional_of_class(owner: type) -> Conditional:
-    """Return `conditional_of` the fields of a dataclass."""
-    return conditional_of(searchable(owner))
-
-
-@cache
-def hyperparameters_of(owner: type) -> tuple[str, ...]:
-    """Return the names of the hyperparameters: those of version 0.1 first, then later ones."""
-    return tuple(dict.fromkeys((*SCHEMA_1, *searchable(owner))))
-
-
-def deciding_of(declared: Declared) -> tuple[str, ...]:
-    """Return the hyperparameters that others depend on, in the order of `effect_order`."""
-    named = frozenset[str]().union(*(s.depends_on for s in declared.values()))
-    return tuple(name for name in effect_order(declared) if name in named)
-
-
-def config_hash(config: Config, owner: type, study_values: Config) -> str:
-    """Return eight hex digits that name a canonical configuration.
-
-    The hash is of the hyperparameters of version 0.1, and of each later one only where it has an
-    effect and differs from its neutral value: a new hyperparameter changes no id of an old study.
-
-    Args:
-        config: The configuration, see `canonical`.
-        owner: The dataclass whose fields the hyperparameters are, `Run`.
-        study_values: Neutral values of the hyperparameters marked `of_study`; without them, these
-            are left out.
-    """
-    declared = searchable(owner)
-
-    def counts(name: str, value: Value | None) -> bool:
-        if name in SCHEMA_1:
-            return True
-        of_study = declared[name].of_study
-        neutral = study_values.get(name, value) if of_study else declared[name].neutral
-        return value is not None and value != neutral
-
-    counted = {name: value for name, value in config.items() if counts(name, value)}
-    text = json.dumps(counted, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _plain(value: Value | None) -> Value | None:
-    # 1 and 1.0 are one value and must give one config_id
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    return int(value) if is_whole else value  # type: ignore[arg-type]
 
 
 # Bounds far outside every practical value. They refuse slips of the keyboard and numbers that

@@ -7,12 +7,10 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from kdtune.config import fields as effects
 from kdtune.config.fields import (
     ALL_COMMANDS,
     LOSSES,
@@ -51,12 +49,15 @@ from kdtune.config.fields import (
     check,
     check_fields,
     declarations,
+    is_loss,
     is_named_data,
     is_named_extra,
     is_output_file,
     pairs,
     requirement_error,
     searchable,
+    takes_features,
+    terms_of,
     that_take,
 )
 from kdtune.config.files import check_place
@@ -354,18 +355,6 @@ class Run(BaseRun):
         _check_run(self)
 
     @property
-    def config(self) -> Config:
-        """The hyperparameters, with None for those that have no effect."""
-        owner: type = type(self)
-        values = {name: getattr(self, name) for name in effects.hyperparameters_of(owner)}
-        return effects.canonical_values(values, effects.conditional_of_class(owner))
-
-    @cached_property
-    def config_id(self) -> str:
-        """Eight hex digits that name the configuration, the same in every repeat."""
-        return effects.config_hash(self.config, type(self), dict(self.study_values))
-
-    @property
     def task(self) -> Task:
         """The declarations of distillation."""
         return DISTILLATION
@@ -440,7 +429,7 @@ class Run(BaseRun):
     @property
     def compares_features(self) -> bool:
         """Whether the distillation term compares features of teacher and student."""
-        return self.alpha != 1 and effects.takes_features(self.loss)
+        return self.alpha != 1 and takes_features(self.loss)
 
     @property
     def unlabelled_per_batch(self) -> int:
@@ -471,7 +460,25 @@ def derive_seed(*parts: int | str) -> int:
 
 # Hyperparameters: the fields of a run that a configuration may set. The others define the study.
 
-HYPERPARAMETERS = effects.hyperparameters_of(Run)
+SCHEMA_1 = (
+    "loss",
+    "alpha",
+    "temperature",
+    "optimizer",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "schedule",
+    "lr_step_size",
+    "lr_gamma",
+    "epochs",
+    "batch_size",
+    "trainable",
+    "batch_norm",
+)
+"""Hyperparameters of kdtune 0.1, in the order of its columns. Never add to it: ids of saved studies
+are hashes of all of these, also of those without effect (as None)."""
+HYPERPARAMETERS = tuple(dict.fromkeys((*SCHEMA_1, *searchable(Run))))
 """By name: those of version 0.1 first."""
 OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
 """Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
@@ -488,6 +495,7 @@ DISTILLATION = Task(
     baseline_words="training without distillation",
     subject="Distillation",
     is_distillation=True,
+    always_in_id=SCHEMA_1,
 )
 """The task of `Run`: a student learns from a teacher."""
 
@@ -500,7 +508,7 @@ def canonical(config: Mapping[str, Any]) -> Config:
     For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
     the optimizer "adamw", lr_step_size with any schedule but "step".
     """
-    return effects.canonical_values(config, effects.conditional_of_class(Run))
+    return DISTILLATION.canonical(config)
 
 
 def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VALUES) -> Config:
@@ -523,7 +531,7 @@ def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VA
 
 def active_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a recorded configuration that have an effect, see `complete`."""
-    whole = effects.resolved(complete(config), searchable(Run))
+    whole = DISTILLATION.resolved(complete(config))
     return {name: value for name, value in whole.items() if value is not None}
 
 
@@ -684,10 +692,10 @@ def _check_run(run: Run) -> None:
 
 def _check_loss(run: Run) -> None:
     """Raise InputError unless the loss is one of the table's, or a sum of two different ones."""
-    terms = effects.terms_of(run.loss)
+    terms = terms_of(run.loss)
     kind = "one of" if len(terms) == 1 else "a sum A+B of two of"
     requirement = f"be {kind} {', '.join(LOSSES)} or module:function"
-    check(run, "loss", all(map(effects.is_loss, terms)), requirement)
+    check(run, "loss", all(map(is_loss, terms)), requirement)
     check(run, "loss", len(terms) <= 2, "have at most two terms, A+B")
     fits = len(set(terms)) == len(terms)
     check(run, "loss", fits, f"be a sum of two different losses ({terms[0]} alone is enough)")
