@@ -485,7 +485,7 @@ _Inputs = Tensor | tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class ExtraImages:
+class UnlabelledImages:
     """Images without labels of a folder or function."""
 
     inputs: _Inputs
@@ -498,7 +498,7 @@ class ExtraImages:
     """Of files, see `Split`."""
 
 
-def with_extra(data: Data, run: Run, images: ExtraImages | None = None) -> Data:
+def with_extra(data: Data, run: Run, images: UnlabelledImages | None = None) -> Data:
     """Return the data with the run's images without labels as the split "extra".
 
     Args:
@@ -544,7 +544,7 @@ def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
 # -- reading -----------------------------------------------------------------------------------
 
 
-def read_extra(name: str) -> ExtraImages:
+def read_extra(name: str) -> UnlabelledImages:
     """Read the images of a folder or function.
 
     Raises:
@@ -559,7 +559,7 @@ def read_extra(name: str) -> ExtraImages:
         content, stamps = hash_tensor(inputs), None
     else:
         content, stamps = hash_files(Path(folder), inputs)
-    return ExtraImages(inputs, folder, warnings, combine_hashes("extra", content), stamps)
+    return UnlabelledImages(inputs, folder, warnings, combine_hashes("extra", content), stamps)
 
 
 def _call_extra(name: str) -> _Inputs:

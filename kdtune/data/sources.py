@@ -22,8 +22,8 @@ from kdtune.config.files import cache_folder
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import (
-    ExtraImages,
     RawSplit,
+    UnlabelledImages,
     class_names,
     load_user_data,
     make_data,
@@ -242,7 +242,7 @@ class StudyData:
         return self._once(key, lambda: with_extra(data, run, self._extra))
 
     @cached_property
-    def _extra(self) -> ExtraImages | None:
+    def _extra(self) -> UnlabelledImages | None:
         extra = self.run.extra
         return None if extra is None or extra == REST else read_extra(extra)
 
