@@ -17,12 +17,11 @@ import torch
 import torchvision
 from filelock import FileLock
 
-from kdtune.config.fields import REST, is_named_data, is_named_extra, is_object
+from kdtune.config.fields import REST, is_named_data, is_object
 from kdtune.config.files import cache_folder
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import (
-    RawSplit,
     UnlabelledImages,
     class_names,
     load_user_data,
@@ -39,7 +38,6 @@ from kdtune.data.folder import load_folder
 #
 # How a dataset names its splits follows from the parameters of its class: `train` (CIFAR10),
 # `split` (Food101), or none of them (EuroSAT, whose images are all train).
-
 
 _Arguments = Mapping[str, Any]
 
@@ -83,20 +81,19 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
         InputError: there is no such dataset, or its files are missing.
     """
     full, make = f"torchvision:{name}", _dataset_class(name)
-    place = Path(root).expanduser() if root else cache_folder() / "torchvision"
+    folder = Path(root).expanduser() if root else cache_folder() / "torchvision"
     parameters = inspect.signature(make).parameters
-    kind = next((own for own in _CONVENTIONS if own in parameters), "")
-    found = {}
-    for split, candidates in _OTHERS.get(name, _CONVENTIONS[kind]).items():
-        dataset = _first(full, make, place, candidates, download)
+    convention = next(word for word in _CONVENTIONS if word in parameters or not word)
+    datasets = {}
+    for split, candidates in _OTHERS.get(name, _CONVENTIONS[convention]).items():
+        made = (_make(full, make, folder, arguments, download) for arguments in candidates)
+        dataset = next((one for one in made if one is not None), None)
         if dataset is not None:
-            found[split] = dataset
-    if "train" not in found:
+            datasets[split] = dataset
+    if "train" not in datasets:
         raise InputError(f"{full} has no split for training; use it through module:factory")
-    raw: dict[str, RawSplit] = {}
-    for split, dataset in found.items():
-        raw[split] = read_dataset(dataset, f"{full} ({split})")
-    return make_data(full, raw, class_names(found["train"]), os.path.abspath(place))
+    raw = {s: read_dataset(dataset, f"{full} ({s})") for s, dataset in datasets.items()}
+    return make_data(full, raw, class_names(datasets["train"]), os.path.abspath(folder))
 
 
 @cache
@@ -117,32 +114,20 @@ def _dataset_class(name: str) -> Any:
     names = dataset_names()
     if name in names:
         return getattr(torchvision.datasets, name)
-    near = {own.lower(): own for own in names}
-    close = [near[own] for own in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
-    hint = f"; did you mean {', '.join(f'torchvision:{own}' for own in close)}?" if close else ""
+    near = {one.lower(): f"torchvision:{one}" for one in names}
+    close = [near[one] for one in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
     raise InputError(f"torchvision has no dataset {name}{hint}")
 
 
-def _first(
-    full: str, make: Any, root: Path, candidates: Sequence[_Arguments], download: bool
-) -> Any | None:
-    """Return the dataset of the first arguments that its class knows; None if it knows none."""
-    for arguments in candidates:
-        try:
-            return _made(full, make, root, arguments, download)
-        except _UnknownSplitError:
-            continue
-    return None
+def _make(full: str, make: Any, root: Path, arguments: _Arguments, download: bool) -> Any:
+    """Return the dataset of some arguments; None if its class knows no such split.
 
-
-class _UnknownSplitError(Exception):
-    """A dataset has no split of this name."""
-
-
-def _made(full: str, make: Any, root: Path, arguments: _Arguments, download: bool) -> Any:
-    """Return the dataset; raise InputError if its files are missing or cannot be downloaded."""
+    Raises InputError if its files are missing or cannot be downloaded.
+    """
+    can_download = _can_download(make)
     try:
-        if not (download and _can_download(make)):
+        if not (download and can_download):
             return make(str(root), **arguments)
         root.mkdir(parents=True, exist_ok=True)
         # processes of one machine download once
@@ -151,16 +136,12 @@ def _made(full: str, make: Any, root: Path, arguments: _Arguments, download: boo
     except Exception as error:  # each dataset raises errors of its own
         reason = first_line(error).partition(" You can use")[0].rstrip(".")
         if isinstance(error, ValueError) and reason.startswith("Unknown value"):
-            raise _UnknownSplitError from None
-        if download:
-            raise InputError(
-                f"{full} cannot be downloaded to {root} ({reason}). Download it elsewhere, and "
-                f"name the folder of its files (--data-root FOLDER)."
-            ) from None
-        remedy = ", or download them (--download)" if _can_download(make) else ""
+            return None
+        fault = f"downloaded to {root}" if download else f"read from {root}"
+        remedy = ", or download them (--download)" if can_download and not download else ""
         raise InputError(
-            f"{full} cannot be read from {root} ({reason}). Name the folder of its files "
-            f"(--data-root FOLDER){remedy}."
+            f"{full} cannot be {fault} ({reason}). Name the folder of its files (--data-root "
+            f"FOLDER){remedy}."
         ) from None
 
 
@@ -253,21 +234,6 @@ class StudyData:
                 del self._cuts[next(iter(self._cuts))]
         return self._cuts[key]
 
-    def folder_differs(self) -> bool:
-        """Return whether a folder of images now holds others than have been read.
-
-        Raises:
-            InputError: The folder can no longer be read; see `load_folder`.
-        """
-        name, extra = self.run.data, self.run.extra
-        if not (name in SOURCES or is_named_data(name)):
-            now = load_folder(Path(name).expanduser())
-            if now.fingerprint != self._whole.fingerprint:
-                return True
-        if extra is None or is_named_extra(extra) or self._extra is None:
-            return False
-        return read_extra(extra).fingerprint != self._extra.fingerprint
-
 
 def load_data(run: Run) -> Data:
     """Read the data set of one run, see `StudyData`."""
@@ -291,7 +257,6 @@ def _read(run: Run) -> Data:
                 f"--data torchvision:{folder.name}"
             )
         return load_folder(folder)
-    home, _, attribute = name.partition(":")
-    if home == "torchvision":
-        return load_torchvision(attribute, run.data_root, run.download)
+    if name.startswith("torchvision:"):
+        return load_torchvision(name.removeprefix("torchvision:"), run.data_root, run.download)
     return load_user_data(name)

@@ -195,7 +195,7 @@ class Prepared:
 
     def find_changes(self) -> str:
         """Return a sentence on data that have changed meanwhile, or ""."""
-        return "" if self.data is None else find_changes(self.data)
+        return "" if self.data is None else find_changes(self.data.with_extra(self.data.run))
 
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
