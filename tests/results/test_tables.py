@@ -386,8 +386,6 @@ def test_files_that_are_refused(name: str, content: bytes, message: str, tmp_pat
     [
         (["{}/result.csv", *ROLES], r"result.csv does not exist; did you mean .*results.csv\?"),
         (["{}/results.csv"], "--by must name a column of .*results.csv"),
-        (["{}/results.csv", *ROLES, "--scope", "best"], "--scope must be used with a study"),
-        (["{}/results.csv", *ROLES, "--max-ms=3"], "--max-ms must be used with a study"),
         (["{}/results.csv", *ROLES, "--baseline", "lr=1"], r"the columns of --by \(alpha, T\)"),
         (["{}/results.csv", "{}", *ROLES], "a table of results must be a file"),
     ],
