@@ -30,10 +30,9 @@ from kdtune.data.checks import (
     data_record,
     describe_data,
     find_changes,
-    forget_changed_data,
 )
 from kdtune.data.dataset import Data
-from kdtune.data.sources import load_data
+from kdtune.data.sources import clear_cached_data, load_data
 from kdtune.planning.plan import Plan
 from kdtune.raytune.folder import add_warning, finish, remove_parts, write_study
 from kdtune.raytune.function import function_epochs, make_run, run_trial
@@ -194,7 +193,7 @@ class Prepared:
     @property
     def find_changes(self) -> Callable[[], str]:
         """Function that returns a sentence on data that have changed meanwhile, or ""."""
-        return str if self.data is None else partial(find_changes, self.study.run)
+        return str if self.data is None else partial(find_changes, self.data)
 
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
@@ -325,7 +324,7 @@ def _resolve(study: Study, begun: bool) -> Study:
     if study.train is not None:
         return study
     check_objects(study)
-    forget_changed_data(study.run)
+    clear_cached_data()  # files may have changed since another call of this process
     return resolve_study(study, begun=begun)
 
 

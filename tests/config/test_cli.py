@@ -78,6 +78,9 @@ def test_a_flag_for_several_values_needs_one(words: list[str]) -> None:
         ("--stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
         ("--loss kl kl", "loss must list each value once, but got kl twice"),
         ("--alpha 0..1 0.5", "alpha must be a list or one range, but got 0..1 0.5"),
+        ("--alpha half", "alpha must be numbers or a range LOW..HIGH, but got half"),
+        ("--epochs 1.5", "epochs must be whole numbers or a range LOW..HIGH, but got 1.5"),
+        ("--cache= --alpha 1", "cache must be a path, but is empty; is a variable not set?"),
         ("--lr 0.1..1e400 --search random", "a range must be LOW..HIGH with LOW < HIGH"),
     ],
 )
@@ -164,20 +167,6 @@ def test_no_error_repeats_what_acts_on_a_terminal(tmp_path: Path) -> None:
     content = "import kdtune\nstudy = kdtune.Study(space={'\\x1b[2J\\u202eal': [1]})"
     with pytest.raises(InputError, match=r"\\x1b\[2J\\u202eal cannot be searched"):
         parse("search", [written(tmp_path, content)])
-
-
-def test_streams_that_an_experiment_replaces_are_restored(tmp_path: Path) -> None:
-    before = sys.stdin, sys.stdout, sys.stderr
-    text = f"import io, sys\nsys.stdin = sys.stdout = sys.stderr = io.StringIO()\n{OWN_STUDY}"
-    assert parse("search", [written(tmp_path, text)]).name == "own"
-    assert (sys.stdin, sys.stdout, sys.stderr) == before
-
-
-def test_another_working_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = f"import os\nos.chdir('/')\n{OWN_STUDY}"
-    with pytest.warns(UserWarning, match=f"has changed the working folder from {tmp_path} to /;"):
-        parse("search", [written(tmp_path, text)])
 
 
 @pytest.mark.parametrize(
