@@ -19,6 +19,7 @@ import kdtune
 from kdtune.config.cli import parse
 from kdtune.config.migrations import SCHEMA
 from kdtune.config.study import Study
+from kdtune.data.sources import StudyData
 from kdtune.storage.records import Round, read_lines, read_saved
 from kdtune.training.recipe import resolve_study
 from kdtune.training.teacher import missing_teachers
@@ -84,8 +85,9 @@ def test_the_same_command_runs_nothing(
 
 
 def test_its_teacher_is_ready(study: Study) -> None:
-    own = resolve_study(study)
-    assert missing_teachers(own.run, [own.run], study.folder / "teacher") == []
+    data = StudyData(study.run)
+    own = resolve_study(study, data)
+    assert missing_teachers(own.run, [own.run], study.folder / "teacher", data) == []
 
 
 def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_them() -> None:

@@ -18,7 +18,7 @@ from kdtune.config.objects import Objects
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.data.sources import load_data, load_fashion
+from kdtune.data.sources import StudyData, load_data, load_fashion
 from kdtune.raytune.objects import freeze_objects
 from kdtune.search import main
 from kdtune.streams.views import Resources
@@ -120,7 +120,7 @@ def test_the_example_passes_all_checks() -> None:
     exec(code, scope)
     study = freeze_objects(scope["study"])
     assert study.run.student == "object:make_student" and study.run.data == "object:data"
-    assert set(check_study(resolve_study(study), load_data(study.run))) == {
+    assert set(check_study(resolve_study(study, StudyData(study.run)), load_data(study.run))) == {
         "data",
         "teacher",
         "student",
