@@ -37,6 +37,7 @@ from kdtune import __version__
 from kdtune.config.cli import run_and_exit
 from kdtune.config.run import Precision, Run
 from kdtune.config.study import Device, Study
+from kdtune.data.sources import load_data
 from kdtune.streams.cache import device_name
 from kdtune.streams.views import (
     Resources,
@@ -44,6 +45,7 @@ from kdtune.streams.views import (
     count_gpus,
     local_cpus,
 )
+from kdtune.training.recipe import resolve
 from kdtune.training.run import OneBatch, distill
 
 NOWHERE = Path("no-teacher-folder")
@@ -183,7 +185,8 @@ def measure_steps(study: Study, row: Row, size: Size) -> Found:
     resources = Resources.of(study)
     device = resources.device
     torch.set_num_threads(resources.threads)
-    one = OneBatch.of(study.run, device)
+    run = resolve(study.run)
+    one = OneBatch.of(run, load_data(run), device)
     if row.compiled:
         for model in (*one.teacher, one.training.student):
             model.net.compile(backend=size.backend)

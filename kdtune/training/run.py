@@ -15,10 +15,9 @@ from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.config.task import Range, ends_of
-from kdtune.data.arrays import with_extra
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData
 from kdtune.data.views import check_mixing, samples
 from kdtune.models.checks import check_learns, check_single, check_some_learn, probe
 from kdtune.models.classifier import Classifier
@@ -47,6 +46,7 @@ def distill(
     folder: Path | None = None,
     on_save: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
+    data: StudyData | None = None,
 ) -> Iterator[Epoch]:
     """Distil the run's teacher into its student; yield an epoch at a time.
 
@@ -59,14 +59,15 @@ def distill(
             written. A run whose checkpoint is there resumes. None: nothing is written.
         on_save: Called after each save of the checkpoint, for instance to upload it.
         say: Is given a sentence if a checkpoint cannot be used.
+        data: The data of the run's study; None reads them.
     """
-    run = resolve(run)
-    data = load_data(run)
-    frozen = _teacher_of(run, data, teacher, resources.device)
-    data = with_extra(data, run)
-    with initial_student(run, data, resources.device) as initial:
+    data = data or StudyData(run)
+    run = resolve(run, data=data)
+    frozen = _teacher_of(run, data.of(run), teacher, resources.device)
+    own = data.with_extra(run)
+    with initial_student(run, own, resources.device) as initial:
         student = initial.student
-        stream = Stream(run, data, student, frozen, resources, initial.fingerprint)
+        stream = Stream(run, own, student, frozen, resources, initial.fingerprint)
         if folder is None:
             yield from train(run, student, stream)
             return
@@ -75,7 +76,7 @@ def distill(
         for epoch in train(run, student, stream, checkpoint):
             yield epoch
         save_weights(student.net, folder / STUDENT)
-        save_predictions(run, data, epoch.predictions, folder / PREDICTIONS)
+        save_predictions(run, own, epoch.predictions, folder / PREDICTIONS)
 
 
 MAX_TEACHERS = 2
@@ -194,12 +195,13 @@ def clear_cached_models() -> None:
     _idle.clear()
 
 
-def check_run(run: Run) -> None:
+def check_run(run: Run, data: StudyData | None = None) -> None:
     """Raise InputError, before any work, if the run's data, models or objective cannot work."""
-    run = resolve(run)
-    data = with_extra(load_data(run), run)
-    check_objective(run, len(data.classes))
-    check_study(Study(name="one", run=run), data, fingerprints=False)
+    data = data or StudyData(run)
+    run = resolve(run, data=data)
+    own = data.with_extra(run)
+    check_objective(run, len(own.classes))
+    check_study(Study(name="one", run=run), own, fingerprints=False)
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:
@@ -301,10 +303,8 @@ class OneBatch:
     batch: Batch
 
     @staticmethod
-    def of(run: Run, device: torch.device) -> "OneBatch":
-        """Build the models of a run, the teacher as it is before any fine-tuning, and a batch."""
-        run = resolve(run)
-        data = load_data(run)
+    def of(run: Run, data: Data, device: torch.device) -> "OneBatch":
+        """Build the models of a resolved run, the teacher before any fine-tuning, and a batch."""
         teacher = networks(initial_teacher(member, data) for member in run.teacher_members)
         student = make_student(run, data).place(device, run.precision)
         for model in teacher:
@@ -346,17 +346,18 @@ class OneBatch:
             yield losses.loss.detach()
 
 
-def try_batch(run: Run, device: torch.device) -> OneBatch:
+def try_batch(run: Run, data: Data, device: torch.device) -> OneBatch:
     """Run the teacher on an inference batch and train the student on a batch of the run's size.
 
     Args:
-        run: With the largest batch size of the study.
+        run: With the largest batch size of the study, resolved.
+        data: Its data.
         device: Where its trials run.
 
     Returns:
         The batch and the models, which are in memory as long as the caller keeps them.
     """
-    one = OneBatch.of(run, device)
+    one = OneBatch.of(run, data, device)
     one.infer(one.inference)
     # in the second step the moments of the optimizer are in memory beside the gradients
     for loss in islice(one.steps(), 2):
