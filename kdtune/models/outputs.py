@@ -434,7 +434,7 @@ def _to_logits(
     if rows.kind == "logits":  # without a copy in float64: a file may be large
         with np.errstate(over="ignore"):  # refused in the next line
             logits = matrix.astype(np.float32)
-        good: Bools = np.isfinite(logits).all(1)
+        good: Bools = np.all(np.isfinite(logits), axis=1)
         _check_rows(rows, rows.kind, good, classes)
         return logits if order == classes else logits[:, columns]
     p = matrix.astype(np.float64)[:, columns]
