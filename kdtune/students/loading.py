@@ -313,9 +313,10 @@ def _build(
             f"no objects: for them, put its function into a module, and name that (module:function)"
         )
     home = name.partition(":")[0]
+    file_then = f", in the study the file {recorded.file}," if recorded.file else ""
     remedy = (
-        f"The module {home} must be as it was in the study"
-        f"{f', the file {recorded.file}' if recorded.file else ''}: add its folder to PYTHONPATH."
+        f"The module {home}{file_then} and the modules that it imports must be as they were: put "
+        f"them back, and add the folder of {home} to PYTHONPATH."
     )
     try:
         model = build(name, "none", classes, seed=0, passed=passed)
