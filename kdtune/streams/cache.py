@@ -85,8 +85,7 @@ def checksum(tensors: Tensors) -> int:
 #
 # A key that lacks a part gives old numbers silently; a key with a part too many computes equal
 # numbers again. So all keys are made here, and a test changes each part in turn. Hyperparameters
-# that
-# do not change a stream (alpha, temperature, lr, epochs, the optimiser, ...) never enter.
+# that do not change a stream (alpha, temperature, lr, epochs, the optimiser, ...) never enter.
 
 
 _Kind = Literal["views", "logits", "teacher-features", "features"]
@@ -321,17 +320,13 @@ def timm_version() -> str | None:
 # Content-addressed cache of tensors on disk, shared by all processes of a machine.
 #
 # An entry is a safetensors file named by the hash of its key. It is written to a temporary file
-# and
-# renamed, with its key and a checksum inside. The first process that needs an entry builds it and
-# holds the lock of its key; others wait. A process that waits for a builder that has died or
-# hangs
-# builds the entry itself. An entry that cannot be read is built again, and one that cannot be
-# written
-# is not kept, so the numbers are the same as without a cache.
+# and renamed, with its key and a checksum inside. The first process that needs an entry builds it
+# and holds the lock of its key; others wait. A process that waits for a builder that has died or
+# hangs builds the entry itself. An entry that cannot be read is built again, and one that cannot
+# be written is not kept, so the numbers are the same as without a cache.
 #
 # Whoever may write an entry decides numbers of a study. So the folder must be this user's or
-# root's,
-# and nobody else's to write, and an entry of another user counts as missing.
+# root's, and nobody else's to write, and an entry of another user counts as missing.
 
 
 PROCESS_START = time.time()

@@ -16,9 +16,8 @@ from kdtune.streams.views import HAS_MPS, Batch, Chunks, collect, rebatched, see
 #
 # With batch norm in train mode they depend on the batch, and those of val and test on the running
 # statistics, which drift from batch to batch. Both depend on the stream only, so one pass through
-# the
-# backbone serves every configuration of a repeat. If views are the same in every epoch and the
-# backbone treats each image by itself, one pass serves all epochs.
+# the backbone serves every configuration of a repeat. If views are the same in every epoch and
+# the backbone treats each image by itself, one pass serves all epochs.
 
 
 SAME = {"fp32": 1e-3, "bf16": 3e-2}

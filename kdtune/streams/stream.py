@@ -66,13 +66,10 @@ def mixed_labels(run: Run, epoch: int, labels: Tensor, shape: torch.Size) -> Bat
 # The stream of one repeat: its batches, computed once and shared by every configuration.
 #
 # The order of the images, their augmented views, the labels, the teacher's logits on exactly
-# those
-# views, its features where a loss compares them and, if the student's backbone is frozen, those
-# of
-# the student depend on the data, the models, the repeat and the epoch, and on nothing that is
-# searched. A `Stream` yields them batch by batch; what is costly to compute comes a chunk at a
-# time
-# from the cache. Logits are stored as they are: the temperature is applied later.
+# those views, its features where a loss compares them and, if the student's backbone is frozen,
+# those of the student depend on the data, the models, the repeat and the epoch, and on nothing
+# that is searched. A `Stream` yields them batch by batch; what is costly to compute comes a chunk
+# at a time from the cache. Logits are stored as they are: the temperature is applied later.
 
 
 EVALUATION_BATCH = 64

@@ -438,8 +438,7 @@ class Chunks:
 # Views of a split, in shards of bounded size.
 #
 # A shard holds consecutive views of one split. Views that fit one shard are held in memory; more
-# are
-# stored in the cache shard by shard, or else computed a batch at a time at each use.
+# are stored in the cache shard by shard, or else computed a batch at a time at each use.
 
 
 SHARD_BYTES = 2**29
@@ -634,11 +633,9 @@ class ShardedViews:
 # Images without labels: an endless sequence, from which each training batch takes the next few.
 #
 # The sequence is pass after pass over all of them, each in an order and with views of its own.
-# Pass k
-# is for these images what epoch k is for train. It does not depend on how many of them a batch
-# takes,
-# so configurations with any batch size and any share have the same views and logits. A pass is
-# computed in blocks, since a run may need a small part of it.
+# Pass k is for these images what epoch k is for train. It does not depend on how many of them a
+# batch takes, so configurations with any batch size and any share have the same views and logits.
+# A pass is computed in blocks, since a run may need a small part of it.
 
 
 BLOCK = 1024

@@ -52,10 +52,8 @@ OF_INPUT = ("orientation", "eval_crop", "eval_interpolation")
 """Settings of the transform of val and test images."""
 BEFORE_ORIENTATION = {"orientation": "stored"}
 """What the views of records of earlier versions, which do not say it, were."""
-OF_IMAGES = (
-    *("augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"),
-    *(f"{r}_{n}" for r in ("teacher", "student") for n in ("mean", "std", "size", "interpolation")),
-)
+OF_IMAGES = ["augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"]
+OF_IMAGES += [f"{r}_{name}" for r in ("teacher", "student") for name in PREPROCESSING]
 """Settings without a meaning for data that are no images."""
 
 
@@ -286,7 +284,7 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 UNSHOWN = {
     *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
     *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify", "train"),
-    "dump",
+    *("dump", "val_share"),
     *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
 }
 ONLY_WITH = {
@@ -386,8 +384,6 @@ def _has_effect(name: str, study: Study, data: Data) -> bool:
         return "multistep" in study.values("schedule")  # type: ignore[operator]
     if name == "orientation":
         return data.kind == "files"
-    if name == "val_share":
-        return False
     return _value(name, study) is not None
 
 
@@ -430,37 +426,26 @@ def _shown(value: Any) -> str:
 def _source(name: str, asked: Study, study: Study, saved: Study | None, data: Data) -> str:
     """Return where the value of a setting came from."""
     before, now = _value(name, asked), _value(name, study)
-    if name in ("teacher_weights", "teacher_epochs") and _are_files(study):
+    runs, of_weights = teachers(study), ("teacher_weights", "teacher_epochs")
+    if name in of_weights and all(is_output_file(run.teacher) for run in runs):
         return "the file"
     if name in asked.flags and (before == now or saved is None):
         return "flag"
-    if saved is not None and before != now:
-        return "saved study"
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
+        if saved is not None:
+            return "saved study"
         if name.removeprefix("teacher_") in TEACHER_RECIPE:
-            return f"default for {_KINDS[kind_of_weights(teachers(study), data)]}"
-        is_published = name.startswith("eval_") and _is_published(name, study, data)
-        return "model's own" if is_published else by_data
-    here, elsewhere = _value(name, fashion()), _value(name, Study())
-    is_fashion = study.run.data == "fashion"
-    if here == elsewhere:
-        return "default" if now == here else "experiment"
-    if now == (here if is_fashion else elsewhere):
+            return f"default for {_KINDS[kind_of_weights(runs, data)]}"
+        if name in ("eval_crop", "eval_interpolation"):
+            published = untrained_teacher(runs[0], data).preprocessing
+            if getattr(published, name.removeprefix("eval_")) == now:
+                return "model's own"
         return by_data
-    return "experiment"
-
-
-def _are_files(study: Study) -> bool:
-    """Return True if every teacher of the study is a file of outputs."""
-    return all(is_output_file(run.teacher) for run in teachers(study))
-
-
-def _is_published(name: str, study: Study, data: Data) -> bool:
-    """Return True if a part of the evaluation transform is the one that the teacher publishes."""
-    published = untrained_teacher(teachers(study)[0], data).preprocessing
-    own = published.crop if name == "eval_crop" else published.interpolation
-    return bool(own == getattr(study.run, name))
+    of_fashion, of_others = _value(name, fashion()), _value(name, Study())
+    if now != (of_fashion if study.run.data == "fashion" else of_others):
+        return "experiment"
+    return "default" if of_fashion == of_others else by_data
 
 
 def _input_rows(asked: Study, study: Study, data: Data) -> Iterator[RecipeRow]:
