@@ -57,8 +57,8 @@ def read(path: Path, text: str) -> Tensors | None:
     try:
         with open_trusted(path) as opened:
             # the file that was checked, whatever has its name now; a path is all safe_open takes
-            place = f"/dev/fd/{opened.fileno()}" if HAS_DEV_FD else path
-            with safe_open(place, "pt") as file:
+            source = f"/dev/fd/{opened.fileno()}" if HAS_DEV_FD else path
+            with safe_open(source, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
             if metadata.get("key") != text or metadata.get("crc") != str(checksum(tensors)):
@@ -398,9 +398,9 @@ class Cache:
         """
         if not self.limit:
             return build(lambda done, total: None)
-        found = self.find(key)
-        if found is not None:
-            return found
+        entry = self.find(key)
+        if entry is not None:
+            return entry
         if self.is_full(key.kind):  # nobody need wait for an entry that will not be there
             return build(lambda done, total: None)
         try:
@@ -430,11 +430,11 @@ class Cache:
 
     def check(self) -> None:
         """Raise InputError if other users may change what is in the folder."""
-        if self.limit and (found := distrust_of(self.folder)):
+        if self.limit and (distrust := distrust_of(self.folder)):
             raise InputError(
-                f"the cache must be a folder that only you may write, but {found.why}, who could "
-                f"change the logits that runs read; name another one (--cache FOLDER), or "
-                f"{found.remedy}"
+                f"the cache must be a folder that only you may write, but {distrust.why}, who "
+                f"could change the logits that runs read; name another one (--cache FOLDER), or "
+                f"{distrust.remedy}"
             )
 
     def fault(self) -> str | None:

@@ -57,9 +57,9 @@ def mixed_labels(run: Run, epoch: int, labels: Tensor, shape: torch.Size) -> Bat
         labels: In the order of the epoch, int64 [N].
         shape: Of a view.
     """
-    every = list(mixed(run, epoch, [Batch(labels)], shape))
-    partners = torch.cat([batch.partners for batch in every if batch.partners is not None])
-    shares = torch.cat([batch.shares for batch in every if batch.shares is not None])
+    batches = list(mixed(run, epoch, [Batch(labels)], shape))
+    partners = torch.cat([batch.partners for batch in batches if batch.partners is not None])
+    shares = torch.cat([batch.shares for batch in batches if batch.shares is not None])
     return Batch(labels, partners=partners, shares=shares)
 
 
@@ -258,8 +258,8 @@ class Stream:
         if self.features is None:
             return replace(batch, views=next(views()).views)
         if same:
-            every = self._views("extra", 0, own_order=True)
-            return replace(batch, features=self.features.get("extra", 0, every, True)[rows])
+            batches = self._views("extra", 0, own_order=True)
+            return replace(batch, features=self.features.get("extra", 0, batches, True)[rows])
         features = self.features.get("extra", part.epoch, views(), False, part)
         return replace(batch, features=features)
 

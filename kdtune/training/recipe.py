@@ -74,8 +74,8 @@ def resolve(run: Run, members: Sequence[Run] = (), data: StudyData | None = None
     names = [n for n in names if n not in OF_EACH_MODEL]
     if all(getattr(run, name) is not None for name in names):
         return run
-    own = load_data(run) if data is None else data.of(run)
-    values = _teacher_recipe(run, own, members or run.teacher_members) | _transforms(run, own)
+    of_run = load_data(run) if data is None else data.of(run)
+    values = _teacher_recipe(run, of_run, members or run.teacher_members) | _transforms(run, of_run)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
 
 
@@ -85,9 +85,9 @@ def with_weights_of_studies(run: Run) -> Run:
     Raises:
         InputError: A study has no fine-tuned teacher, or several.
     """
-    if isinstance(given := run.teacher_weights, str):
-        return replace(run, teacher_weights=teacher_file(given))
-    return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(given)))
+    if isinstance(weights := run.teacher_weights, str):
+        return replace(run, teacher_weights=teacher_file(weights))
+    return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(weights)))
 
 
 def kind_of_weights(members: Sequence[Run], data: Data) -> WeightsKind:
@@ -187,15 +187,15 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
     of_teacher = {run.teacher: untrained_teacher(run, own) for run in teachers(study)}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
-    every = {view_size(study.run, own, student, *t) for student in of_students for t in members}
-    if len(every) == 1:
+    sizes = {view_size(study.run, own, student, *t) for student in of_students for t in members}
+    if len(sizes) == 1:
         return study
     if begun:
         raise InputError(
             f"the models of a study must see images of one size, but those of {study.folder} need "
-            f"{', '.join(map(str, sorted(every)))} pixels; begin another study (--name OTHER)"
+            f"{', '.join(map(str, sorted(sizes)))} pixels; begin another study (--name OTHER)"
         )
-    return replace(study, run=replace(study.run, image_size=max(every)))
+    return replace(study, run=replace(study.run, image_size=max(sizes)))
 
 
 def _with_searched_augment(study: Study, data: Data) -> Run:
@@ -237,12 +237,12 @@ def teachers(study: Study) -> list[Run]:
 
     A teacher that is fine-tuned for several numbers of epochs is there once for each.
     """
-    found: dict[tuple[str, Any], Run] = {}
+    by_name: dict[tuple[str, Any], Run] = {}
     for name in _names(study, "teacher"):
         for epochs in _names(study, "teacher_epochs"):
             for run in replace(study.run, teacher=name, teacher_epochs=epochs).teacher_members:
-                found.setdefault((run.teacher, epochs), run)
-    return list(found.values())
+                by_name.setdefault((run.teacher, epochs), run)
+    return list(by_name.values())
 
 
 def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
@@ -259,8 +259,8 @@ def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
     """
     fixed = study.policy == "all" and not study.until_decided
     repeats = study.repeats if fixed or study.run.folds else study.run.teachers
-    every = (replace(run, repeat=repeat) for repeat in range(repeats) for run in runs)
-    return [run for run in every if run.teacher_number == run.repeat]
+    repeated = (replace(run, repeat=repeat) for repeat in range(repeats) for run in runs)
+    return [run for run in repeated if run.teacher_number == run.repeat]
 
 
 def whole_teachers(study: Study) -> list[Run]:
@@ -281,15 +281,15 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 # The recipe of a study as a table: every setting that has an effect, and where it came from.
 
 
-UNSHOWN = {
-    *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
-    *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify", "train"),
-    *("dump", "val_share"),
-    *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
-}
+UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
+UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
+UNSHOWN |= {"train", "dump", "val_share"}
+UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 ONLY_WITH = {
-    **{"samples": ("search", ("random", "tpe")), "race_level": ("policy", ("race",))},
-    **{"confirm": ("policy", ("race",)), "level": ("until_decided", (True,))},
+    "samples": ("search", ("random", "tpe")),
+    "race_level": ("policy", ("race",)),
+    "confirm": ("policy", ("race",)),
+    "level": ("until_decided", (True,)),
     "budget": ("until_decided", (True,)),
 }
 """Settings of a study that have an effect only with these values of another."""
@@ -460,10 +460,10 @@ def _input_rows(asked: Study, study: Study, data: Data) -> Iterator[RecipeRow]:
             finished = read_finished(Path(weights).expanduser())
             model = untrained(run, data, role)
             values = model.preprocessing
-            own = "model's own" if model.is_normalized else "not known"
-            source = own if finished is None else "finished teacher"
-            given = any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING)
-            if given:
+            unset = "model's own" if model.is_normalized else "not known"
+            source = unset if finished is None else "finished teacher"
+            is_set = any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING)
+            if is_set:
                 source = "flag" if by_flag else "experiment"
             yield RecipeRow(f"input of {name}", describe_preprocessing(values), source)
 
@@ -505,21 +505,21 @@ def find_other_cuts(study: Study, data: Data) -> list[str]:
         study: The study, with files of weights in place of folders (`with_weights_of_studies`).
         data: Its data.
     """
-    found = {}
+    sentences = {}
     for run in teachers(study):
         weights = run.weights_of("teacher")
         if (finished := _recorded(run, data)) is None or finished.data is None:
             continue
         is_other = finished.data != data.fingerprint
         if data.fold is not None or (is_other and (finished.has_cut_val or data.cut is not None)):
-            found[weights] = (
+            sentences[weights] = (
                 f"the teacher {run.teacher} ({weights}) was fine-tuned with another val than this "
                 f"study's, so it may have been trained on examples of val, and metrics on val may "
                 f"be optimistic; use data with a val folder, the --seed and --val-share of the "
                 f"study that fine-tuned it or, with --folds, a teacher that is fine-tuned for each "
                 f"repeat"
             )
-    return list(found.values())
+    return list(sentences.values())
 
 
 # Record of the transforms between a study's images and the inputs of its models.
@@ -551,8 +551,8 @@ def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, 
     """
     run, runs = study.run, students(study)
     are_images = data.kind != "tensors"
-    of_students = [untrained(own, data, "student") for own in runs]
-    of_teachers = [untrained_teacher(own, data) for own in teachers(study)] if are_images else []
+    of_students = [untrained(each, data, "student") for each in runs]
+    of_teachers = [untrained_teacher(each, data) for each in teachers(study)] if are_images else []
     models = {f"teacher {model.name}": model for model in networks(of_teachers)}
     models |= {f"student {model.name}": model for model in of_students}
     assumed = {model.name: model for model in models.values() if not model.is_normalized}
@@ -565,8 +565,8 @@ def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, 
         "models": {n: asdict(m.preprocessing) for n, m in models.items() if are_images},
         "input": asdict(_input(data, views["image_size"])),
         "sources": {
-            f"student {model.name}": asdict(_source_of(own, model))
-            for own, model in zip(runs, of_students, strict=True)
+            f"student {model.name}": asdict(_source_of(each, model))
+            for each, model in zip(runs, of_students, strict=True)
         },
         "warnings": sentences,
     }
