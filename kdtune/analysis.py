@@ -284,7 +284,7 @@ def _print_several(flags: AnalysisFlags) -> list[str]:
         _print(studies_text(table, criterion, flags.format))
         return _damaged(table["name"][table.state.str.startswith("damaged")])
     side = load_several(flags.runs, criterion)
-    for results in side.results:
+    for results in side.studies.values():
         check_baseline(criterion, results.study)
     _print(text(side, flags.format))
     return [f"{name}: {w}" for name, results in side.studies.items() for w in results.warnings]

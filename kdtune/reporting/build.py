@@ -315,10 +315,10 @@ def means_plot(side: SideBySide) -> CaptionedFigure:
     axes.set_xlabel(f"{metric}{' (%)' * side.criterion.in_points}")
     if len(side.splits) > 1:
         figure.legend(loc="outside lower center", ncols=2)
+    intervals = dict.fromkeys(r.design.single_interval for r in side.studies.values())
     caption = (
-        f"Mean of the best configurations with its 95% t interval "
-        f"{' or '.join(side.single_intervals)}. Means on val are "
-        f"optimistic, since val selected the configurations."
+        f"Mean of the best configurations with its 95% t interval {' or '.join(intervals)}. "
+        f"Means on val are optimistic, since val selected the configurations."
     )
     return CaptionedFigure("best-of-studies", caption, figure)
 

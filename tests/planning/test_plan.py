@@ -24,7 +24,7 @@ from kdtune.config.text import InputError
 from kdtune.planning.ledger import (
     FIRST_REPEAT,
     active_configs,
-    final_differences,
+    final_test,
     finalists,
     is_decided,
     phase_of,
@@ -67,7 +67,7 @@ class TestContract:
             assert len(set(runs)) == len(runs) == statuses(lines).total()
             done = Plan(study, lines)
             assert len(done.ledger.configs) == (12 if search != "grid" else 15)
-            baselines = [state for state in done.ledger.configs.values() if state.is_baseline]
+            baselines = [state for state in done.ledger.configs.values() if state.arm.is_baseline]
             assert len(baselines) == 3 and finalists(done.ledger)[0].baseline in baselines
             assert all(0 in state.status for state in done.ledger.configs.values())
             assert not statuses(lines)["pruned"] or stop_early
@@ -340,7 +340,7 @@ def of_student(run: Run) -> list[float]:
 def test_students_take_turns(search: str) -> None:
     study = replace(make(search, {**RANGES, **STUDENTS}, "all"), samples=16)
     plan = Plan(study, play(study, of_student))
-    kinds = Counter((state.run.student, state.is_baseline) for state in plan.ledger.by_row)
+    kinds = Counter((state.run.student, state.arm.is_baseline) for state in plan.ledger.by_row)
     assert kinds == {(s, plain): 2 if plain else 6 for s in ("small", "large") for plain in (0, 1)}
 
 
@@ -350,11 +350,11 @@ def test_a_race_has_finalists_of_each_student() -> None:
     plan = Plan(study, play(study, of_student))
     small, large = finalists(plan.ledger)
     for pair, student in ((small, "small"), (large, "large")):
-        assert [(s.run.student, s.is_baseline) for s in pair.states] == [
+        assert [(s.run.student, s.arm.is_baseline) for s in pair.states] == [
             (student, True),
             (student, False),
         ]
-        assert len(final_differences(plan.ledger, pair)) == study.repeats
+        assert final_test(plan.ledger, pair).n == study.repeats
     by_student = active_configs(plan.ledger)
     assert list(by_student) == ["small", "large"]
     alive = [s for arms in by_student.values() for arm in arms for s in arm]
@@ -380,8 +380,7 @@ def test_repeats_are_added_until_each_student_is_decided() -> None:
     study = Study(run=RUN, space=space, until_decided=True, budget="120runs", repeats=4)
     plan = Plan(study, play(study, gain))
     lengths = {
-        p.states[0].run.student: len(final_differences(plan.ledger, p))
-        for p in finalists(plan.ledger)
+        p.states[0].run.student: final_test(plan.ledger, p).n for p in finalists(plan.ledger)
     }
     assert lengths["large"] < lengths["small"] and not is_decided(plan.ledger)
 
@@ -451,7 +450,7 @@ def test_the_winner_of_a_race_comes_first_although_its_first_repeat_was_bad(tmp_
     best = finalists(ledger)[0].states
     assert [state.run.lr for state in best] == [1e-2, 1e-2]
     for winner in best:
-        arm = [s for s in ledger.by_row if s.is_baseline == winner.is_baseline]
+        arm = [s for s in ledger.by_row if s.arm.is_baseline == winner.arm.is_baseline]
         assert sum(state.scores[0] > winner.scores[0] for state in arm) == 2
         assert min(len(state.scores) for state in arm) == 1
     study = replace(other, policy="all", search="tpe", warm_start=str(other.folder))
