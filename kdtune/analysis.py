@@ -9,18 +9,13 @@ python -m kdtune.analysis results.csv --by alpha --repeat seed --metric acc    r
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
-from kdtune.config.cli import (
-    ComparisonFlags,
-    check_lists,
-    parse_own_flags,
-    start,
-    table_file,
-)
+from kdtune.config.cli import ComparisonFlags, parse_own_flags, start
 from kdtune.config.fields import Setting, check_fields
+from kdtune.config.files import existing_file
 from kdtune.config.run import HYPERPARAMETERS
 from kdtune.config.study import Format
 from kdtune.config.task import METRICS
@@ -60,6 +55,10 @@ class AnalysisFlags(ComparisonFlags):
     """Dropped runs that count again, by trial_id."""
     reason: str | None = None
     """Why runs are dropped or restored."""
+    for_one_study: ClassVar[tuple[str, ...]] = (
+        *ComparisonFlags.for_one_study,
+        *("by", "columns", "pooled", "drop", "restore", "reason"),
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class TableFlags:
     def __post_init__(self) -> None:
         check_fields(self)
         for place in self.tables:
-            table_file(place)
+            existing_file("a table of results", "tables", place)
         for name, example in (("by", "alpha"), ("repeat", "seed"), ("metric", "acc")):
             if not getattr(self, name):
                 raise InputError(
@@ -133,50 +132,34 @@ FLAGS = (AnalysisFlags, TableFlags)
 
 def parse(words: Sequence[str]) -> AnalysisFlags | TableFlags:
     """Return what a command line asks for: there are other flags for a table than for a study."""
-    tables = [word for word in words if is_table(word)]
-    kind: Any = TableFlags if tables else AnalysisFlags
+    if not any(map(is_table, words)):
+        return parse_own_flags(AnalysisFlags, "analysis", words)
     # `--by alpha temperature results.csv` must not take the table for a hyperparameter
-    words = sorted(words, key=lambda word: not is_table(word)) if tables else words
-    _check_kind(words, kind)
-    flags: AnalysisFlags | TableFlags = parse_own_flags(kind, "analysis", words)
-    check_lists(flags, words, "analysis")
-    return flags
+    words = sorted(words, key=lambda word: not is_table(word))
+    return parse_own_flags(TableFlags, "analysis", words)
 
 
 def is_table(word: str) -> bool:
     """Return whether a word of a command line names a table of results, not a study."""
-    if word.startswith("-"):
-        return False
-    file = os.path.expanduser(word)  # `table_file` refuses what cannot be a path
-    if "://" in word or os.path.isdir(file):
+    file = os.path.expanduser(word)
+    if word.startswith("-") or "://" in word or os.path.isdir(file):
         return False
     suffix = os.path.splitext(file)[1].lower()
     return suffix in (*_TABLES, *_REFUSED) or (os.path.isfile(file) and suffix != ".json")
 
 
-def _check_kind(words: Sequence[str], kind: type) -> None:
-    """Raise InputError for a flag that is for studies, not tables, or the other way round."""
-    (other,) = (owner for owner in FLAGS if owner is not kind)
-    allowed, others = ({f.name for f in fields(owner)} for owner in (kind, other))
-    for word in words:
-        flag = word.partition("=")[0]
-        name = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and name in others - allowed:
-            what = "table of results" if other is TableFlags else "study of kdtune"
-            place = next((word for word in words if not word.startswith("-")), "none")
-            raise InputError(f"{flag} must be used with a {what}, but got {place}")
-
-
 def main(flags: AnalysisFlags | TableFlags) -> int:
     """Print results and warnings; return 3 if there are warnings and `--strict`, else 0."""
-    warnings = _print_table(flags) if isinstance(flags, TableFlags) else _print_studies(flags)
+    analyse: Any = _analyse_table if isinstance(flags, TableFlags) else _analyse_studies
+    text, warnings = analyse(flags)
+    print(printable_lines(text))
     for warning in warnings:
         print(f"warning: {printable_lines(warning)}", file=sys.stderr)
     return 3 if flags.strict and warnings else 0
 
 
-def _print_table(flags: TableFlags) -> list[str]:
-    """Print the comparison in a table of results; return its warnings."""
+def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
+    """Return the comparison in a table of results as text, and its warnings."""
     from kdtune.results.results import parse_baseline
     from kdtune.results.sources import read_tables
     from kdtune.results.tables import compare
@@ -196,46 +179,33 @@ def _print_table(flags: TableFlags) -> list[str]:
         unpaired=flags.unpaired,
         keep_incomplete=flags.keep_incomplete,
     )
-    _print(result.text(flags.format))
-    return result.warnings
+    return result.text(flags.format), result.warnings
 
 
-def _print_studies(flags: AnalysisFlags) -> list[str]:
-    """Print the results of one study or several; return their warnings."""
-    from kdtune.results.several import is_folder_of_studies
-
-    if len(flags.runs) == 1 and not is_folder_of_studies(flags.runs[0]):
-        return _print_study(flags.runs[0], flags)
-    _check_for_several(flags)
-    return _print_several(flags)
-
-
-def _print_study(place: str, flags: AnalysisFlags) -> list[str]:
-    """Print the results of one study; return its warnings."""
+def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
+    """Return the results of one study or of several as text, and their warnings."""
     from kdtune.results.comparison import format_table
     from kdtune.results.results import criterion_of, load
+    from kdtune.results.several import is_folder_of_studies
 
-    _mark(place, flags)
+    place = flags.runs[0]
+    if len(flags.runs) > 1 or is_folder_of_studies(place):
+        return _analyse_several(flags)
+    _mark_trials(place, flags)
     results = load(place)
     criterion = criterion_of(flags, results)
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.format == "md" and not flags.pooled:
-        _print(results.text(flags.by, columns, criterion))
-    else:
-        table = results.summary(flags.by, columns, flags.scope, flags.pooled, full=True)
-        _print(format_table(table, flags.format))
-    if flags.format == "md" and flags.pooled:
-        print("\npooled over epochs: the SD describes the learning curve, not repeats")
-    return results.warnings
+        return results.text(flags.by, columns, criterion), results.warnings
+    table = results.summary(flags.by, columns, flags.scope, flags.pooled, full=True)
+    text = format_table(table, flags.format)
+    if flags.format == "md":
+        text += "\n\npooled over epochs: the SD describes the learning curve, not repeats"
+    return text, results.warnings
 
 
-def _print(text: str) -> None:
-    """Print a text in which names and errors of others may stand."""
-    print(printable_lines(text))
-
-
-def _mark(place: str, flags: AnalysisFlags) -> None:
-    """Drop and restore the runs that the flags name, and say so."""
+def _mark_trials(place: str, flags: AnalysisFlags) -> None:
+    """Drop and restore the runs that the flags name, and print which."""
     if not (flags.drop or flags.restore):
         if flags.reason is not None:
             raise InputError("--reason must be given with --drop or --restore")
@@ -253,45 +223,25 @@ def _mark(place: str, flags: AnalysisFlags) -> None:
     )
 
 
-def _check_for_several(flags: AnalysisFlags) -> None:
-    """Raise InputError for flags that are for one study only."""
-    given = {
-        "--by": flags.by,
-        "--columns": flags.columns,
-        "--pooled": flags.pooled,
-        "--drop": flags.drop,
-        "--restore": flags.restore,
-        "--reason": flags.reason,
-        "--max-ms": flags.max_ms is not None,
-        "--max-params": flags.max_params is not None,
-        "--format latex": flags.format == "latex",
-    }
-    if wrong := [name for name, value in given.items() if value]:
-        raise InputError(
-            f"{wrong[0]} must be used with one study, but got {' '.join(flags.runs)}; name one, or "
-            f"leave the flag out"
-        )
-
-
-def _print_several(flags: AnalysisFlags) -> list[str]:
-    """Print studies side by side, or the list of a folder's studies; return their warnings."""
+def _analyse_several(flags: AnalysisFlags) -> tuple[str, list[str]]:
+    """Return studies side by side, or the list of a folder's studies, and their warnings."""
     from kdtune.results.results import check_baseline, criterion_of
     from kdtune.results.several import list_studies, load_several, studies_text, text
 
+    flags.check_for_several()
+    if flags.format == "latex":
+        raise InputError("--format latex must be used with one study; use md, csv or json")
     criterion = criterion_of(flags)
     if len(flags.runs) == 1:
         table = list_studies(flags.runs[0], criterion)
-        _print(studies_text(table, criterion, flags.format))
-        return _damaged(table["name"][table.state.str.startswith("damaged")])
+        damaged = table["name"][table.state.str.startswith("damaged")]
+        warnings = [f"{name} cannot be read" for name in damaged]
+        return studies_text(table, criterion, flags.format), warnings
     side = load_several(flags.runs, criterion)
     for results in side.studies.values():
         check_baseline(criterion, results.study)
-    _print(text(side, flags.format))
-    return [f"{name}: {w}" for name, results in side.studies.items() for w in results.warnings]
-
-
-def _damaged(names: Iterable[str]) -> list[str]:
-    return [f"{name} cannot be read" for name in names]
+    warnings = [f"{name}: {w}" for name, results in side.studies.items() for w in results.warnings]
+    return text(side, flags.format), warnings
 
 
 if __name__ == "__main__":

@@ -26,8 +26,7 @@ FLAGS = (CompletionFlags,)
 
 def parse(words: Sequence[str]) -> CompletionFlags:
     """Return what a command line asks for."""
-    flags: CompletionFlags = parse_own_flags(CompletionFlags, "completion", words)
-    return flags
+    return parse_own_flags(CompletionFlags, "completion", words)
 
 
 def main(flags: CompletionFlags) -> int:

@@ -70,8 +70,7 @@ def parse(words: Sequence[str]) -> ConvertFlags:
     """Return what a command line asks for."""
     tools = "\n\n".join(f"{name}: {tool.signature}" for name, tool in CONVENTIONS.items())
     about = f"\n\nTools and their parameters:\n\n{tools}"
-    flags: ConvertFlags = parse_own_flags(ConvertFlags, "convert", words, about)
-    return flags
+    return parse_own_flags(ConvertFlags, "convert", words, about)
 
 
 def main(flags: ConvertFlags) -> int:

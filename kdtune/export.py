@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
-from kdtune.config.cli import EXPORT_FORMATS, check_export, parse_own_flags, start
+from kdtune.config.cli import parse_own_flags, start
 from kdtune.config.fields import RepeatNumber, Setting, check_fields
 from kdtune.config.text import InputError, printable
 
@@ -26,7 +26,7 @@ class ExportFlags:
 
     study: Annotated[str, Setting(place=True, metavar="STUDY")]
     """Folder of the study."""
-    format: Annotated[str, Setting(choices=EXPORT_FORMATS)] = "onnx"
+    format: Literal["onnx", "torch-export", "safetensors"] = "onnx"
     """Format of the file: "onnx" for onnxruntime and others, "torch-export" for PyTorch without
     kdtune, "safetensors" for the weights alone, under the names of the network's layers."""
     int8: bool = False
@@ -38,24 +38,18 @@ class ExportFlags:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_export(self.format, self.int8)
+        if self.int8 and self.format != "onnx":
+            raise InputError(
+                f"--int8 must be used with --format onnx, but got --format {self.format}"
+            )
 
 
 FLAGS = (ExportFlags,)
 
 
 def parse(words: Sequence[str]) -> ExportFlags:
-    """Return what a command line asks for.
-
-    Raises:
-        InputError: There is no study, or a value is not allowed.
-    """
-    if list(words) in ([], ["--"]):
-        raise InputError(
-            "STUDY must be given, the folder of a study (python -m kdtune.export runs/NAME)"
-        )
-    flags: ExportFlags = parse_own_flags(ExportFlags, "export", words)
-    return flags
+    """Return what a command line asks for."""
+    return parse_own_flags(ExportFlags, "export", words)
 
 
 def main(flags: ExportFlags) -> int:
@@ -66,8 +60,8 @@ def main(flags: ExportFlags) -> int:
     with suppress(InputError):  # which export says
         if code := describe_code(flags.study):
             print(printable(code), file=sys.stderr)
-    say = partial(print, flush=True)  # --int8 takes minutes: a pipe shows each step at once
-    export(flags.study, flags.format, flags.int8, flags.repeat, say)
+    # --int8 takes minutes: a pipe shows each step at once
+    export(flags.study, flags.format, flags.int8, flags.repeat, partial(print, flush=True))
     return 0
 
 

@@ -19,8 +19,6 @@ from kdtune.config.study import Device, Study
 from kdtune.config.text import InputError, in_spreadsheet, printable
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from kdtune.students.trained import Prediction
 
 PredictFormat = Literal["table", "csv", "json"]
@@ -56,29 +54,16 @@ class PredictFlags:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.images:
+            raise InputError("IMAGE must be given, an image file, a folder or a pattern")
 
 
 FLAGS = (PredictFlags,)
 
 
 def parse(words: Sequence[str]) -> PredictFlags:
-    """Return what a command line asks for.
-
-    Raises:
-        InputError: There is no student or no image, or a value is not allowed.
-    """
-    if list(words) in ([], ["--"]):
-        raise InputError(
-            "STUDENT and IMAGE must be given, the folder of a study and images (python -m "
-            "kdtune.predict runs/NAME image.jpg)"
-        )
-    flags: PredictFlags = parse_own_flags(PredictFlags, "predict", words)
-    if not flags.images:
-        raise InputError(
-            f"IMAGE must be given, an image file, a folder or a pattern (python -m kdtune.predict "
-            f"{flags.student} image.jpg)"
-        )
-    return flags
+    """Return what a command line asks for."""
+    return parse_own_flags(PredictFlags, "predict", words)
 
 
 def main(flags: PredictFlags) -> int:
@@ -144,16 +129,13 @@ def _tops(
     predictions: Iterable[Prediction], classes: tuple[str, ...], count: int, faults: list[str]
 ) -> Iterator[tuple[str, Top]]:
     """Yield each file that could be read with its most probable classes; collect the faults."""
-    for one in predictions:
-        if one.probabilities is None:
-            faults.append(one.fault)
-        else:
-            yield str(one.file), _top(one.probabilities, classes, count)
-
-
-def _top(probabilities: Tensor, classes: tuple[str, ...], count: int) -> Top:
-    values, order = probabilities.topk(min(count, len(classes)))
-    return [(classes[k], p) for k, p in zip(order.tolist(), values.tolist(), strict=True)]
+    for prediction in predictions:
+        if prediction.probabilities is None:
+            faults.append(prediction.fault)
+            continue
+        values, order = prediction.probabilities.topk(min(count, len(classes)))
+        names = [classes[k] for k in order.tolist()]
+        yield str(prediction.file), list(zip(names, values.tolist(), strict=True))
 
 
 def _print_table(tops: Iterable[tuple[str, Top]]) -> None:
@@ -162,9 +144,8 @@ def _print_table(tops: Iterable[tuple[str, Top]]) -> None:
         [printable(file), *(cell for name, p in top for cell in (printable(name), f"{p:.3f}"))]
         for file, top in tops
     ]
-    if not rows:
-        return
-    rows.insert(0, ["file", *["class", "probability"] * ((len(rows[0]) - 1) // 2)])
+    if rows:
+        rows.insert(0, ["file", *["class", "probability"] * ((len(rows[0]) - 1) // 2)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
@@ -188,11 +169,11 @@ def _print_csv(tops: Iterable[tuple[str, Top]]) -> None:
 
 def _print_json(tops: Iterable[tuple[str, Top]]) -> None:
     """Print a list with an object for each image."""
-    found = [
+    images = [
         {"file": file, "predictions": [{"class": name, "probability": p} for name, p in top]}
         for file, top in tops
     ]
-    print(json.dumps(found, indent=2))
+    print(json.dumps(images, indent=2))
 
 
 _PRINT: dict[str, Callable[[Iterable[tuple[str, Top]]], None]] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from kdtune.config.cli import ComparisonFlags, check_lists, parse_own_flags, start
+from kdtune.config.cli import ComparisonFlags, parse_own_flags, start
 from kdtune.config.fields import Setting
 from kdtune.config.text import InputError
 
@@ -31,9 +31,7 @@ FLAGS = (ReportFlags,)
 
 def parse(words: Sequence[str]) -> ReportFlags:
     """Return what a command line asks for."""
-    flags: ReportFlags = parse_own_flags(ReportFlags, "report", words)
-    check_lists(flags, words, "report")
-    return flags
+    return parse_own_flags(ReportFlags, "report", words)
 
 
 def main(flags: ReportFlags) -> int:
@@ -45,11 +43,7 @@ def main(flags: ReportFlags) -> int:
     if "://" in (flags.out or ""):
         raise InputError(f"--out must be on this machine, but got {flags.out}; give a path.")
     if len(flags.runs) > 1:
-        if (flags.max_ms, flags.max_params) != (None, None):
-            raise InputError(
-                "--max-ms and --max-params must be used with one study, but got several; leave "
-                "them out"
-            )
+        flags.check_for_several()
         criterion = criterion_of(flags)
         file = None if flags.out is None else output_file(flags.out)
         side = load_several(flags.runs, criterion)

@@ -8,7 +8,6 @@ command line; it is imported only for that, so that reading a study is fast.
 import atexit
 import contextlib
 import dataclasses
-import errno
 import gc
 import inspect
 import io
@@ -16,20 +15,28 @@ import os
 import runpy
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, replace
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, NoReturn, Union, get_origin
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    TypeVar,
+    Union,
+    get_origin,
+)
 
 from kdtune import __version__
-from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.fields import (
     ALL_COMMANDS,
     LOSSES,
     SUM_WEIGHT,
+    TEACHER_RECIPE,
     Declaration,
     Hyperparameter,
     Params,
@@ -38,17 +45,19 @@ from kdtune.config.fields import (
     StudyCommand,
     check_fields,
     declarations,
+    describe_teacher_default,
     docstrings,
     is_output_file,
     searchable,
 )
-from kdtune.config.files import check_place, describe_missing, not_writable_by_all
+from kdtune.config.files import existing_file, not_writable_by_all
 from kdtune.config.run import HYPERPARAMETERS, Run
-from kdtune.config.study import Scope, Study
+from kdtune.config.study import Scope, Study, fashion
 from kdtune.config.task import COMPARABLE, Range, ends_of
 from kdtune.config.text import (
     InputError,
     UserError,
+    did_you_mean,
     printable,
     printable_lines,
     repr_or_type,
@@ -159,9 +168,8 @@ def unknown_command(word: str) -> InputError:
         return InputError(
             f"flags must follow a command, but got {word} first; kdtune --help lists the commands"
         )
-    near = get_close_matches(word, COMMANDS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "kdtune --help lists them"
-    return InputError(f"COMMAND must be a command of kdtune, but got {word}; {hint}")
+    hint = did_you_mean(word, COMMANDS) or "; kdtune --help lists them"
+    return InputError(f"COMMAND must be a command of kdtune, but got {word}{hint}")
 
 
 def overview() -> str:
@@ -207,13 +215,15 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         main: The command; returns its exit code.
         resumes: Whether the same command continues where it was interrupted.
     """
-    for name in ("stdout", "stderr"):
-        if (stream := getattr(sys, name)) is None:  # closed
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):  # a character that the encoding lacks is escaped
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _run(main)
+        try:
+            code = main()
+        except SystemExit as end:  # of tyro, after --help
+            code = int(end.code or 0)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
@@ -223,51 +233,35 @@ def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
         with contextlib.suppress(OSError):  # of a terminal that is closed
             print(f"interrupted{reason}{rest}", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # | head
+    except BrokenPipeError:  # | head; Python would complain when it flushes at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:  # what cannot be written is given up, so that the exit is silent
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
-
-
-def _run(main: Callable[[], int]) -> int:
-    """Return the exit code of a command, once its output is written; raise if it cannot be."""
-    try:
-        try:
-            code = main()
-        except SystemExit as end:  # of tyro, after --help
-            code = int(end.code or 0)
-        sys.stdout.flush()
-    except OSError as error:
-        if error.errno != errno.ENOSPC or error.filename is not None:
-            raise
-        raise InputError(
-            f"the output cannot be written ({error.strerror}); make room, or direct it elsewhere"
-        ) from None
-    return code
 
 
 # Flags: how a field becomes a flag.
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A flag of a command line."""
+class Flag(NamedTuple):
+    """A flag of a command line: a field of the dataclass that tyro reads."""
 
     name: str
     """With underscores, the name of the field; with one at the end if it is a word of Python."""
     kind: Any
-    """Its type, as tyro reads it."""
-    help: str
-    default: Any = MISSING
-    """Without a default it is a positional argument."""
-    metavar: str | None = None
-    """What --help shows in place of the value; None: what tyro derives from the type."""
-    place: bool = False
-    """Whether it is a path or URI, see `Setting.place`."""
+    """Its type, annotated with its help."""
+    default: Any
+    """MISSING: it is a positional argument."""
+
+
+def _flag(name: str, kind: Any, about: str, default: Any, metavar: str | None = None) -> Flag:
+    """Return a flag with its help, and what the help shows in place of its value."""
+    import tyro
+
+    word = name.rstrip("_") if name.endswith("_") else None
+    annotation = tyro.conf.arg(name=word, help=about, metavar=metavar)
+    if default is MISSING:
+        return Flag(name, Annotated[kind, tyro.conf.Positional, annotation], default)
+    return Flag(name, Annotated[kind, annotation], default)
 
 
 def flags_of(owner: type) -> Iterator[Flag]:
@@ -275,22 +269,17 @@ def flags_of(owner: type) -> Iterator[Flag]:
     texts = docstrings(owner)
     for field in dataclasses.fields(owner):
         declared = declarations(owner)[field.name]
-        yield Flag(
-            field.name,
-            declared.kind,
-            _help_of(declared, texts[field.name]),
-            field.default,
-            _metavar_of(declared),
-            declared.setting.place,
-        )
+        about = _help_of(declared, texts[field.name])
+        yield _flag(field.name, declared.kind, about, field.default, _metavar_of(declared))
 
 
 def _metavar_of(declared: Declaration) -> str | None:
+    """Return what --help shows in place of a value; None: what tyro derives from the type."""
     choices = declared.setting.choices
     if not choices or declared.setting.metavar:
         return declared.setting.metavar
     words = f"{{{','.join(choices)}}}"
-    return f"{words} [...]" if get_origin(declared.kind) is tuple else words
+    return f"[{words} [...]]" if get_origin(declared.kind) is tuple else words
 
 
 def _help_of(declared: Declaration, text: str) -> str:
@@ -313,6 +302,9 @@ def _help_of(declared: Declaration, text: str) -> str:
     return " ".join(sentences)
 
 
+_Flags = TypeVar("_Flags")
+
+
 def parse_flags(
     command: str, description: str, flags: Iterable[Flag], arguments: Sequence[str]
 ) -> dict[str, Any]:
@@ -322,45 +314,31 @@ def parse_flags(
     0 or 2, with the nearest flag named.
 
     Raises:
-        InputError: A flag is given twice, or a path is empty.
+        InputError: A flag is given twice, or a list without a value.
     """
     import tyro
 
-    flags = tuple(flags)
-    _check_given_once(arguments)
+    given = names_of_flags(arguments)
+    _check_given_once(given)
     codes = (f"{code} {EXIT_CODES[code]}" for code in COMMANDS[command].exit_codes)
     is_script = Path(sys.argv[0]).stem == "kdtune"
     parsed: Any = tyro.cli(
-        _type_of(command, flags),
+        dataclasses.make_dataclass(command, flags),
         args=arguments,
         prog=f"kdtune {command}" if is_script else f"python -m kdtune.{command}",
         description=f"{description}\n\nExit codes: {'; '.join(codes)}.",
         config=() if command in ALL_COMMANDS else (tyro.conf.FlagCreatePairsOff,),
     )
     values = dict(vars(parsed))
-    for flag in flags:
-        value = values[flag.name]
-        if flag.place and (value == "" or (isinstance(value, tuple) and "" in value)):
-            raise InputError(f"{flag.name} must be a path, but is empty; is a variable not set?")
+    for name in given:
+        if values.get(name) == ():
+            raise InputError(f"{name} must have at least one value (--{name} VALUE [VALUE ...])")
     return values
 
 
-def _type_of(command: str, flags: Iterable[Flag]) -> type:
-    """Return a dataclass of flags, as tyro reads it."""
-    import tyro
-
-    fields: list[Any] = []
-    for flag in flags:
-        name = flag.name.rstrip("_") if flag.name.endswith("_") else None
-        mark = tyro.conf.arg(name=name, help=flag.help, metavar=flag.metavar)
-        if flag.default is MISSING:
-            fields.append((flag.name, Annotated[flag.kind, tyro.conf.Positional, mark]))
-        else:
-            fields.append((flag.name, Annotated[flag.kind, mark], flag.default))
-    return dataclasses.make_dataclass(command, fields)
-
-
-def parse_own_flags(owner: type, command: str, arguments: Sequence[str], about: str = "") -> Any:
+def parse_own_flags(
+    owner: type[_Flags], command: str, arguments: Sequence[str], about: str = ""
+) -> _Flags:
     """Return the flags that a dataclass declares, see `parse_flags`.
 
     Args:
@@ -385,12 +363,11 @@ def names_of_flags(arguments: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_given_once(arguments: Sequence[str]) -> None:
+def _check_given_once(names: Sequence[str]) -> None:
     """Raise InputError if a flag is given twice: only the last of them would have an effect.
 
     For a flag that takes a list, `--alpha 0 --alpha 1`, that is not what one means.
     """
-    names = names_of_flags(arguments)
     for name in names:
         if names.count(name) > 1:
             raise InputError(
@@ -419,48 +396,21 @@ class ComparisonFlags:
     best student within it. None: the study's own."""
     max_params: Params | None = None
     """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
+    for_one_study: ClassVar[tuple[str, ...]] = ("max_ms", "max_params")
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not self.runs:
+            raise InputError("RUN must be given, the folder of a study (such as runs/NAME)")
 
-
-def check_lists(flags: Any, arguments: Sequence[str], command: str) -> None:
-    """Raise InputError if no study is named, or a flag of a list has no value."""
-    if getattr(flags, "runs", None) == ():
-        raise InputError(
-            f"RUN must be given, the folder of a study (python -m kdtune.{command} runs/NAME)"
-        )
-    for name in names_of_flags(arguments):
-        if getattr(flags, name) == ():
-            raise InputError(f"{name} must have at least one value (--{name} NAME [NAME ...])")
-
-
-def table_file(place: str) -> Path:
-    """Return the file of a table of results; raise InputError if there is none."""
-    check_place("tables", place)
-    file = Path(place).expanduser()
-    if not file.is_file():
-        names = [other.name for other in file.parent.glob("*.*")]
-        near = get_close_matches(file.name, names, n=1, cutoff=0.75)
-        hint = f"; did you mean {file.parent / near[0]}?" if near else ""
-        raise InputError(f"a table of results must be a file, but {describe_missing(file)}{hint}")
-    return file
-
-
-EXPORT_FORMATS = ("onnx", "torch-export", "safetensors")
-
-
-def check_export(format: str, int8: bool) -> None:
-    """Raise InputError unless the format is known and fits int8."""
-    if format not in EXPORT_FORMATS:
-        near = get_close_matches(format, EXPORT_FORMATS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(
-            f"--format must be {', '.join(EXPORT_FORMATS[:-1])} or {EXPORT_FORMATS[-1]}, but got "
-            f"{format}{hint}"
-        )
-    if int8 and format != "onnx":
-        raise InputError(f"--int8 must be used with --format onnx, but got --format {format}")
+    def check_for_several(self) -> None:
+        """Raise InputError if a flag of `for_one_study` is given."""
+        for name in self.for_one_study:
+            if getattr(self, name) not in (None, (), False):
+                raise InputError(
+                    f"--{name.replace('_', '-')} must be used with one study, but got "
+                    f"{' '.join(self.runs)}; name one, or leave the flag out"
+                )
 
 
 # Commands that take a study.
@@ -496,23 +446,20 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
             f"kdtune.{command} is for distillation, but the experiment has train=...; use "
             f"python -m kdtune.search"
         )
-    values = parse_flags(command, about, study_flags(command, base), arguments)
-    given = set(names_of_flags(arguments))
-    flags = tuple(name for name in values if name in given)
-    begins_otherwise = "teacher_weights" in flags or _are_files(values.get("teacher"))
-    if begins_otherwise and base == fashion():  # whose recipe is for random weights
-        recipe = {f"teacher_{name}" for name in TEACHER_RECIPE} - set(flags)
-        values |= {name: None for name in recipe & values.keys()}
-    study = _lay_over(base, base.space if command == "search" else {}, values)
-    if "cache" in flags and Path(str(study.cache)).expanduser().is_file():
+    parsed = parse_flags(command, about, study_flags(command, base), arguments)
+    given = names_of_flags(arguments)
+    values = {name: value for name, value in parsed.items() if name in given}
+    flags = tuple(values)
+    teachers = values.get("teacher", "")
+    teachers = (teachers,) if isinstance(teachers, str) else teachers
+    if base == fashion() and ("teacher_weights" in values or all(map(is_output_file, teachers))):
+        # the default study's recipe is for teachers with random weights
+        recipe = {f"teacher_{name}" for name in TEACHER_RECIPE}
+        values |= dict.fromkeys(recipe - values.keys())
+    study = _lay_over(base, command, values)
+    if "cache" in values and Path(str(study.cache)).expanduser().is_file():
         raise InputError(f"cache must be a folder, but {study.cache} is a file")
     return replace(study, flags=flags)
-
-
-def _are_files(teacher: Any) -> bool:
-    """Return True if the value of --teacher is one file of outputs, or several."""
-    names = teacher if isinstance(teacher, tuple) else (teacher,)
-    return all(isinstance(name, str) and is_output_file(name) for name in names)
 
 
 def _base(arguments: list[str]) -> tuple[Study, list[str]]:
@@ -521,37 +468,20 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
     It is the experiment, the default study, or one with the defaults of the fields for other data.
     """
     if arguments and not arguments[0].startswith("-"):
-        return _experiment(Path(arguments[0])), arguments[1:]
+        return _experiment(arguments[0]), arguments[1:]
     words = [part for word in arguments for part in word.split("=", 1)]
     other_data = "--data" in words and words[words.index("--data") :][1:2] != ["fashion"]
     return Study(name=NAME_OF_DATA) if other_data else fashion(), arguments
 
 
-def _experiment(file: Path) -> Study:
+def _experiment(place: str) -> Study:
     """Return the study of an experiment, a Python file."""
-    check_place("EXPERIMENT", str(file))
-    if not file.is_file() or file.suffix != ".py":
-        others = [p.name for p in file.parent.glob("*.py") if p.is_file() and p != file]
-        near = get_close_matches(file.name, others, n=1)
-        hint = f"; did you mean {file.parent / near[0]}?" if near else ""
-        raise InputError(
-            f"an experiment must be a Python file (.py), but {describe_missing(file)}{hint}"
-        )
-    folder, streams = Path.cwd(), (sys.stdin, sys.stdout, sys.stderr)
-    try:
-        with user_code(f"{file} cannot be run"):
-            study = runpy.run_path(str(file)).get("study")
-            text = repr_or_type(study, 80)
-    finally:  # otherwise nobody would see what the command prints
-        sys.stdin, sys.stdout, sys.stderr = streams
+    file = existing_file("an experiment", "EXPERIMENT", place, ".py")
+    with user_code(f"{file} cannot be run"):
+        study = runpy.run_path(str(file)).get("study")
+        text = repr_or_type(study, 80)
     if not isinstance(study, Study):
         raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {text}")
-    if Path.cwd() != folder:
-        warnings.warn(
-            f"{file} has changed the working folder from {folder} to {Path.cwd()}; relative paths, "
-            f"also those of flags, are relative to the latter",
-            stacklevel=1,
-        )
     return study
 
 
@@ -568,8 +498,7 @@ def study_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
         if name == "repeats":
             kind = int | Literal["auto"]
             default = "auto" if base.until_decided else default
-        about, metavar = _help_of(declared, texts[name]), _metavar_of(declared)
-        yield Flag(name, kind, about, default, metavar, declared.setting.place)
+        yield _flag(name, kind, _help_of(declared, texts[name]), default, _metavar_of(declared))
     yield from _run_flags(command, base) if base.train is None else _space_flags(base)
 
 
@@ -580,23 +509,18 @@ def _run_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
     for name, declared in declarations(Run).items():
         if command not in declared.setting.commands:
             continue
-        kind: Any = declared.kind
-        default, metavar = getattr(base.run, name), _metavar_of(declared)
-        if command == "search" and name in searchable(Run):
-            number = declared.number_kind
-            if number is not None:
-                kind = _number_or_range(number, optional=number != kind)
-            kind = tuple[kind, ...]
-            listed = base.values(name)
-            default = (str(listed),) if isinstance(listed, Range) else listed
-            metavar = metavar and f"[{metavar} [...]]"
         text = texts[name]
         if name.startswith("teacher_"):
             text = f"{text} {describe_teacher_default(name.removeprefix('teacher_'))}".rstrip()
         about = _help_of(declared, text)
         if is_default_study:
             about += _default_elsewhere(name, base, elsewhere)
-        yield Flag(name, kind, about, default, metavar, declared.setting.place)
+        if command == "search" and name in searchable(Run):
+            number = declared.number_kind
+            yield _list_flag(name, number or declared.kind, about, base, _metavar_of(declared))
+        else:
+            default = getattr(base.run, name)
+            yield _flag(name, declared.kind, about, default, _metavar_of(declared))
 
 
 def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:
@@ -614,14 +538,20 @@ def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:
 
 def _space_flags(base: Study) -> Iterator[Flag]:
     """Yield the flags of the hyperparameters of a training function."""
-    for name, values in base.space.items():
-        kind: Any = _kind(base, name)
+    for name in base.space:
+        kind = _kind(base, name)
         if kind is not None and name.isidentifier() and name not in declarations(Study):
-            if kind in (int, float):
-                kind = _number_or_range(kind)
-            default = (str(values),) if isinstance(values, Range) else values
-            about = "Hyperparameter of the training function."
-            yield Flag(name, tuple[kind, ...], about, default)
+            yield _list_flag(name, kind, "Hyperparameter of the training function.", base)
+
+
+def _list_flag(name: str, kind: Any, about: str, base: Study, metavar: str | None = None) -> Flag:
+    """Return the flag of a list; numbers and ranges are text here, which `_list_or_range` reads."""
+    listed = base.values(name)
+    default = (str(listed),) if isinstance(listed, Range) else listed
+    if kind in (int, float):
+        metavar = f"{kind.__name__.upper()}|LOW..HIGH[:log|:logit]"
+        kind, default = str, tuple(map(str, default))
+    return _flag(name, tuple[kind, ...], about, default, metavar and f"[{metavar} [...]]")
 
 
 def _kind(base: Study, name: str) -> type[int] | type[float] | type[str] | None:
@@ -637,80 +567,68 @@ def _kind(base: Study, name: str) -> type[int] | type[float] | type[str] | None:
     return str if kinds == {str} else None
 
 
-def _lay_over(base: Study, space: Mapping[str, Any], flags: dict[str, Any]) -> Study:
-    """Return the base study with the values of the flags."""
-    space, of_run, of_study = dict(space), {}, {}
+def _lay_over(base: Study, command: StudyCommand, flags: dict[str, Any]) -> Study:
+    """Return the base study with the values of the flags that are given."""
+    space = dict(base.space) if command == "search" else {}
+    of_run: dict[str, Any] = {}
+    of_study: dict[str, Any] = {}
     for name, value in flags.items():
-        is_own = base.train is not None and name in space and name not in declarations(Study)
-        if not is_own and name not in declarations(Run):
-            of_study[name] = value
-        elif not is_own and not (isinstance(value, tuple) and name in searchable(Run)):
-            of_run[name] = value
-        else:
-            kind = _kind(base, name) if is_own else declarations(Run)[name].number_kind
-            values = _list_or_range(name, value, kind, space.get(name))
-            if is_own or len(ends_of(values)) != 1:
-                space[name] = values
+        if base.train is None and name in declarations(Run):
+            if isinstance(value, tuple) and name in searchable(Run):
+                kind = declarations(Run)[name].number_kind
+                space[name] = _list_or_range(name, value, kind, space.get(name))
             else:
-                of_run[name] = value[0]
-                space.pop(name, None)
-    if of_study.get("name") == NAME_OF_DATA:
+                of_run[name] = value
+        elif name in declarations(Study):
+            of_study[name] = value
+        else:
+            space[name] = _list_or_range(name, value, _kind(base, name), space[name])
+    if of_study.get("name", base.name) == NAME_OF_DATA:
         of_study["name"] = ""
     if "repeats" in of_study:
-        of_study |= _with_repeats(base, of_study)
+        is_auto = of_study["repeats"] == "auto"
+        of_study |= {"until_decided": is_auto} | ({"repeats": base.repeats} if is_auto else {})
+        if base.until_decided and not is_auto and "budget" not in of_study:
+            of_study["budget"] = None  # the experiment's own budget is for --repeats auto
     if base.train is not None:
         return replace(base, space=space, **of_study)
+    for name in [name for name, values in space.items() if len(ends_of(values)) == 1]:
+        (of_run[name],) = ends_of(space.pop(name))
     run = replace(base.run, **of_run, study_values=()).absolute()
     return replace(base, run=run, space=space, **of_study)
-
-
-def _with_repeats(base: Study, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that --repeats stands for, a number or "auto"."""
-    if flags["repeats"] == "auto":
-        return {"repeats": base.repeats, "until_decided": True}
-    # the experiment's own budget is for --repeats auto
-    is_of_auto = base.until_decided and flags["budget"] == base.budget
-    return {"until_decided": False, "budget": None if is_of_auto else flags["budget"]}
-
-
-def _number_or_range(kind: type[int] | type[float], optional: bool = False) -> Any:
-    """Return a type that tyro reads as a number, a range of numbers or, if `optional`, None."""
-    import tyro
-
-    def read(words: list[str]) -> int | float | str | None:
-        if optional and words[0] == "None":
-            return None
-        # a range is parsed later: tyro replaces the words of an error raised here
-        return words[0] if ".." in words[0] else kind(words[0])
-
-    optional_type: Any = NoneType if optional else kind
-    spec = tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=f"{kind.__name__.upper()}|LOW..HIGH[:log|:logit]",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, int | float | str | optional_type),
-        str_from_instance=lambda value: [str(value)],
-    )
-    return Annotated[kind | str | optional_type, spec]
 
 
 def _list_or_range(name: str, values: tuple[Any, ...], kind: Any, before: Any) -> Any:
     """Return the list or range that a flag's values are.
 
     Raises:
-        InputError: They are both, or a list has a value twice that the experiment has not.
+        InputError: They are both, or no numbers, or a list has a value twice that the experiment
+            has not.
     """
-    texts = [value for value in values if isinstance(value, str)]
-    if kind in (int, float) and texts:
-        if len(values) > 1:
-            words = " ".join(map(str, values))
-            raise InputError(f"{name} must be a list or one range, but got {words}")
-        return Range.parse(texts[0], kind)
+    if kind in (int, float):
+        if any(".." in text for text in values):
+            if len(values) > 1:
+                raise InputError(f"{name} must be a list or one range, but got {' '.join(values)}")
+            return Range.parse(values[0], kind)
+        values = tuple(_number(name, text, kind) for text in values)
     for number, value in enumerate(values):
         if value in values[:number] and values != before:
             again = printable(str(value))
             raise InputError(f"{name} must list each value once, but got {again} twice")
     return values
+
+
+def _number(name: str, text: str, kind: type[int] | type[float]) -> float | None:
+    """Return a number of a list, or None, which the checks of the run refuse where it is none."""
+    if text == "None":
+        return None
+    try:
+        return kind(text)
+    except ValueError:
+        numbers = "whole numbers" if kind is int else "numbers"
+        raise InputError(
+            f"{name} must be {numbers} or a range LOW..HIGH, but got {printable(text)}"
+        ) from None
 
 
 # Completion of commands, flags and their choices in a shell, by the script that tyro writes.
@@ -738,7 +656,8 @@ def completion_script(shell: str) -> str:
             owners = import_module(f"kdtune.{name}").FLAGS
             flags = [flag for owner in owners for flag in flags_of(owner)]
         unique = {flag.name: flag for flag in reversed(flags) if flag.default is not MISSING}
-        kind: Any = Annotated[_type_of(name, unique.values()), tyro.conf.subcommand(name)]
+        fields = dataclasses.make_dataclass(name, unique.values())
+        kind: Any = Annotated[fields, tyro.conf.subcommand(name)]
         pairs: Any = kind if name in ALL_COMMANDS else tyro.conf.FlagCreatePairsOff[kind]  # type: ignore[misc]
         kinds.append(pairs)
     output = io.StringIO()

@@ -9,11 +9,9 @@ The string under a field is its help.
 """
 
 import ast
-import hashlib
 import importlib
 import inspect
 import itertools
-import json
 import math
 import re
 import textwrap
@@ -29,6 +27,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NoReturn,
     Union,
     get_args,
     get_origin,
@@ -230,6 +229,12 @@ def requirement_error(name: str, requirement: str, value: object) -> InputError:
     return InputError(f"{name} must {requirement}, but got {name}={shown(value)}")
 
 
+def refuse(config: Any, flag: str, requirement: str) -> NoReturn:
+    """Raise InputError, "--FLAG must REQUIREMENT, but got --FLAG VALUE", for a field's flag."""
+    value = getattr(config, flag.replace("-", "_"))
+    raise InputError(f"--{flag} must {requirement}, but got --{flag} {value}")
+
+
 def _digits(number: float | None) -> str | None:
     """Return a number in plain digits: 0.0001 and 1000000, not 1e-04 and 1e+06."""
     return None if number is None else f"{Decimal(str(number)):f}"
@@ -428,131 +433,90 @@ def that_take(name: str) -> Mapping[str, tuple[str, ...]]:
     return {"schedule": tuple(word for word, takes in SCHEDULES.items() if name in takes)}
 
 
-# Effects of hyperparameters: which of them matter in a configuration, and the configuration's id.
+# Recipe of teachers that are given none. All other defaults are those of `Run` and `Study`.
+
+WeightsKind = Literal["pretrained", "random", "finished"]
+"""Weights that a teacher begins with: trained on other data, random, or trained on these data."""
+
+_SHARED: dict[str, Any] = {"trainable": "all", "batch_norm": "train", "momentum": 0.9}
+_SHARED |= {"lr_step_size": 7, "lr_gamma": 0.1}
+PRETRAINED: dict[str, Any] = {
+    **_SHARED,
+    "optimizer": "sgd",
+    "schedule": "cosine",
+    "epochs": 10,
+    "batch_size": 32,
+}
+"""Recipe of a teacher with pretrained weights."""
+FROM_SCRATCH: dict[str, Any] = {
+    **_SHARED,
+    "optimizer": "adamw",
+    "schedule": "onecycle",
+    "epochs": 30,
+    "batch_size": 64,
+}
+"""Recipe of a teacher with random weights."""
+TEACHER_RECIPE = (*PRETRAINED, "lr", "weight_decay")
+"""Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
+_RECIPES: Mapping[WeightsKind, tuple[dict[str, Any], str]] = {
+    "random": (FROM_SCRATCH, "lr_random"),
+    "pretrained": (PRETRAINED, "lr_pretrained"),
+    "finished": (PRETRAINED | {"epochs": 0}, "lr_pretrained"),
+}
+"""Recipe by the kind of the initial weights, and which learning rate of the optimizer it has."""
+_RATES = {
+    "lr_pretrained": "all layers of pretrained weights",
+    "lr_head": "the head of pretrained weights",
+    "lr_random": "random weights",
+}
+"""What each learning rate of an optimizer is for."""
+BATCH_NORM_OF_HEAD = "eval"
+"""Mode of batch norm where only the head is trained: nothing of the backbone changes."""
 
 
-SCHEMA_1 = (
-    "loss",
-    "alpha",
-    "temperature",
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "lr_step_size",
-    "lr_gamma",
-    "epochs",
-    "batch_size",
-    "trainable",
-    "batch_norm",
-)
-"""Hyperparameters of kdtune 0.1, in the order of its columns. Never add to it: ids of saved studies
-are hashes of all of these, also of those without effect (as None)."""
-
-Declared = Mapping[str, Hyperparameter]
-"""Hyperparameters by name."""
-Conditional = tuple[tuple[str, Hyperparameter], ...]
-"""Hyperparameters that do not always have an effect, in the order of effects."""
-
-
-def canonical_values(config: Mapping[str, Any], conditional: Conditional) -> Config:
-    """Return the configuration with None for every hyperparameter that has no effect in it.
-
-    So equivalent configurations are equal. Whole floats become integers: 1 and 1.0 are one value.
-
-    Args:
-        config: A value of each hyperparameter; None is kept.
-        conditional: Of the hyperparameters, see `conditional_of`.
-    """
-    unused: set[str] = set()
-    for name, setting in conditional:
-        has_effect = setting.depends_on.isdisjoint(unused) and setting.is_used_with(config)
-        if not has_effect or (setting.of_objective and not takes(config["loss"], name)):
-            unused.add(name)
-    # last: the other one may have no effect either
-    same = {n for n, s in conditional if s.like is not None and config[n] == config[s.like]}
-    return {n: None if n in unused | same else _plain(value) for n, value in config.items()}
-
-
-def resolved(config: Mapping[str, Any], declared: Declared) -> Config:
-    """Return a canonical configuration with a number where None stands for another's value.
-
-    None is then left for the hyperparameters that have no effect.
+def teacher_recipe(kind: WeightsKind, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a teacher, with defaults for everything that is not given.
 
     Args:
-        config: See `canonical`.
-        declared: Its hyperparameters.
+        kind: Of its initial weights.
+        given: Values by name, without "teacher_"; None for those that are not given.
     """
-    alike = {n: s.like for n, s in declared.items() if s.like is not None and config[n] is None}
-    return {**config, **{name: config[other] for name, other in alike.items()}}
+    defaults, rate = _RECIPES[kind]
+    values = {name: value for name, value in given.items() if value is not None}
+    recipe = defaults | values
+    if recipe["trainable"] == "head":
+        recipe["batch_norm"] = values.get("batch_norm", BATCH_NORM_OF_HEAD)
+        rate = "lr_random" if kind == "random" else "lr_head"
+    optimizer = OPTIMIZERS[recipe["optimizer"]]
+    return {"lr": getattr(optimizer, rate), "weight_decay": optimizer.weight_decay, **recipe}
 
 
-def effect_order(declared: Declared) -> dict[str, Hyperparameter]:
-    """Return the hyperparameters, each after those that decide whether it has an effect.
-
-    Raises StopIteration if two depend on each other.
-    """
-    left, order = dict(declared), dict[str, Hyperparameter]()
-    while left:
-        name = next(n for n, setting in left.items() if not setting.depends_on & left.keys())
-        order[name] = left.pop(name)
-    return order
-
-
-def conditional_of(declared: Declared) -> Conditional:
-    """Return the hyperparameters that do not always have an effect, in the order of effects."""
-    return tuple((n, s) for n, s in effect_order(declared).items() if s.depends_on)
-
-
-@cache
-def conditional_of_class(owner: type) -> Conditional:
-    """Return `conditional_of` the fields of a dataclass."""
-    return conditional_of(searchable(owner))
+def describe_teacher_default(name: str) -> str:
+    """Return the default of a part of the teacher's recipe as a sentence for --help; else ""."""
+    if name == "lr":
+        rates = [f"{_by_optimizer(rate)} for {part}" for rate, part in _RATES.items()]
+        return f"None: {'; '.join(rates)}."
+    if name == "weight_decay":
+        return f"None: {_by_optimizer('weight_decay')}."
+    if name not in PRETRAINED:
+        return ""
+    usual, scratch = PRETRAINED[name], FROM_SCRATCH[name]
+    text = f"None: {usual}"
+    if usual != scratch:
+        text += f" for pretrained weights, {scratch} for random ones"
+    if name == "epochs":
+        text += ", 0 for a finished teacher of kdtune"
+    if name == "batch_norm":
+        text += f', "{BATCH_NORM_OF_HEAD}" where only the head is trained'
+    return f"{text}."
 
 
-@cache
-def hyperparameters_of(owner: type) -> tuple[str, ...]:
-    """Return the names of the hyperparameters: those of version 0.1 first, then later ones."""
-    return tuple(dict.fromkeys((*SCHEMA_1, *searchable(owner))))
-
-
-def deciding_of(declared: Declared) -> tuple[str, ...]:
-    """Return the hyperparameters that others depend on, in the order of `effect_order`."""
-    named = frozenset[str]().union(*(s.depends_on for s in declared.values()))
-    return tuple(name for name in effect_order(declared) if name in named)
-
-
-def config_hash(config: Config, owner: type, study_values: Config) -> str:
-    """Return eight hex digits that name a canonical configuration.
-
-    The hash is of the hyperparameters of version 0.1, and of each later one only where it has an
-    effect and differs from its neutral value: a new hyperparameter changes no id of an old study.
-
-    Args:
-        config: The configuration, see `canonical`.
-        owner: The dataclass whose fields the hyperparameters are, `Run`.
-        study_values: Neutral values of the hyperparameters marked `of_study`; without them, these
-            are left out.
-    """
-    declared = searchable(owner)
-
-    def counts(name: str, value: Value | None) -> bool:
-        if name in SCHEMA_1:
-            return True
-        of_study = declared[name].of_study
-        neutral = study_values.get(name, value) if of_study else declared[name].neutral
-        return value is not None and value != neutral
-
-    counted = {name: value for name, value in config.items() if counts(name, value)}
-    text = json.dumps(counted, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _plain(value: Value | None) -> Value | None:
-    # 1 and 1.0 are one value and must give one config_id
-    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    return int(value) if is_whole else value  # type: ignore[arg-type]
+def _by_optimizer(attribute: str) -> str:
+    """Return a default of the optimizers in words: "0.1 (sgd, nesterov) or 0.01 (adamw)"."""
+    names: dict[float, list[str]] = {}
+    for name, declared in OPTIMIZERS.items():
+        names.setdefault(getattr(declared, attribute), []).append(name)
+    return " or ".join(f"{value:g} ({', '.join(words)})" for value, words in names.items())
 
 
 # Bounds far outside every practical value. They refuse slips of the keyboard and numbers that
@@ -565,40 +529,20 @@ MAX_INTEGER = 2**63 - 1
 """Greatest whole number of a record: Arrow's and torch's integers have 64 bits."""
 MAX_NUMBER = 1e300
 """Greatest number of a training function's hyperparameters: differences stay finite."""
-MAX_CONFIGURATIONS = 100_000
-"""Configurations of a study. Making each of a grid takes about a millisecond at each start."""
 
-Share = Annotated[float, Bounds(low=0, high=1)]
-PositiveShare = Annotated[float, Bounds(above=0, high=1)]
 BelowOne = Annotated[float, Bounds(low=0, below=1)]
 Fraction = Annotated[float, Bounds(above=0, below=1)]
 Positive = Annotated[float, Bounds(above=0, high=10**9)]
 NotNegative = Annotated[float, Bounds(low=0, high=10**9)]
-LearningRate = Annotated[float, Bounds(above=0, high=10**6)]
-PositiveWeight = Annotated[float, Bounds(above=0, high=10**6)]
-Weight = Annotated[float, Bounds(low=0, high=10**6)]
-"""Weight of a term of the loss, or of the decay of weights."""
-Temperature = Annotated[float, Bounds(low=0.0001, high=1000)]
-Beta = Annotated[float, Bounds(low=0, high=1000)]
-"""Parameter a of Beta(a, a), which is then almost always close to 1/2."""
-Std = Annotated[float, Bounds(low=0.000001, high=1)]
-"""Standard deviation that inputs in [0, 1] are divided by; below, float32 has no digits left."""
 Epochs = Annotated[int, Bounds(low=1, high=10**6)]
-EpochsOrZero = Annotated[int, Bounds(low=0, high=10**6)]
-StepSize = Annotated[int, Bounds(low=1, high=MAX_INTEGER)]
-"""Epochs between decays. A step size far above the number of epochs means: no decay."""
 BatchSize = Annotated[int, Bounds(low=1, high=2**31 - 1)]
 """Images per step; a size above their number means all of them."""
 Count = Annotated[int, Bounds(low=1, high=10**9)]
-Pixels = Annotated[int, Bounds(low=1, high=4096)]
 Repeats = Annotated[int, Bounds(low=1, high=999)]
 RepeatNumber = Annotated[int, Bounds(low=0, high=10**6)]
 """Number of a repeat; a race has repeats beyond --repeats."""
 Params = Annotated[int, Bounds(low=1, high=10**15)]
 """Parameters of a model."""
-Cores = Annotated[int, Bounds(low=1, high=100_000)]
-"""Cores, GPUs and processes of a cluster."""
-CoresOrZero = Annotated[int, Bounds(low=0, high=100_000)]
 
 
 # Data and weights as they are named on a command line.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from kdtune.config.text import InputError, shown
+from kdtune.config.text import InputError, did_you_mean, shown
 
 # Names of a study's files, atomic writes, the cache folder.
 
@@ -139,6 +139,28 @@ def join_uri(uri: str, name: str) -> str:
     """Return the URI of a name below another URI; options (?region=...) stay at the end."""
     place, mark, options = uri.partition("?")
     return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
+def existing_file(subject: str, field: str, place: str, suffix: str = "") -> Path:
+    """Return the path of a file that the user names.
+
+    Args:
+        subject: What the file is, such as "an experiment".
+        field: The field or word that names it, for the error.
+        place: Its path.
+        suffix: The end of its name; "": any.
+
+    Raises:
+        InputError: There is none; the most similar name in its folder is suggested.
+    """
+    check_place(field, place)
+    file = Path(place).expanduser()
+    if file.is_file() and file.name.endswith(suffix):
+        return file
+    others = [other.name for other in file.parent.glob(f"*{suffix or '.*'}") if other != file]
+    kind = f" ({suffix})" if suffix else ""
+    hint = did_you_mean(file.name, others, 0.6)
+    raise InputError(f"{subject} must be a file{kind}, but {describe_missing(file)}{hint}")
 
 
 def describe_missing(path: Path) -> str:
@@ -295,6 +317,8 @@ def check_place(name: str, place: str) -> None:
         name: The field that has it, for the error.
         place: The path, or SCHEME://BUCKET/PREFIX.
     """
+    if not place:
+        raise InputError(f"{name} must be a path, but is empty; is a variable not set?")
     if "://" in place:
         check_uri(place)
         return

@@ -14,8 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from kdtune.config import fields as effects
-from kdtune.config.fields import MAX_INTEGER, MAX_NUMBER, Config, Hyperparameter, Value
+from kdtune.config.fields import MAX_INTEGER, MAX_NUMBER, Config, Hyperparameter, Value, takes
 from kdtune.config.text import InputError, shown, user_code
 
 if TYPE_CHECKING:
@@ -49,21 +48,21 @@ class Metric:
     those of a share in [0, 100], nats are printed."""
     better: Literal["higher", "lower"] | None
     """Which of two values is better; None: neither."""
-    comparable: bool = True
-    """Whether it means the same in every configuration; a loss that alpha weights does not."""
-    needs_teacher: bool = False
     of_batch: OfBatch | None = None
     """of_batch(student, teacher, labels): a value per example [B], or their mean as a scalar. The
     metric of the split is the mean over its examples."""
+    of_example: OfExample | None = None
+    """of_example(numpy, predictions): a value per example [N], whose mean is the metric, from
+    columns of predictions.parquet. With it, comparisons hold for new images. None: the metric is no
+    mean over examples, and comparisons hold for the images of the study only."""
+    comparable: bool = True
+    """Whether it means the same in every configuration; a loss that alpha weights does not."""
+    needs_teacher: bool = False
     of_split: OfSplit | None = None
     """of_split(student, teacher, labels): the metric, from all logits of the split at once. For
     what is not a mean over examples, and for means that cost too much at each training step."""
     derived: Callable[[Mapping[str, Any]], Any] | None = None
     """From other metrics of the same split, numbers or columns; not recorded."""
-    of_example: OfExample | None = None
-    """of_example(numpy, predictions): a value per example [N], whose mean is the metric, from
-    columns of predictions.parquet. With it, comparisons hold for new images. None: the metric is no
-    mean over examples, and comparisons hold for the images of the study only."""
 
     @property
     def is_share(self) -> bool:
@@ -136,87 +135,54 @@ def _nll_of_examples(np: Any, of: Mapping[str, Any]) -> Any:
     return -np.log(np.maximum(p, 1e-45))  # the least positive number of float32
 
 
+def _same_class(np: Any, of: Mapping[str, Any]) -> Any:
+    return of["predicted"] == of["teacher"]
+
+
 def _gap(metrics: Mapping[str, Any]) -> Any:
     return metrics["teacher_acc"] - metrics["acc"]
 
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        # the loop computes the first three, with the gradient
-        Metric("loss", "loss", "nats", "lower", comparable=False),
-        Metric("ce", "cross-entropy", "nats", "lower", of_example=_nll_of_examples),
-        Metric("distill", "distillation term", "nats", "lower", comparable=False),
-        Metric(
-            name="acc",
-            label="accuracy",
-            unit="points",
-            better="higher",
-            of_batch=_accuracy,
-            of_example=lambda np, of: of["correct"],
-        ),
-        Metric(
-            name="teacher_acc",
-            label="teacher accuracy",
-            unit="points",
-            better=None,
-            needs_teacher=True,
-            of_batch=_teacher_accuracy,
-        ),
-        Metric(
-            name="logit_diff",
-            label="logit difference",
-            unit="",
-            better="lower",
-            needs_teacher=True,
-            of_batch=_logit_difference,
-            of_example=lambda np, of: of["logit_diff"],
-        ),
-        Metric(
-            name="agreement",
-            label="agreement",
-            unit="points",
-            better="higher",
-            needs_teacher=True,
-            of_batch=_agreement,
-            of_example=lambda np, of: of["predicted"] == of["teacher"],
-        ),
-        Metric(
-            name="kl",
-            label="KL divergence",
-            unit="nats",
-            better="lower",
-            needs_teacher=True,
-            of_batch=_kl,
-            of_example=lambda np, of: of["kl"],
-        ),
-        Metric(
-            name="nll",
-            label="negative log-likelihood",
-            unit="nats",
-            better="lower",
-            of_split=negative_log_likelihood,
-            of_example=_nll_of_examples,
-        ),
-        Metric(
-            name="ece",
-            label="calibration error",
-            unit="points",
-            better="lower",
-            of_split=expected_calibration_error,
-        ),
-        Metric("macro_f1", "macro F1", "points", "higher", of_split=macro_f1),
-        Metric(
-            name="gap",
-            label="gap to the teacher",
-            unit="points",
-            better="lower",
-            needs_teacher=True,
-            derived=_gap,
-            of_example=lambda np, of: 1.0 * (of["teacher"] == of["label"]) - of["correct"],
-        ),
-    )
-}
+def _column(name: str) -> OfExample:
+    return partial(_values_of, name)
+
+
+def _values_of(name: str, np: Any, predictions: Mapping[str, Any]) -> Any:
+    return predictions[name]
+
+
+def _gap_of_examples(np: Any, of: Mapping[str, Any]) -> Any:
+    return 1.0 * (of["teacher"] == of["label"]) - of["correct"]
+
+
+_of_teacher = partial(Metric, needs_teacher=True)
+_ROWS = (
+    # the loop computes the first three, with the gradient
+    Metric("loss", "loss", "nats", "lower", comparable=False),
+    Metric("ce", "cross-entropy", "nats", "lower", of_example=_nll_of_examples),
+    Metric("distill", "distillation term", "nats", "lower", comparable=False),
+    Metric("acc", "accuracy", "points", "higher", _accuracy, _column("correct")),
+    _of_teacher("teacher_acc", "teacher accuracy", "points", None, _teacher_accuracy),
+    _of_teacher(
+        "logit_diff", "logit difference", "", "lower", _logit_difference, _column("logit_diff")
+    ),
+    _of_teacher("agreement", "agreement", "points", "higher", _agreement, _same_class),
+    _of_teacher("kl", "KL divergence", "nats", "lower", _kl, _column("kl")),
+    Metric(
+        "nll",
+        "negative log-likelihood",
+        "nats",
+        "lower",
+        of_split=negative_log_likelihood,
+        of_example=_nll_of_examples,
+    ),
+    Metric("ece", "calibration error", "points", "lower", of_split=expected_calibration_error),
+    Metric("macro_f1", "macro F1", "points", "higher", of_split=macro_f1),
+    _of_teacher(
+        "gap", "gap to the teacher", "points", "lower", derived=_gap, of_example=_gap_of_examples
+    ),
+)
+METRICS = {metric.name: metric for metric in _ROWS}
 """All metrics by name. A new one is one entry here, and its test."""
 
 RECORDED = tuple(name for name, metric in METRICS.items() if metric.derived is None)
@@ -257,6 +223,9 @@ class Task:
     """What a split consists of, in words."""
     is_distillation: bool = False
     """Whether trials are kdtune's own, with teachers, students and streams."""
+    always_in_id: tuple[str, ...] | None = None
+    """Hyperparameters that every id is a hash of; the others are in it only where they have an
+    effect and differ from their neutral value. None: all are in every id."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -269,9 +238,26 @@ class Task:
         return tuple(dict.fromkeys((*self.deciding, *self.names)))
 
     @cached_property
+    def _by_dependence(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters, each after those that decide whether it has an effect."""
+        left, ordered = dict(self.hyperparameters), dict[str, Hyperparameter]()
+        while left:
+            free = [name for name, setting in left.items() if not setting.depends_on & left.keys()]
+            if not free:
+                raise InputError(
+                    f"unless must not make hyperparameters depend on each other, but does for "
+                    f"{', '.join(left)}"
+                )
+            ordered[free[0]] = left.pop(free[0])
+        return ordered
+
+    @cached_property
     def deciding(self) -> tuple[str, ...]:
         """The hyperparameters that others depend on, each after those that it depends on itself."""
-        return effects.deciding_of(self.hyperparameters)
+        decide = {
+            other for setting in self.hyperparameters.values() for other in setting.depends_on
+        }
+        return tuple(name for name in self._by_dependence if name in decide)
 
     @cached_property
     def recorded(self) -> tuple[str, ...]:
@@ -290,16 +276,59 @@ class Task:
         return 1 if self.metrics[self.score].better == "higher" else -1
 
     @cached_property
-    def _conditional(self) -> effects.Conditional:
-        return effects.conditional_of(self.hyperparameters)
+    def _conditional(self) -> tuple[tuple[str, Hyperparameter], ...]:
+        """The hyperparameters that do not always have an effect, see `_by_dependence`."""
+        return tuple(
+            (n, setting) for n, setting in self._by_dependence.items() if setting.depends_on
+        )
 
     def canonical(self, config: Mapping[str, Any]) -> Config:
-        """Return the configuration with None for every hyperparameter that has no effect in it."""
-        return effects.canonical_values(config, self._conditional)
+        """Return the configuration with None for every hyperparameter that has no effect in it.
+
+        So equivalent configurations are equal. Whole floats become integers: 1 and 1.0 are one
+        value.
+
+        Args:
+            config: A value of each hyperparameter; None is kept.
+        """
+        unused: set[str] = set()
+        for name, setting in self._conditional:
+            has_effect = setting.depends_on.isdisjoint(unused) and setting.is_used_with(config)
+            if not has_effect or (setting.of_objective and not takes(config["loss"], name)):
+                unused.add(name)
+        # last: the other one may have no effect either
+        unused |= {n for n, s in self._conditional if s.like and config[n] == config[s.like]}
+        return {name: None if name in unused else _plain(v) for name, v in config.items()}
 
     def resolved(self, config: Mapping[str, Any]) -> Config:
-        """Return a canonical configuration in which None means that there is no effect."""
-        return effects.resolved(config, self.hyperparameters)
+        """Return a canonical configuration with a number where None stands for another's value.
+
+        None is then left for the hyperparameters that have no effect.
+        """
+        like = {n: s.like for n, s in self.hyperparameters.items() if s.like and config[n] is None}
+        return {**config, **{name: config[other] for name, other in like.items()}}
+
+    def config_id(self, config: Config, study_values: Mapping[str, Value | None]) -> str:
+        """Return eight hex digits that name a canonical configuration.
+
+        A hyperparameter that a later version adds changes no id of an old study.
+
+        Args:
+            config: The configuration, see `canonical`.
+            study_values: Neutral values of the hyperparameters marked `of_study`; those without one
+                are left out.
+        """
+
+        def counts(name: str, value: Value | None) -> bool:
+            if self.always_in_id is None or name in self.always_in_id:
+                return True
+            declared = self.hyperparameters[name]
+            neutral = study_values.get(name, value) if declared.of_study else declared.neutral
+            return value is not None and value != neutral
+
+        counted = {name: value for name, value in config.items() if counts(name, value)}
+        text = json.dumps(counted, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def is_baseline(self, config: Mapping[str, Any]) -> bool:
         """Return True if a configuration has the values of the baseline."""
@@ -321,6 +350,11 @@ class Task:
         return replace(self, metrics=metrics, table_metrics=tuple(table))
 
 
+def _plain(value: Value | None) -> Value | None:
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value  # type: ignore[arg-type]
+
+
 def own_metric(name: str, better: Any = None) -> Metric:
     """Return the metric of a training function: label and unit are kdtune's if it has the name.
 
@@ -332,11 +366,7 @@ def own_metric(name: str, better: Any = None) -> Metric:
     label, unit = (known.label, known.unit) if known else (name, "")
     unit = unit if unit == "points" else ""  # a share, which `function_trial` checks
     better = better or (known.better if known else None)
-    return Metric(name, label, unit, better, of_example=partial(_column, name))
-
-
-def _column(name: str, np: Any, predictions: Mapping[str, Any]) -> Any:
-    return predictions[name]
+    return Metric(name, label, unit, better, of_example=_column(name))
 
 
 def check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
@@ -359,21 +389,23 @@ class BaseRun(ABC):
 
     repeat: int
     seed: int
+    study_values: tuple[tuple[str, Value | None], ...] = ()
+    """See `Task.config_id`."""
 
     @property
     @abstractmethod
     def task(self) -> Task:
         """What the trials of the study train."""
 
-    @property
-    @abstractmethod
+    @cached_property
     def config(self) -> Config:
         """The hyperparameters, with None for those that have no effect."""
+        return self.task.canonical({name: self.value(name) for name in self.task.names})
 
-    @property
-    @abstractmethod
+    @cached_property
     def config_id(self) -> str:
         """Eight hex digits that name the configuration, the same in every repeat."""
+        return self.task.config_id(self.config, dict(self.study_values))
 
     @abstractmethod
     def sample(self, **values: Any) -> Self:
@@ -482,17 +514,6 @@ class FunctionRun(BaseRun):
         own = self._values.get("epochs", self.epochs)
         return own if isinstance(own, int) else None
 
-    @cached_property
-    def config(self) -> Config:
-        """The hyperparameters, with None for those that have no effect."""
-        return self.declared.canonical(self._values)
-
-    @cached_property
-    def config_id(self) -> str:
-        """Eight hex digits that name the configuration, the same in every repeat."""
-        text = json.dumps(self.config, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
-
     def sample(self, **values: Any) -> Self:
         """Return the run with a sample of the space, and perhaps another repeat."""
         repeat = values.pop("repeat", self.repeat)
@@ -519,6 +540,21 @@ def make_task(
     Raises:
         InputError: One of them names what is not there, or mode is missing.
     """
+    mentioned = {"baseline": baseline, "unless": unless}
+    mentioned |= {f"unless of {name}": others for name, others in unless.items()}
+    for what, values in mentioned.items():
+        for name in values:
+            if name not in names:
+                raise InputError(
+                    f"{what} must name hyperparameters of the space ({', '.join(names)}), but got "
+                    f"{name!r}"
+                )
+    for name, others in unless.items():
+        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
+            raise InputError(
+                f"baseline must not name {name}, which has no effect with the other values of the "
+                f"baseline, but got {dict(baseline)}; leave it out"
+            )
     score = parse_metric(metric)
     better = None if mode is None else "higher" if mode == "max" else "lower"
     declared = own_metric(score, better)
@@ -526,54 +562,15 @@ def make_task(
         raise InputError(
             f'mode must be "max" or "min" for metric={metric!r}, which kdtune does not know'
         )
-    hyperparameters = _declare(names, baseline, unless)
-    words = ", ".join(f"{name} = {value}" for name, value in baseline.items())
     return Task(
-        hyperparameters=hyperparameters,
+        hyperparameters={n: Hyperparameter(unless=dict(unless.get(n, {}))) for n in names},
         metrics={score: declared},
         score=score,
         baseline=dict(baseline),
         table_metrics=(score,),
-        baseline_words=words,
+        baseline_words=", ".join(f"{name} = {value}" for name, value in baseline.items()),
         examples="examples",
     )
-
-
-def _declare(
-    names: Mapping[str, object],
-    baseline: Mapping[str, Value],
-    unless: Mapping[str, Mapping[str, Value]],
-) -> dict[str, Hyperparameter]:
-    """Return the hyperparameters by name; see `make_task`."""
-    for what, given in (("baseline", baseline), ("unless", unless)):
-        check_known(what, given, names)
-    hyperparameters = {}
-    for name in names:
-        others = unless.get(name, {})
-        check_known(f"unless of {name}", others, names)
-        hyperparameters[name] = Hyperparameter(unless=dict(others))
-    try:
-        effects.effect_order(hyperparameters)
-    except StopIteration:
-        raise InputError(
-            f"unless must not make hyperparameters depend on each other, but got {dict(unless)}"
-        ) from None
-    for name, others in unless.items():
-        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
-            raise InputError(
-                f"baseline must not name {name}, which has no effect with the other values of the "
-                f"baseline, but got {dict(baseline)}; leave it out"
-            )
-    return hyperparameters
-
-
-def check_known(what: str, given: Mapping[str, object], names: Mapping[str, object]) -> None:
-    """Raise InputError if a mapping names what is no hyperparameter of the space."""
-    if unknown := [name for name in given if name not in names]:
-        raise InputError(
-            f"{what} must name hyperparameters of the space ({', '.join(names)}), but got "
-            f"{unknown[0]!r}"
-        )
 
 
 def check_name(name: object) -> None:
@@ -604,18 +601,17 @@ def parse_metric(text: str, split: str = "val") -> str:
 def name_of(train: Train | str) -> str:
     """Return module:function of a training function; raise InputError if it is none."""
     if isinstance(train, str):
-        home, colon, attribute = train.partition(":")
-        if not (colon and home and attribute):
-            raise InputError(f"train must be a function or module:function, but got {train!r}")
-        return train
-    if not callable(train) or not hasattr(train, "__qualname__"):
-        raise InputError(f"train must be a function or module:function, but got {train!r}")
-    home = train.__module__
-    if home in NO_MODULES:  # a script has a name, which a notebook has not
-        main = getattr(sys.modules.get("__main__"), "__file__", None)
-        file = getattr(getattr(train, "__code__", None), "co_filename", "")
-        home = Path(file).stem if home != "__main__" or file == main else home
-    return f"{home}:{train.__qualname__}"
+        home, _, attribute = train.partition(":")
+        if home and attribute:
+            return train
+    elif callable(train) and hasattr(train, "__qualname__"):
+        home = train.__module__
+        if home in NO_MODULES:  # a script has a name, which a notebook has not
+            main = getattr(sys.modules.get("__main__"), "__file__", None)
+            file = getattr(getattr(train, "__code__", None), "co_filename", "")
+            home = Path(file).stem if home != "__main__" or file == main else home
+        return f"{home}:{train.__qualname__}"
+    raise InputError(f"train must be a function or module:function, but got {train!r}")
 
 
 def is_importable(train: Train) -> bool:
@@ -688,17 +684,17 @@ class Range:
                     f"a range must be LOW..HIGH with LOW < HIGH, each of which must {BOUNDED}, but "
                     f"got {shown(end)}"
                 )
-        if not self.low < self.high:
-            raise InputError(f"a range must be LOW..HIGH with LOW < HIGH, but got {self}")
-        if self.log and self.low <= 0:
-            raise InputError(f"a range with :log must begin above 0, but got {self}")
-        if self.logit and not 0 < self.low < self.high < 1:
-            raise InputError(
-                f"a range with :logit must lie between 0 and 1, both excluded, but got {self}; "
-                f"0.001..0.999:logit would do"
-            )
-        if self.log and self.logit:
-            raise InputError(f"a range must have one scale, log or logit, but got {self} with both")
+        for holds, requirement in (
+            (self.low < self.high, "be LOW..HIGH with LOW < HIGH"),
+            (not self.log or self.low > 0, "begin above 0 with :log"),
+            (
+                not self.logit or 0 < self.low < self.high < 1,
+                "lie between 0 and 1, both excluded, with :logit, such as 0.001..0.999:logit",
+            ),
+            (not (self.log and self.logit), "have one scale, log or logit"),
+        ):
+            if not holds:
+                raise InputError(f"a range must {requirement}, but got {self}")
 
     @property
     def is_whole(self) -> bool:

@@ -4,9 +4,10 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -99,6 +100,18 @@ def shown(value: object) -> str:
     except ValueError:  # Python does not write whole numbers of some thousand digits
         return "a number of thousands of digits"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.5) -> str:
+    """Return "; did you mean OPTION?" with the option that is most like a word, or "".
+
+    Args:
+        word: The word, misspelt.
+        options: The words that are allowed.
+        cutoff: Least similarity in [0, 1], see `difflib.get_close_matches`.
+    """
+    near = get_close_matches(word, list(options), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def repr_or_type(value: object, most: int) -> str:

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
+from torch.utils.data import Subset, TensorDataset
+from torchvision.datasets.folder import default_loader
 
 from kdtune.config.fields import REST, is_function_name
 from kdtune.config.objects import Passed
@@ -31,22 +30,23 @@ from kdtune.data.dataset import (
     name_splits,
     pixels,
 )
-from kdtune.data.folder import OTHER_FORMATS, READ_ALREADY, describe_left_out, find_class_images
+from kdtune.data.folder import IMAGE_SUFFIXES, OTHER_FORMATS, describe_left_out, scan_images
 
 # Data sets from arrays: checks and conversion of inputs and labels.
 
-
 _MAX_NAMED = 5
 """Classes that an error message lists."""
+
+_Inputs = Tensor | tuple[str, ...]
+"""Examples: a tensor [N, ...], or image files."""
 
 
 class RawSplit(NamedTuple):
     """Inputs and labels of a split as they were given."""
 
-    inputs: Tensor | tuple[str, ...]
-    """Tensor [N, ...], or image files."""
+    inputs: _Inputs
     labels: Any
-    """Whole numbers or strings, [N]: tensor, array or list."""
+    """Whole numbers or strings, [N]: tensor, array or list; None if they do not matter."""
 
 
 def make_data(
@@ -64,29 +64,38 @@ def make_data(
     Raises:
         InputError: inputs or labels do not fit.
     """
-    inputs = {split: _as_images(own.inputs) for split, own in raw.items()}
-    labels = {split: _label_array(f"{name} ({split})", own.labels) for split, own in raw.items()}
-    for split, own in inputs.items():
-        _check_inputs(name, split, own, inputs["train"])
-        if len(own) != len(labels[split]):
+    inputs = {split: _as_images(values.inputs) for split, values in raw.items()}
+    labels = {s: _label_array(f"{name} ({s})", values.labels) for s, values in raw.items()}
+    for split, examples in inputs.items():
+        if _is_empty(examples):
+            raise InputError(f"{name} ({split}) must have examples, [N, ...], but has none")
+        kind, kind_of_train = _describe_inputs(examples), _describe_inputs(inputs["train"])
+        if kind != kind_of_train:
             raise InputError(
-                f"{name} ({split}) must have one label for each example, but has {len(own)} "
+                f"the examples of {name} must have one shape and type, but train has "
+                f"{kind_of_train} and {split} has {kind}"
+            )
+        if len(examples) != len(labels[split]):
+            raise InputError(
+                f"{name} ({split}) must have one label for each example, but has {len(examples)} "
                 f"examples and {len(labels[split])} labels"
             )
-    names, numbers = _numbered(name, labels, classes)
+    names, numbers = _number_classes(name, labels, classes)
     splits, hashes = dict[str, Split](), list[str]()
-    for split, own in inputs.items():
-        if isinstance(own, Tensor):
-            content, stamps = hash_tensor(own), None
-        else:
-            content, stamps = hash_files(Path(root), own)
-        splits[split] = Split(numbers[split], own, stamps)
+    for split, examples in inputs.items():
+        content, stamps = _hash_inputs(examples, root)
+        splits[split] = Split(numbers[split], examples, stamps)
         hashes += [split, content, hash_tensor(numbers[split])]
     is_files = isinstance(inputs["train"], tuple)
     return Data(names, splits, combine_hashes(*names, *hashes), photos=is_files, root=root)
 
 
-# -- inputs ------------------------------------------------------------------------------------
+def _hash_inputs(inputs: _Inputs, root: str) -> tuple[str, Tensor | None]:
+    """Return a hash of examples, and the stamps of image files."""
+    if isinstance(inputs, Tensor):
+        return hash_tensor(inputs), None
+    hashed = hash_files(Path(root), inputs)
+    return hashed.hash, hashed.stamps
 
 
 def _as_tensor(values: Any, what: str) -> Tensor:
@@ -112,7 +121,7 @@ def _as_tensor(values: Any, what: str) -> Tensor:
         ) from None
 
 
-def _as_images(inputs: Tensor | tuple[str, ...]) -> Tensor | tuple[str, ...]:
+def _as_images(inputs: _Inputs) -> _Inputs:
     """Return inputs with images as uint8 [N, C, H, W], and all others as they are.
 
     Images are bytes [N, H, W] or [N, C, H, W] with one or three channels. With channels last,
@@ -128,33 +137,21 @@ def _as_images(inputs: Tensor | tuple[str, ...]) -> Tensor | tuple[str, ...]:
     return inputs
 
 
-def _check_inputs(
-    name: str, split: str, own: Tensor | tuple[str, ...], train: Tensor | tuple[str, ...]
-) -> None:
-    """Raise InputError if a split is empty or its examples are not like those of train."""
-    if (isinstance(own, Tensor) and own.ndim == 0) or not len(own):
-        raise InputError(f"{name} ({split}) must have examples, [N, ...], but has none")
-    if (mine := _describe_inputs(own)) != (other := _describe_inputs(train)):
-        raise InputError(
-            f"the examples of {name} must have one shape and type, but train has {other} and "
-            f"{split} has {mine}"
-        )
+def _is_empty(inputs: _Inputs) -> bool:
+    return (isinstance(inputs, Tensor) and inputs.ndim == 0) or not len(inputs)
 
 
-def _common_folder(*inputs: Tensor | tuple[str, ...]) -> str:
+def _common_folder(*inputs: _Inputs) -> str:
     """Return the innermost folder that holds all image files; "" without any."""
-    files = [file for own in inputs if isinstance(own, tuple) for file in own]
+    files = [file for examples in inputs if isinstance(examples, tuple) for file in examples]
     return os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
 
 
-def _describe_inputs(inputs: Tensor | tuple[str, ...]) -> str:
+def _describe_inputs(inputs: _Inputs) -> str:
     """Return the shape and type of an example in words."""
     if not isinstance(inputs, Tensor):
         return "image files"
     return f"{list(inputs.shape[1:])} of {str(inputs.dtype).removeprefix('torch.')}"
-
-
-# -- labels ------------------------------------------------------------------------------------
 
 
 def _label_array(what: str, labels: Any) -> np.ndarray[Any, Any]:
@@ -174,7 +171,7 @@ def _label_array(what: str, labels: Any) -> np.ndarray[Any, Any]:
     )
 
 
-def _numbered(
+def _number_classes(
     name: str, labels: Mapping[str, np.ndarray[Any, Any]], classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """Return the names of the classes, and each split's labels as their numbers, int64 [N]."""
@@ -182,56 +179,45 @@ def _numbered(
         raise InputError(f"the labels of {name} must be numbers or strings in all splits alike")
     if labels["train"].dtype.kind == "U":
         names = tuple(classes or sorted(set(labels["train"].tolist())))
-        numbers = {split: _of_strings(name, split, own, names) for split, own in labels.items()}
+        number: dict[Any, int] = {label: k for k, label in enumerate(names)}
+        allowed = "classes of train"
     else:
-        largest = max(int(values.max()) for values in labels.values())
-        names = tuple(classes) if classes else tuple(str(k) for k in range(largest + 1))
-        for split, own in labels.items():
-            _check_range(name, split, own, len(names))
-        numbers = {split: torch.from_numpy(own) for split, own in labels.items()}
+        count = 1 + max(int(values.max()) for values in labels.values())
+        names = tuple(classes or map(str, range(count)))
+        number = {k: k for k in range(len(names))}
+        allowed = f"from 0 to {len(names) - 1}, one less than the number of classes"
+    for split, values in labels.items():
+        if unknown := sorted(set(values.tolist()) - number.keys()):
+            raise InputError(
+                f"the labels of {name} ({split}) must be {allowed}, but got {_listed(unknown)}"
+            )
     if len(names) < 2:
         raise InputError(f"{name} must have at least two classes, but has {', '.join(names)} alone")
-    counts = torch.bincount(numbers["train"], minlength=len(names))
-    if missing := [names[k] for k in (counts == 0).nonzero()[:, 0].tolist()]:
+    present = set(labels["train"].tolist())
+    if missing := [names[k] for label, k in number.items() if label not in present]:
         raise InputError(
             f"{name} (train) must have examples of each of its {len(names)} classes, but has none "
             f"of {_listed(missing)}; number the classes from 0 without gaps"
         )
+    numbers = {
+        split: torch.tensor([number[label] for label in values.tolist()], dtype=torch.int64)
+        for split, values in labels.items()
+    }
     return names, numbers
 
 
-def _of_strings(
-    name: str, split: str, labels: np.ndarray[Any, Any], names: tuple[str, ...]
-) -> Tensor:
-    """Return the number of each label; raise InputError if one is no class."""
-    number = {label: k for k, label in enumerate(names)}
-    if unknown := sorted(set(labels.tolist()) - number.keys()):
-        raise InputError(
-            f"the labels of {name} ({split}) must be classes of train, but {_listed(unknown)} "
-            f"{'are' if len(unknown) > 1 else 'is'} none"
-        )
-    return torch.tensor([number[label] for label in labels.tolist()], dtype=torch.int64)
-
-
-def _check_range(name: str, split: str, labels: np.ndarray[Any, Any], classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise InputError(
-            f"the labels of {name} ({split}) must lie between 0 and {classes - 1} (one less than "
-            f"the number of classes), but got {low if low < 0 else high}"
-        )
-
-
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[object]) -> str:
     """Return the first few names."""
     more = len(names) - _MAX_NAMED
-    return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(str, names[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 # Examples and labels of torch's map-style datasets.
 
 
-def read_dataset(dataset: Any, what: str, in_order: bool = False) -> RawSplit:
+def read_dataset(
+    dataset: Any, what: str, in_order: bool = False, labelled: bool = True
+) -> RawSplit:
     """Return all examples of a dataset.
 
     Those of torchvision's datasets without transforms are taken whole: their arrays, or their list
@@ -242,21 +228,26 @@ def read_dataset(dataset: Any, what: str, in_order: bool = False) -> RawSplit:
         what: names the dataset in an error.
         in_order: keep the dataset's order; else a list of files is sorted, since some datasets list
             a folder in the order of the file system.
+        labelled: False if labels do not matter, so that items may also be x alone.
 
     Raises:
         InputError: it is no such dataset, or its examples differ in shape or type.
     """
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        return RawSplit(dataset.tensors[0], dataset.tensors[1])
+    if isinstance(dataset, TensorDataset) and (len(dataset.tensors) == 2 or not labelled):
+        return RawSplit(dataset.tensors[0], dataset.tensors[1] if labelled else None)
     if type(dataset) is Subset:
-        whole = read_dataset(dataset.dataset, what, in_order=True)  # indices count in its order
+        # indices count in the dataset's order
+        whole = read_dataset(dataset.dataset, what, in_order=True, labelled=labelled)
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
-        return RawSplit(_selected(whole.inputs, index), np.asarray(whole.labels)[index.numpy()])
+        labels = np.asarray(whole.labels)[index.numpy()] if labelled else None
+        if isinstance(whole.inputs, Tensor):
+            return RawSplit(whole.inputs[index], labels)
+        return RawSplit(tuple(whole.inputs[i] for i in index.tolist()), labels)
     if _is_plain_torchvision(dataset):
-        found = _arrays(dataset) or _files(dataset, in_order)
-        if found is not None:
-            return found
-    return _one_by_one(dataset, what)
+        raw = _arrays(dataset) or _files(dataset, in_order)
+        if raw is not None:
+            return raw
+    return _one_by_one(dataset, what, labelled)
 
 
 def class_names(dataset: Any) -> list[str] | None:
@@ -270,12 +261,6 @@ def class_names(dataset: Any) -> list[str] | None:
     return [str(name[0]) if isinstance(name, tuple) else str(name) for name in names]
 
 
-def _selected(inputs: Tensor | tuple[str, ...], index: Tensor) -> Tensor | tuple[str, ...]:
-    if isinstance(inputs, Tensor):
-        return inputs[index]
-    return tuple(inputs[i] for i in index.tolist())
-
-
 def _is_plain_torchvision(dataset: Any) -> bool:
     """Return True for a dataset of torchvision whose items are its images and labels unchanged."""
     of_torchvision = type(dataset).__module__.startswith("torchvision.datasets.")
@@ -287,15 +272,13 @@ def _is_plain_torchvision(dataset: Any) -> bool:
 def _arrays(dataset: Any) -> RawSplit | None:
     """Return the arrays of a dataset, such as CIFAR10's; None if it has none."""
     images = getattr(dataset, "data", None)
-    labels = next(
-        (v for n in ("targets", "labels") if (v := getattr(dataset, n, None)) is not None), None
-    )
-    if not isinstance(images, Tensor | np.ndarray) or labels is None:
+    targets = getattr(dataset, "targets", getattr(dataset, "labels", None))
+    if not isinstance(images, Tensor | np.ndarray) or targets is None:
         return None
-    inputs, known = _as_tensor(images, "images"), _as_tensor(labels, "labels")
-    if inputs.dtype != torch.uint8 or inputs.ndim < 3 or known.shape != inputs.shape[:1]:
+    inputs, labels = _as_tensor(images, "images"), _as_tensor(targets, "labels")
+    if inputs.dtype != torch.uint8 or inputs.ndim < 3 or labels.shape != inputs.shape[:1]:
         return None
-    return RawSplit(inputs, known)
+    return RawSplit(inputs, labels)
 
 
 def _files(dataset: Any, in_order: bool) -> RawSplit | None:
@@ -307,44 +290,37 @@ def _files(dataset: Any, in_order: bool) -> RawSplit | None:
         if files is None or labels is None or len(files) != len(labels):
             return None
         pairs = list(zip(files, labels, strict=True))
-    if len(pairs) != len(dataset) or not all(_is_file(pair) for pair in pairs):
+    are_files = all(isinstance(x, str | os.PathLike) and isinstance(y, int) for x, y in pairs)
+    if len(pairs) != len(dataset) or not are_files:
         return None
     named = [(os.path.abspath(file), int(label)) for file, label in pairs]
     ordered = named if in_order else sorted(named)
     return RawSplit(tuple(file for file, _ in ordered), [label for _, label in ordered])
 
 
-def _is_file(pair: Any) -> bool:
-    return isinstance(pair[0], str | os.PathLike) and isinstance(pair[1], int)
-
-
-def _one_by_one(dataset: Any, what: str) -> RawSplit:
+def _one_by_one(dataset: Any, what: str, labelled: bool) -> RawSplit:
     """Read all items of a dataset."""
     has_items = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if not has_items or isinstance(dataset, Tensor | np.ndarray | Mapping | str):
         raise InputError(
-            f"{what} must be a pair (inputs, labels) or a torch Dataset with a length, but got "
-            f"{type(dataset).__name__}"
+            f"{what} must be a pair (inputs, labels), or inputs alone where labels do not matter, "
+            f"or a torch Dataset with a length, but got {type(dataset).__name__}"
         )
     examples, labels = [], []
     for i in range(len(dataset)):
         with user_code(f"{what} fails at item {i}"):
             item = dataset[i]
-        if not isinstance(item, tuple | list) or len(item) != 2:
+        is_sequence = isinstance(item, tuple | list)
+        if labelled and not (is_sequence and len(item) == 2):
             raise InputError(
                 f"the items of {what} must be pairs (x, y), but item {i} is {type(item).__name__}"
             )
-        examples.append(item[0])
-        labels.append(_label(item[1]))
+        examples.append(item[0] if is_sequence else item)
+        label = item[1] if labelled else None
+        if isinstance(label, Tensor | np.ndarray) and len(label.reshape(-1)) == 1:
+            label = label.item()
+        labels.append(label)
     return RawSplit(_stacked(examples, what), labels)
-
-
-def _label(label: Any) -> Any:
-    """Return a label; that of an array or tensor with one element as a number."""
-    if isinstance(label, Tensor | np.ndarray):
-        size = label.numel() if isinstance(label, Tensor) else label.size
-        return label.item() if size == 1 else label
-    return label
 
 
 def _stacked(examples: list[Any], what: str) -> Tensor:
@@ -371,7 +347,6 @@ def _stacked(examples: list[Any], what: str) -> Tensor:
 
 # Data sets of the user's own: `module:factory`, a function without arguments; passed objects.
 
-
 _KEYS = ("train", *VAL_NAMES, "test", "classes")
 
 
@@ -391,10 +366,14 @@ def load_user_data(name: str) -> Data:
     Raises:
         InputError: the function fails, or what it returns does not fit.
     """
+    return _read_all(name, _imported(name, "data"))
+
+
+def _imported(name: str, role: str) -> Any:
+    """Return the user's function of a name, module:function."""
     home, _, attribute = name.partition(":")
-    with user_code(f"the data {name} cannot be imported"):
-        function = getattr(importlib.import_module(home), attribute)
-    return _read_all(name, function)
+    with user_code(f"the {role} {name} cannot be imported"):
+        return getattr(importlib.import_module(home), attribute)
 
 
 def read_passed_data(name: str, passed: Passed) -> Data:
@@ -420,9 +399,8 @@ def _read_all(name: str, source: Any) -> Data:
         made = source() if callable(source) else source
         splits = _splits(name, made)
         raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
-    return make_data(
-        name, raw, _classes(name, made), _common_folder(*(own.inputs for own in raw.values()))
-    )
+    root = _common_folder(*(values.inputs for values in raw.values()))
+    return make_data(name, raw, _classes(name, made), root)
 
 
 def _splits(name: str, made: Any) -> dict[str, Any]:
@@ -473,24 +451,26 @@ def _seeded() -> Iterator[None]:
             np.random.set_state(before[1])  # noqa: NPY002
 
 
-# Images without labels: a further split of the data, from which only the teacher's word is learnt.
+# Images without labels: a further split of the data, for which the teacher's outputs are learnt.
 #
 # They are those of a folder, those that a function of the user's returns, or "rest": the images of
 # train that the student has no labels of. Labels that they may have are dropped when they are read.
 
-
 _NO_LABEL = -1
 """In place of a label; as a class it is an error wherever it is used."""
 
-_Inputs = Tensor | tuple[str, ...]
+
+UnlabelledImages = tuple[Split, Extra, tuple[str, ...]]
+"""Images of a folder or function, where they come from, and warnings."""
 
 
-def with_extra(data: Data, run: Run) -> Data:
+def with_extra(data: Data, run: Run, images: UnlabelledImages | None = None) -> Data:
     """Return the data with the run's images without labels as the split "extra".
 
     Args:
         data: Of `load_data`.
         run: Its `extra`; None leaves the data as they are.
+        images: Those of `read_extra`; None reads them.
 
     Raises:
         InputError: There are no such images, or they are not like those of train.
@@ -499,36 +479,12 @@ def with_extra(data: Data, run: Run) -> Data:
         return data
     if run.extra == REST:
         return _with_rest(data, run.train_images, run.seed)
-    inputs, root, warnings = _load(run.extra)
-    _check_like_train(run.extra, inputs, data)
-    fingerprint, stamps = _hash(run.extra)
-    own = Split(torch.full((len(inputs),), _NO_LABEL), inputs, stamps)
-    return _joined(data, own, Extra(fingerprint, run.extra, root), warnings)
-
-
-def extra_differs(folder: str) -> bool:
-    """Return whether a folder of images without labels holds others than this process has read.
-
-    Raises:
-        InputError: The folder can no longer be read.
-    """
-    inputs, root, _ = _image_files(Path(folder).expanduser())
-    assert not isinstance(inputs, Tensor)  # noqa: S101 - a folder has files
-    return _hash(folder)[0] != combine_hashes("extra", hash_files(Path(root), inputs).hash)
-
-
-def clear_cached_extra() -> None:
-    """Drop the images that this process has loaded."""
-    for function in (_load, _hash, _with_rest):
-        function.cache_clear()
-
-
-def _joined(data: Data, own: Split, extra: Extra, warnings: tuple[str, ...] = ()) -> Data:
-    splits = {**data.splits, "extra": own}
+    split, extra, warnings = read_extra(run.extra) if images is None else images
+    _check_like_train(run.extra, split, data.splits["train"])
+    splits = {**data.splits, "extra": split}
     return replace(data, splits=splits, extra=extra, warnings=data.warnings + warnings)
 
 
-@lru_cache(maxsize=4)  # each holds a copy of the examples that are tensors
 def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
     """Return the data with the images of train that `Data.subset` leaves out."""
     train = data.splits["train"]
@@ -539,127 +495,75 @@ def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
             f"--extra rest must leave images without labels, but --train-images {train_images} "
             f"takes all of train; use fewer, or a folder of images (--extra FOLDER)"
         )
+    rest = train.select(left.nonzero()[:, 0])
+    rest = replace(rest, labels=torch.full((len(rest),), _NO_LABEL))
     fingerprint = combine_hashes(data.fingerprint, REST, hash_tensor(left))
-    own = train.select(left.nonzero()[:, 0])
-    own = replace(own, labels=torch.full((len(own),), _NO_LABEL))
-    return _joined(data, own, Extra(fingerprint, REST, data.root))
+    extra = Extra(fingerprint, REST, data.root)
+    return replace(data, splits={**data.splits, "extra": rest}, extra=extra)
 
 
-# -- reading -----------------------------------------------------------------------------------
-
-
-@cache
-def _load(name: str) -> tuple[_Inputs, str, tuple[str, ...]]:
-    """Return the images of a folder or function, and what is known of their files.
-
-    Returns:
-        The images, the folder that files are named relative to, and warnings.
+def read_extra(name: str) -> UnlabelledImages:
+    """Read the images without labels of a folder or function.
 
     Raises:
         InputError: There are none, or the function fails.
     """
-    if not is_function_name(name):
-        root = Path(name).expanduser()
-        return _image_files(root)
-    home, _, attribute = name.partition(":")
-    with user_code(f"the images without labels {name} cannot be imported"):
-        function = getattr(importlib.import_module(home), attribute)
-    with _seeded(), user_code(f"the images without labels {name} cannot be made"):
-        inputs = _as_images(_read_extra(function(), name))
-    if (isinstance(inputs, Tensor) and inputs.ndim == 0) or not len(inputs):
-        raise InputError(f"{name} must return images without labels, [N, ...], but returns none")
-    return inputs, _common_folder(inputs), ()
+    warning = ""
+    if is_function_name(name):
+        function = _imported(name, "images without labels")
+        with _seeded(), user_code(f"the images without labels {name} cannot be made"):
+            inputs = _as_images(_read_extra(function(), f"what {name} returns"))
+        root = _common_folder(inputs)
+        if _is_empty(inputs):
+            raise InputError(f"{name} must return images without labels, [N, ...], but has none")
+    else:
+        inputs, warning = _image_files(Path(name).expanduser())
+        root = str(Path(name).expanduser())
+    content, stamps = _hash_inputs(inputs, root)
+    split = Split(torch.full((len(inputs),), _NO_LABEL), inputs, stamps)
+    extra = Extra(combine_hashes("extra", content), name, root)
+    return split, extra, (warning,) if warning else ()
 
 
-def _image_files(root: Path) -> tuple[_Inputs, str, tuple[str, ...]]:
-    """Return the image files in a folder and all folders in it, sorted by their names in it."""
+def _image_files(root: Path) -> tuple[tuple[str, ...], str]:
+    """Return the image files in a folder and all folders in it, and a warning or ""."""
     if not root.is_dir():
         raise InputError(
             f"--extra must be a folder of images, rest or module:factory, but there is no folder "
             f"{root}; give one (--extra FOLDER)"
         )
-    (images,) = find_class_images([root])
-    # a hidden file without a name has no suffix here
-    files = [file for file in map(Path, images.images) if file.suffix.lower() in IMG_EXTENSIONS]
-    if not files:
+    images = scan_images(root)
+    if not images.files:
         raise InputError(
             f"--extra must be a folder of images, but {root} has no files with the suffixes "
-            f"{', '.join(IMG_EXTENSIONS)}; give another folder"
+            f"{IMAGE_SUFFIXES}; give another folder"
         )
-    files.sort(key=lambda file: file.relative_to(root).as_posix())
-    reasons = {OTHER_FORMATS: images.left_out, READ_ALREADY: images.skipped}
-    warning = describe_left_out(root, reasons)
-    return tuple(map(str, files)), str(root), (warning,) if warning else ()
+    files = sorted(images.files, key=lambda file: Path(file).relative_to(root).as_posix())
+    return tuple(files), describe_left_out(root, {OTHER_FORMATS: images.left_out})
 
 
 def _read_extra(value: Any, what: str) -> _Inputs:
     """Return the inputs of a tensor, an array, a pair (inputs, labels) or a dataset."""
-    if isinstance(value, Tensor | np.ndarray):
-        return _as_tensor(value, f"the images of {what}")
-    if isinstance(value, tuple | list) and len(value) == 2:
-        return _as_tensor(value[0], f"the images of {what}")
-    if isinstance(value, TensorDataset):
-        return value.tensors[0]
-    if _is_plain_torchvision(_innermost(value)):
-        return read_dataset(value, what).inputs
-    is_dataset = hasattr(value, "__getitem__") and hasattr(value, "__len__")
-    if not is_dataset or isinstance(value, dict | str):
-        raise InputError(
-            f"{what} must return a tensor or array of images or a torch Dataset with a length, but "
-            f"returned {type(value).__name__}"
-        )
-    return read_dataset(_WithoutLabels(value), what).inputs
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    if is_pair or isinstance(value, Tensor | np.ndarray):
+        return _as_tensor(value[0] if is_pair else value, what)
+    return read_dataset(value, what, labelled=False).inputs
 
 
-def _innermost(dataset: Any) -> Any:
-    """Return the dataset below all subsets."""
-    while type(dataset) is Subset:
-        dataset = dataset.dataset
-    return dataset
-
-
-class _WithoutLabels(Dataset[Any]):
-    """A dataset of x or of pairs (x, y), as one of pairs without a meaningful y."""
-
-    def __init__(self, own: Any):
-        self.own = own
-
-    def __len__(self) -> int:
-        return len(self.own)
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        item = self.own[index]
-        return (item[0] if isinstance(item, tuple | list) else item), _NO_LABEL
-
-
-@cache
-def _hash(name: str) -> tuple[str, Tensor | None]:
-    """Return the fingerprint of the images of a folder or function, and the stamps of files."""
-    inputs, root, _ = _load(name)
-    if isinstance(inputs, Tensor):
-        return combine_hashes("extra", hash_tensor(inputs)), None
-    content, stamps = hash_files(Path(root), inputs)
-    return combine_hashes("extra", content), stamps
-
-
-def _check_like_train(name: str, inputs: _Inputs, data: Data) -> None:
+def _check_like_train(name: str, extra: Split, train: Split) -> None:
     """Raise InputError unless teacher and student can see these images as they see train's."""
-    train = data.splits["train"]
-    own = Split(torch.empty(len(inputs)), inputs)
-    fits = own.kind == train.kind
-    if fits and isinstance(inputs, Tensor) and isinstance(train.inputs, Tensor):
-        mine, others = inputs, train.inputs
+    fits = extra.kind == train.kind
+    if fits and isinstance(extra.inputs, Tensor) and isinstance(train.inputs, Tensor):
         # views resize images
-        fits = mine.dtype == others.dtype and (
-            mine.shape[1] == others.shape[1]
-            if own.kind == "images"
-            else mine.shape[1:] == others.shape[1:]
+        end = 2 if train.kind == "images" else None
+        fits = extra.inputs.dtype == train.inputs.dtype and (
+            extra.inputs.shape[1:end] == train.inputs.shape[1:end]
         )
-    if fits:
-        return
-    same = "channels" if train.kind == "images" else "shape"
-    like = "image files" if train.kind == "files" else f"tensors of the same {same} and type"
-    raise InputError(
-        f"the examples of --extra {name} must be {like}, as those of train, but train has "
-        f"{_describe_inputs(train.inputs)} and --extra has {_describe_inputs(inputs)}; convert them"
-    )
+    if not fits:
+        same = "channels" if train.kind == "images" else "shape"
+        like = "image files" if train.kind == "files" else f"tensors of the same {same} and type"
+        raise InputError(
+            f"the examples of --extra {name} must be {like}, as those of train, but train has "
+            f"{_describe_inputs(train.inputs)} and --extra has {_describe_inputs(extra.inputs)}; "
+            f"convert them"
+        )

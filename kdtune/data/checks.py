@@ -2,29 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from kdtune.config.fields import REST, is_named_extra
 from kdtune.config.run import Run
 from kdtune.config.text import DataChangedError, InputError, printable
-from kdtune.data.arrays import extra_differs, with_extra
-from kdtune.data.dataset import (
-    Data,
-    file_contents,
-    keep_note,
-    read_note,
-    row_contents,
-)
-from kdtune.data.sources import clear_cached_data, folder_differs, load_data
+from kdtune.data.dataset import Data, file_contents, keep_note, read_note, row_contents
+from kdtune.data.sources import StudyData
 
-# Examples of each class: what is recorded of a data set, and what is said before a study.
-
+# Examples of each class, as provenance.json records them and as lines before a study.
 
 _IMBALANCED = 1.5
 """A split is imbalanced if its largest class has more than this many times the examples of the
@@ -41,12 +32,12 @@ def class_counts(data: Data) -> dict[str, dict[str, int]]:
     """
     named = Counter(data.classes)
     classes = [f"{c} (class {k})" if named[c] > 1 else c for k, c in enumerate(data.classes)]
+    labelled = {name: split for name, split in data.splits.items() if name != "extra"}
     return {
         name: dict(
             zip(classes, split.labels.bincount(minlength=len(classes)).tolist(), strict=True)
         )
-        for name, split in data.splits.items()
-        if name != "extra"  # which has no labels
+        for name, split in labelled.items()
     }
 
 
@@ -54,13 +45,9 @@ def data_record(data: Data) -> dict[str, Any]:
     """Return what provenance.json keeps of a data set: counts, and how val was cut from train."""
     cut = data.cut and {"seed": data.cut.seed, "share": data.cut.share}
     counts = class_counts(data)
-    text = {name: f"{sum(own.values())} ({describe_counts(own)})" for name, own in counts.items()}
-    record: dict[str, Any] = {
-        "kind": data.kind,
-        "examples": counts,
-        "examples_text": text,
-        "val_cut": cut,
-    }
+    text = {name: f"{sum(n.values())} ({describe_counts(n)})" for name, n in counts.items()}
+    record: dict[str, Any] = {"kind": data.kind, "examples": counts, "examples_text": text}
+    record["val_cut"] = cut
     if data.fold is not None:  # the counts are those of repeat 0
         record["folds"] = {"folds": data.fold.folds, "seed": data.fold.seed}
     if data.extra is not None:  # with folds, rest is that of repeat 0
@@ -95,11 +82,11 @@ def describe_data(data: Data) -> list[str]:
             source += ": those of train that --train-images leaves out"
         lines.append(f"Images without labels: {len(data.splits['extra']):,} ({source}).")
     lines += [f"{remark}." for remark in data.remarks]
-    for split, own in counts.items():
-        smallest, largest = min(own.values()), max(own.values())
+    for split, by_class in counts.items():
+        smallest, largest = min(by_class.values()), max(by_class.values())
         if smallest and largest > _IMBALANCED * smallest:
-            lines.append(f"Classes of {split} are imbalanced: {describe_counts(own)}.")
-        if missing := [name for name, count in own.items() if not count]:
+            lines.append(f"Classes of {split} are imbalanced: {describe_counts(by_class)}.")
+        if missing := [name for name, count in by_class.items() if not count]:
             more = " and others" if len(missing) > _MAX_LISTED else ""
             these = "these classes" if len(missing) > 1 else "this class"
             lines.append(
@@ -111,7 +98,7 @@ def describe_data(data: Data) -> list[str]:
 
 def describe_counts(counts: dict[str, int]) -> str:
     """Return the examples of each class in words, the largest class first."""
-    ordered = [f"{name} {n}" for name, n in sorted(counts.items(), key=lambda own: -own[1])]
+    ordered = [f"{name} {n}" for name, n in sorted(counts.items(), key=lambda item: -item[1])]
     if len(ordered) <= _MAX_LISTED:
         return ", ".join(ordered)
     first, last = ", ".join(ordered[:_MAX_ENDS]), ", ".join(ordered[-_MAX_ENDS:])
@@ -120,13 +107,53 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 # Copies of examples: in several splits, which makes a metric too good, or in several classes.
 
-
-_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
-
 _Example = tuple[str, int]
 """Split and index of an example."""
-_Contents = Mapping[str, Sequence[bytes]]
-"""Hash of the content of each example, by split."""
+
+
+class _Overlap(NamedTuple):
+    """A kind of copies that is looked for."""
+
+    group: tuple[str, ...]
+    """Splits whose examples are looked at."""
+    others: tuple[str, ...]
+    """Splits in which copies of them are looked for."""
+    relation: str
+    result: str
+    of_other_class: bool = False
+    """Whether only a copy with another label counts."""
+
+
+def _overlaps(data: Data) -> list[_Overlap]:
+    """Return the kinds of copies that would make the results of a study wrong."""
+    pool = ("train", "val")
+    groups: list[tuple[str, ...]] = [(name,) for name in data.splits if name != "extra"]
+    pairs = [("val", "train"), ("test", "train"), ("test", "val")]
+    rows = [
+        _Overlap((one,), (other,), f"{one} are also in {other}", f"metrics on {one} are optimistic")
+        for one, other in pairs
+        if {one, other} <= data.splits.keys()
+    ]
+    if data.fold is not None:  # an example of train is in val in another repeat
+        result = (
+            "some repeats have one in train and the other in val, and metrics on val are optimistic"
+        )
+        rows[0] = _Overlap(pool, pool, "train and val together are copies of others", result)
+        groups = [pool, *(group for group in groups if group[0] not in pool)]
+    result = "their labels contradict each other; remove the copies in the wrong class"
+    for group in groups:
+        relation = f"{' and '.join(group)} are copies of others in another class"
+        rows.append(_Overlap(group, group, relation, result, of_other_class=True))
+    if data.extra is not None and data.extra.source != REST:  # which is part of train
+        for group in groups:
+            if group != ("train",):
+                splits = " and ".join(group) + " together" * (len(group) > 1)
+                result = (
+                    f"students learn what the teacher says of them, and metrics on {group[-1]} may "
+                    f"be optimistic"
+                )
+                rows.append(_Overlap(group, ("extra",), f"{splits} are also in --extra", result))
+    return rows
 
 
 def find_copies(data: Data) -> list[str]:
@@ -136,24 +163,12 @@ def find_copies(data: Data) -> list[str]:
     other if copies in one split are in several classes. The answer is kept for later calls, in this
     or another process.
     """
-    sentences = _kept(f"{data.study_fingerprint}-copies", lambda: _find_copies(data))
-    if data.extra is None or data.extra.source == REST:  # which is part of train
-        return sentences
-    note = f"{data.study_fingerprint}-shared-with-{data.extra.fingerprint}"
-    return sentences + _kept(note, lambda: _find_shared_with_extra(data))
-
-
-def _kept(note: str, find: Callable[[], list[str]]) -> list[str]:
-    """Return the sentences that were kept in a note, or those that `find` returns."""
+    note = f"{data.study_fingerprint}-copies"
+    if data.extra is not None and data.extra.source != REST:
+        note += f"-with-{data.extra.fingerprint}"
     if (text := read_note(note)) is not None:
         return [str(sentence) for sentence in json.loads(text)]
-    sentences = [sentence for sentence in find() if sentence]
-    keep_note(note, json.dumps(sentences))
-    return sentences
-
-
-def _hashes(data: Data) -> dict[str, list[bytes]]:
-    return {
+    contents = {
         name: list(
             row_contents(split.inputs)
             if isinstance(split.inputs, Tensor)
@@ -161,129 +176,66 @@ def _hashes(data: Data) -> dict[str, list[bytes]]:
         )
         for name, split in data.splits.items()
     }
-
-
-def _find_copies(data: Data) -> list[str]:
-    contents = {name: own for name, own in _hashes(data).items() if name != "extra"}
-    sentences, pool = list[str](), ("train", "val") if data.fold is not None else ()
-    for one, other in _PAIRS:
-        if pool and (one, other) == ("val", "train"):  # val of one repeat is train of another
-            copies = _copies(contents, pool, _first(contents, pool))
-            relation = "train and val together are copies of others"
-            result = (
-                "some repeats have one in train and the other in val, and metrics on val are "
-                "optimistic"
-            )
-            sentences.append(_sentence(data, contents, pool, copies, relation, result))
-        elif one in contents and other in contents:
-            copies = _copies(contents, (one,), _first(contents, (other,)))
-            relation, result = f"{one} are also in {other}", f"metrics on {one} are optimistic"
-            sentences.append(_sentence(data, contents, (one,), copies, relation, result))
-    groups = [pool] * bool(pool) + [(name,) for name in contents if name not in pool]
-    return sentences + [_sentence_of_labels(data, contents, group) for group in groups]
-
-
-def _find_shared_with_extra(data: Data) -> list[str]:
-    """Return a sentence for val and for test if images without labels are in it as well.
-
-    With --folds each example of train is in val in some repeat.
-    """
-    contents, sentences = _hashes(data), []
-    for group in (("train", "val") if data.fold is not None else ("val",), ("test",)):
-        if group[0] in contents:
-            copies = _copies(contents, group, _first(contents, ("extra",)))
-            where = " and ".join(group) + " together" * (len(group) > 1)
-            result = (
-                f"students learn what the teacher says of them, and metrics on {group[-1]} may be "
-                f"optimistic"
-            )
-            relation = f"{where} are also in --extra"
-            sentences.append(_sentence(data, contents, group, copies, relation, result))
+    sentences = []
+    for overlap in _overlaps(data):
+        if copies := _copies(data, contents, overlap):
+            sentences.append(_describe_copies(data, overlap, copies))
+    keep_note(note, json.dumps(sentences))
     return sentences
 
 
-def _sentence_of_labels(data: Data, contents: _Contents, group: Sequence[str]) -> str:
-    """Return a sentence about copies in splits that are in several classes; "" if none are."""
-    by_class: dict[bytes, dict[int, _Example]] = {}
-    labels = {split: data.splits[split].labels.tolist() for split in group}
-    for split in group:
-        for i, (content, label) in enumerate(zip(contents[split], labels[split], strict=True)):
-            by_class.setdefault(content, {}).setdefault(label, (split, i))
-    copies = [
-        ((split, i), next(e for k, e in by_class[content].items() if k != labels[split][i]))
-        for split in group
-        for i, content in enumerate(contents[split])
-        if len(by_class[content]) > 1
-    ]
-    relation = f"{' and '.join(group)} are copies of others in another class"
-    result = "their labels contradict each other; remove the copies in the wrong class"
-    return _sentence(data, contents, group, copies, relation, result, with_class=True)
-
-
-def _first(contents: _Contents, group: Sequence[str]) -> dict[bytes, _Example]:
-    """Return the first example in several splits that has a content, by the content."""
-    first: dict[bytes, _Example] = {}
-    for split in group:
-        for i, content in enumerate(contents[split]):
-            first.setdefault(content, (split, i))
-    return first
-
-
 def _copies(
-    contents: _Contents, group: Sequence[str], others: Mapping[bytes, _Example]
+    data: Data, contents: Mapping[str, Sequence[bytes]], overlap: _Overlap
 ) -> list[tuple[_Example, _Example]]:
-    """Return the examples of several splits that are among others, each with the other one."""
-    examples = [
-        ((split, i), content) for split in group for i, content in enumerate(contents[split])
-    ]
-    return [(own, others[c]) for own, c in examples if others.get(c, own) != own]
+    """Return the examples of the group that have a copy, each with the first copy."""
+
+    def examples(splits: Sequence[str]) -> Iterator[tuple[_Example, bytes, int]]:
+        for split in splits:
+            labels = data.splits[split].labels.tolist()
+            for i, (content, label) in enumerate(zip(contents[split], labels, strict=True)):
+                yield (split, i), content, label if overlap.of_other_class else 0
+
+    first: dict[bytes, dict[int, _Example]] = {}
+    for example, content, label in examples(overlap.others):
+        first.setdefault(content, {}).setdefault(label, example)
+    copies = []
+    for example, content, label in examples(overlap.group):
+        for other_label, other in first.get(content, {}).items():
+            if other != example and (not overlap.of_other_class or other_label != label):
+                copies.append((example, other))
+                break
+    return copies
 
 
-def _sentence(
-    data: Data,
-    contents: _Contents,
-    group: Sequence[str],
-    copies: Sequence[tuple[_Example, _Example]],
-    relation: str,
-    result: str,
-    with_class: bool = False,
+def _describe_copies(
+    data: Data, overlap: _Overlap, copies: Sequence[tuple[_Example, _Example]]
 ) -> str:
-    """Return a sentence about examples of several splits that are copies; "" if there are none."""
-    if not copies:
-        return ""
-    total = sum(len(contents[split]) for split in group)
-    what = "images" if data.kind != "tensors" else "examples"
-    one, other = (_name(data, *example, with_class) for example in copies[0])
+    total = sum(len(data.splits[split]) for split in overlap.group)
+    noun = "images" if data.kind != "tensors" else "examples"
+    first, second = (_name(data, *example, overlap.of_other_class) for example in copies[0])
     return (
-        f"{len(copies)} of the {total} {what} in {relation} (such as {one} = {other}), so {result}"
+        f"{len(copies)} of the {total} {noun} in {overlap.relation} (such as {first} = {second}), "
+        f"so {overlap.result}"
     )
 
 
 def _name(data: Data, split: str, index: int, with_class: bool) -> str:
-    """Return an example's file below the folder of the data, or its split and index.
-
-    Args:
-        data: The data.
-        split: Of the example.
-        index: Of the example in the split.
-        with_class: Whether the class of a tensor, which has no folder, is named too.
-    """
-    own = data.splits[split]
-    if not isinstance(own.inputs, Tensor):
+    """Return an example's file below the folder of the data, or its split and index."""
+    examples = data.splits[split]
+    if not isinstance(examples.inputs, Tensor):
         root = data.extra.root if split == "extra" and data.extra is not None else data.root
-        return printable(own.inputs[index].removeprefix(root).lstrip("/\\"))
+        return printable(examples.inputs[index].removeprefix(root).lstrip("/\\"))
     is_pooled = data.fold is not None and split in ("train", "val")
     name = f"{'pool' if is_pooled else split}[{data.numbers(split)[index]}]"
-    return f"{name} of {data.classes[int(own.labels[index])]}" if with_class else name
+    return f"{name} of {data.classes[int(examples.labels[index])]}" if with_class else name
 
 
 # Changes of a study's data while it runs.
 #
 # What a run reads must be what the study's fingerprint says. Each file is compared with its stamp
 # when it is read, and where that is another with its content (`Split.example`); a process that
-# reads the data later compares their fingerprint (`Contents.check`); and at its end a study looks
+# reads the data later compares their fingerprint (`Contents.read`); and at its end a study looks
 # at all files once more (`find_changes`).
-
 
 _MAX_NAMED = 3
 """Files that a sentence names."""
@@ -296,75 +248,50 @@ class Contents:
     data: str
     extra: str = ""
     """Of the images without labels; "" if there are none, or if they are part of train."""
-    token: str = field(default_factory=lambda: uuid4().hex, compare=False)
-    """Tells the call that has read them from all others."""
+    token: str = field(default="", compare=False)
+    """That of the `StudyData`."""
 
     @staticmethod
-    def of(run: Run) -> "Contents":
-        """Return those of the run's data as this process has read them."""
-        data = with_extra(load_data(run), run)
-        if data.extra is None or data.extra.source == REST:
-            return Contents(data.study_fingerprint)
-        return Contents(data.study_fingerprint, data.extra.fingerprint)
+    def of(data: StudyData) -> "Contents":
+        """Return those of the data, with any images without labels."""
+        own = data.with_extra(data.run)
+        is_other = own.extra is not None and own.extra.source != REST
+        extra = own.extra.fingerprint if own.extra is not None and is_other else ""
+        return Contents(own.study_fingerprint, extra, data.token)
 
-    def check(self, run: Run) -> None:
-        """Raise DataChangedError if this process has read other data."""
+    def read(self, run: Run) -> StudyData:
+        """Read the data in another process; raise DataChangedError if they are others there."""
         try:
-            now = Contents.of(run)
+            data = StudyData(run)
+            now = Contents.of(data)
         except InputError as error:
             raise DataChangedError(
                 f"the data have changed since the study read them: {error}"
             ) from None
         if now != self:
-            what = f"data in {run.data}"
+            subject = f"data in {run.data}"
             if now.data == self.data:
-                what = f"images without labels in {run.extra}"
+                subject = f"images without labels in {run.extra}"
             raise DataChangedError(
-                f"the {what} have changed since the study read them; restore them, and the same "
+                f"the {subject} have changed since the study read them; restore them, and the same "
                 f"command goes on"
             )
+        return data
 
 
-def forget_changed_data(run: Run) -> None:
-    """Drop what this process has read of a folder of images whose files have changed since.
-
-    Raises:
-        InputError: The data do not exist.
-    """
-    if _changed_files(run) is not None:
-        clear_cached_data()
-
-
-def find_changes(run: Run) -> str:
-    """Return a sentence on files that have changed since this process read them; "" if none have.
+def find_changes(data: Data) -> str:
+    """Return a sentence on files that have changed since they were read; "" if none have.
 
     Files that were only touched, whose contents are the same, have not.
     """
-    files = _changed_files(run)
-    if files is None:
+    changed = [file for split in data.splits.values() for file in split.changed_files()]
+    files = list(dict.fromkeys(changed))
+    if not files:
         return ""
     names = ", ".join(map(printable, files[:_MAX_NAMED]))
     more = f" and {len(files) - _MAX_NAMED:,} more" if len(files) > _MAX_NAMED else ""
-    what = f"changed or removed ({names}{more})" if files else "added"
     return (
-        f"image files were {what} while the study ran: its results are of the images as they were "
-        f"when it read them, and it cannot be continued until they are restored"
+        f"image files were changed or removed ({names}{more}) while the study ran: its results are "
+        f"of the images as they were when it read them, and it cannot be continued until they are "
+        f"restored"
     )
-
-
-def _changed_files(run: Run) -> list[str] | None:
-    """Return the files that have other contents than this process has read.
-
-    The list is empty if files were only added; None if all are the same.
-    """
-    data = with_extra(load_data(run), run)
-    changed = [file for split in data.splits.values() for file in split.changed_files()]
-    if changed:
-        return list(dict.fromkeys(changed))
-    try:
-        is_same = not folder_differs(run)
-        if run.extra is not None and not is_named_extra(run.extra):
-            is_same = is_same and not extra_differs(run.extra)
-    except InputError:
-        return []
-    return None if is_same else []

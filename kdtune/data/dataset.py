@@ -68,28 +68,28 @@ def hash_files(root: Path, files: Sequence[str]) -> HashedFiles:
         for f, s in zip(paths, stats, strict=True)
     )
     name = hashlib.sha256("".join([f"{root.absolute()}\0", *seen]).encode()).hexdigest()
-    if (known := _read_hashes(name, len(files))) is not None:
-        return HashedFiles(known[0], torch.stack([stamps, known[1]], 1))
+    if (noted := _read_hashes(name, len(files))) is not None:
+        return HashedFiles(noted[0], torch.stack([stamps, noted[1]], 1))
     digest, numbers = hashlib.sha256(), list[int]()
     for path, content in zip(paths, file_contents(files), strict=True):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + content)
         numbers.append(content_number(content))
-    found, contents = digest.hexdigest()[:16], torch.tensor(numbers, dtype=torch.int64)
+    hash_, contents = digest.hexdigest()[:16], torch.tensor(numbers, dtype=torch.int64)
     # as git does: a file that has just been written may be written again at the same time stamp
     if max(s.st_mtime for s in stats) < time.time() - 2:
-        own = base64.b64encode(contents.numpy().astype("<i8").tobytes()).decode()
-        keep_note(name, f"{found} {own}")
-    return HashedFiles(found, torch.stack([stamps, contents], 1))
+        encoded = base64.b64encode(contents.numpy().astype("<i8").tobytes()).decode()
+        keep_note(name, f"{hash_} {encoded}")
+    return HashedFiles(hash_, torch.stack([stamps, contents], 1))
 
 
 def _read_hashes(name: str, count: int) -> tuple[str, Tensor] | None:
     """Return the hash of files and the numbers of their contents, int64 [N], from a note."""
-    found, _, own = (read_note(name) or "").partition(" ")
+    hash_, _, encoded = (read_note(name) or "").partition(" ")
     try:
-        numbers = np.frombuffer(base64.b64decode(own, validate=True), "<i8").astype(np.int64)
+        numbers = np.frombuffer(base64.b64decode(encoded, validate=True), "<i8").astype(np.int64)
     except (ValueError, binascii.Error):
         return None
-    return (found, torch.from_numpy(numbers)) if found and len(numbers) == count else None
+    return (hash_, torch.from_numpy(numbers)) if hash_ and len(numbers) == count else None
 
 
 def content_number(digest: bytes) -> int:
@@ -109,20 +109,20 @@ def stamp_of(file: str) -> int | None:
         return None
 
 
-def _stamp(found: os.stat_result) -> int:
+def _stamp(status: os.stat_result) -> int:
     # Python's hash of numbers, unlike that of strings, is the same in every process
-    return hash((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 def _stat(file: str) -> os.stat_result:
     """Return the status of a file, of a link that of its target; raise InputError without one."""
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError as error:
         raise InputError(unreadable(file, error)) from None
-    if not stat.S_ISREG(found.st_mode):  # to read a pipe would wait for ever
+    if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
         raise InputError(f"the image {printable(file)} is no file; remove it")
-    return found
+    return status
 
 
 def unreadable(file: str, error: OSError) -> str:
@@ -509,11 +509,11 @@ def cut_val(data: Data, cut: ValCut) -> Data:
         raise InputError(
             "val cannot be cut from train, since no class has two examples; give the data a val"
         )
-    own, val = (train.select(part.nonzero()[:, 0]) for part in (~chosen, chosen))
-    rest = {name: split for name, split in data.splits.items() if name != "train"}
+    rest, val = (train.select(part.nonzero()[:, 0]) for part in (~chosen, chosen))
+    others = {name: split for name, split in data.splits.items() if name != "train"}
     # the examples themselves, since another version of torch may draw others
     fingerprint = combine_hashes(data.fingerprint, hash_tensor(chosen))
-    splits = {"train": own, "val": val, **rest}
+    splits = {"train": rest, "val": val, **others}
     return replace(data, splits=splits, fingerprint=fingerprint, cut=cut)
 
 

@@ -6,29 +6,30 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 import torchvision
 from filelock import FileLock
 
-from kdtune.config.fields import is_named_data, is_object
+from kdtune.config.fields import REST, is_named_data, is_object
 from kdtune.config.files import cache_folder
-from kdtune.config.objects import Passed
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import (
-    RawSplit,
+    UnlabelledImages,
     class_names,
-    clear_cached_extra,
     load_user_data,
     make_data,
     read_dataset,
+    read_extra,
     read_passed_data,
+    with_extra,
 )
 from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val
 from kdtune.data.folder import load_folder
@@ -37,7 +38,6 @@ from kdtune.data.folder import load_folder
 #
 # How a dataset names its splits follows from the parameters of its class: `train` (CIFAR10),
 # `split` (Food101), or none of them (EuroSAT, whose images are all train).
-
 
 _Arguments = Mapping[str, Any]
 
@@ -81,20 +81,19 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
         InputError: there is no such dataset, or its files are missing.
     """
     full, make = f"torchvision:{name}", _dataset_class(name)
-    place = Path(root).expanduser() if root else cache_folder() / "torchvision"
+    folder = Path(root).expanduser() if root else cache_folder() / "torchvision"
     parameters = inspect.signature(make).parameters
-    kind = next((own for own in _CONVENTIONS if own in parameters), "")
-    found = {}
-    for split, candidates in _OTHERS.get(name, _CONVENTIONS[kind]).items():
-        dataset = _first(full, make, place, candidates, download)
+    convention = next(word for word in _CONVENTIONS if word in parameters or not word)
+    datasets = {}
+    for split, candidates in _OTHERS.get(name, _CONVENTIONS[convention]).items():
+        made = (_make(full, make, folder, arguments, download) for arguments in candidates)
+        dataset = next((one for one in made if one is not None), None)
         if dataset is not None:
-            found[split] = dataset
-    if "train" not in found:
+            datasets[split] = dataset
+    if "train" not in datasets:
         raise InputError(f"{full} has no split for training; use it through module:factory")
-    raw: dict[str, RawSplit] = {}
-    for split, dataset in found.items():
-        raw[split] = read_dataset(dataset, f"{full} ({split})")
-    return make_data(full, raw, class_names(found["train"]), os.path.abspath(place))
+    raw = {s: read_dataset(dataset, f"{full} ({s})") for s, dataset in datasets.items()}
+    return make_data(full, raw, class_names(datasets["train"]), os.path.abspath(folder))
 
 
 @cache
@@ -115,32 +114,20 @@ def _dataset_class(name: str) -> Any:
     names = dataset_names()
     if name in names:
         return getattr(torchvision.datasets, name)
-    near = {own.lower(): own for own in names}
-    close = [near[own] for own in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
-    hint = f"; did you mean {', '.join(f'torchvision:{own}' for own in close)}?" if close else ""
+    near = {one.lower(): f"torchvision:{one}" for one in names}
+    close = [near[one] for one in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
     raise InputError(f"torchvision has no dataset {name}{hint}")
 
 
-def _first(
-    full: str, make: Any, root: Path, candidates: Sequence[_Arguments], download: bool
-) -> Any | None:
-    """Return the dataset of the first arguments that its class knows; None if it knows none."""
-    for arguments in candidates:
-        try:
-            return _made(full, make, root, arguments, download)
-        except _UnknownSplitError:
-            continue
-    return None
+def _make(full: str, make: Any, root: Path, arguments: _Arguments, download: bool) -> Any:
+    """Return the dataset of some arguments; None if its class knows no such split.
 
-
-class _UnknownSplitError(Exception):
-    """A dataset has no split of this name."""
-
-
-def _made(full: str, make: Any, root: Path, arguments: _Arguments, download: bool) -> Any:
-    """Return the dataset; raise InputError if its files are missing or cannot be downloaded."""
+    Raises InputError if its files are missing or cannot be downloaded.
+    """
+    can_download = _can_download(make)
     try:
-        if not (download and _can_download(make)):
+        if not (download and can_download):
             return make(str(root), **arguments)
         root.mkdir(parents=True, exist_ok=True)
         # processes of one machine download once
@@ -149,16 +136,12 @@ def _made(full: str, make: Any, root: Path, arguments: _Arguments, download: boo
     except Exception as error:  # each dataset raises errors of its own
         reason = first_line(error).partition(" You can use")[0].rstrip(".")
         if isinstance(error, ValueError) and reason.startswith("Unknown value"):
-            raise _UnknownSplitError from None
-        if download:
-            raise InputError(
-                f"{full} cannot be downloaded to {root} ({reason}). Download it elsewhere, and "
-                f"name the folder of its files (--data-root FOLDER)."
-            ) from None
-        remedy = ", or download them (--download)" if _can_download(make) else ""
+            return None
+        fault = f"downloaded to {root}" if download else f"read from {root}"
+        remedy = ", or download them (--download)" if can_download and not download else ""
         raise InputError(
-            f"{full} cannot be read from {root} ({reason}). Name the folder of its files "
-            f"(--data-root FOLDER){remedy}."
+            f"{full} cannot be {fault} ({reason}). Name the folder of its files (--data-root "
+            f"FOLDER){remedy}."
         ) from None
 
 
@@ -192,65 +175,78 @@ SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
 """Functions that load the data sets that have a name."""
 
 
-def load_data(run: Run) -> Data:
-    """Return the data set of a run, with a val that is cut from train if it has none.
+MAX_CUTS = 8
+"""Cuts of a study's data that are kept; each may hold a copy of the examples that are tensors."""
 
-    With `Run.folds`, train and val are those of the run's repeat. A process loads each data set
-    once; `clear_cached_data` makes it forget them.
+
+class StudyData:
+    """The data of a study, read once; its runs see them as they are or cut into train and val.
+
+    Args:
+        run: Any run of the study.
 
     Raises:
-        InputError: the data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
+        InputError: The data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
             `load_user_data`.
     """
-    if is_object(run.data):
-        return _load_passed(run, run.objects.get("data", run.data))
-    whole = _load(run.data, run.data_root, run.download)
-    if run.folds is not None:
-        fold = FoldCut(run.seed, run.folds, run.split_repeat)
-        return _load_fold(run.data, run.data_root, run.download, fold)
-    if "val" in whole.splits:
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.token = uuid4().hex
+        """Tells this reading from all others."""
+        self._whole = _read(run)
+        self._cuts: dict[object, Data] = {}
+
+    def of(self, run: Run) -> Data:
+        """Return the data of a run, with a val that is cut from train if they have none.
+
+        With `Run.folds`, train and val are those of the run's repeat.
+        """
+        if run.folds is not None:
+            fold = FoldCut(run.seed, run.folds, run.split_repeat)
+            return self._once(fold, lambda: cut_fold(self._whole, fold))
+        if "val" in self._whole.splits:
+            return self._whole
+        cut = ValCut(run.seed, run.val_share)
+        return self._once(cut, lambda: cut_val(self._whole, cut))
+
+    def with_extra(self, run: Run) -> Data:
+        """Return the data of a run with its images without labels as the split "extra".
+
+        Raises:
+            InputError: There are no such images, or they are not like those of train.
+        """
+        data = self.of(run)
+        if run.extra is None:
+            return data
+        key = (data, run.train_images, run.seed)
+        return self._once(key, lambda: with_extra(data, run, self._extra))
+
+    @cached_property
+    def _extra(self) -> UnlabelledImages | None:
+        extra = self.run.extra
+        return None if extra is None or extra == REST else read_extra(extra)
+
+    def _once(self, key: object, make: Callable[[], Data]) -> Data:
+        if key not in self._cuts:
+            self._cuts[key] = make()
+            while len(self._cuts) > MAX_CUTS:
+                del self._cuts[next(iter(self._cuts))]
+        return self._cuts[key]
+
+
+def load_data(run: Run) -> Data:
+    """Read the data set of one run, see `StudyData`."""
+    return StudyData(run).of(run)
+
+
+def _read(run: Run) -> Data:
+    """Return the data set of this name, the one in the folder of this path, or a passed one."""
+    name = run.data
+    if is_object(name):
+        passed = run.objects.get("data", name)
+        whole: Data = passed.once("data", lambda: read_passed_data(name, passed))
         return whole
-    cut = ValCut(run.seed, run.val_share)
-    return _load_with_val(run.data, run.data_root, run.download, cut)
-
-
-def _load_passed(run: Run, passed: Passed) -> Data:
-    """Return the data set of a passed object, which is read once."""
-    whole: Data = passed.once("data", lambda: read_passed_data(run.data, passed))
-    if run.folds is not None:
-        return _fold_of_passed(passed, FoldCut(run.seed, run.folds, run.split_repeat))
-    if "val" in whole.splits:
-        return whole
-    cut = ValCut(run.seed, run.val_share)
-    return passed.once(cut, lambda: cut_val(whole, cut))  # type: ignore[no-any-return]
-
-
-def folder_differs(run: Run) -> bool:
-    """Return whether the folder of a run's data now holds others than this process has read.
-
-    False if the data are in no folder of images.
-
-    Raises:
-        InputError: the folder can no longer be read; see `load_folder`.
-    """
-    if run.data in SOURCES or is_named_data(run.data):
-        return False
-    cached = _load(run.data, run.data_root, run.download)
-    return load_folder(Path(run.data).expanduser()).fingerprint != cached.fingerprint
-
-
-def clear_cached_data() -> None:
-    """Drop the data sets that this process has loaded."""
-    _load.cache_clear()
-    _load_with_val.cache_clear()
-    _load_fold.cache_clear()
-    _fold_of_passed.cache_clear()
-    clear_cached_extra()
-
-
-@cache
-def _load(name: str, root: str | None, download: bool) -> Data:
-    """Return the data set of this name, or the one in the folder of this path."""
     if name in SOURCES:
         return SOURCES[name]()
     if not is_named_data(name):
@@ -261,20 +257,6 @@ def _load(name: str, root: str | None, download: bool) -> Data:
                 f"--data torchvision:{folder.name}"
             )
         return load_folder(folder)
-    home, _, own = name.partition(":")
-    return load_torchvision(own, root, download) if home == "torchvision" else load_user_data(name)
-
-
-@cache
-def _load_with_val(name: str, root: str | None, download: bool, cut: ValCut) -> Data:
-    return cut_val(_load(name, root, download), cut)
-
-
-@lru_cache(maxsize=4)  # each holds a copy of the examples that are tensors
-def _load_fold(name: str, root: str | None, download: bool, cut: FoldCut) -> Data:
-    return cut_fold(_load(name, root, download), cut)
-
-
-@lru_cache(maxsize=4)
-def _fold_of_passed(passed: Passed, cut: FoldCut) -> Data:
-    return cut_fold(passed.notes["data"], cut)
+    if name.startswith("torchvision:"):
+        return load_torchvision(name.removeprefix("torchvision:"), run.data_root, run.download)
+    return load_user_data(name)

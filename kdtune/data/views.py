@@ -199,11 +199,11 @@ class Views(Dataset[Tensor]):
         if self.split.kind == "tensors":  # to send them takes longer than to make them
             workers = 0
         lists = BatchSampler(SequentialSampler(self), size, drop_last=False)
-        # with a generator of its own, a loader does not advance the global one
-        own = torch.Generator()
+        # with another generator, a loader does not advance the global one
+        generator = torch.Generator()
         # a batch is one item, since cropping a batch of 28 x 28 at once takes a third of the time
         loader = DataLoader(
-            self, batch_size=None, sampler=lists, num_workers=workers, generator=own
+            self, batch_size=None, sampler=lists, num_workers=workers, generator=generator
         )
         try:
             yield from loader
@@ -357,13 +357,13 @@ def check_mixing(study: Study, data: Data) -> None:
         )
 
 
-def _blended(own: Tensor, other: Tensor, share: float) -> Tensor:
-    """Return share * own + (1 - share) * other, [B, ...]; integers are rounded."""
-    if own.is_floating_point():
-        return share * own + (1 - share) * other
-    mixed = torch.empty_like(own)
-    at_once = max(1, _BLOCK // max(1, own[0].numel()))
-    for start in range(0, len(own), at_once):
+def _blended(images: Tensor, others: Tensor, share: float) -> Tensor:
+    """Return share * images + (1 - share) * others, [B, ...]; integers are rounded."""
+    if images.is_floating_point():
+        return share * images + (1 - share) * others
+    mixed = torch.empty_like(images)
+    at_once = max(1, _BLOCK // max(1, images[0].numel()))
+    for start in range(0, len(images), at_once):
         part = slice(start, start + at_once)
-        mixed[part] = (own[part] * share + other[part] * (1 - share)).round_()
+        mixed[part] = (images[part] * share + others[part] * (1 - share)).round_()
     return mixed

@@ -1,7 +1,8 @@
 """The report of a study or of several: report.html and figures/."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from kdtune.reporting.canvas import (
     CaptionedFigure,
     InlineFigure,
     PageTable,
-    environment,
     figure_style,
     inline,
     label_rows,
@@ -68,26 +68,31 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
         InputError: If the folder cannot be written, or a folder in it is a symbolic link.
     """
     check_links(folder)
-    files = folder / FIGURES
-    try:
+    files, figures = folder / FIGURES, {}
+    arms = read_arms(results, criterion)
+    with _writing(folder):
         files.mkdir(parents=True, exist_ok=True)
         for old in files.iterdir():  # figures of an earlier report, but no other files
             if old.stem in FIGURE_NAMES and old.suffix in (".svg", ".png"):
                 old.unlink()
-        figures = {}
-        arms = read_arms(results, criterion)
         for figure in all_figures(results, criterion, arms):
             with atomic_write(files / f"{figure.name}.svg") as part:
                 part.write_text(figure.svg, encoding="utf-8")
             with atomic_write(files / f"{figure.name}.png") as part:
                 part.write_bytes(figure.png())
             figures[figure.name] = inline(figure)
-        page = folder / "report.html"
-        with atomic_write(page) as part:
+        with atomic_write(folder / "report.html") as part:
             part.write_text(html(results, criterion, figures, arms), encoding="utf-8")
+    return folder / "report.html"
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Raise InputError where the report cannot be written."""
+    try:
+        yield
     except OSError as error:
-        raise InputError(f"the report cannot be written to {folder} ({error})") from None
-    return page
+        raise InputError(f"the report cannot be written to {place} ({error})") from None
 
 
 def html(
@@ -96,7 +101,7 @@ def html(
     figures: Mapping[str, InlineFigure],
     arms: Mapping[str, BothArms] | None = None,
 ) -> str:
-    """Return the page.
+    """Return the page. Its template asks `sections` for numbers and tables.
 
     Args:
         results: the study.
@@ -104,49 +109,30 @@ def html(
         figures: figures by name.
         arms: predictions of the best distilled configuration and of its baseline; None: read them.
     """
-    arms = read_arms(results, criterion) if arms is None else arms
     is_distillation, costs = results.task.is_distillation, results.costs
     kind = "knowledge distillation" if is_distillation else data_name(results.study)
     placed = {name for names in FIGURES_OF_SECTIONS.values() for name in names}
-    variance = sections.variance(results, criterion)
-    if variance is not None:
-        variance["of_teachers"] = results.teacher_share(criterion)
+    drawn = {
+        section: [figures[name] for name in names if name in figures]
+        for section, names in FIGURES_OF_SECTIONS.items()
+    }
     return render(
+        "report.html",
         results=results,
         criterion=criterion,
-        context=results.context(criterion),
+        arms=read_arms(results, criterion) if arms is None else arms,
+        sections=sections,
         title=f"{results.study.name}: a study of {kind}",
-        identity=sections.identity(results),
-        study=sections.study_facts(results, criterion),
-        sizes=sections.split_sizes(results),
-        teachers=sections.teacher_table(results),
-        histories=sections.histories(results),
-        summary=sections.summary_table(results, criterion),
-        marginal=sections.marginal_table(results, criterion),
         caveats=find_caveats(results.frames, sections.SUMMARY_METRICS),
         curves=[figure for name, figure in figures.items() if name not in placed],
         curve_limits=_curve_limits(results, criterion),
-        comparisons=sections.choices(results, criterion),
         effort=effort_text(results.effort, results.task),
         costs=PageTable(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
         cost_note=cost_note(costs) if len(costs) else "",
-        frontier=sections.frontier_table(results, criterion),
-        epoch_selection=sections.epoch_selection(results, criterion),
-        variance=variance,
-        best=sections.best(results, criterion),
-        edges=results.edges(criterion),
-        default_sentences=results.default_text(criterion),
-        classes=sections.by_class(results, arms),
-        examples=sections.examples(results, arms),
-        mixes_images=is_distillation and sections.mixes_images(results),
         metrics=METRICS,
         glossary=glossary(is_distillation),
-        provenance=sections.provenance(results),
         data=data(results),
-        **{
-            section: [figures[name] for name in names if name in figures]
-            for section, names in FIGURES_OF_SECTIONS.items()
-        },
+        **drawn,
     )
 
 
@@ -231,8 +217,8 @@ def study_html(results: Results) -> str:
     with figure_style():
         drawn = forest_plot(results, criterion)
         figure = "" if drawn is None else drawn.figure._repr_html_()
-    template = environment().get_template("notebook.html")
-    return template.render(
+    return render(
+        "notebook.html",
         results=results,
         metric=criterion.label,
         context=context,
@@ -266,12 +252,10 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
     Raises:
         InputError: If the file cannot be written.
     """
-    try:
+    with _writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
             part.write_text(side_by_side_html(side), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"the report cannot be written to {file} ({error})") from None
     return file
 
 

@@ -71,19 +71,14 @@ def _with_titled_markers(rest: str, titles: Sequence[str]) -> str:
 
     Markers are left as they are if matplotlib has not drawn all of them.
     """
-    depth, end = 1, len(rest)
-    for tag in re.finditer(r"<g\b|</g>", rest):
-        depth += 1 if tag[0] == "<g" else -1
-        if depth == 0:
-            end = tag.start()
-            break
-    group, left = rest[:end], iter(titles)
-    if len(re.findall(_MARKER, group)) != len(titles):
-        return rest
-    titled = re.sub(
-        _MARKER, lambda m: f"{m[1]}><title>{xml_escape(next(left))}</title></use>", group
-    )
-    return titled + rest[end:]
+    # matplotlib draws a line as one group: the next one with an id is another artist's
+    markers, following, others = rest.partition('<g id="')
+    left = iter(titles)
+    if markers.count("<use ") == len(titles):
+        markers = re.sub(
+            _MARKER, lambda m: f"{m[1]}><title>{xml_escape(next(left))}</title></use>", markers
+        )
+    return markers + following + others
 
 
 # Style, axes and export of figures.
@@ -266,10 +261,8 @@ def outside(
     ranges = {name: ends for name, ends in ranges.items() if not math.isnan(ends[0])}
     if better is None or not ranges:
         return []
-    if better == "higher":
-        worst_first = sorted(ranges, key=lambda name: ranges[name][0])
-    else:
-        worst_first = sorted(ranges, key=lambda name: -ranges[name][1])
+    badness = {n: low if better == "higher" else -high for n, (low, high) in ranges.items()}
+    worst_first = sorted(badness, key=badness.__getitem__)
     low, high = _range(list(ranges.values()))
     for count in range(1, (len(ranges) + 1) // 2):
         rest_low, rest_high = _range([ranges[name] for name in worst_first[count:]])
@@ -328,10 +321,12 @@ def environment() -> Environment:
     """Return the Jinja2 environment of the templates.
 
     Every text is escaped, an unknown name is an error, and the filter `tojson` accepts only finite
-    numbers.
+    numbers. A page allows the script of all pages by its hash and nothing else: no network, no
+    other script.
     """
+    loader = PackageLoader("kdtune.reporting")
     templates = Environment(
-        loader=PackageLoader("kdtune.reporting"),
+        loader=loader,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -340,28 +335,16 @@ def environment() -> Environment:
     templates.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     templates.filters["p_text"] = p_text
     templates.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
+    script = f"\n{loader.get_source(templates, 'page.js')[0]}"  # as it stands in the page
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    templates.globals["script"] = Markup(script)  # noqa: S704 - kdtune's own script
+    templates.globals |= {"digest": digest, "version": __version__}
     return templates
 
 
-def render(template: str = "report.html", /, **content: object) -> str:
-    """Return a page with the content that its template names, and the script of all pages.
-
-    The page allows this one script by its hash and nothing else: no network, no other script.
-    """
-    loader = PackageLoader("kdtune.reporting")
-    source, _, _ = loader.get_source(environment(), "page.js")
-    script = f"\n{source}"  # as it stands in the page
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            content,
-            script=Markup(script),  # noqa: S704 - kdtune's own script
-            digest=digest,
-            version=__version__,
-        )
-    )
+def render(template: str, **content: object) -> str:
+    """Return a page with the content that its template names."""
+    return environment().get_template(template).render(content)
 
 
 def interval_cell(estimate: str, low: str, high: str) -> Cell:

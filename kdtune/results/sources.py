@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdtune.config.cli import table_file
+from kdtune.config.files import existing_file
 from kdtune.config.text import InputError, first_line, printable
 
 _DELIMITERS = ",;\t|"
@@ -37,7 +37,7 @@ def read_table(place: str) -> pd.DataFrame:
     Raises:
         InputError: The file does not exist or cannot be read.
     """
-    file = table_file(place)
+    file = existing_file("a table of results", "tables", place)
     data = file.read_bytes()
     for begin, kind in _OTHER_FORMATS.items():
         if data.startswith(begin):

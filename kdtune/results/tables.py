@@ -20,7 +20,7 @@ import pandas as pd
 
 from kdtune.config.fields import Value
 from kdtune.config.study import Format
-from kdtune.config.task import Metric, Task
+from kdtune.config.task import Metric, Task, check_names
 from kdtune.config.text import InputError
 from kdtune.results.comparison import (
     Criterion,
@@ -36,33 +36,27 @@ from kdtune.results.comparison import (
     plus_minus,
 )
 from kdtune.results.design import Design, Pair, max_t_over_repeats
-from kdtune.results.frames import config_label
+from kdtune.results.frames import group_label
 from kdtune.results.sources import read_table
 from kdtune.results.words import ComparisonContext, sentence, verdict
 
-# Columns of a table: their roles, and what their names and values tell. The rules are simple and
-# stand in the output.
-
-
-_LOWER = """
+_LOWER_IS_BETTER = """
 loss losses error err nll ce kl ece mse rmse mae mape bce xent perplexity ppl brier entropy
 crossentropy divergence diff distance regret time latency runtime seconds cost wer cer fid
 """
-LOWER_IS_BETTER = frozenset(_LOWER.split())
 """Words in the names of metrics of which lower values are better."""
 _SHARES = """
 acc accuracy acc1 acc5 top1 top5 f1 auc auroc auprc agreement precision recall sensitivity
 specificity iou miou dice error err ece correct
 """
-SHARES = frozenset(_SHARES.split())
 """Words in the names of metrics that are shares."""
-MAX_DIGITS = 4
+_MAX_DIGITS = 4
 """Numbers with more significant digits than these were measured, not set."""
 _MAX_LISTED = 5
 """Runs or configurations that a warning names."""
-CONFIG = "kdtune/config"
+_CONFIG = "kdtune/config"
 """Column with the number of the configuration; a name that a table does not have."""
-POOLED = (
+_POOLED = (
     "Pooled: mean ± SD over all epochs of all runs. That SD mixes the learning curve with the "
     "differences between runs; it is not the uncertainty of a result."
 )
@@ -90,68 +84,33 @@ class Columns:
         return list(dict.fromkeys([self.metric, *self.others]))
 
     @property
-    def roles(self) -> list[tuple[str, str]]:
-        """The roles that a column can have one of, and the columns that have them."""
-        roles = [*(("by", name) for name in self.by), ("repeat", self.repeat)]
-        others = (("metric", self.metric), ("epoch", self.epoch), ("example", self.example))
-        return roles + [(role, name) for role, name in others if name is not None]
-
-    @property
     def keys(self) -> list[str]:
         """Columns that tell the rows of a configuration apart."""
-        return [name for role, name in self.roles if role not in ("by", "metric")]
+        return [name for name in (self.repeat, self.epoch, self.example) if name is not None]
 
     def check(self, frame: pd.DataFrame) -> None:
         """Raise InputError unless the table has rows and the columns, each with one role."""
         names = [str(c) for c in frame.columns]
+        shown = f"of the table ({', '.join(names)})"
         if not self.by:
-            raise InputError(
-                f"by must name at least one column, the hyperparameters that were varied; the "
-                f"columns are {', '.join(names)}"
-            )
-        for role, name in [*self.roles, *(("columns", c) for c in self.others)]:
+            raise InputError(f"by must name at least one column {shown}, but got none")
+        used = [*self.by, *self.keys, self.metric]
+        for name in [*used, *self.others]:
             if name not in names:
                 near = get_close_matches(name, names, n=1, cutoff=0.5)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                if set(name.split(",")) <= set(names):
-                    hint = f"; separate names by spaces ({name.replace(',', ' ')})"
-                raise InputError(
-                    f"--{role} must be a column of the table ({', '.join(names)}), but got "
-                    f"{name}{hint}"
-                )
-        seen: dict[str, str] = {}
-        for role, name in self.roles:
-            if (other := seen.setdefault(name, role)) != role:
-                raise InputError(
-                    f"each column must have one role, but {name} is given for {other} and {role}"
-                )
+                raise InputError(f"each name must be a column {shown}, but got {name}{hint}")
+            if used.count(name) > 1:
+                raise InputError(f"each column must have one role, but {name} has two")
         if not len(frame):
             raise InputError("the table must have rows, but it holds column names only")
 
 
-def numbers(values: pd.Series, name: str, role: str) -> pd.Series:
-    """Return a column as numbers; raise InputError for text."""
-    parsed = pd.to_numeric(values, errors="coerce")
-    wrong = values[parsed.isna() & values.notna()]
-    if len(wrong):
-        raise InputError(
-            f"{role} {name} must be a column of numbers, but row {int(wrong.index[0]) + 1} holds "
-            f"{wrong.iloc[0]!r} ({len(wrong)} of {len(values)} rows are no numbers)"
-        )
-    return parsed.astype(float)
-
-
-def words_of(name: str) -> set[str]:
-    """Return the words of a column's name, e.g. {"val", "top1"} for "val/top-1"."""
-    joined = re.sub(r"(?i)top[-_ ]?(\d)", r"top\1", name)
-    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", joined)
-    return {word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word}
-
-
 def is_higher_better(name: str) -> bool:
     """Return whether higher values of a metric are better, by its name."""
-    words = words_of(name)
-    return not words & LOWER_IS_BETTER and not any(w.endswith(("loss", "error")) for w in words)
+    words = _words_of(name)
+    is_lower = bool(words.intersection(_LOWER_IS_BETTER.split()))
+    return not is_lower and not any(w.endswith(("loss", "error")) for w in words)
 
 
 def unit_of(name: str, values: pd.Series, points: bool) -> Literal["points", "percent", ""]:
@@ -162,23 +121,17 @@ def unit_of(name: str, values: pd.Series, points: bool) -> Literal["points", "pe
         values: all its values.
         points: whether the user says that it is a share.
     """
-    if not (points or words_of(name) & SHARES) or values.min() < 0 or values.max() > 100:
+    is_share = points or _words_of(name).intersection(_SHARES.split())
+    if not is_share or values.min() < 0 or values.max() > 100:
         return ""
     return "points" if values.max() <= 1 else "percent"
 
 
-def equals(column: pd.Series, value: Value) -> pd.Series:
-    """Return where a column has a value.
-
-    The text "1" is the number 1, too, and "none" is a value that is missing.
-    """
-    same = (column == value) | (column.astype(str) == str(value))
-    if str(value).lower() in ("none", "nan", "-"):
-        return same | column.isna()
-    try:
-        return same | (pd.to_numeric(column, errors="coerce") == float(value))
-    except ValueError:
-        return same
+def _words_of(name: str) -> set[str]:
+    """Return the words of a column's name, e.g. {"val", "top1"} for "val/top-1"."""
+    joined = re.sub(r"(?i)top[-_ ]?(\d)", r"top\1", name)
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", joined)
+    return {word for word in re.split(r"[^a-z0-9]+", spaced.lower()) if word}
 
 
 # The runs of a table: one value per run from its rows, and warnings.
@@ -195,18 +148,14 @@ class Runs:
     """Configurations in words, by number."""
     rows: pd.DataFrame
     """Rows of the table that count, with the number of their configuration."""
-    values: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """A row per run, at its last epoch, mean over examples: the configuration's number, the repeat
-    and the metrics."""
     confounded: list[str] = field(default_factory=list)
     """Other columns that differ between configurations."""
     warnings: list[str] = field(default_factory=list)
 
-    def names(self, rows: pd.DataFrame) -> list[str]:
-        """Return the runs of rows in words, e.g. ["alpha = 0.5, seed = 1"]."""
-        repeat = self.columns.repeat
-        runs = rows.drop_duplicates([CONFIG, repeat])[[CONFIG, repeat]]
-        return [f"{self.labels[c]}, {repeat} = {cell(r)}" for c, r in runs.itertuples(index=False)]
+    @property
+    def key(self) -> list[str]:
+        """Columns that tell runs apart: the number of the configuration, and the repeat."""
+        return [_CONFIG, self.columns.repeat]
 
     @property
     def last(self) -> pd.DataFrame:
@@ -214,8 +163,17 @@ class Runs:
         epoch = self.columns.epoch
         if epoch is None:
             return self.rows
-        ends = self.rows.groupby([CONFIG, self.columns.repeat])[epoch].transform("max")
-        return self.rows[self.rows[epoch] == ends]
+        return self.rows[self.rows[epoch] == self.rows.groupby(self.key)[epoch].transform("max")]
+
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """A row per run, at its last epoch, mean over examples: its key and the metrics."""
+        return self.last.groupby(self.key)[self.columns.metrics].mean().reset_index()
+
+    def names(self, rows: pd.DataFrame) -> list[str]:
+        """Return the runs of rows in words, e.g. ["alpha = 0.5, seed = 1"]."""
+        runs = rows[self.key].drop_duplicates().itertuples(index=False)
+        return [f"{self.labels[c]}, {self.columns.repeat} = {cell(r)}" for c, r in runs]
 
 
 def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = False) -> Runs:
@@ -231,41 +189,43 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     """
     columns.check(frame)
     frame = frame.reset_index(drop=True)
-    for role, names in (("metric", columns.metrics), ("epoch", [columns.epoch])):
-        for name in filter(None, names):
-            frame[name] = numbers(frame[name], name, role)
+    for name in filter(None, (*columns.metrics, columns.epoch)):
+        frame[name] = _numbers(frame[name], name)
     by = list(columns.by)
-    frame[CONFIG] = frame.groupby(by, dropna=False).ngroup()
-    configs = frame.drop_duplicates(CONFIG).set_index(CONFIG)[by].sort_index()
-    labels = pd.Series([_label(row, by) for row in configs.to_dict("records")], configs.index)
-    runs = Runs(columns, configs, labels, frame)
+    frame[_CONFIG] = frame.groupby(by, dropna=False).ngroup()
+    configs = frame.drop_duplicates(_CONFIG).set_index(_CONFIG)[by].sort_index()
+    labels = [group_label(row, by) for row in configs.astype(object).to_dict("records")]
+    runs = Runs(columns, configs, pd.Series(labels, configs.index), frame)
     _drop_missing(runs)
     _drop_duplicates(runs)
-    _look_at_other_columns(runs)
-    key = [CONFIG, columns.repeat]
-    runs.values = runs.last.groupby(key)[columns.metrics].mean().reset_index()
+    _compare_other_columns(runs)
     if columns.epoch is not None:
         _check_epochs(runs, columns.epoch, keep_incomplete)
     if columns.example is not None:
-        counts = runs.rows.groupby(key)[columns.example].nunique()
+        counts = runs.rows.groupby(runs.key)[columns.example].nunique()
         if len(fewer := counts[counts < runs.rows[columns.example].nunique()].reset_index()):
             runs.warnings.append(
                 f"runs without all values of {columns.example}: {_some(runs.names(fewer))}. A "
                 f"difference is over the examples that all its runs have"
             )
-    counts = runs.values.groupby(CONFIG).size().reindex(configs.index, fill_value=0)
-    if len(fewer := counts[counts < counts.max()]):
-        names = [f"{labels[c]}: {n}" for c, n in fewer.items()]
+    counts = runs.values.groupby(_CONFIG).size().reindex(configs.index, fill_value=0)
+    if fewer := [f"{runs.labels[c]}: {n}" for c, n in counts.items() if n < counts.max()]:
         runs.warnings.append(
-            f"configurations with fewer than {counts.max()} repeats: {_some(names)}"
+            f"configurations with fewer than {counts.max()} repeats: {_some(fewer)}"
         )
     return runs
 
 
-def _label(row: Mapping[Any, Any], by: Sequence[str]) -> str:
-    values = {name: v.item() if isinstance(v, np.generic) else v for name, v in row.items()}
-    label = config_label(values, by, prefix="")
-    return label if label != "the configuration" else ", ".join(f"{name} = -" for name in by)
+def _numbers(values: pd.Series, name: str) -> pd.Series:
+    """Return a column as numbers; raise InputError for text."""
+    parsed = pd.to_numeric(values, errors="coerce")
+    wrong = values[parsed.isna() & values.notna()]
+    if len(wrong):
+        raise InputError(
+            f"{name} must be a column of numbers, but row {int(wrong.index[0]) + 1} holds "
+            f"{wrong.iloc[0]!r} ({len(wrong)} of {len(values)} rows are no numbers)"
+        )
+    return parsed.astype(float)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -277,23 +237,20 @@ def _some(names: Sequence[str]) -> str:
 
 def _drop_missing(runs: Runs) -> None:
     """Leave out rows without a key or a finite metric, with a warning."""
-    columns, frame = runs.columns, runs.rows
-    for key in columns.keys:
-        if (missing := frame[key].isna()).any():
+    metric, rows = runs.columns.metric, runs.rows
+    rows = rows.assign(**{metric: rows[metric].where(np.isfinite(rows[metric]))})
+    for name in [*runs.columns.keys, metric]:
+        missing = rows[name].isna()
+        if missing.all():
+            raise InputError(f"{name} must have values, but no row of the table has one")
+        if missing.any():
             runs.warnings.append(
-                f"{missing.sum()} of {len(frame)} rows have no {key} and are left out"
+                f"{missing.sum()} of {len(rows)} rows have no {name} and are left out "
+                f"({_some(runs.names(rows[missing]))}); a run that diverged is a result, which the "
+                f"means then lack"
             )
-            frame = frame[~missing]
-    finite = np.isfinite(frame[columns.metric])
-    if not finite.any():
-        raise InputError(f"metric {columns.metric} must have numbers, but no row has one")
-    if not finite.all():
-        runs.warnings.append(
-            f"{(~finite).sum()} of {len(frame)} rows have no finite {columns.metric} and are left "
-            f"out ({_some(runs.names(frame[~finite]))}); a run that diverged is a result, which "
-            f"the means then lack"
-        )
-    runs.rows = frame[finite]
+            rows = rows[~missing]
+    runs.rows = rows
 
 
 def _drop_duplicates(runs: Runs) -> None:
@@ -302,33 +259,30 @@ def _drop_duplicates(runs: Runs) -> None:
     Raises InputError for rows of the same run (and epoch, and example) with different values.
     """
     columns, frame = runs.columns, runs.rows
-    keys = [CONFIG, *columns.keys]
+    keys = [_CONFIG, *columns.keys]
     repeated = frame[frame.duplicated(keys, keep=False)]
+    if not len(repeated):
+        return
     spread = repeated.groupby(keys)[columns.metric].nunique()
     if len(clash := spread[spread > 1]):
         rows = frame[(frame[keys] == list(clash.index[0])).all(axis=1)]
-        where = runs.names(rows)[0] + "".join(
-            f", {k} = {rows[k].iloc[0]:g}" for k in [columns.epoch] if k
-        )
         values = ", ".join(f"{v:.6g}" for v in rows[columns.metric].unique()[:4])
         others = frame.columns.difference([*keys, *columns.by, *columns.metrics], sort=False)
-        apart = [str(c) for c in others if rows[c].nunique(dropna=False) > 1]
-        hint = f" (they differ in {', '.join(apart[:_MAX_LISTED])})" if apart else ""
+        differ = [str(c) for c in others if rows[c].nunique(dropna=False) > 1]
+        hint = f" (they differ in {', '.join(differ[:_MAX_LISTED])})" if differ else ""
         raise InputError(
-            f"each run must have one value of {columns.metric}, but {where} has {len(rows)}: "
-            f"{values}. Name the column that tells them apart with --by, --repeat, --epoch or "
-            f"--example{hint}."
+            f"each run must have one value of {columns.metric}, but {runs.names(rows)[0]} has "
+            f"{len(rows)}: {values}. Name the column that tells them apart with --by, --repeat, "
+            f"--epoch or --example{hint}."
         )
-    if len(repeated):
-        extra = int(frame.duplicated(keys).sum())
-        runs.warnings.append(
-            f"{extra} of {len(frame)} rows repeat another one ({_some(runs.names(repeated))}); "
-            f"each counts once"
-        )
-        runs.rows = frame[~frame.duplicated(keys)]
+    runs.rows = frame[~frame.duplicated(keys)]
+    runs.warnings.append(
+        f"{len(frame) - len(runs.rows)} of {len(frame)} rows repeat another one "
+        f"({_some(runs.names(repeated))}); each counts once"
+    )
 
 
-def _look_at_other_columns(runs: Runs) -> None:
+def _compare_other_columns(runs: Runs) -> None:
     """Warn of columns that look like hyperparameters and differ within a configuration.
 
     A column looks like one if it holds texts or numbers of few digits, as people set them, is
@@ -337,7 +291,7 @@ def _look_at_other_columns(runs: Runs) -> None:
     only cannot be told from the hyperparameters: these are `Runs.confounded`.
     """
     columns, frame = runs.columns, runs.rows
-    used = [*columns.by, *columns.keys, *columns.metrics, CONFIG]
+    used = [*columns.by, *columns.keys, *columns.metrics, _CONFIG]
     others = [c for c in frame.columns.difference(used, sort=False) if _was_set(frame[c])]
     if not others:
         return
@@ -346,17 +300,15 @@ def _look_at_other_columns(runs: Runs) -> None:
         """Return the largest number of values of each column in a group."""
         return frame.groupby(list(keys))[others].nunique(dropna=False).max()
 
-    n, is_constant = frame[others].nunique(dropna=False), most(CONFIG) == 1
-    runs.confounded += n.index[(n > 1) & is_constant].tolist()
-    n_runs = len(frame.drop_duplicates([CONFIG, columns.repeat]))
-    is_of_run = (most(CONFIG, columns.repeat) == 1) & (most(columns.repeat) > 1)
-    for name in n.index[~is_constant & is_of_run & (n <= n_runs / 2)]:
-        config = frame.groupby(CONFIG)[name].nunique(dropna=False).idxmax()
-        shown = ", ".join(str(v) for v in frame[name][frame[CONFIG] == config].unique()[:4])
-        runs.warnings.append(
-            f"column {name} differs between repeats of one configuration ({shown}); if it is a "
-            f"hyperparameter, add it to --by"
-        )
+    n, is_constant = frame[others].nunique(dropna=False), most(_CONFIG) == 1
+    runs.confounded = n.index[(n > 1) & is_constant].tolist()
+    n_runs = len(frame.drop_duplicates(runs.key))
+    is_of_run = (most(*runs.key) == 1) & (most(columns.repeat) > 1)
+    runs.warnings += [
+        f"column {name} differs between repeats of one configuration; if it is a hyperparameter, "
+        f"add it to --by"
+        for name in n.index[~is_constant & is_of_run & (n <= n_runs / 2)]
+    ]
 
 
 def _was_set(column: pd.Series) -> bool:
@@ -364,7 +316,7 @@ def _was_set(column: pd.Series) -> bool:
     values = column.dropna()
     if not pd.api.types.is_float_dtype(values):
         return not values.map(lambda value: isinstance(value, list | dict)).any()
-    return all(float(f"{v:.{MAX_DIGITS}g}") == v for v in values.unique())
+    return all(float(f"{v:.{_MAX_DIGITS}g}") == v for v in values.unique())
 
 
 def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:
@@ -373,41 +325,30 @@ def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:
     A run is incomplete if others of its configuration go on. Where most runs end before the last
     epoch, as with early stopping, none is left out.
     """
-    key = [CONFIG, runs.columns.repeat]
-    counts = runs.rows.groupby(key)[epoch].agg(n="nunique", last="max").reset_index()
-    of_config = counts.groupby(CONFIG)
-    counts["most"] = of_config["n"].transform("max")
-    counts["end"] = of_config["last"].transform("max")
-    short, end = counts["last"] < counts["end"], counts["last"].max()
+    counts = runs.rows.groupby(runs.key)[epoch].agg(n="nunique", last="max").reset_index()
+    of_config = counts.groupby(_CONFIG)
+    most, end = of_config["n"].transform("max"), of_config["last"].transform("max")
+    short, whole = counts["last"] < end, counts["last"].max()
     if short.sum() > len(counts) / 2:
         runs.warnings.append(
-            f"the runs end at different epochs ({epoch} {counts['last'].min():g} to {end:g}); the "
-            f"last epoch of each counts"
+            f"the runs end at different epochs ({epoch} {counts['last'].min():g} to {whole:g}); "
+            f"the last epoch of each counts"
         )
         return
-
-    def shown(some: pd.DataFrame) -> str:
-        numbers = zip(runs.names(some), some["n"], some["most"], strict=True)
-        return _some([f"{name} ({n} of {most} epochs)" for name, n, most in numbers])
-
-    early = counts[counts["end"] < end].drop_duplicates(CONFIG)
-    if len(early):
-        names = [f"{runs.labels[c]} ({e:g})" for c, e in zip(early[CONFIG], early.end, strict=True)]
+    ends = of_config["last"].max()
+    if early := [f"{runs.labels[c]} ({last:g})" for c, last in ends.items() if last < whole]:
         runs.warnings.append(
-            f"configurations whose runs end before {epoch} {end:g}: {_some(names)}"
+            f"configurations whose runs end before {epoch} {whole:g}: {_some(early)}"
         )
-    gaps = ~short & (counts["n"] < counts["most"])
-    if gaps.any():
-        runs.warnings.append(f"epochs are missing before the last one in {shown(counts[gaps])}")
-    if short.any():
-        fate = "They count, with the last epoch that they have"
-        if not keep_incomplete:
-            fate = "They are left out (--keep-incomplete: the last epoch that they have counts)"
-            complete = counts.loc[~short, key]
-            runs.values, runs.rows = (t.merge(complete, on=key) for t in (runs.values, runs.rows))
-        runs.warnings.append(
-            f"runs with fewer epochs than the others: {shown(counts[short])}. {fate}"
-        )
+    if not short.any():
+        return
+    names = zip(runs.names(counts[short]), counts["n"][short], most[short], strict=True)
+    text = _some([f"{name} ({n} of {of} epochs)" for name, n, of in names])
+    effect = "They count, with the last epoch that they have"
+    if not keep_incomplete:
+        effect = "They are left out (--keep-incomplete: the last epoch that they have counts)"
+        runs.rows = runs.rows.merge(counts.loc[~short, runs.key], on=runs.key)
+    runs.warnings.append(f"runs with fewer epochs than the others: {text}. {effect}")
 
 
 # Summary, comparisons and conclusion of a table, with the columns of a study's.
@@ -417,24 +358,18 @@ def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:
 class TableComparison:
     """A table of results: its summary, its comparisons and the conclusion.
 
-    `text` and the printed form are for reading. Raises InputError if runs that are paired by
-    example share none.
+    `text` and the printed form are for reading.
     """
 
     runs: Runs
+    criterion: Criterion
+    """What is compared: the metric, its unit, and which values are better."""
     candidates: list[int]
     """The configurations that may be the baseline; []: nothing is compared."""
-    higher_is_better: bool
     direction_by_name: bool
     """Whether the metric's name says which values are better; else the user does."""
-    points: bool
-    """Whether the user says that the metric is a share."""
     pooled: bool
     unpaired: bool
-
-    def __post_init__(self) -> None:
-        if self.columns.example is not None:
-            _ = self.comparisons  # refuses runs that share no example
 
     @property
     def columns(self) -> Columns:
@@ -447,20 +382,10 @@ class TableComparison:
         return list(self.runs.warnings)
 
     @cached_property
-    def criterion(self) -> Criterion:
-        """What is compared: the metric, its unit, and which values are better."""
-        name = self.columns.metric
-        unit = unit_of(name, self.runs.rows[name], self.points)
-        better: Literal["higher", "lower"] = "higher" if self.higher_is_better else "lower"
-        metric = Metric(name, name, unit, better, comparable=True)
-        task = Task({}, {name: metric}, name, {}, (name,), examples="examples")
-        return Criterion(task=task, split="")
-
-    @cached_property
     def values(self) -> pd.DataFrame:
         """The metric at the last epoch: a row per repeat, a column per configuration."""
         columns = self.columns
-        return self.runs.values.pivot(index=columns.repeat, columns=CONFIG, values=columns.metric)
+        return self.runs.values.pivot(index=columns.repeat, columns=_CONFIG, values=columns.metric)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -475,7 +400,7 @@ class TableComparison:
             row: dict[str, Any] = dict(names)
             row.setdefault("label", self.runs.labels[config])
             for metric in self.columns.metrics:
-                row |= mean_columns(metric, rows.loc[rows[CONFIG] == config, metric])
+                row |= mean_columns(metric, rows.loc[rows[_CONFIG] == config, metric])
             table.append(row)
         summary = pd.DataFrame(table)
         ends = [f"{metric}/{end}" for metric in self.columns.metrics for end in ("low", "high")]
@@ -522,37 +447,28 @@ class TableComparison:
 
     def _pair(self, config: int, baseline: int) -> Pair:
         """Return a configuration and the baseline in their common repeats, or unpaired."""
+        columns, last = self.columns, self.runs.last
         a, b = (self.values[c].dropna() for c in (config, baseline))
         common, why = a.index.intersection(b.index), ""
         if self.unpaired:
             why = "--unpaired"
         elif len(common) <= min(len(a), len(b)) / 2:
-            why = f"{len(common) or 'no'} common {self.columns.repeat}"
+            why = f"{len(common) or 'no'} common {columns.repeat}"
+        elif columns.example is not None:
+            rows = last[last[columns.repeat].isin(common)]
+            index = [_CONFIG, columns.repeat]
+            table = rows.pivot(index=index, columns=columns.example, values=columns.metric)
+            x, y = table.loc[config], table.loc[baseline]
+            shared = (x + y).dropna(axis=1).columns
+            # one example alone does not vary, so that the comparison is over repeats
+            examples = (x - y)[shared].to_numpy() if len(shared) > 1 else None
+            x, y = (t[shared].mean(axis=1).to_numpy() for t in (x, y))
+            if len(shared):
+                return Pair(x, y, examples)
+            why = f"no common {columns.example}"
         if why:
             return Pair(a.to_numpy(), b.to_numpy(), why_unpaired=why)
-        if self.columns.example is None:
-            return Pair(a[common].to_numpy(), b[common].to_numpy())
-        x, y = (self._by_example(c).loc[common] for c in (config, baseline))
-        shared = (x + y).dropna(axis=1).columns
-        if not len(shared):
-            labels = self.runs.labels
-            raise InputError(
-                f"runs must share values of --example to be paired by them, but no "
-                f"{self.columns.example} is in all runs of {labels[config]} and of "
-                f"{labels[baseline]}. Name the column that is the same in all runs, or use "
-                f"--unpaired to compare the means of runs."
-            )
-        x, y = x[shared], y[shared]
-        # one example alone does not vary, so that the comparison is over repeats
-        examples = (x - y).to_numpy() if len(shared) > 1 else None
-        return Pair(x.mean(axis=1).to_numpy(), y.mean(axis=1).to_numpy(), examples)
-
-    def _by_example(self, config: int) -> pd.DataFrame:
-        """Return a configuration's metric: a row per repeat, a column per example."""
-        columns, rows = self.columns, self.runs.last
-        return rows[rows[CONFIG] == config].pivot(
-            index=columns.repeat, columns=columns.example, values=columns.metric
-        )
+        return Pair(a[common].to_numpy(), b[common].to_numpy())
 
     @property
     def context(self) -> ComparisonContext:
@@ -590,29 +506,20 @@ class TableComparison:
             tables = {"summary": self.summary, "comparisons": self.comparisons}
             parsed = {name: json.loads(format_table(t, "json")) for name, t in tables.items()}
             return json.dumps(parsed | {"verdict": self.verdict}, indent=2)
-        if format == "csv":
-            return format_table(self.summary, "csv")
-        if format == "latex":
-            slashes = {c: c.replace("/", ".") for c in self.columns.by}
-            return format_table(self.summary.rename(columns=slashes), "latex")
-        parts = [self._note(), markdown(*self._summary_rows())]
-        if len(self.comparisons):
-            at = ", at the last epoch" * (self.columns.epoch is not None)
-            parts.append(f"Difference in {self.criterion.label} from {self.context.baseline}{at}:")
-            parts.append(
-                markdown(*comparison_rows(self.comparisons, self.columns.by, self.criterion))
-            )
-            parts.append(" ".join(self._method()))
-        return "\n\n".join([*parts, self.verdict])
-
-    def _note(self) -> str:
-        """Return what the numbers of the summary are."""
-        if self.pooled:
-            return POOLED
+        if format != "md":
+            slashes = {c: c.replace("/", ".") for c in self.columns.by if format == "latex"}
+            return format_table(self.summary.rename(columns=slashes), format)
         epoch, example = self.columns.epoch, self.columns.example
-        at = f", last {epoch} of each run" if epoch is not None else ""
         over = f", each the mean over {example}" if example is not None else ""
-        return f"Mean ± SD (ddof = 1) over n runs ({self.columns.repeat}){over}{at}"
+        at = f", last {epoch} of each run" if epoch is not None else ""
+        note = f"Mean ± SD (ddof = 1) over n runs ({self.columns.repeat}){over}{at}"
+        parts = [_POOLED if self.pooled else note, markdown(*self._summary_rows())]
+        if len(self.comparisons):
+            at = ", at the last epoch" if epoch is not None else ""
+            rows = comparison_rows(self.comparisons, self.columns.by, self.criterion)
+            parts.append(f"Difference in {self.criterion.label} from {self.context.baseline}{at}:")
+            parts += [markdown(*rows), " ".join(self._method())]
+        return "\n\n".join([*parts, self.verdict])
 
     def _summary_rows(self) -> tuple[list[str], list[list[str]]]:
         """Return head and rows of the summary; pooled, with the six decimals that papers print."""
@@ -629,22 +536,22 @@ class TableComparison:
 
     def _method(self) -> Iterator[str]:
         """Yield how the differences were computed, and what was assumed about the columns."""
-        table, metric, repeat = self.comparisons, self.columns.metric, self.columns.repeat
+        table = self.comparisons
         if table.paired.any():
             yield from self.context.method()
-            yield sentence("same seeds", repeat=repeat)
+            yield sentence("same seeds", repeat=self.columns.repeat)
         if not table.paired.all():
             why = ", ".join(sorted(set(table.why[~table.paired])))
             yield from replace(self.context, images=None, why_these_images="").method(why)
         if (n := len(self.candidates)) > 1:
             yield sentence("selected baseline", n=n)
-        if columns := self.runs.confounded:
-            yield sentence("confounded", columns=", ".join(columns[:_MAX_LISTED]))
+        if self.runs.confounded:
+            yield sentence("confounded", columns=", ".join(self.runs.confounded[:_MAX_LISTED]))
         if self.direction_by_name:
-            higher = self.higher_is_better
-            flag = "--lower-is-better" if higher else "--higher-is-better"
-            word = "Higher" if higher else "Lower"
-            yield sentence("direction", word=word, metric=metric, flag=flag)
+            is_higher = self.criterion.sign > 0
+            word, other = ("Higher", "lower") if is_higher else ("Lower", "higher")
+            flag = f"--{other}-is-better"
+            yield sentence("direction", word=word, metric=self.columns.metric, flag=flag)
 
     def __repr__(self) -> str:
         return "\n\n".join([self.text(), *(f"warning: {warning}" for warning in self.warnings)])
@@ -719,9 +626,13 @@ def compare(
     names = Columns(by, repeat, metric, epoch, example, tuple(columns))
     runs = read_runs(frame, names, keep_incomplete)
     by_name = higher_is_better is None
-    higher = is_higher_better(metric) if higher_is_better is None else higher_is_better
+    higher = is_higher_better(metric) if by_name else higher_is_better
+    unit = unit_of(metric, runs.rows[metric], points)
+    declared = Metric(metric, metric, unit, "higher" if higher else "lower", comparable=True)
+    task = Task({}, {metric: declared}, metric, {}, (metric,), examples="examples")
     candidates = _candidates(runs, baseline)
-    return TableComparison(runs, candidates, higher, by_name, points, pooled, unpaired)
+    criterion = Criterion(task=task, split="")
+    return TableComparison(runs, criterion, candidates, by_name, pooled, unpaired)
 
 
 def _candidates(runs: Runs, baseline: Mapping[str, Value] | None) -> list[int]:
@@ -731,17 +642,25 @@ def _candidates(runs: Runs, baseline: Mapping[str, Value] | None) -> list[int]:
     """
     by, configs = runs.columns.by, runs.configs
     values = ({"alpha": 1} if "alpha" in by else {}) if baseline is None else baseline
+    check_names("baseline", values, by)
     matches = pd.Series(bool(values), index=configs.index)
     for name, value in values.items():
-        if name not in by:
-            raise InputError(
-                f"baseline must name columns of --by ({', '.join(by)}), but got {name}"
-            )
-        matches &= equals(configs[name], value)
+        matches &= _equals(configs[name], value)
     if baseline and not matches.any():
         choices = "; ".join(f"{n}: {', '.join(map(str, configs[n].unique()))}" for n in baseline)
         text = ",".join(f"{name}={value}" for name, value in baseline.items())
         raise InputError(
             f"baseline must be a configuration of the table ({choices}), but got {text}"
         )
-    return [c for c in configs.index[matches] if c in set(runs.values[CONFIG])]
+    return [c for c in configs.index[matches] if c in set(runs.values[_CONFIG])]
+
+
+def _equals(column: pd.Series, value: Value) -> pd.Series:
+    """Return where a column has a value.
+
+    The text "1" is the number 1, too, and "none" is a value that is missing.
+    """
+    same = (column == value) | (column.astype(str) == str(value))
+    if str(value).lower() in ("none", "nan", "-"):
+        return same | column.isna()
+    return same | (pd.to_numeric(column, errors="coerce") == pd.to_numeric(value, errors="coerce"))

@@ -158,13 +158,13 @@ class Mirror:
         """Replace files of the working folder by those of the store; delete what it lacks."""
         if self.store is None:
             return
-        for name in names:
+        for name, version in self.store.get_all(names, self.folder).items():
             file = self.folder / name
-            version = self.store.get(name, file)
+            self._versions[name] = version or {}
             if version is None:
                 file.unlink(missing_ok=True)
-            self._versions[name] = version or {}
-        self._remember(names)
+            else:  # it needs no upload before it changes
+                self._sent[name] = file.stat().st_mtime_ns
 
     def pull_folders(self, *folders: str) -> None:
         """Replace folders of the working folder by those of the store."""
@@ -172,24 +172,12 @@ class Mirror:
             return
         for folder in folders:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
-            names = self.store.names(folder)
-            self.store.get_all(names, self.folder)
-            self._remember(names)
+            self.pull(*self.store.names(folder))
 
-    def pull_trials(self, trials: list[str], name: str) -> None:
+    def pull_trials(self, trials: Iterable[str], name: str) -> None:
         """Download the file of this name of each trial, unless the working folder has it."""
-        if self.store is None:
-            return
-        names = [f"trials/{trial}/{name}" for trial in trials]
-        missing = [n for n in names if not (self.folder / n).exists()]
-        self.store.get_all(missing, self.folder)
-        self._remember(missing)
-
-    def _remember(self, names: Iterable[str]) -> None:
-        """Note that downloaded files need no upload before they change."""
-        for name in names:
-            if (file := self.folder / name).is_file():
-                self._sent[name] = file.stat().st_mtime_ns
+        names = [f"{TRIALS}/{trial}/{name}" for trial in trials]
+        self.pull(*(name for name in names if not (self.folder / name).exists()))
 
     def delete(self, *names: str) -> None:
         """Delete files on the store, not those of the working folder."""
@@ -272,31 +260,27 @@ class RecordsUploader:
 # is not renewed for LEASE_TIMEOUT_SECONDS has expired. Creating, renewing, taking over and
 # releasing it are conditional writes, so of several drivers that try at once the store lets exactly
 # one through. A driver that has not renewed its lease lately (cut off, suspended) does so before it
-# writes anything else, and stops if it fails.
+# writes anything else, and stops if it fails. A released lease stays on the store, marked as such:
+# to delete it would be the one write that cannot be conditional.
 
 
 LEASE = "driver.json"
-"""Name of the lease on the store: a JSON object that says who runs the study."""
+"""Name of the lease on the store: a JSON object that says who runs the study. The working folder
+has the token of the lease that was last acquired there in a file of the same name."""
 LEASE_TIMEOUT_SECONDS = 30.0
 """A lease that is not renewed for this time has expired."""
 RENEW_SECONDS = LEASE_TIMEOUT_SECONDS / 3
 """Time between two renewals."""
 POLL_SECONDS = 1.0
 """Time between two reads of another driver's lease."""
-RELEASE_SECONDS = 3.0
-"""Its holder deletes a lease that it has marked as released within this time, or not at all."""
-TOKEN = uuid.uuid4().hex
-"""Of this process. Hosts and containers may have names and process numbers in common."""
-
-Holder = dict[str, Any]
 
 
 @contextmanager
 def hold_lease(mirror: Mirror) -> Iterator[None]:
     """Hold the lease of a study on an object store; do nothing for a study in a folder.
 
-    After the lease is lost nothing more is written to the store, and the mirror's `check` and
-    `push` raise LeaseLostError.
+    The lock of the working folder (`lock_study`) must be held. After the lease is lost nothing more
+    is written to the store, and the mirror's `check` and `push` raise LeaseLostError.
 
     Raises:
         InputError: Another driver holds the lease, or the store has no conditional writes.
@@ -326,7 +310,7 @@ def hold_lease(mirror: Mirror) -> Iterator[None]:
     finally:
         ended.set()
         heartbeat.join()
-        # another driver's lease stays; one that cannot be deleted now expires
+        # another driver's lease stays; one that cannot be released now expires
         with suppress(LeaseLostError, OSError):
             lease.release()
 
@@ -336,9 +320,10 @@ class Lease:
 
     def __init__(self, mirror: Mirror, store: Store):
         self.mirror, self._store = mirror, store
-        self._renewals = 0
+        self._token = uuid.uuid4().hex
+        self._token_file = mirror.folder / LEASE
+        self._version: Version | None = None
         self._renewed = 0.0
-        self._version: dict[str, str] | None = None
         self._lock = threading.Lock()
 
     def acquire(self) -> None:
@@ -358,14 +343,11 @@ class Lease:
         try:
             self._store.retry(self._write)
         except ConflictError:
-            present = self._read()
-            if present is None or not _is_ours(read_holder(present)):
-                raise self._refusal(present) from None
-            self._version = present.version  # a write whose answer was lost
-        self._check_conditional_writes()
+            raise self._refusal() from None
+        self._token_file.write_text(self._token)
 
-    def renew(self) -> None:
-        """Renew the lease.
+    def renew(self, released: bool = False) -> None:
+        """Renew the lease, or mark it as released.
 
         Raises:
             LeaseLostError: Another driver has taken over the lease, or it was deleted.
@@ -373,7 +355,19 @@ class Lease:
         """
         with self._lock:
             self.mirror.check()
-            self._overwrite()
+            try:
+                self._write(released)
+            except ConflictError:
+                holder = read_holder(self._store.read(LEASE))
+                by = f"process {holder.get('pid')} on {holder.get('host')}"
+                self.mirror.lost = (
+                    f"{self._store.uri} was taken over by {by} while this driver was cut off. The "
+                    f"study continues there"
+                    if holder
+                    else f"{LEASE} of {self._store.uri} was deleted, so another driver may have "
+                    f"run the study meanwhile. The same command resumes the study"
+                )
+                raise LeaseLostError(self.mirror.lost) from None
 
     def guard(self) -> None:
         """Renew the lease if that was long ago; called before each write.
@@ -387,152 +381,75 @@ class Lease:
             self._store.retry(self.renew)
 
     def release(self) -> None:
-        """Delete the lease; that of another driver stays.
-
-        Deleting cannot be made conditional. So the lease is first marked as released, by a
-        conditional write; others wait a moment before they take over a marked lease.
+        """Mark the lease as released; that of another driver stays as it is.
 
         Raises:
             LeaseLostError: Another driver has taken over the lease, or it was deleted.
             OSError: The store does not answer.
         """
-        with self._lock:
-            self.mirror.check()
-            self._store.retry(lambda: self._overwrite(released=True))
-            self._store.guard = lambda: None  # which might renew the lease
-            # never later, and never again: a late deletion would be that of a successor's lease
-            if 0 <= time.time() - self._renewed < RELEASE_SECONDS:
-                self._store.delete_once(LEASE)
+        self._store.retry(lambda: self.renew(released=True))
+        self._store.guard = lambda: None  # which might renew the lease
+        self._token_file.unlink(missing_ok=True)
 
-    def _overwrite(self, **state: bool) -> None:
-        """Write the lease over this driver's own; raise LeaseLostError if there is none."""
+    def _write(self, released: bool = False) -> None:
+        """Write the lease; raise ConflictError if that on the store is another driver's."""
         while True:
+            now = time.time()
+            holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token}
+            content = json.dumps(holder | {"time": now, "released": released}).encode()
             try:
-                return self._write(**state)
+                self._version = self._store.write_if(self._version, content, LEASE)
             except ConflictError:
                 present = self._store.read(LEASE)
-            holder = read_holder(present)
-            if present is None:
-                self.mirror.lost = (
-                    f"the lease of this driver on {self._store.uri} is gone: another driver has "
-                    f"run the study meanwhile, or {LEASE} was deleted. The same command resumes "
-                    f"the study"
-                )
-                raise LeaseLostError(self.mirror.lost)
-            if not _is_ours(holder):
-                self.mirror.lost = (
-                    f"{self._store.uri} was taken over by process {holder.get('pid')} on "
-                    f"{holder.get('host')} while this driver was cut off. The study continues there"
-                )
-                raise LeaseLostError(self.mirror.lost)
-            self._version = present.version  # an earlier write whose answer was lost
+                if present is None or read_holder(present).get("token") != self._token:
+                    raise
+                self._version = present.version  # an earlier write whose answer was lost
+            else:
+                self._renewed = now
+                return
 
-    def _write(self, **state: bool) -> None:
-        now = time.time()
-        self._renewals += 1  # no two contents are equal, so no two ETags are
-        holder = _this_process() | {"time": now, "renewals": self._renewals} | state
-        content = json.dumps(holder).encode()
-        self._version = self._store.write_if(self._version, content, LEASE)
-        self._renewed = now
-
-    def _read(self) -> Object | None:
-        return self._store.retry(lambda: self._store.read(LEASE))
-
-    def _wait_for_expiry(self) -> dict[str, str] | None:
+    def _wait_for_expiry(self) -> Version | None:
         """Return the version of the lease that is there, once it has expired; None if none is.
 
         A lease has expired if it does not change for the timeout by this machine's monotonic
         clock. The clocks of two machines are never compared.
         """
         present, began = self._read(), time.monotonic()
-        while present is not None:
-            holder = read_holder(present)
-            timeout = RELEASE_SECONDS if holder.get("released") else LEASE_TIMEOUT_SECONDS
-            if _is_abandoned(holder) or time.monotonic() - began >= timeout:
-                return present.version
+        while not self._is_free(present) and time.monotonic() - began < LEASE_TIMEOUT_SECONDS:
             time.sleep(POLL_SECONDS)
             before, present = present, self._read()
-            if present is not None and present.version != before.version:
-                if not read_holder(present).get("released"):
-                    raise self._refusal(present)
-                began = time.monotonic()
-        return None
+            if present != before and not self._is_free(present):
+                raise self._refusal()
+        return None if present is None else present.version
 
-    def _refusal(self, present: Object | None) -> InputError:
-        holder = read_holder(present)
+    def _is_free(self, lease: Object | None) -> bool:
+        """Return True if there is no lease, or its holder is known to have ended.
+
+        A holder that has left its token in this working folder had the lock of it, which this
+        process holds now.
+        """
+        holder = read_holder(lease)
+        if lease is None or holder.get("released"):
+            return True
+        return self._token_file.is_file() and holder.get("token") == self._token_file.read_text()
+
+    def _read(self) -> Object | None:
+        return self._store.retry(lambda: self._store.read(LEASE))
+
+    def _refusal(self) -> InputError:
+        holder = read_holder(self._read())
         return InputError(
             f"{self._store.uri} is being run on {holder.get('host')} by process "
             f"{holder.get('pid')}. Wait for it, or give this study another name (--name OTHER)"
         )
 
-    def _check_conditional_writes(self) -> None:
-        """Raise InputError if the store overwrites an object that may only be created."""
 
-        def attempt() -> None:
-            present = self._store.read(LEASE)
-            if present is not None:
-                with suppress(ConflictError):
-                    self._store.write_if(None, present.content, LEASE)
-                    self._store.delete_once(LEASE)
-                    raise InputError(
-                        f"{self._store.uri} ignores conditional writes (If-None-Match), which keep "
-                        f"two drivers apart. Use another store, or a shared folder"
-                    )
-
-        self._store.retry(attempt)
-
-
-def _this_process() -> Holder:
-    """Return who this process is, for other drivers and for its users."""
-    names = {"host": socket.gethostname(), "pid": os.getpid(), "token": TOKEN}
-    with suppress(OSError):  # Linux only
-        names |= {"boot": _boot(), "started": _started(os.getpid())}
-    return names
-
-
-def _is_abandoned(holder: Holder) -> bool:
-    """Return True if the holder was a process of this machine that has provably ended.
-
-    The machine is the same if it is the same boot of a kernel and the same namespace of process
-    numbers: containers and clones can have one host name, and processes one number.
-    """
-    if _is_ours(holder):
-        return True  # this process could not release it
-    try:
-        if holder.get("boot") != _boot() or holder.get("host") != socket.gethostname():
-            return False
-        os.kill(int(holder["pid"]), 0)
-        return _started(int(holder["pid"])) != str(holder["started"])
-    except ProcessLookupError:
-        return True
-    except (OSError, KeyError, TypeError, ValueError):  # a process of another user, or no Linux
-        return False
-
-
-def _boot() -> str:
-    """Return what identifies a boot of this machine and a namespace of process numbers."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-
-
-def _started(pid: int) -> str:
-    """Return when a process started, in clock ticks since the boot; "" if it has ended."""
-    # the second field, in parentheses, may hold spaces: count from its end
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def read_holder(lease: Object | None) -> Holder:
+def read_holder(lease: Object | None) -> dict[str, Any]:
     """Return who holds a lease; {} if there is none, or its content is no JSON object."""
-    try:
-        holder = json.loads("{}" if lease is None else lease.content)
-    except ValueError:
-        return {}
-    return holder if isinstance(holder, dict) else {}
-
-
-def _is_ours(holder: Holder) -> bool:
-    return (holder.get("pid"), holder.get("token")) == (os.getpid(), TOKEN)
+    with suppress(ValueError):
+        holder = json.loads("" if lease is None else lease.content)
+        return holder if isinstance(holder, dict) else {}
+    return {}
 
 
 # Copy of a study on an object store, for reading it.
@@ -635,23 +552,22 @@ def mark_trials(
     Raises:
         InputError: A driver runs the study, or a trial is not in a state to be dropped or restored.
     """
-    wanted: dict[Mark, list[str]] = {
-        "drop": list(dict.fromkeys(drop)),
-        "restore": list(dict.fromkeys(restore)),
-    }
-    if both := set(drop) & set(restore):
-        raise InputError(
-            f"--drop and --restore must name different runs, but both name {min(both)}"
-        )
+    marks: list[tuple[Mark, str]] = [("drop", trial) for trial in dict.fromkeys(drop)]
+    marks += [("restore", trial) for trial in dict.fromkeys(restore)]
     with _hold(place) as (folder, mirror):
         started, dropped = _read_trials(folder)
-        for kind, trials in wanted.items():
-            for trial in trials:
-                _check(kind, trial, started, dropped, place)
+        for kind, trial in marks:
+            if trial not in started or (trial in dropped) == (kind == "drop"):
+                near = get_close_matches(trial, started, n=1, cutoff=0.0)
+                hint = f"; did you mean {near[0]}?" if near and trial not in started else ""
+                state = "that is not dropped" if kind == "drop" else "that is dropped"
+                raise InputError(
+                    f"--{kind} must be the trial_id of a run of {place} {state}, but got "
+                    f"{trial}{hint}"
+                )
         with Records(folder) as records:
-            for kind, trials in wanted.items():
-                for trial in trials:
-                    records.mark(kind, started[trial], reason)
+            for kind, trial in marks:
+                records.mark(kind, started[trial], reason)
         mirror.push(EPOCHS)
         for trial in drop:  # a run that is dropped for a fault must not continue from its state
             delete_states(folder / TRIALS / trial / CHECKPOINT)
@@ -684,32 +600,15 @@ def _hold(place: str) -> Iterator[tuple[Path, Mirror]]:
         yield folder, mirror
 
 
-def _read_trials(folder: Path) -> tuple[dict[str, Line], list[str]]:
+def _read_trials(folder: Path) -> tuple[dict[str, Line], set[str]]:
     """Return the last start of each trial by trial_id, and the trials that are dropped."""
-    started, dropped = {}, {}
+    started: dict[str, Line] = {}
+    dropped: set[str] = set()
     for line in read_lines(folder)[0]:
+        if line["kind"] == "drop":
+            dropped.add(line["trial_id"])
+        elif line["kind"] in ("start", "restore"):
+            dropped.discard(line["trial_id"])
         if line["kind"] == "start":
             started[line["trial_id"]] = line
-        if line["kind"] == "drop":
-            dropped[line["trial_id"]] = line
-        elif line["kind"] in ("start", "restore"):
-            dropped.pop(line["trial_id"], None)
-    return started, list(dropped)
-
-
-def _check(
-    kind: Mark, trial: str, started: dict[str, Line], dropped: list[str], place: str
-) -> None:
-    """Raise InputError unless a trial is in a state to be dropped or restored."""
-    if trial not in started:
-        near = get_close_matches(trial, started, n=1, cutoff=0.0)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"--{kind} must be the trial_id of runs of {place}, but got {trial}{hint}")
-    if kind == "drop" and trial in dropped:
-        raise InputError(
-            f"--drop must be runs that are not dropped yet, but got {trial}; --restore {trial} "
-            f"undoes it"
-        )
-    if kind == "restore" and trial not in dropped:
-        names = ", ".join(dropped) or "there are none"
-        raise InputError(f"--restore must be dropped runs ({names}), but got {trial}")
+    return started, dropped

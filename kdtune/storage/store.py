@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -352,7 +352,7 @@ class Store:
                 raise OSError(f"{self.uri}/{name}: the download was cut off")
             return _version(result.meta)
 
-    def get_all(self, names: list[str], folder: Path) -> dict[str, Version | None]:
+    def get_all(self, names: Sequence[str], folder: Path) -> dict[str, Version | None]:
         """Download objects into a folder, many at once; return what `get` does for each."""
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
             return dict(

@@ -74,7 +74,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
     assert members(built.wheel) == files_of_package() | of_pip | of_docs
     assert "kdtune/py.typed" in members(built.wheel)
     allowed = r".*\.(py|html|css|js)|kdtune/(py\.typed|assets/(fashion\.npz|LICENSE.*))"
-    allowed += r"|kdtune/(results/sentences\.toml|deploy/templates/\w+\.(md|txt))"
+    allowed += (
+        r"|kdtune/(results/sentences\.toml|config/conventions\.toml|deploy/templates/\w+\.(md|txt))"
+    )
     assert [name for name in files_of_package() if not re.fullmatch(allowed, name)] == []
     assert built.wheel.stat().st_size < MAX_WHEEL_BYTES
 

@@ -46,12 +46,18 @@ def test_documented_tools() -> None:
     ("line", "words"),
     [
         ("--from repdistiller alpha=1 kdT=4", "kd_T=4, beta=0), but got kdT; did you mean kd_T?"),
-        ("--from repdistiller alpha=1 kd_T=0", "kd_T must be a number greater than 0"),
-        ("--from repdistiller alpha=nan", "alpha must be a number of 0 or more, but got alpha=nan"),
+        (
+            "--from repdistiller alpha=1 kd_T=0",
+            "kd_T must be a number from 1e-09 to 1e+09, but got kd_T=0",
+        ),
+        (
+            "--from repdistiller alpha=nan",
+            "alpha must be 0 or a number from 1e-09 to 1e+09, but got",
+        ),
         ("--from repdistiller alpha=inf", "but got alpha=inf"),
         ("--from repdistiller alpha=1 beta=2", "no alpha and temperature make kdtune's loss equal"),
         ("--from repdistiller alpha=1 kd_T=1e4", r"temperature must lie in [0.0001, 1000]"),
-        ("--from torchdistill alpha=Non temperature=1", "must be None or a number of 0 or more"),
+        ("--from torchdistill alpha=Non temperature=1", "must be None or 0 or a number from 1e-09"),
         ("--from timm kd_distill_type=hard", "must be logit or feature or token, but got"),
         ("--from deit distillation_type=soft", "num_classes must be given, 2 or more"),
         ("--from keras --lr 0", "lr must lie in (0, 1000000000], but got lr=0"),

@@ -27,25 +27,26 @@ def test_text_that_is_no_range(text: str) -> None:
         Range.parse("1.5..3", int)
 
 
-@pytest.mark.parametrize("ends", [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
-def test_ends_that_are_none(ends: tuple[float, float]) -> None:
-    with pytest.raises(InputError, match="LOW < HIGH"):
-        Range(*ends)
-
-
-@pytest.mark.parametrize("ends", [(0, 0.5), (0.5, 1), (-1, 0.5), (2, 3), (0, 1)])
-def test_log_odds_exist_between_0_and_1_only(ends: tuple[float, float]) -> None:
-    shown = f"{ends[0]:g}..{ends[1]:g}:logit; 0.001..0.999:logit would do"
-    with pytest.raises(InputError, match=f"between 0 and 1, both excluded, but got {shown}"):
-        Range(*ends, logit=True)
+@pytest.mark.parametrize(
+    ("ends", "scale", "words"),
+    [
+        *((ends, {}, "LOW < HIGH") for ends in ((1, 1), (2, 1), (0, math.inf), (math.nan, 1))),
+        ((0, 0.5), {"log": True}, "begin above 0 with :log, but got 0..0.5:log"),
+        *(
+            (ends, {"logit": True}, f"between 0 and 1, .*got {ends[0]:g}..{ends[1]:g}:logit")
+            for ends in ((0, 0.5), (0.5, 1), (-1, 0.5), (2, 3), (0, 1))
+        ),
+        ((0.1, 0.9), {"log": True, "logit": True}, "have one scale, log or logit, but got"),
+    ],
+)
+def test_what_is_no_range(ends: tuple[float, float], scale: dict[str, bool], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Range(*ends, **scale)
 
 
 def test_a_range_has_one_scale() -> None:
-    with pytest.raises(InputError, match="must have one scale, log or logit, but got"):
-        Range(0.1, 0.9, log=True, logit=True)
-    assert [Range(0.1, 0.9, **own).scale for own in ({}, {"log": True}, {"logit": True})] == [
-        *("", "log", "logit")
-    ]
+    scales = [Range(0.1, 0.9, **own).scale for own in ({}, {"log": True}, {"logit": True})]
+    assert scales == ["", "log", "logit"]
 
 
 def test_a_value_off_the_scale_takes_the_scale_away() -> None:
@@ -143,7 +144,7 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
     [
         ({"train": "wave"}, "train must be a function or module:function, but got 'wave'"),
         ({"train": 3}, "train must be a function or module:function, but got 3"),
-        ({"space": {}}, "space must have at least one hyperparameter of train, but is empty"),
+        ({"space": {}}, "space must have at least one hyperparameter of train, but got space={}"),
         ({"space": {"repeat": (1, 2)}}, "must have a name of 1 to 64 letters"),
         (
             {"space": {"alpha": (1.0, None)}, "unless": {}},

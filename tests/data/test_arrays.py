@@ -29,7 +29,7 @@ from kdtune.data.arrays import with_extra
 from kdtune.data.checks import data_record, describe_data, find_copies
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
 
 LABELS = np.arange(10) % 2
@@ -38,19 +38,27 @@ LABELS = np.arange(10) % 2
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    clear_cached_data()
 
 
 @pytest.fixture
-def load(monkeypatch):
+def own_module(monkeypatch):
+    """Make a function of the user's; return the name by which a run is given it."""
+
+    def own_module(make):
+        module = ModuleType("own_module")
+        module.make = make
+        monkeypatch.setitem(sys.modules, "own_module", module)
+        return "own_module:make"
+
+    return own_module
+
+
+@pytest.fixture
+def load(own_module):
     """Load what a function of the user's returns."""
 
     def load(made, **run):
-        module = ModuleType("own_data")
-        module.make = made if callable(made) else lambda: made
-        monkeypatch.setitem(sys.modules, "own_data", module)
-        clear_cached_data()
-        return load_data(Run(data="own_data:make", **run))
+        return load_data(Run(data=own_module(made if callable(made) else lambda: made), **run))
 
     return load
 
@@ -141,9 +149,10 @@ FAULTS = {
     "no dict": (lambda: [1, 2], "must return a dict"),
     "unknown key": (lambda: {"trian": (X, LABELS)}, "only, but has 'trian'"),
     "no train": (lambda: {"val": (X, LABELS)}, "must have train, but has val"),
-    "no labels": (lambda: {"train": X}, r"own_data:make \(train\) must be a pair .* got Tensor"),
+    "no labels": (lambda: {"train": X}, r"own_module:make \(train\) must be a pair .* got Tensor"),
     "empty": (lambda: pair(X[:0], LABELS[:0]), r"must have examples, \[N, \.\.\.\], but has none"),
     "from 1": (lambda: pair(X, LABELS + 1), "none of 0; number the classes from 0"),
+    "below 0": (lambda: pair(X, LABELS - 1), r"\(train\) must be from 0 to 0, .* but got -1"),
     "one class": (lambda: pair(X, LABELS * 0), "at least two classes, but has 0 alone"),
     "one-hot": (lambda: pair(X, np.eye(10)), r"\[N\], but have the shape \[10, 10\]"),
     "ragged": (lambda: pair([[1, 2], [3]]), "an array of numbers of one shape, but got list"),
@@ -153,7 +162,7 @@ FAULTS = {
     ),
     "unknown in val": (
         lambda: {"train": (X[:2], ["a", "b"]), "val": (X[:1], ["c"])},
-        r"\(val\) must be classes of train, but c is none",
+        r"\(val\) must be classes of train, but got c",
     ),
     "sizes differ": (
         lambda: {"train": Pairs((X[0], 0), (X[0, :1], 1))},
@@ -167,7 +176,7 @@ FAULTS = {
 def test_faults_are_refused_in_one_sentence(load, made, words):
     with pytest.raises(InputError, match=words) as caught:
         load(made)
-    assert "own_data:make" in str(caught.value) and "\n" not in str(caught.value)
+    assert "own_module:make" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_random_data_are_the_same_in_every_process_and_known_by_content(load):
@@ -241,25 +250,16 @@ def test_torchvisions_files_are_taken_as_files(tmp_path):
     assert torch.equal(data.splits["test"].example(3), pil_to_tensor(image)) and label == 1
     first = data.fingerprint
     (root / "images" / "pie" / "0.jpg").write_bytes(b"other")
-    clear_cached_data()
     assert load_data(Run(data="torchvision:Food101", data_root=str(tmp_path))).fingerprint != first
 
 
-@pytest.fixture
-def colours(tmp_path):
-    """A torchvision ImageFolder of six images, whose list of files is not sorted."""
+def test_a_subset_of_files_has_the_images_of_its_indices(load, tmp_path):
     for i in range(6):
-        file = tmp_path / "colours" / "ab"[i % 2] / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        to_pil_image(photo(i, 6, 8)).save(file)
+        save(photo(i, 6, 8), tmp_path / "colours" / "ab"[i % 2] / f"{i}.png")
     dataset = datasets.ImageFolder(tmp_path / "colours")
-    dataset.samples.sort(key=lambda pair: pair[0][-5], reverse=True)
-    return dataset
-
-
-def test_a_subset_of_files_has_the_images_of_its_indices(load, colours):
-    for subset in (Subset(colours, [4, 0, 1]), Subset(Subset(colours, [1, 0, 5, 4]), [3, 1, 0])):
-        train = load({"train": subset, "val": colours}).splits["train"]
+    dataset.samples.sort(key=lambda pair: pair[0][-5], reverse=True)  # its list is not sorted
+    for subset in (Subset(dataset, [4, 0, 1]), Subset(Subset(dataset, [1, 0, 5, 4]), [3, 1, 0])):
+        train = load({"train": subset, "val": dataset}).splits["train"]
         assert len(train.inputs) == 3
         for i, (image, label) in enumerate(subset):
             assert torch.equal(train.example(i), pil_to_tensor(image)) and train.labels[i] == label
@@ -282,7 +282,7 @@ def test_missing_datasets_are_refused_in_one_sentence(tmp_path, run, words):
     assert "\n" not in str(caught.value) and not (tmp_path / "nowhere").exists()
 
 
-PASSED, PASSED_LABELS = torch.zeros(10, 2), [0, 1] * 5
+# -- passed objects ----------------------------------------------------------------------------
 
 
 class Pictures(Dataset):  # type: ignore[type-arg]
@@ -296,8 +296,7 @@ class Pictures(Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         self.reads += 1
-        pixels = np.full((4, 4), index, dtype=np.uint8)
-        return Image.fromarray(pixels), index % 2
+        return Image.fromarray(np.full((4, 4), index, dtype=np.uint8)), index % 2
 
 
 def same(a: Data, b: Data) -> bool:
@@ -320,31 +319,27 @@ def test_a_dict_equals_the_function_that_makes_it(make: Callable[[], Any]) -> No
 
 def test_datasets_arrays_and_lists_may_stand_side_by_side() -> None:
     train, test = Pictures(6), np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4)
-    run = Run(data={"train": train, "val": TensorDataset(*_tensors(4)), "test": (test, [0, 1] * 2)})
-    data = load_data(run)
-    assert {name: split.kind for name, split in data.splits.items()} == dict.fromkeys(
-        ("train", "val", "test"), "images"
-    )
+    val = TensorDataset(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.arange(4) % 2)
+    run = Run(data={"train": train, "val": val, "test": (test, [0, 1] * 2)})
+    of_study = StudyData(run)
+    data = of_study.of(run)
+    assert {split.kind for split in data.splits.values()} == {"images"} and len(data.splits) == 3
     assert data.splits["train"].inputs[5].unique().tolist() == [5]
-    assert load_data(replace(run, alpha=0.1)) is data and train.reads == 6  # read once
-
-
-def _tensors(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(count, 1, 4, 4, dtype=torch.uint8), torch.arange(count) % 2
+    assert of_study.of(replace(run, alpha=0.1)) is data and train.reads == 6  # read once
 
 
 def test_other_data_of_the_same_name_are_other_data() -> None:
-    first, second = (Run(data={"train": (PASSED + n, PASSED_LABELS)}) for n in range(2))
+    inputs, labels = torch.zeros(10, 2), [0, 1] * 5
+    first, second = (Run(data={"train": (inputs + n, labels)}) for n in range(2))
     assert first.data == second.data
     assert load_data(first).fingerprint != load_data(second).fingerprint
-    again = Run(data={"train": (PASSED.clone(), list(PASSED_LABELS))})
+    again = Run(data={"train": (inputs.clone(), list(labels))})
     assert load_data(again).fingerprint == load_data(first).fingerprint
-
-
-def test_data_that_are_not_passed_again_are_named() -> None:
     with pytest.raises(InputError, match=r"pass them again: kdtune.Run\(data=Pets\)"):
         load_data(Run(data="object:Pets"))
 
+
+# -- images without labels ---------------------------------------------------------------------
 
 REST = Run(train_images=300, extra="rest")
 
@@ -357,9 +352,6 @@ def rows(split: str, start: int, stop: int) -> Tensor:
     inputs = load_data(Run()).splits[split].inputs
     assert isinstance(inputs, Tensor)
     return inputs[start:stop]
-
-
-# -- functions of the user's -------------------------------------------------------------------
 
 
 class Items(Dataset[Any]):
@@ -381,20 +373,6 @@ def seven() -> Tensor:
     return rows("train", 0, 7)
 
 
-@pytest.fixture
-def named(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], str]:
-    """Make a function of the user's; returns the name by which a run is given it."""
-
-    def named(make: Callable[[], Any]) -> str:
-        module = ModuleType("own_extra")
-        module.make = make  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "own_extra", module)
-        clear_cached_data()
-        return "own_extra:make"
-
-    return named
-
-
 FORMS: dict[str, Callable[[], Any]] = {
     "tensor": seven,
     "without channels": lambda: seven()[:, 0],
@@ -409,17 +387,17 @@ FORMS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_function_returns_the_images_in_many_forms(named: Any, form: str) -> None:
-    run = Run(extra=named(FORMS[form]))
+def test_a_function_returns_the_images_in_many_forms(own_module: Any, form: str) -> None:
+    run = Run(extra=own_module(FORMS[form]))
     data = with_images(run)
     split = data.splits["extra"]
     assert isinstance(split.inputs, Tensor) and torch.equal(split.inputs, seven())
     assert split.labels.tolist() == [-1] * 7  # whatever labels there were
     assert data.fingerprint == load_data(Run()).fingerprint
     assert "extra" not in load_data(run).splits
-    plain = with_images(Run(extra=f"{__name__}:seven"))
-    assert data.extra is not None and plain.extra is not None
-    assert data.extra.fingerprint == plain.extra.fingerprint
+    by_name = with_images(Run(extra=f"{__name__}:seven"))
+    assert data.extra is not None and by_name.extra is not None
+    assert data.extra.fingerprint == by_name.extra.fingerprint
 
 
 def blank(*shape: int, dtype: torch.dtype = torch.uint8) -> Callable[[], Tensor]:
@@ -433,23 +411,22 @@ FAULTY_FORMS: list[tuple[Callable[[], Any], str]] = [
         r"train has \[1, 28, 28\] of uint8 and --extra has \[1, 28, 28\] of float32",
     ),
     (blank(0, 1, 28, 28), "must return images without labels"),
-    (lambda: {}, "must return a tensor or array of images or a torch Dataset.*returned dict"),
+    (lambda: {}, "or inputs alone where labels do not matter, or a torch Dataset.* but got dict"),
     (lambda: 1 / 0, "cannot be made: ZeroDivisionError: division by zero"),
 ]
 
 
 @pytest.mark.parametrize(("make", "words"), FAULTY_FORMS)
-def test_what_a_function_may_not_return(named: Any, make: Callable[[], Any], words: str) -> None:
+def test_what_a_function_may_not_return(
+    own_module: Any, make: Callable[[], Any], words: str
+) -> None:
     with pytest.raises(InputError, match=words):
-        with_images(Run(extra=named(make)))
+        with_images(Run(extra=own_module(make)))
 
 
-def test_images_of_another_size_are_resized_with_the_views(named: Any) -> None:
-    data = with_images(Run(extra=named(blank(4, 1, 40, 40))))
+def test_images_of_another_size_are_resized_with_the_views(own_module: Any) -> None:
+    data = with_images(Run(extra=own_module(blank(4, 1, 40, 40))))
     assert data.splits["extra"].example(0).shape == (1, 40, 40)
-
-
-# -- folders -----------------------------------------------------------------------------------
 
 
 def make_photos(root: Path) -> Path:
@@ -485,30 +462,20 @@ def test_a_folder_is_read_with_all_its_folders_in_one_order(tmp_path: Path) -> N
     assert set(data_record(found)["examples"]) == {"train", "val", "test"}
 
 
-def missing(root: Path) -> None:
-    root.rename(root.parent / "gone")
+FOLDER_FAULTS: dict[str, Callable[[Path], Any]] = {
+    "there is no folder .*extra; give one": lambda root: root.rename(root.parent / "gone"),
+    "has no files with the suffixes .jpg": lambda root: (
+        root.rename(root.parent / "gone"),
+        root.mkdir(),
+    ),
+    "the image .*b.jpg cannot be read.*replace it": lambda root: (root / "b.jpg").write_bytes(b"x"),
+}
 
 
-def empty(root: Path) -> None:
-    missing(root)
-    root.mkdir()
-
-
-def unreadable(root: Path) -> None:
-    (root / "b.jpg").write_bytes(b"no JPEG")
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (missing, "there is no folder .*extra; give one"),
-        (empty, "has no files with the suffixes .jpg"),
-        (unreadable, "the image .*b.jpg cannot be read.*replace it"),
-    ],
-)
-def test_faults_of_a_folder(fault: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", FOLDER_FAULTS)
+def test_faults_of_a_folder(words: str, tmp_path: Path) -> None:
     root = make_extra(tmp_path / "extra")
-    fault(root)
+    FOLDER_FAULTS[words](root)
     with pytest.raises(InputError, match=words):
         verify(with_images(Run(data=str(make_photos(tmp_path / "photos")), extra=str(root))))
 
@@ -516,9 +483,6 @@ def test_faults_of_a_folder(fault: Callable[[Path], None], words: str, tmp_path:
 def test_files_do_not_go_with_arrays(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train has \[1, 28, 28\] of uint8.*has image files"):
         with_images(Run(extra=str(make_extra(tmp_path / "extra"))))
-
-
-# -- rest --------------------------------------------------------------------------------------
 
 
 def test_rest_is_what_the_labelled_images_leave_out() -> None:
@@ -529,8 +493,9 @@ def test_rest_is_what_the_labelled_images_leave_out() -> None:
     assert len(own) == 300 and len(rest) == 1700
     both = {image.numpy().tobytes() for image in (*own, *rest)}
     assert both == {image.numpy().tobytes() for image in data.splits["train"].inputs}
-    assert with_images(REST) is data  # images are not copied for each configuration
-    assert with_images(replace(REST, lr=0.5)) is data
+    of_study = StudyData(REST)
+    first, second = map(of_study.with_extra, (REST, replace(REST, lr=0.5)))
+    assert first is second  # images are not copied for each configuration
     assert describe_data(data) == [
         "Images without labels: 1,700 (--extra rest: those of train that --train-images leaves "
         "out)."
@@ -589,9 +554,6 @@ def test_only_a_folder_has_an_absolute_path() -> None:
         assert Run(extra=extra, **shares).absolute().extra == extra  # type: ignore[arg-type]
     assert Run(extra="a/b").absolute().extra == str(Path.cwd() / "a" / "b")
     assert Run(extra="./rest").absolute().extra == str(Path.cwd() / "rest")
-
-
-# -- images that val or test has as well -------------------------------------------------------
 
 
 def some_of_val_and_test() -> Tensor:

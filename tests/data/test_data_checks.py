@@ -2,36 +2,31 @@
 
 import os
 import shutil
-import tempfile
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from photos import photo, save, save_photos
 
 from kdtune.config.run import Run
-from kdtune.config.study import Study
 from kdtune.config.text import DataChangedError, InputError
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes, find_copies
 from kdtune.data.dataset import Data, Split, ValCut, cut_val
-from kdtune.data.folder import verify
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
 from kdtune.raytune.objects import PackedData
-from kdtune.training.recipe import find_faults
 
-NOBODY = 65534
+
+@pytest.fixture(autouse=True)
+def own_notes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+def root(tmp_path):
     save_photos(tmp_path / "photos", 3)
-    yield tmp_path / "photos"
-    clear_cached_data()
+    return tmp_path / "photos"
 
 
 def views(data: Data, run: Run, workers: int = 0):
@@ -62,21 +57,20 @@ def replaced_by_a_copy(file, time_ns):
     copy.replace(file)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_images_that_are_touched_or_copied_while_they_are_read_are_the_same(root, workers):
+def test_images_that_are_touched_or_copied_while_they_are_read_are_the_same(root):
     run = Run(data=str(root))
     data = load_data(run)
-    want = views(data, run, workers)
+    want = views(data, run)
     os.utime(root / "val" / "ant" / "0.png", ns=(1, 1))
     replaced_by_a_copy(root / "val" / "bee" / "1.png", 10**18)
     for _ in range(2):
-        assert torch.equal(views(data, run, workers), want)
-    assert data.splits["val"].changed_files() == []
+        assert torch.equal(views(data, run), want)
+    assert data.splits["val"].changed_files() == [] and find_changes(data) == ""
     file = root / "val" / "ant" / "0.png"  # what was touched may be changed afterwards
     save(photo(99), file)
     os.utime(file, ns=(1, 1))
     with pytest.raises(DataChangedError, match=r"val/ant/0\.png has been changed or removed since"):
-        views(data, run, workers)
+        views(data, run)
 
 
 @pytest.mark.parametrize("size", ["the same", "another"])
@@ -122,91 +116,38 @@ def test_subsets_folds_and_cuts_keep_the_stamps(root):
 
 def test_a_process_that_reads_changed_data_is_stopped(root):
     run = Run(data=str(root))
-    contents = Contents.of(run)
-    clear_cached_data()  # another process
-    contents.check(run)
+    contents = Contents.of(StudyData(run))
+    contents.read(run)
     save(photo(99), root / "val" / "bee" / "1.png")
-    clear_cached_data()
     with pytest.raises(DataChangedError, match=r"the data in .*photos have changed since"):
-        contents.check(run)
+        contents.read(run)
     for file in (root / "val" / "bee").iterdir():
         file.unlink()
-    clear_cached_data()
     with pytest.raises(DataChangedError, match=r"have changed .* but bee has none"):
-        contents.check(run)
+        contents.read(run)
 
 
 def test_changed_images_without_labels_are_told_from_changed_data(root, tmp_path):
     save(photo(1), tmp_path / "more" / "a.png")
     run = Run(data=str(root), extra=str(tmp_path / "more"))
-    contents = Contents.of(run)
-    assert find_changes(run) == ""
+    of_study = StudyData(run)
+    contents, data = Contents.of(of_study), of_study.with_extra(run)
+    assert find_changes(data) == ""
     save(photo(2), tmp_path / "more" / "a.png")
-    assert "more/a.png" in find_changes(run)
-    clear_cached_data()
+    assert "more/a.png" in find_changes(data)
     with pytest.raises(DataChangedError, match=r"the images without labels in .*more have changed"):
-        contents.check(run)
+        contents.read(run)
 
 
-def test_a_file_that_was_only_touched_has_not_changed(root):
-    run = Run(data=str(root))
-    load_data(run)
-    assert find_changes(run) == ""
-    touched = root / "val" / "bee" / "1.png"
-    before = touched.stat()
-    os.utime(touched, ns=(1, 1))
-    assert load_data(run).splits["val"].changed_files() == []
-    assert find_changes(run) == ""
-    os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns))
-    save(photo(99), root / "train" / "ant" / "9.png")
-    assert find_changes(run).startswith("image files were added while the study ran")
+def test_files_that_have_changed_are_named(root):
+    data = load_data(Run(data=str(root)))
+    assert find_changes(data) == ""
     for j in range(3):
         (root / "train" / "bee" / f"{j}.png").unlink()
     save(photo(99), root / "train" / "ant" / "1.png")
-    found = find_changes(run)
-    assert "train/ant/1.png" in found and "and 1 more" in found and "\n" not in found
-
-
-@contextmanager
-def as_another_user():
-    """Run as a user who owns nothing, if this process is root's."""
-    if os.getuid():
-        yield
-        return
-    os.setresuid(NOBODY, NOBODY, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
-
-
-@pytest.fixture
-def open_root(root, monkeypatch):
-    """The folder of images in a place that every user may read."""
-    with tempfile.TemporaryDirectory() as place:
-        Path(place).chmod(0o755)
-        monkeypatch.setenv("XDG_CACHE_HOME", f"{place}/notes")
-        yield Path(shutil.copytree(root, f"{place}/photos"))
-
-
-def test_a_file_that_may_no_longer_be_read_is_named_before_any_work(open_root):
-    run = Run(data=str(open_root))
-    verify(load_data(run))
-    (open_root / "val" / "bee" / "1.png").chmod(0)
-    sentence = r"val/bee/1\.png cannot be read .no permission.; replace it, make it readable"
-    with as_another_user(), pytest.raises(InputError, match=sentence):
-        verify(load_data(run))
-    clear_cached_data()
-    (open_root / "val" / "bee").chmod(0)
-    sentence = r"the folder .*photos/val/bee cannot be read .Permission denied.; make it readable"
-    with as_another_user(), pytest.raises(InputError, match=sentence):
-        load_data(run)
-    (open_root / "val" / "bee").chmod(0o755)
-
-
-@pytest.fixture(autouse=True)
-def own_notes(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+    sentence = find_changes(data)
+    assert sentence.startswith("image files were changed or removed (") and "\n" not in sentence
+    assert "train/ant/1.png" in sentence and "and 1 more" in sentence
 
 
 def rows(counts, first=0):
@@ -217,8 +158,7 @@ def rows(counts, first=0):
 
 
 def data(**splits):
-    own = {name: split for name, split in splits.items()}
-    return Data(("a", "b", "c"), own, f"print {sorted(splits)}", photos=False)
+    return Data(("a", "b", "c"), splits, f"print {sorted(splits)}", photos=False)
 
 
 def test_each_class_gives_the_same_share_and_no_example_is_lost_or_shared():
@@ -259,13 +199,13 @@ def test_a_folder_without_val_gets_one_and_other_names_of_val_count(tmp_path):
     named = load_data(Run(data=str(tmp_path)))
     assert named.cut is None and len(named.splits["val"]) == 2
     (tmp_path / "dev").rename(tmp_path / "elsewhere")
-    clear_cached_data()
     run = Run(data=str(tmp_path), val_share=0.4, seed=5)
-    cut = load_data(run)
+    of_study = StudyData(run)
+    cut = of_study.of(run)
     assert cut.cut == ValCut(5, 0.4) and torch.bincount(cut.splits["val"].labels).tolist() == [2, 2]
     kept = [set(cut.splits[name].inputs) for name in ("train", "val")]
     assert len(kept[0] | kept[1]) == 10 and not kept[0] & kept[1]
-    assert load_data(replace(run, lr=0.5, repeat=3)) is cut
+    assert of_study.of(replace(run, lr=0.5, repeat=3)) is cut
     assert data_record(cut)["val_cut"] == {"seed": 5, "share": 0.4}
 
 
@@ -317,7 +257,7 @@ def test_copies_in_several_classes_of_a_split_are_counted(tmp_path):
     shutil.copy(tmp_path / "val" / "ant" / "3.png", tmp_path / "val" / "bee" / "copy.png")
     shutil.copy(tmp_path / "train" / "ant" / "1.png", tmp_path / "train" / "ant" / "copy.png")
     run = Run(data=str(tmp_path))
-    (sentence,) = find_faults(Study(run=run), load_data(run))
+    (sentence,) = find_copies(load_data(run))
     assert sentence.startswith(
         "2 of the 5 images in val are copies of others in another class (such as val/ant/3.png = "
         "val/bee/copy.png), so"

@@ -73,7 +73,7 @@ def test_text_from_records_is_never_markup(source: str, allowed: set) -> None:
 
 def test_a_name_that_is_not_given_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="results"):
-        render(title="A study")
+        render("report.html", title="A study")
 
 
 values = st.recursive(

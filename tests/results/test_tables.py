@@ -189,12 +189,11 @@ def test_rows_that_count_once_or_not_at_all() -> None:
     assert same.comparisons.equals(compare(frame).comparisons)
     assert "2 of 26 rows repeat another one (alpha = 0, seed = 0;" in same.warnings[0]
     missing = compare(frame.assign(acc=frame.acc.where(frame.index != 3)))
-    assert (
-        "1 of 24 rows have no finite acc and are left out (alpha = 0, seed = 3)"
-        in (missing.warnings[0])
-    )
+    assert "1 of 24 rows have no acc and are left out (alpha = 0, seed = 3)" in missing.warnings[0]
+    diverged = compare(frame.assign(acc=frame.acc.where(frame.index != 3, np.inf)))
+    assert diverged.warnings == missing.warnings
     nameless = compare(frame.assign(seed=frame.seed.where(frame.index != 3)))
-    assert nameless.warnings[0] == "1 of 24 rows have no seed and are left out"
+    assert nameless.warnings[0].startswith("1 of 24 rows have no seed and are left out")
     nothing = frame.assign(acc=frame.acc.where(frame.alpha < 1))
     assert compare(nothing).verdict.startswith("No conclusion")
 
@@ -209,19 +208,12 @@ def test_runs_that_end_at_different_epochs() -> None:
     shorter = compare(epochs[(epochs.epoch < 2) | (epochs.alpha != 0.5)], epoch="epoch")
     assert shorter.warnings == ["configurations whose runs end before epoch 3: alpha = 0.5 (1)"]
     assert shorter.comparisons.n.tolist() == [8, 8]  # by design
-    gap = compare(epochs[~((epochs.epoch == 1) & (epochs.seed == 0))], epoch="epoch")
-    assert (
-        "epochs are missing before the last one in alpha = 0, seed = 0 (3 of 4" in gap.warnings[0]
-    )
 
 
 def test_a_column_that_may_be_a_hyperparameter() -> None:
     frame = table()
     mixed = frame.assign(lr=np.where((frame.seed + frame.alpha) < 4, 0.1, 0.01))
-    assert (
-        "column lr differs between repeats of one configuration (0.1, 0.01)"
-        in (compare(mixed).warnings[0])
-    )
+    assert "column lr differs between repeats of one" in compare(mixed).warnings[0]
     innocent = frame.assign(
         fold=frame.seed % 2, loss=-np.log(frame.acc), name=[f"run{i}" for i in frame.index]
     )
@@ -244,13 +236,14 @@ def test_an_inactive_hyperparameter_is_a_configuration() -> None:
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({}, {"by": "aplha"}, r"^--by must be a column .*got aplha; did you mean alpha\?"),
-        ({}, {"by": "alpha,lr"}, r"separate names by spaces \(alpha lr\)"),
+        ({}, {"by": "aplha"}, r"must be a column of the table .*got aplha; did you mean alpha\?"),
         ({}, {"by": ()}, "by must name at least one column"),
-        ({}, {"metric": "seed"}, "one role, but seed is given for repeat and metric"),
-        ({}, {"baseline": {"lr": 2}}, r"baseline must name columns of --by \(alpha\), but got lr"),
-        ({"acc": "good"}, {}, "metric acc must be a column of numbers, but row 1 holds 'good'"),
-        ({"acc": np.nan}, {}, "metric acc must have numbers"),
+        ({}, {"metric": "seed"}, "each column must have one role, but seed has two"),
+        ({}, {"baseline": {"lr": 2}}, "baseline must be one of alpha, but got lr"),
+        ({}, {"baseline": {"alpha": 2}}, r"configuration of the table \(alpha: 0.0, 0.5, 1.0\)"),
+        ({}, {"pooled": True}, "pooled must be used with epoch"),
+        ({"acc": "good"}, {}, "acc must be a column of numbers, but row 1 holds 'good'"),
+        ({"acc": np.nan}, {}, "acc must have values, but no row"),
         ({"seed": 0, "lr": range(24)}, {}, r"alpha = 0, seed = 0 has 8: .*they differ in lr"),
     ],
 )
@@ -284,9 +277,9 @@ def test_runs_that_share_one_example_or_none() -> None:
     frame = pd.concat([table().assign(image=i) for i in range(3)], ignore_index=True)
     frame["acc"] += 0.01 * np.random.default_rng(2).normal(size=len(frame))
     apart = frame.assign(image=frame.image + 3 * (frame.alpha < 1))
-    with pytest.raises(InputError, match="no image is in all runs of alpha = 0 and of alpha = 1"):
-        compare(apart, example="image")
-    assert not compare(apart, example="image", unpaired=True).comparisons.paired.any()
+    none, unpaired = compare(apart, example="image"), compare(apart, example="image", unpaired=True)
+    assert none.comparisons.why.tolist() == ["no common image"] * 2
+    pd.testing.assert_series_equal(none.comparisons.p, unpaired.comparisons.p)
     apart.loc[apart.image == 3, "image"] = 0
     one = compare(apart, example="image")
     alone = compare(frame[frame.image == 0])
@@ -393,8 +386,6 @@ def test_files_that_are_refused(name: str, content: bytes, message: str, tmp_pat
     [
         (["{}/result.csv", *ROLES], r"result.csv does not exist; did you mean .*results.csv\?"),
         (["{}/results.csv"], "--by must name a column of .*results.csv"),
-        (["{}/results.csv", *ROLES, "--scope", "best"], "--scope must be used with a study"),
-        (["{}/results.csv", *ROLES, "--max-ms=3"], "--max-ms must be used with a study"),
         (["{}/results.csv", *ROLES, "--baseline", "lr=1"], r"the columns of --by \(alpha, T\)"),
         (["{}/results.csv", "{}", *ROLES], "a table of results must be a file"),
     ],

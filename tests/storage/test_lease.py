@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from s3_service import S3
@@ -20,7 +22,7 @@ from kdtune.config.text import InputError, LeaseLostError
 from kdtune.storage import mirror as leases
 from kdtune.storage.mirror import LEASE, Lease, Mirror, RecordsUploader, fetch, hold_lease
 from kdtune.storage.records import Records
-from kdtune.storage.store import ConflictError, Object, Store
+from kdtune.storage.store import ConflictError, Store
 
 Driver = subprocess.Popen[str]
 
@@ -34,12 +36,11 @@ def study(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 @pytest.fixture
-def in_memory(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def in_memory(study: Study) -> Mirror:
     """A study on a store of this process, with conditional writes."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    made = Study(name="tiny", out=f"memory://{tmp_path.name}", run=tiny)
-    made.folder.mkdir(parents=True)
-    return made
+    moved = replace(study, out=study.out.replace("s3://kdtune/", "memory://"))
+    moved.folder.mkdir(parents=True)
+    return Mirror(moved)
 
 
 DRIVE = """
@@ -108,11 +109,10 @@ def line(process: Driver) -> str:
     return process.stdout.readline()
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
     monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 4.0)
-    monkeypatch.setattr(leases, "RELEASE_SECONDS", 1.0)
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.2)
 
 
@@ -134,7 +134,6 @@ def put_lease(mirror: Mirror, **holder: object) -> None:
     Store(store_of(mirror).uri).put(file, LEASE)
 
 
-@pytest.mark.usefixtures("soon")
 def test_a_study_has_one_driver(s3: S3, study: Study, tmp_path: Path) -> None:
     here = Mirror(study)
     (study.folder / "study.json").write_text(study.to_json())
@@ -145,10 +144,23 @@ def test_a_study_has_one_driver(s3: S3, study: Study, tmp_path: Path) -> None:
             pass
         assert study.uri is not None and fetch(study.uri)[1]
     began = time.monotonic()
-    with hold_lease(here):  # at once: its process is no more
+    with hold_lease(here):  # expires, since its process is no more
         assert holder_of(here)["pid"] == os.getpid()
-        assert time.monotonic() - began < leases.LEASE_TIMEOUT_SECONDS / 2
-    assert LEASE not in contents(here, tmp_path / "there")
+        assert time.monotonic() - began > leases.LEASE_TIMEOUT_SECONDS / 2
+        assert fetch(str(study.uri))[1]
+    assert holder_of(here)["released"] and not fetch(str(study.uri))[1]
+
+
+def test_a_dead_driver_of_this_folder_is_succeeded_at_once(in_memory: Mirror) -> None:
+    """It had the lock of the folder; so has a driver that could not release its lease."""
+    Lease(in_memory, store_of(in_memory)).acquire()
+    before, began = holder_of(in_memory), time.monotonic()
+    with hold_lease(in_memory):
+        assert holder_of(in_memory)["token"] != before["token"]
+    with hold_lease(in_memory):  # also one that was released
+        pass
+    assert time.monotonic() - began < leases.LEASE_TIMEOUT_SECONDS / 2
+    assert list(in_memory.folder.iterdir()) == []  # the token is gone, too
 
 
 @pytest.mark.parametrize("expired", [False, True])
@@ -177,17 +189,20 @@ def test_of_drivers_that_start_at_once_exactly_one_runs(
         assert holder_of(here)["pid"] == winner.pid
 
 
-@pytest.mark.usefixtures("soon")
-def test_the_lease_of_a_lost_machine_expires(s3: S3, study: Study) -> None:
-    here = Mirror(study)
-    put_lease(here, host="gone", pid=1, time=0)
+@pytest.mark.parametrize("holder", [{"host": "gone", "pid": 1, "token": "x"}, {}, {"pid": "y"}])
+def test_the_lease_of_a_lost_machine_expires(
+    in_memory: Mirror, holder: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is damaged."""
+    monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 1.0)
+    put_lease(in_memory, **holder)
+    (in_memory.folder / LEASE).write_text("another token")
     began = time.monotonic()
-    with hold_lease(here):
-        assert time.monotonic() - began >= 4
-        assert holder_of(here)["host"] == socket.gethostname()
+    with hold_lease(in_memory):
+        assert time.monotonic() - began >= 1
+        assert holder_of(in_memory)["host"] == socket.gethostname()
 
 
-@pytest.mark.usefixtures("soon")
 def test_a_driver_that_was_suspended_writes_nothing_over_its_successors(
     s3: S3, study: Study, tmp_path: Path
 ) -> None:
@@ -212,7 +227,7 @@ def test_a_driver_that_was_suspended_writes_nothing_over_its_successors(
             assert said.startswith("LeaseLostError")
             assert f"was taken over by process {os.getpid()} on {socket.gethostname()}" in said
             after = contents(here, tmp_path / "after")
-            assert json.loads(after.pop(LEASE))["token"] == leases.TOKEN
+            assert json.loads(after.pop(LEASE))["pid"] == os.getpid()
             assert after.items() < before.items()
 
 
@@ -222,7 +237,6 @@ def contents(mirror: Mirror, folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in store.names()}
 
 
-@pytest.mark.usefixtures("soon")
 def test_a_renewal_that_meets_anothers_lease_stops_the_driver_at_its_next_tick(
     s3: S3, study: Study, tmp_path: Path
 ) -> None:
@@ -248,183 +262,59 @@ def test_a_renewal_that_meets_anothers_lease_stops_the_driver_at_its_next_tick(
     assert json.loads((tmp_path / "there").read_text()) == foreign
 
 
-@pytest.mark.usefixtures("soon")
-def test_a_lease_that_is_gone_is_not_renewed(s3: S3, study: Study) -> None:
-    here = Mirror(study)
-    with hold_lease(here):
-        Store(store_of(here).uri).delete(LEASE)
+def test_a_lease_that_is_gone_is_not_renewed(in_memory: Mirror) -> None:
+    with hold_lease(in_memory):
+        Store(store_of(in_memory).uri).delete(LEASE)
         until = time.monotonic() + 20
-        while here.lost is None and time.monotonic() < until:
+        while in_memory.lost is None and time.monotonic() < until:
             time.sleep(0.1)
-        with pytest.raises(LeaseLostError, match=r"is gone.*driver\.json was deleted"):
-            here.check()
-    assert store_of(here).names() == []
+        with pytest.raises(LeaseLostError, match=r"driver\.json of .* was deleted"):
+            in_memory.check()
+    assert store_of(in_memory).names() == []
 
 
-@pytest.mark.usefixtures("soon")
-def test_a_write_in_flight_does_not_land_on_the_successors_lease(in_memory: Study) -> None:
+def test_a_write_in_flight_does_not_land_on_the_successors_lease(in_memory: Mirror) -> None:
     """The driver was suspended after it decided to write and before it sent the request."""
-    here = Mirror(in_memory)
-    store = store_of(here)
-    lease = Lease(here, store)
+    store = store_of(in_memory)
+    lease = Lease(in_memory, store)
     lease.acquire()
-    in_flight = dict(lease._version or {})
-    put_lease(here, host="other", pid=1, token="x")
+    present = store.read(LEASE)
+    put_lease(in_memory, host="other", pid=1, token="x")
+    assert present is not None
     with pytest.raises(ConflictError):
-        store.write_if(in_flight, b"late", LEASE)
+        store.write_if(present.version, b"late", LEASE)
     with pytest.raises(LeaseLostError, match="taken over by process 1 on other"):
         lease.renew()
-    assert holder_of(here)["host"] == "other"
+    with pytest.raises(LeaseLostError, match="taken over by process 1 on other"):
+        lease.release()
+    assert holder_of(in_memory)["host"] == "other" and "released" not in holder_of(in_memory)
 
 
-@pytest.mark.usefixtures("soon")
-def test_a_release_leaves_anothers_lease(in_memory: Study) -> None:
-    here = Mirror(in_memory)
-    with hold_lease(here):
-        put_lease(here, host="other", pid=1, token="x")
-    assert holder_of(here)["host"] == "other"
-
-
-class LossyStore:
-    """A store that loses the response to one write after carrying it out."""
-
-    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch):
-        self.lost, write = 0, store.write_if
-        monkeypatch.setattr("kdtune.storage.store.FIRST_WAIT", 0.01)
-
-        def write_if(*arguments: object) -> object:
-            version = write(*arguments)  # type: ignore[arg-type]
-            if self.lost < 1:
-                self.lost += 1
-                raise OSError("no answer")
-            return version
-
-        monkeypatch.setattr(store, "write_if", write_if)
-
-
-@pytest.mark.usefixtures("soon")
 def test_a_write_whose_response_was_lost_counts_as_written(
-    in_memory: Study, monkeypatch: pytest.MonkeyPatch
+    in_memory: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = Mirror(in_memory)
-    store = store_of(here)
-    lease = Lease(here, store)
-    for act in (lease.acquire, lambda: store.retry(lease.renew), lease.release):
-        lossy = LossyStore(store, monkeypatch)
-        act()
-        assert lossy.lost == 1 and here.lost is None
-    assert store.names() == []
+    store, lost = store_of(in_memory), []
+    lease, write = Lease(in_memory, store), store.write_if
+    monkeypatch.setattr("kdtune.storage.store.FIRST_WAIT", 0.01)
 
-
-@pytest.mark.usefixtures("soon")
-def test_a_released_lease_is_given_time_to_be_deleted(in_memory: Study) -> None:
-    """Its holder's deletion, which is not conditional, must not hit the next driver's lease."""
-    here = Mirror(in_memory)
-    put_lease(here, host="other", pid=1, released=True)
-    began = time.monotonic()
-    with hold_lease(here):
-        assert 1 <= time.monotonic() - began < 4
-
-
-@pytest.mark.usefixtures("soon")
-def test_a_released_lease_is_deleted_in_time_or_not_at_all(
-    in_memory: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else the deletion could be that of the lease of the driver that has taken it over."""
-    here, attempts = Mirror(in_memory), []
-
-    def refuse(name: str) -> None:
-        attempts.append(name)
-        raise OSError("no answer")
-
-    with hold_lease(here):
-        monkeypatch.setattr(store_of(here), "delete_once", refuse)
-    assert attempts == [LEASE] and holder_of(here)["released"]
-    lease = Lease(here, store_of(here))
-    lease.acquire()
-    monkeypatch.setattr(leases, "RELEASE_SECONDS", 0.0)  # over when the mark is written
-    lease.release()
-    assert attempts == [LEASE] and holder_of(here)["released"]
-
-
-def test_a_store_without_conditional_writes_is_refused(
-    in_memory: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = Mirror(in_memory)
-    store = store_of(here)
-
-    def write_if(version: object, content: bytes, name: str) -> dict[str, str]:
-        (tmp_path / "x").write_bytes(content)
-        return store.put(tmp_path / "x", name)
+    def write_if(*arguments: Any) -> object:
+        version = write(*arguments)
+        if not lost:
+            lost.append(version)
+            raise OSError("no answer")
+        return version
 
     monkeypatch.setattr(store, "write_if", write_if)
-    with pytest.raises(InputError, match="ignores conditional writes"), hold_lease(here):
-        pass
-    assert store.names() == []
-    in_folder = Study(name="tiny", out=tmp_path.as_uri(), run=in_memory.run)
+    for act in (lease.acquire, lambda: store.retry(lease.renew), lease.release):
+        lost.clear()
+        act()
+        assert lost and in_memory.lost is None
+    assert holder_of(in_memory)["released"]
+
+
+def test_a_folder_has_no_conditional_writes(tiny: Run, tmp_path: Path) -> None:
+    in_folder = Study(name="tiny", out=tmp_path.as_uri(), run=tiny)
     (tmp_path / "tiny").mkdir()
     with pytest.raises(InputError, match=r"has no conditional writes.*--out FOLDER"):  # noqa: SIM117
         with hold_lease(Mirror(in_folder)):
             pass
-
-
-def test_only_a_process_that_has_provably_ended_has_abandoned_its_lease() -> None:
-    """Not one of another machine or container that has the same host name and process number."""
-    child = subprocess.Popen(["sleep", "1000"])
-    own = leases._this_process()
-    holder = own | {"pid": child.pid, "token": "x", "started": leases._started(child.pid)}
-    try:
-        assert not leases._is_abandoned(holder)
-        assert leases._is_abandoned(holder | {"started": "1"})  # its number is another's now
-        elsewhere = {"boot": "another kernel", "host": holder["host"]}
-        assert not leases._is_abandoned(holder | {"started": "1"} | elsewhere)
-        child.kill()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie: nobody has waited
-        assert leases._is_abandoned(holder)
-    finally:
-        child.kill()
-        child.wait()
-    assert leases._is_abandoned(holder)
-    namespace = holder["boot"].split()[0] + " pid:[1]"
-    for name, other in (("boot", "another kernel"), ("boot", namespace), ("host", "another")):
-        assert not leases._is_abandoned(holder | {name: other})
-    assert not leases._is_abandoned({"host": socket.gethostname(), "pid": child.pid})
-    assert leases._is_abandoned(own)  # this process could not release it
-
-
-def test_a_process_of_another_user_is_not_known_to_be_dead() -> None:
-    """Process 1 belongs to root; the process that asks belongs to nobody."""
-    code = (
-        "import os\n"
-        "from kdtune.storage import mirror as lease\n"
-        "holder = lease._this_process() | {'pid': 1, 'token': 'x', 'started': '0'}\n"
-        "if os.geteuid() == 0: os.setuid(65534)\n"
-        "assert not lease._is_abandoned(holder)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"pid": "x"}', b"\xff"])
-def test_a_damaged_lease_expires_like_any_other(content: bytes) -> None:
-    holder = leases.read_holder(Object(content, {}, 0.0))
-    assert not leases._is_abandoned(holder)
-
-
-@pytest.mark.usefixtures("soon")
-def test_a_reader_sees_whether_the_study_is_run(s3: S3, study: Study) -> None:
-    here = Mirror(study)
-    (study.folder / "study.json").write_text(study.to_json())
-    here.push("study.json")
-
-    def is_run() -> bool:
-        assert study.uri is not None
-        return fetch(study.uri)[1]
-
-    with hold_lease(here):
-        assert is_run()
-    assert not is_run()
-    put_lease(here, host="gone", pid=1)
-    time.sleep(5)  # the clock of HTTP has seconds
-    assert not is_run()
-    put_lease(here, host="other", pid=1, released=True)
-    assert not is_run()

@@ -165,7 +165,7 @@ def test_wrong_flags(tmp_path: Path, text: Results, capsys: pytest.CaptureFixtur
     image = tmp_path / "a.png"
     Image.new("L", (3, 3)).save(image)
     for words, want in (
-        ([], "STUDENT and IMAGE must be given"),
+        (["runs/x"], "IMAGE must be given"),
         (["runs/x", "a.png", "--batch-size", "0"], "batch_size must lie in"),
     ):
         with pytest.raises(InputError, match=want):
