@@ -159,16 +159,15 @@ class Ledger:
         return self._table[: len(self.configs)]
 
     @property
-    def is_in_round(self) -> bool:
-        """Whether a round of final repeats has begun and is not over."""
-        return self.round is not None and not self.is_round_over
+    def open_round(self) -> Round | None:
+        """The round of final repeats that has begun and is not over."""
+        return None if self.is_round_over else self.round
 
     @property
     def first_final_repeat(self) -> int:
         """Number of the first repeat of the round that has begun, else of the next one."""
-        if self.round is None or self.is_round_over:
-            return self.next_final_repeat
-        return self.round.first_repeat
+        round_ = self.open_round
+        return self.next_final_repeat if round_ is None else round_.first_repeat
 
     @property
     def groups(self) -> list[str]:
@@ -347,10 +346,9 @@ def finalists(ledger: Ledger) -> list[Finalists]:
     Before it has begun, and after it is over, these are the best of both arms by search and
     confirmation. They are also those of a study of schema 3 or older, which recorded no finalists.
     """
-    round_ = ledger.round
-    if round_ is not None and round_.is_recorded and ledger.is_in_round:
+    round_, configs = ledger.open_round, ledger.configs
+    if round_ is not None and round_.is_recorded:
         ids = [(pair.baseline, pair.distilled) for pair in round_.pairs]
-        configs = ledger.configs
         return [Finalists(*(None if c is None else configs[c] for c in pair)) for pair in ids]
 
     def best(arm: list[ConfigState]) -> ConfigState | None:
@@ -439,8 +437,8 @@ def is_decided(ledger: Ledger) -> bool:
 
 def current_round(ledger: Ledger) -> Round | None:
     """Return the round that has begun, else the one that begins next; None without a finalist."""
-    if ledger.is_in_round:
-        return ledger.round
+    if ledger.open_round is not None:
+        return ledger.open_round
     pairs = [pair for pair in finalists(ledger) if pair.states]
     if not pairs:
         return None

@@ -46,10 +46,11 @@ from kdtune.storage.records import read_saved
 SHARED_BY_PAIRS = ("seed", "train_images", "augmentation", "folds", "teachers")
 """What a repeat of two studies must share: it fixes order and augmentation of the same images, the
 split into train and val, and which of the teachers it learns from."""
-NOT_COMPARED = {
-    *("name", "out", "run", "space", "keep", "rerun_dropped", "address", "cache", "cache_gb"),
-    *("gpus", "gpus_per_trial", "loader_workers", "data", "extra", "repeat", "study_values"),
-}
+_NOT_COMPARED = """
+name out run space keep rerun_dropped address cache cache_gb gpus gpus_per_trial loader_workers
+data extra repeat study_values
+"""
+NOT_COMPARED = frozenset(_NOT_COMPARED.split())
 """Fields of `Study` and `Run` without an influence on results, or that are compared otherwise: data
 by their content, the run and the space value by value."""
 

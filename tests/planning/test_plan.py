@@ -51,80 +51,82 @@ def phases_overlap(lines: list[Line]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("stop_early", [False, True])
-@pytest.mark.parametrize("policy", ["all", "race"])
-@pytest.mark.parametrize(("search", "space"), SEARCHES)
-class TestContract:
-    """Holds for every sampler and policy."""
+CASES = [
+    (*search, policy, early)
+    for search in SEARCHES
+    for policy in ("all", "race")
+    for early in (0, 1)
+]
 
-    def test_the_study_ends_with_every_run_done_once(
-        self, search, space, policy, stop_early
-    ) -> None:
-        study = make(search, space, policy, stop_early)
-        for width in (1, 3):
-            lines = play(study, curve, width)
-            runs = runs_of(lines)
-            assert len(set(runs)) == len(runs) == statuses(lines).total()
-            done = Plan(study, lines)
-            assert len(done.ledger.configs) == (12 if search != "grid" else 15)
-            baselines = [state for state in done.ledger.configs.values() if state.arm.is_baseline]
-            assert len(baselines) == 3 and finalists(done.ledger)[0].baseline in baselines
-            assert all(0 in state.status for state in done.ledger.configs.values())
-            assert not statuses(lines)["pruned"] or stop_early
-            assert not phases_overlap(lines)
 
-    def test_all_configurations_share_the_same_repeats(
-        self, search, space, policy, stop_early
-    ) -> None:
-        """Each has the first repeats of the search, without a gap; the finalists the same ones."""
-        study = make(search, space, policy, stop_early)
-        done = Plan(study, play(study, curve))
-        for state in done.ledger.configs.values():
-            search_repeats = sorted(r for r in state.status if phase_of(r) == "search")
-            assert search_repeats == list(range(len(search_repeats)))
-            assert policy == "race" or state.excluded or len(search_repeats) == 4
-        ((baseline, distilled),) = finalists(done.ledger)
-        if policy == "race":
-            assert baseline.status.keys() >= {r for r in distilled.status if r >= 1000}
-            assert {r for r in baseline.status if r >= 2000} == {2000, 2001, 2002, 2003}
-            assert len(baseline.scores) >= len(distilled.scores)
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def played(request: pytest.FixtureRequest) -> tuple[Study, list[Line]]:
+    """Return a study of each sampler and policy, and its records from beginning to end."""
+    (search, space), policy, stop_early = request.param
+    study = make(search, space, policy, stop_early)
+    return study, play(study, curve)
 
-    def test_a_crash_after_every_line_changes_nothing(
-        self, search, space, policy, stop_early
-    ) -> None:
-        study = make(search, space, policy, stop_early)
-        whole, broken = play(study, curve), play_and_crash(study, curve)
-        assert runs_of(whole) == runs_of(broken)
-        assert finalists(Plan(study, whole).ledger) == finalists(Plan(study, broken).ledger)
 
-    def test_failures_and_nan_do_not_stop_the_study(
-        self, search, space, policy, stop_early
-    ) -> None:
-        study = make(search, space, policy, stop_early)
-        lines = play(study, faulty, 3)
-        assert statuses(lines)["failed"] and statuses(lines)["completed"]
+def test_the_study_ends_with_every_run_done_once(played) -> None:
+    study, whole = played
+    for lines in (whole, play(study, curve, 3)):
+        runs = runs_of(lines)
+        assert len(set(runs)) == len(runs) == statuses(lines).total()
         done = Plan(study, lines)
-        assert not any(state.excluded for pair in finalists(done.ledger) for state in pair.states)
-        failed = done.ledger.retryable
-        if done._sampler is not None:  # no trial is left running in Optuna
-            for arm in done._sampler.arms.values():
-                assert all(trial.state.is_finished() for trial in arm.get_trials())
-        again = play(study, faulty, 3, lines=lines)[len(lines) :]
-        assert failed.keys() <= {line["trial_id"] for line in again}  # but not diverged runs
-        assert {line["config_id"] for line in again} == {run.config_id for run in failed.values()}
+        assert len(done.ledger.configs) == (12 if study.search != "grid" else 15)
+        baselines = [state for state in done.ledger.configs.values() if state.arm.is_baseline]
+        assert len(baselines) == 3 and finalists(done.ledger)[0].baseline in baselines
+        assert all(0 in state.status for state in done.ledger.configs.values())
+        assert not statuses(lines)["pruned"] or study.stop_early
+        assert not phases_overlap(lines)
 
-    def test_more_repeats_and_samples_extend_the_study(
-        self, search, space, policy, stop_early
-    ) -> None:
-        study = make(search, space, policy, stop_early)
-        lines = play(study, curve)
-        more = replace(study, repeats=6, samples=16)
-        extended = play(more, curve, lines=lines)
-        runs = runs_of(extended)
-        assert len(runs) == len(set(runs)) > len(runs_of(lines))
-        if search != "grid":
-            most = 15 if space is LISTS else 16  # the lists hold no more
-            assert len(Plan(more, extended).ledger.configs) == most
+
+def test_all_configurations_share_the_same_repeats(played) -> None:
+    """Each has the first repeats of the search, without a gap; the finalists the same ones."""
+    study, lines = played
+    done = Plan(study, lines)
+    for state in done.ledger.configs.values():
+        search_repeats = sorted(r for r in state.status if phase_of(r) == "search")
+        assert search_repeats == list(range(len(search_repeats)))
+        assert study.policy == "race" or state.excluded or len(search_repeats) == 4
+    ((baseline, distilled),) = finalists(done.ledger)
+    if study.policy == "race":
+        assert baseline.status.keys() >= {r for r in distilled.status if r >= 1000}
+        assert {r for r in baseline.status if r >= 2000} == {2000, 2001, 2002, 2003}
+        assert len(baseline.scores) >= len(distilled.scores)
+
+
+def test_a_crash_after_every_line_changes_nothing(played) -> None:
+    study, whole = played
+    broken = play_and_crash(study, curve)
+    assert runs_of(whole) == runs_of(broken)
+    assert finalists(Plan(study, whole).ledger) == finalists(Plan(study, broken).ledger)
+
+
+def test_failures_and_nan_do_not_stop_the_study(played) -> None:
+    study, _ = played
+    lines = play(study, faulty, 3)
+    assert statuses(lines)["failed"] and statuses(lines)["completed"]
+    done = Plan(study, lines)
+    assert not any(state.excluded for pair in finalists(done.ledger) for state in pair.states)
+    failed = done.ledger.retryable
+    if done._sampler is not None:  # no trial is left running in Optuna
+        for arm in done._sampler.arms.values():
+            assert all(trial.state.is_finished() for trial in arm.get_trials())
+    again = play(study, faulty, 3, lines=lines)[len(lines) :]
+    assert failed.keys() <= {line["trial_id"] for line in again}  # but not diverged runs
+    assert {line["config_id"] for line in again} == {run.config_id for run in failed.values()}
+
+
+def test_more_repeats_and_samples_extend_the_study(played) -> None:
+    study, lines = played
+    more = replace(study, repeats=6, samples=16)
+    extended = play(more, curve, lines=lines)
+    runs = runs_of(extended)
+    assert len(runs) == len(set(runs)) > len(runs_of(lines))
+    if study.search != "grid":
+        most = 15 if isinstance(study.values("lr"), tuple) else 16  # the lists hold no more
+        assert len(Plan(more, extended).ledger.configs) == most
 
 
 def test_the_default_grid_runs_in_blocks_of_repeats() -> None:
@@ -310,19 +312,6 @@ def test_what_is_minimised_is_the_negative_of_what_is_maximised(search: Any) -> 
     assert order(up, names) == order(down, names)
     plain = [config[0] == 1 for config, repeat in order(up, names) if repeat == 0]
     assert True in plain and False in plain
-
-
-def test_a_crash_after_every_line_changes_nothing() -> None:
-    study = Study(
-        train="own_functions:wave",
-        space={"alpha": (0.1, 0.5, 1.0), "lr": (1e-3, 1e-2)},
-        baseline={"alpha": 1.0},
-        epochs=RUN.epochs,
-        policy="race",
-        repeats=3,
-    )
-    names = ["alpha", "lr"]
-    assert order(play_and_crash(study, score), names) == order(play(study, score), names)
 
 
 # -- Studies of several students: each has its own arms, finalists and share of the samples --
