@@ -6,6 +6,7 @@ that version 0.1 of kdtune has decided.
 """
 
 import csv
+import itertools
 import json
 import random
 from collections import Counter
@@ -51,12 +52,7 @@ def phases_overlap(lines: list[Line]) -> bool:
     return False
 
 
-CASES = [
-    (*search, policy, early)
-    for search in SEARCHES
-    for policy in ("all", "race")
-    for early in (0, 1)
-]
+CASES = list(itertools.product(SEARCHES, ["all", "race"], [False, True]))
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
