@@ -334,7 +334,7 @@ def test_optuna_sees_the_temperature_in_place_of_none() -> None:
 
 
 def test_none_is_no_value_of_a_space() -> None:
-    words = "teacher_temperature must be searched among numbers, but got None; .* temperature"
+    words = "teacher_temperature must be searched among values, but got None; .* temperature"
     with pytest.raises(InputError, match=words):
         Study(space={"teacher_temperature": (None, 1.0)})  # type: ignore[dict-item]
     with pytest.raises(InputError, match="teacher_temperature is searched, but has no effect in"):
