@@ -412,7 +412,7 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(
     monkeypatch.setenv("HOME", str(tmp_path))
     at_home = replace(study, warm_start="~/other")
     assert best_of_other(at_home) == best_of_other(replace(study, warm_start=str(other.folder)))
-    with pytest.raises(InputError, match="a grid runs all"):
+    with pytest.raises(InputError, match="--warm-start must be left out"):
         replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
     with pytest.raises(InputError, match="must hold study"):
         Plan(replace(study, warm_start=str(tmp_path)))
