@@ -79,6 +79,7 @@ from kdtune.streams.working_set import cache_warning
 from kdtune.tracking.callbacks import Tracker
 from kdtune.training.recipe import (
     RecipeRow,
+    StudyModels,
     find_faults,
     format_recipe,
     numbered,
@@ -88,8 +89,7 @@ from kdtune.training.recipe import (
     transforms_of,
     with_weights_of_studies,
 )
-from kdtune.training.run import make_student
-from kdtune.training.teacher import find_other_views, initial_teacher, missing_teachers
+from kdtune.training.teacher import find_other_views, missing_teachers
 
 # Ray Tune's searcher and scheduler on top of the plan.
 #
@@ -371,9 +371,10 @@ def prepare(
     Cache(study.cache, study.cache_gb).check()
     missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher", data)
     own = data.with_extra(study.run)
-    rows = recipe_rows(asked, study, saved.study if saved else None, own)
+    models = StudyModels.of(study, own)
+    rows = recipe_rows(asked, study, saved.study if saved else None, own, models)
     faults = find_faults(study, own)
-    transforms = transforms_of(study, own, faults)
+    transforms = transforms_of(study, own, models, faults)
     provenance = {
         "classes": own.classes,
         "data_set": data_record(own),
@@ -485,19 +486,19 @@ def find_warnings(prepared: Prepared, count: int) -> Iterator[str]:
     yield from flags_without_effect(study)
     yield from data.warnings
     yield from prepared.faults
-    yield from find_other_views(study, data)
+    models = StudyModels.of(study, data)
+    yield from find_other_views(study, data, models)
     yield from describe_fixed_students(study)
-    cache, all_teachers = Cache(study.cache, study.cache_gb), teachers(study)
-    student = make_student(study.run, data)
+    cache = Cache(study.cache, study.cache_gb)
     if strangers := cache.strangers():
         yield strangers
     if fault := cache.fault():
         yield fault
     elif too_small := cache_warning(
-        study, count, data, student, [initial_teacher(run, data) for run in all_teachers]
+        study, count, data, models.students[0][1], [model for _, model in models.teachers]
     ):
         yield too_small
-    count_used = len({run.teacher_number for run in numbered(study, all_teachers)})
+    count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
     if count_used < study.run.teachers:
         yield f"--repeats {study.repeats} uses only {count_used} of --teachers {study.run.teachers}"
     if not study.has_plain:
