@@ -166,6 +166,9 @@ class EarlyStopper(FIFOScheduler):
 # The driver: asked study -> resolved -> plan -> trials -> records -> results.
 
 
+RUN_BYTES_PER_STUDENT_BYTE = 9
+"""Size of a trial's files in sizes of its student: three states, while one of them is written, each
+with the weights and up to two moments of the optimiser. The student's own file comes after them."""
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
 MAX_RESTARTS_WITHOUT_PROGRESS = 3
@@ -192,6 +195,8 @@ class Prepared:
     """What provenance.json says of the trials."""
     faults: Sequence[str] = ()
     """Sentences on data that make results wrong or too good, see `find_faults`."""
+    run_bytes: int = 0
+    """Size of the files of one trial."""
 
     def find_changes(self) -> str:
         """Return a sentence on data that have changed meanwhile, or ""."""
@@ -386,7 +391,15 @@ def prepare(
         "warnings": transforms.warnings,
     }
     epochs = partial(distillation_epochs, contents=Contents.of(data))
-    return Prepared(study, fingerprints, partial(run_trial, epochs), data, provenance, faults)
+    return Prepared(
+        study,
+        fingerprints,
+        partial(run_trial, epochs),
+        data,
+        provenance,
+        faults,
+        run_bytes=RUN_BYTES_PER_STUDENT_BYTE * max(model.nbytes for _, model in models.students),
+    )
 
 
 @contextmanager
@@ -424,19 +437,23 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
     with ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(plan, Cache(study.cache, study.cache_gb)))
         say = display.print_line
+        photos = False
         if prepared.data is not None:
-            for line in describe_data(prepared.data.with_extra(study.run)):
+            data = prepared.data.with_extra(study.run)
+            photos = data.photos
+            for line in describe_data(data):
                 say(line)
-        inspection = Inspection.of(study, capacity.trial, prepared.fingerprints, prepared.data)
+        inspection = Inspection(
+            study, capacity.trial, prepared.fingerprints, photos, prepared.run_bytes
+        )
         for line in preflight(inspection):
             say(line)
         for sentence in find_warnings(prepared, count):
             say(f"warning: {sentence}")
         if prepared.data is not None:
-            data = prepared.data
-            measure_with_ray(study, data, mirror, capacity.trial, say)
-            train_teachers(study, data, capacity.trial, say, display.print_epoch)
-            gate_teachers(study, data, mirror, capacity.trial, say)
+            measure_with_ray(study, prepared.data, mirror, capacity.trial, say)
+            train_teachers(study, prepared.data, capacity.trial, say, display.print_epoch)
+            gate_teachers(study, prepared.data, mirror, capacity.trial, say)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         say(f"Running {left}, {count} at a time. Results are written to {place}.")
