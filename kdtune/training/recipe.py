@@ -11,11 +11,19 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from torch import Tensor
 
-from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, fashion, teacher_recipe
-from kdtune.config.fields import Role, declarations, is_output_file, pairs, searchable
+from kdtune.config.fields import (
+    TEACHER_RECIPE,
+    Role,
+    WeightsKind,
+    declarations,
+    is_output_file,
+    pairs,
+    searchable,
+    teacher_recipe,
+)
 from kdtune.config.records import InputRecord, ModelRecord
 from kdtune.config.run import HYPERPARAMETERS, Augment, Run
-from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students
+from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students, fashion
 from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
 from kdtune.data.checks import find_copies

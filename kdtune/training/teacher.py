@@ -14,9 +14,8 @@ from torch import Tensor
 
 from kdtune.config.fields import OF_STUDENT, OUTPUT_SUFFIXES, is_output_file, searchable
 from kdtune.config.files import atomic_write, delete_states
-from kdtune.config.migrations import migrate_run
 from kdtune.config.records import Accuracy, TeacherAccuracy, TeacherKey
-from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
+from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed, migrate_run
 from kdtune.config.study import Study
 from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data

@@ -12,8 +12,7 @@ from photos import photo, save
 from PIL import Image, ImageOps
 from tiny_run import TINY
 
-from kdtune.config.migrations import migrate, migrate_run
-from kdtune.config.run import TEACHER_REPEAT, Run
+from kdtune.config.run import TEACHER_REPEAT, Run, migrate, migrate_run
 from kdtune.config.text import InputError
 from kdtune.data.checks import describe_data, find_copies
 from kdtune.data.dataset import Data, FoldCut, Split, cut_fold, decode
