@@ -62,12 +62,7 @@ from kdtune.raytune.session import (
     ray_session,
     summarised,
 )
-from kdtune.raytune.teachers import (
-    gate_teachers,
-    measure_before_ray,
-    measure_with_ray,
-    train_teachers,
-)
+from kdtune.raytune.teachers import Preparation, measure_before_ray
 from kdtune.raytune.trial import distillation_epochs, files_of_teachers
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
@@ -451,9 +446,10 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
         for sentence in find_warnings(prepared, count):
             say(f"warning: {sentence}")
         if prepared.data is not None:
-            measure_with_ray(study, prepared.data, mirror, capacity.trial, say)
-            train_teachers(study, prepared.data, capacity.trial, say, display.print_epoch)
-            gate_teachers(study, prepared.data, mirror, capacity.trial, say)
+            preparation = Preparation(study, prepared.data, mirror, capacity.trial, say)
+            preparation.measure_costs()
+            preparation.train_teachers(display.print_epoch)
+            preparation.gate_teachers()
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         say(f"Running {left}, {count} at a time. Results are written to {place}.")
