@@ -42,6 +42,7 @@ from kdtune.raytune.machines import (
     check_local_resources,
     fingerprints_of,
     preflight,
+    read_data,
 )
 from kdtune.raytune.objects import freeze_objects, share_objects
 from kdtune.raytune.progress import (
@@ -323,7 +324,7 @@ def _begin(
     if not is_done:
         _check_resources(study, ray_init)
     if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
-        current = fingerprints_of(study, data)
+        current = fingerprints_of(study, data or read_data(study))
         check_same(study, saved, current)
         fingerprints |= current
     if is_done:

@@ -355,18 +355,24 @@ class NodeReport:
     """Why the machine did not answer: it or its worker was lost, which is no fault."""
 
 
+def read_data(study: Study) -> StudyData | None:
+    """Read the data of a study; None with a training function of the user's own."""
+    return StudyData(study.run) if study.train is None else None
+
+
 def fingerprints_of(study: Study, data: StudyData | None) -> dict[str, str]:
     """Return content hashes of what a study's trials are made of.
 
     Args:
         study: The study.
-        data: Its data; None reads them, unless it has a training function of the user's own.
+        data: Its data; None with a training function of the user's own.
 
     Raises InputError if data, a model, an objective or the training function cannot work.
     """
     if study.train is not None:
         return {"train": _fingerprint(study)}
-    own = (data or StudyData(study.run)).with_extra(study.run)
+    assert data is not None  # noqa: S101 - such a study has none alone
+    own = data.with_extra(study.run)
     objectives = check_objectives(study, len(own.classes))
     return check_study(study, own) | objectives
 
@@ -394,7 +400,7 @@ def report_node(
     attempt(lambda: probe.answer(node.id))
     found = inspection.fingerprints
     if not is_driver:
-        found = attempt(lambda: fingerprints_of(study, None), {})
+        found = attempt(lambda: fingerprints_of(study, read_data(study)), {})
     cache = Cache(study.cache, study.cache_gb)
     gpus = attempt(lambda: _visible_gpus(study), 0)
     free = attempt(lambda: {str(place): _free_bytes(place) for place in _folders(study)}, {})

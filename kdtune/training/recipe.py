@@ -111,7 +111,8 @@ def _teacher_recipe(run: Run, data: Data, members: Sequence[Run]) -> dict[str, A
     """Return the recipe of the teacher as teacher_*."""
     values = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
     members = [replace(member, teacher_weights=run.teacher_weights) for member in members]
-    recipe = teacher_recipe(kind_of_weights(members, data), values)
+    kind = kind_of_weights(members, data)
+    recipe = teacher_recipe(kind, values)
     return {f"teacher_{name}": value for name, value in recipe.items()}
 
 
@@ -137,13 +138,13 @@ def _evaluation(run: Run, data: Data) -> dict[str, Any]:
     student is taken.
     """
     first = run.teacher_members[0]
+    role: Role = "teacher"
     if is_output_file(first.teacher):
         record = load_output_teacher(first, data).record
         if record is not None and record.views:
             return {name: (BEFORE_ORIENTATION | record.views)[name] for name in OF_INPUT}
-        published = untrained(run, data, "student").preprocessing  # nothing else is known
-    else:
-        published = untrained(first, data, "teacher").preprocessing
+        role = "student"  # nothing else is known
+    published = untrained(first, data, role).preprocessing
     images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
     crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
@@ -181,8 +182,8 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
             student and one teacher needs other views than these.
     """
     own = data.of(study.run)
-    run = resolve(_with_searched_augment(study, own), teachers(study), data)
-    study = replace(study, run=run)
+    run = _with_searched_augment(study, own)
+    study = replace(study, run=resolve(run, teachers(study), data))
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
     models = StudyModels.of(study, own)
@@ -605,27 +606,26 @@ def transforms_of(
         models: Its models.
         faults: Of `find_faults`.
     """
-    run = study.run
-    others = [*describe_fixed_students(study), *faults, *data.warnings]
     of_students = [model for _, model in models.students]
+    of_teachers = [model for _, model in models.teachers]
+    has_images = data.kind != "tensors"
+    size = view_size(study.run, data, *of_teachers, *of_students) if has_images else 0
+    view = asdict(_input(data, size))
     sources = {
         f"student {model.name}": asdict(_source_of(own, model)) for own, model in models.students
     }
-    if data.kind == "tensors":
-        return Transforms({}, {}, others, asdict(_input(data, 0)), sources)
-    of_teachers = [model for _, model in models.teachers]
+    others = [*describe_fixed_students(study), *faults, *data.warnings]
+    if not has_images:
+        return Transforms({}, {}, others, view, sources)
     named = {f"teacher {model.name}": model for model in networks(of_teachers)}
     named |= {f"student {model.name}": model for model in of_students}
     assumed = {model.name: model for model in named.values() if not model.is_normalized}
-    views = {
-        "image_size": (size := view_size(run, data, *of_teachers, *of_students)),
-        **{name: getattr(run, name) for name in OF_INPUT},
-    }
+    views = {"image_size": size} | {name: getattr(study.run, name) for name in OF_INPUT}
     return Transforms(
         views,
         {name: asdict(model.preprocessing) for name, model in named.items()},
         [*map(describe_assumption, assumed.values()), *others],
-        asdict(_input(data, size)),
+        view,
         sources,
     )
 

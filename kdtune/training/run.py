@@ -282,9 +282,8 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     made_of = {"data": data.study_fingerprint}
     if data.extra is not None:
         made_of["extra images"] = data.extra.fingerprint
-    own_teachers = [
-        (own, initial_teacher(own, data)) for own in _by_name(teachers(study), "teacher")
-    ]
+    with_teacher = _by_name(teachers(study), "teacher")
+    own_teachers = [(own, initial_teacher(own, data)) for own in with_teacher]
     own_students = [(own, make_student(own, data)) for own in students(study)]
     models: dict[str, Sequence[tuple[Run, Model]]]
     models = {"teacher": own_teachers, "student": own_students}
