@@ -71,7 +71,6 @@ from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
 from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.store import reach
 from kdtune.streams.cache import Cache
-from kdtune.streams.working_set import cache_warning
 from kdtune.tracking.callbacks import Tracker
 from kdtune.training.recipe import (
     RecipeRow,
@@ -189,8 +188,8 @@ class Prepared:
     """None with a training function of the user's own."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What provenance.json says of the trials."""
-    faults: Sequence[str] = ()
-    """Sentences on data that make results wrong or too good, see `find_faults`."""
+    warnings: Sequence[str] = ()
+    """Sentences on what makes it less useful, or its results wrong or too good."""
     run_bytes: int = 0
     """Size of the files of one trial."""
 
@@ -375,17 +374,19 @@ def prepare(
     models = StudyModels.of(study, own)
     rows = recipe_rows(asked, study, saved.study if saved else None, own, models)
     faults = find_faults(study, own)
-    transforms = transforms_of(study, own, models, faults)
     provenance = {
         "classes": own.classes,
         "data_set": data_record(own),
         "recipe": [row._asdict() for row in rows],
-        "views": transforms.views,
-        "models": transforms.models,
-        "input": transforms.input,
-        "sources": transforms.sources,
-        "warnings": transforms.warnings,
+        **transforms_of(study, own, models, faults),
     }
+    warnings = [
+        *flags_without_effect(study),
+        *own.warnings,
+        *faults,
+        *find_other_views(study, own, models),
+        *describe_fixed_students(study),
+    ]
     epochs = partial(distillation_epochs, contents=Contents.of(data))
     return Prepared(
         study,
@@ -393,7 +394,7 @@ def prepare(
         partial(run_trial, epochs),
         data,
         provenance,
-        faults,
+        warnings,
         run_bytes=RUN_BYTES_PER_STUDENT_BYTE * max(model.nbytes for _, model in models.students),
     )
 
@@ -444,7 +445,7 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
         )
         for line in preflight(inspection):
             say(line)
-        for sentence in find_warnings(prepared, count):
+        for sentence in find_warnings(prepared):
             say(f"warning: {sentence}")
         if prepared.data is not None:
             preparation = Preparation(study, prepared.data, mirror, capacity.trial, say)
@@ -484,34 +485,20 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
             say(describe_end(plan))
 
 
-def find_warnings(prepared: Prepared, count: int) -> Iterator[str]:
+def find_warnings(prepared: Prepared) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful.
 
     Args:
         prepared: The study.
-        count: Trials that run at a time.
     """
     study = prepared.study
     if prepared.data is None:
         if not study.has_plain:
             yield "the study has no baseline (baseline={...}), so there will be no verdict"
         return
-    data = prepared.data.with_extra(study.run)
-    yield from flags_without_effect(study)
-    yield from data.warnings
-    yield from prepared.faults
-    models = StudyModels.of(study, data)
-    yield from find_other_views(study, data, models)
-    yield from describe_fixed_students(study)
-    cache = Cache(study.cache, study.cache_gb)
-    if strangers := cache.strangers():
-        yield strangers
-    if fault := cache.fault():
+    yield from prepared.warnings
+    if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault
-    elif too_small := cache_warning(
-        study, count, data, models.students[0][1], [model for _, model in models.teachers]
-    ):
-        yield too_small
     count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
     if count_used < study.run.teachers:
         yield f"--repeats {study.repeats} uses only {count_used} of --teachers {study.run.teachers}"
