@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdtune.config.defaults import fashion
 from kdtune.config.run import Precision, Run
-from kdtune.config.study import Study
+from kdtune.config.study import Study, fashion
 from kdtune.statistics.intervals import Interval, paired_difference
 from kdtune.streams.views import Resources, has_bf16
 from kdtune.training.run import distill

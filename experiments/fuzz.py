@@ -37,9 +37,8 @@ from safetensors.torch import save
 
 import kdtune
 from kdtune.config.cli import parse, study_flags
-from kdtune.config.defaults import fashion
 from kdtune.config.run import Run
-from kdtune.config.study import Study
+from kdtune.config.study import Study, fashion
 from kdtune.config.text import InputError, printable, printable_lines
 from kdtune.data.folder import load_folder, verify
 from kdtune.models.weights import read_checkpoint

@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 
-from kdtune.config.defaults import fashion
 from kdtune.config.run import Run
-from kdtune.config.study import Study
+from kdtune.config.study import Study, fashion
 from kdtune.raytune.driver import run as search
 from kdtune.storage.records import read_lines
 from kdtune.streams.views import Resources

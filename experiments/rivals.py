@@ -23,7 +23,7 @@ import pandas as pd
 
 import kdtune
 from kdtune import Range, Study
-from kdtune.config.defaults import fashion
+from kdtune.config.study import fashion
 from kdtune.results.comparison import interval_words, plus_minus
 from kdtune.results.design import p_value
 from kdtune.results.several import SideBySide, load_several

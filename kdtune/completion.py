@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import Annotated, Any, Literal, Union
 
 from kdtune.config.cli import COMMANDS, flags_of, parse_own_flags, start, study_flags
-from kdtune.config.defaults import fashion
 from kdtune.config.fields import ALL_COMMANDS
+from kdtune.config.study import fashion
 
 _END_OF_BASH = """
 _kdtune() {

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 from kdtune.config.files import check_links
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
+from kdtune.data.sources import StudyData
 from kdtune.streams.views import local_resources
 from kdtune.teacher import gate, train_teacher
 from kdtune.training.recipe import Progress, describe_config, resolve
@@ -24,17 +25,18 @@ def main(study: Study) -> int:
     Raises InputError if the run is not possible.
     """
     check_links(study.folder)
-    run, root, progress = resolve(study.run), study.folder / "teacher", Progress()
+    data, root, progress = StudyData(study.run), study.folder / "teacher", Progress()
+    run = resolve(study.run, data=data)
     if run.repeat < 0:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
-    resources = local_resources(study, progress.show_build)
-    check_run(run)
-    for own, folder in missing_teachers(run, run.teacher_members, root):
-        train_teacher(own, folder, resources, progress)
-    gate(run, [run], study.folder, resources, progress.print_line)
+    resources = local_resources(study, data.of(run).photos, progress.show_build)
+    check_run(run, data)
+    for own, folder in missing_teachers(run, run.teacher_members, root, data):
+        train_teacher(own, folder, resources, data, progress)
+    gate(run, [run], study.folder, resources, data, progress.print_line)
     progress.print_line(
         f"Training the student {run.student}: repeat {run.repeat}, {describe_config(run)}."
     )
-    for epoch in distill(run, root, resources):
+    for epoch in distill(run, root, resources, data=data):
         progress.print_line(epoch)
     return 0

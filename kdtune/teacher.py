@@ -18,7 +18,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import Diverged, InputError
 from kdtune.data.folder import verify
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData
 from kdtune.models.weights import WEIGHTS
 from kdtune.results.warnings import check_teachers
 from kdtune.streams.views import Resources, local_resources
@@ -50,27 +50,28 @@ def main(study: Study) -> int:
     Raises InputError if there is nothing to do, or the data or the model do not fit.
     """
     file = None if study.dump is None else Path(study.dump).expanduser()
-    study = resolve_study(study)
+    data = StudyData(study.run)
+    study = resolve_study(study, data)
     if file is not None:
         check_dump(study, file)
     study = replace(study, repeats=max(study.repeats, study.run.teachers))  # train all N
     check_links(study.folder)
     root, progress = study.folder / "teacher", Progress()
-    resources = local_resources(study, progress.show_build)
+    resources = local_resources(study, data.of(study.run).photos, progress.show_build)
     if study.run.teacher_epochs == 0 and file is None:
         raise InputError(
             "--teacher-epochs must be at least 1 to fine-tune a teacher, but got "
             "--teacher-epochs 0, which takes the teacher's weights as they are"
         )
-    _train_missing(study, root, resources, progress)
+    _train_missing(study, root, resources, data, progress)
     every = numbered(study, whole_teachers(study))
     # a file has the outputs for views of the teacher's own size
     measured = (
-        every if file is None else [with_views_of_teacher(own, load_data(own)) for own in every]
+        every if file is None else [with_views_of_teacher(own, data.of(own)) for own in every]
     )
-    gate(study.run, measured, study.folder, resources, progress.print_line)
+    gate(study.run, measured, study.folder, resources, data, progress.print_line)
     if file is not None:
-        counts = dump_teacher(measured[0], root, resources, file)
+        counts = dump_teacher(measured[0], root, resources, file, data.of(measured[0]))
         shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
         progress.print_line(
             f"Wrote the teacher's logits to {file} ({shown}). kdtune.search uses them with "
@@ -81,19 +82,21 @@ def main(study: Study) -> int:
     return 0
 
 
-def _train_missing(study: Study, root: Path, resources: Resources, progress: Progress) -> None:
+def _train_missing(
+    study: Study, root: Path, resources: Resources, data: StudyData, progress: Progress
+) -> None:
     """Fine-tune the teachers that are not ready."""
     if study.run.teacher_epochs == 0:
         return
     for own in numbered(study, teachers(study)):
         folder = root / teacher_place(study.run, own)
-        if not missing_teachers(study.run, [own], root):
+        if not missing_teachers(study.run, [own], root, data):
             progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
             continue
-        data = load_data(own)
-        verify(data)
-        probe_teacher(own, data, initial_teacher(own, data))
-        train_teacher(own, folder, resources, progress)
+        of_run = data.of(own)
+        verify(of_run)
+        probe_teacher(own, of_run, initial_teacher(own, of_run))
+        train_teacher(own, folder, resources, data, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
 
 
@@ -108,17 +111,26 @@ def _describe_use(study: Study) -> str:
     )
 
 
-def train_teacher(run: Run, folder: Path, resources: Resources, progress: Progress) -> None:
+def train_teacher(
+    run: Run, folder: Path, resources: Resources, data: StudyData, progress: Progress
+) -> None:
     """Fine-tune a teacher and print its epochs; raise InputError if its training diverges."""
-    progress.print_line(describe_training(run))
+    progress.print_line(describe_training(run, data.of(run)))
     try:
-        for epoch in fine_tune(run, folder, resources, say=progress.print_line):
+        for epoch in fine_tune(run, folder, resources, say=progress.print_line, data=data):
             progress.print_line(epoch)
     except Diverged as error:
         raise InputError(f"the teacher could not be trained: {error} (--teacher-lr)") from None
 
 
-def gate(run: Run, teachers: list[Run], folder: Path, resources: Resources, say: _Say) -> None:
+def gate(
+    run: Run,
+    teachers: list[Run],
+    folder: Path,
+    resources: Resources,
+    data: StudyData,
+    say: _Say,
+) -> None:
     """Print the accuracy of teachers with what is wrong; measure it if it is not known.
 
     Args:
@@ -126,6 +138,7 @@ def gate(run: Run, teachers: list[Run], folder: Path, resources: Resources, say:
         teachers: It with each teacher.
         folder: Of the study.
         resources: Device, cache and loader workers.
+        data: The data of the study.
         say: Is given each line.
 
     Raises:
@@ -134,7 +147,8 @@ def gate(run: Run, teachers: list[Run], folder: Path, resources: Resources, say:
     root, every = folder / "teacher", with_members(teachers)
 
     def measured(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        return measure_accuracy(run, find_unmeasured(run, every, root, known), root, resources)
+        missing = find_unmeasured(run, every, root, known, data)
+        return measure_accuracy(run, missing, root, resources, data)
 
     keys = [key_of(own) for own in every]
     check_teachers(folder, keys, measured, run.teacher_min_acc, say)

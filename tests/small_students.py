@@ -10,6 +10,7 @@ from PIL import Image
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.data.sources import StudyData
 from kdtune.raytune.driver import prepare
 from kdtune.raytune.folder import finish, write_study
 from kdtune.results.results import Results
@@ -80,16 +81,17 @@ def run_here(run: Run, out: Path, name: str, repeats: int = 2, **own: object) ->
     """Run a study to its end and return its results."""
     torch.set_num_threads(1)
     study = Study(name=name, out=str(out), run=run, repeats=repeats, **own)  # type: ignore[arg-type]
-    study = resolve_study(study, begun=False)
+    data = StudyData(run)
+    study = resolve_study(study, data)
     study.folder.mkdir(parents=True)
-    write_study(study, {}, prepare(study, study, None, {}).provenance)
+    write_study(study, {}, prepare(study, study, None, {}, data).provenance)
     with Records(study.folder) as records:
         for config in study.runs():
             for repeat in range(repeats):
                 one = replace(config, repeat=repeat)
                 records.start(one, 0)
                 place = study.folder / "trials" / one.trial_id
-                for epoch in distill(one, study.folder / "teacher", Resources(), place):
+                for epoch in distill(one, study.folder / "teacher", Resources(), place, data=data):
                     records.epoch(one, 0, epoch.number, epoch.seconds, epoch.splits)
                 records.end(one, 0, "completed")
     finish(study.folder, Mirror(study))

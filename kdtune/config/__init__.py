@@ -2,10 +2,8 @@
 
 - cli: command lines: the commands, their process, flags of a study
 - study: a study: the run, the space around it and what it runs on
-- defaults: the default study, and the recipe of teachers that are given none
 - run: one distillation run: its fields and checks
 - task: what trials train: metrics, tasks, own training functions, lists and ranges
-- migrations: the schema of study.json, and older ones
 - records: costs, accuracy of teachers, students: the content of JSON files
 - conventions: losses of other tools (conventions.toml), and the conversion of their weights
 - fields: declarations: bounds, losses, optimisers, schedules, effects and ids

@@ -31,11 +31,11 @@ from typing import (
 )
 
 from kdtune import __version__
-from kdtune.config.defaults import TEACHER_RECIPE, describe_teacher_default, fashion
 from kdtune.config.fields import (
     ALL_COMMANDS,
     LOSSES,
     SUM_WEIGHT,
+    TEACHER_RECIPE,
     Declaration,
     Hyperparameter,
     Params,
@@ -44,13 +44,14 @@ from kdtune.config.fields import (
     StudyCommand,
     check_fields,
     declarations,
+    describe_teacher_default,
     docstrings,
     is_output_file,
     searchable,
 )
 from kdtune.config.files import existing_file, not_writable_by_all
 from kdtune.config.run import HYPERPARAMETERS, Run
-from kdtune.config.study import Scope, Study
+from kdtune.config.study import Scope, Study, fashion
 from kdtune.config.task import COMPARABLE, Range, ends_of
 from kdtune.config.text import (
     InputError,

@@ -27,6 +27,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NoReturn,
     Union,
     get_args,
     get_origin,
@@ -228,6 +229,12 @@ def requirement_error(name: str, requirement: str, value: object) -> InputError:
     return InputError(f"{name} must {requirement}, but got {name}={shown(value)}")
 
 
+def refuse(config: Any, flag: str, requirement: str) -> NoReturn:
+    """Raise InputError, "--FLAG must REQUIREMENT, but got --FLAG VALUE", for a field's flag."""
+    value = getattr(config, flag.replace("-", "_"))
+    raise InputError(f"--{flag} must {requirement}, but got --{flag} {value}")
+
+
 def _digits(number: float | None) -> str | None:
     """Return a number in plain digits: 0.0001 and 1000000, not 1e-04 and 1e+06."""
     return None if number is None else f"{Decimal(str(number)):f}"
@@ -426,6 +433,92 @@ def that_take(name: str) -> Mapping[str, tuple[str, ...]]:
     return {"schedule": tuple(word for word, takes in SCHEDULES.items() if name in takes)}
 
 
+# Recipe of teachers that are given none. All other defaults are those of `Run` and `Study`.
+
+WeightsKind = Literal["pretrained", "random", "finished"]
+"""Weights that a teacher begins with: trained on other data, random, or trained on these data."""
+
+_SHARED: dict[str, Any] = {"trainable": "all", "batch_norm": "train", "momentum": 0.9}
+_SHARED |= {"lr_step_size": 7, "lr_gamma": 0.1}
+PRETRAINED: dict[str, Any] = {
+    **_SHARED,
+    "optimizer": "sgd",
+    "schedule": "cosine",
+    "epochs": 10,
+    "batch_size": 32,
+}
+"""Recipe of a teacher with pretrained weights."""
+FROM_SCRATCH: dict[str, Any] = {
+    **_SHARED,
+    "optimizer": "adamw",
+    "schedule": "onecycle",
+    "epochs": 30,
+    "batch_size": 64,
+}
+"""Recipe of a teacher with random weights."""
+TEACHER_RECIPE = (*PRETRAINED, "lr", "weight_decay")
+"""Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
+_RECIPES: Mapping[WeightsKind, tuple[dict[str, Any], str]] = {
+    "random": (FROM_SCRATCH, "lr_random"),
+    "pretrained": (PRETRAINED, "lr_pretrained"),
+    "finished": (PRETRAINED | {"epochs": 0}, "lr_pretrained"),
+}
+"""Recipe by the kind of the initial weights, and which learning rate of the optimizer it has."""
+_RATES = {
+    "lr_pretrained": "all layers of pretrained weights",
+    "lr_head": "the head of pretrained weights",
+    "lr_random": "random weights",
+}
+"""What each learning rate of an optimizer is for."""
+BATCH_NORM_OF_HEAD = "eval"
+"""Mode of batch norm where only the head is trained: nothing of the backbone changes."""
+
+
+def teacher_recipe(kind: WeightsKind, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a teacher, with defaults for everything that is not given.
+
+    Args:
+        kind: Of its initial weights.
+        given: Values by name, without "teacher_"; None for those that are not given.
+    """
+    defaults, rate = _RECIPES[kind]
+    values = {name: value for name, value in given.items() if value is not None}
+    recipe = defaults | values
+    if recipe["trainable"] == "head":
+        recipe["batch_norm"] = values.get("batch_norm", BATCH_NORM_OF_HEAD)
+        rate = "lr_random" if kind == "random" else "lr_head"
+    optimizer = OPTIMIZERS[recipe["optimizer"]]
+    return {"lr": getattr(optimizer, rate), "weight_decay": optimizer.weight_decay, **recipe}
+
+
+def describe_teacher_default(name: str) -> str:
+    """Return the default of a part of the teacher's recipe as a sentence for --help; else ""."""
+    if name == "lr":
+        rates = [f"{_by_optimizer(rate)} for {part}" for rate, part in _RATES.items()]
+        return f"None: {'; '.join(rates)}."
+    if name == "weight_decay":
+        return f"None: {_by_optimizer('weight_decay')}."
+    if name not in PRETRAINED:
+        return ""
+    usual, scratch = PRETRAINED[name], FROM_SCRATCH[name]
+    text = f"None: {usual}"
+    if usual != scratch:
+        text += f" for pretrained weights, {scratch} for random ones"
+    if name == "epochs":
+        text += ", 0 for a finished teacher of kdtune"
+    if name == "batch_norm":
+        text += f', "{BATCH_NORM_OF_HEAD}" where only the head is trained'
+    return f"{text}."
+
+
+def _by_optimizer(attribute: str) -> str:
+    """Return a default of the optimizers in words: "0.1 (sgd, nesterov) or 0.01 (adamw)"."""
+    names: dict[float, list[str]] = {}
+    for name, declared in OPTIMIZERS.items():
+        names.setdefault(getattr(declared, attribute), []).append(name)
+    return " or ".join(f"{value:g} ({', '.join(words)})" for value, words in names.items())
+
+
 # Bounds far outside every practical value. They refuse slips of the keyboard and numbers that
 # torch, Ray or a file's 64 bits cannot hold, before any work starts. A saved study is checked like
 # a new one, so they are wide enough for every study that can have learned something: a huge step
@@ -436,40 +529,20 @@ MAX_INTEGER = 2**63 - 1
 """Greatest whole number of a record: Arrow's and torch's integers have 64 bits."""
 MAX_NUMBER = 1e300
 """Greatest number of a training function's hyperparameters: differences stay finite."""
-MAX_CONFIGURATIONS = 100_000
-"""Configurations of a study. Making each of a grid takes about a millisecond at each start."""
 
-Share = Annotated[float, Bounds(low=0, high=1)]
-PositiveShare = Annotated[float, Bounds(above=0, high=1)]
 BelowOne = Annotated[float, Bounds(low=0, below=1)]
 Fraction = Annotated[float, Bounds(above=0, below=1)]
 Positive = Annotated[float, Bounds(above=0, high=10**9)]
 NotNegative = Annotated[float, Bounds(low=0, high=10**9)]
-LearningRate = Annotated[float, Bounds(above=0, high=10**6)]
-PositiveWeight = Annotated[float, Bounds(above=0, high=10**6)]
-Weight = Annotated[float, Bounds(low=0, high=10**6)]
-"""Weight of a term of the loss, or of the decay of weights."""
-Temperature = Annotated[float, Bounds(low=0.0001, high=1000)]
-Beta = Annotated[float, Bounds(low=0, high=1000)]
-"""Parameter a of Beta(a, a), which is then almost always close to 1/2."""
-Std = Annotated[float, Bounds(low=0.000001, high=1)]
-"""Standard deviation that inputs in [0, 1] are divided by; below, float32 has no digits left."""
 Epochs = Annotated[int, Bounds(low=1, high=10**6)]
-EpochsOrZero = Annotated[int, Bounds(low=0, high=10**6)]
-StepSize = Annotated[int, Bounds(low=1, high=MAX_INTEGER)]
-"""Epochs between decays. A step size far above the number of epochs means: no decay."""
 BatchSize = Annotated[int, Bounds(low=1, high=2**31 - 1)]
 """Images per step; a size above their number means all of them."""
 Count = Annotated[int, Bounds(low=1, high=10**9)]
-Pixels = Annotated[int, Bounds(low=1, high=4096)]
 Repeats = Annotated[int, Bounds(low=1, high=999)]
 RepeatNumber = Annotated[int, Bounds(low=0, high=10**6)]
 """Number of a repeat; a race has repeats beyond --repeats."""
 Params = Annotated[int, Bounds(low=1, high=10**15)]
 """Parameters of a model."""
-Cores = Annotated[int, Bounds(low=1, high=100_000)]
-"""Cores, GPUs and processes of a cluster."""
-CoresOrZero = Annotated[int, Bounds(low=0, high=100_000)]
 
 
 # Data and weights as they are named on a command line.

@@ -12,8 +12,7 @@ from annotated_types import Interval
 
 from kdtune.config.fields import Params, Positive, Role, check_fields
 from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY, atomic_write
-from kdtune.config.migrations import migrate_run
-from kdtune.config.run import Run
+from kdtune.config.run import Run, migrate_run
 from kdtune.config.text import DAMAGED, InputError, first_line
 
 # Reading and writing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -19,32 +19,21 @@ from kdtune.config.fields import (
     REST,
     BatchSize,
     BelowOne,
-    Beta,
     Bounds,
     Config,
     Count,
     DataName,
     Epochs,
-    EpochsOrZero,
     Fraction,
     Hyperparameter,
-    LearningRate,
     ModelName,
     NotNegative,
     Optimizer,
-    Pixels,
-    PositiveShare,
-    PositiveWeight,
     Repeats,
     Role,
     Schedule,
     Setting,
-    Share,
-    Std,
-    StepSize,
-    Temperature,
     Value,
-    Weight,
     Weights,
     check,
     check_fields,
@@ -54,7 +43,7 @@ from kdtune.config.fields import (
     is_named_extra,
     is_output_file,
     pairs,
-    requirement_error,
+    refuse,
     searchable,
     takes_features,
     terms_of,
@@ -69,6 +58,22 @@ from kdtune.config.text import InputError
 
 LR_MILESTONES = (0.625, 0.75, 0.875)
 """Shares of the epochs after which multistep decays by default; of 240 epochs 150, 180 and 210."""
+
+Share = Annotated[float, Bounds(low=0, high=1)]
+PositiveShare = Annotated[float, Bounds(above=0, high=1)]
+LearningRate = Annotated[float, Bounds(above=0, high=10**6)]
+PositiveWeight = Annotated[float, Bounds(above=0, high=10**6)]
+Weight = Annotated[float, Bounds(low=0, high=10**6)]
+"""Weight of a term of the loss, or of the decay of weights."""
+Temperature = Annotated[float, Bounds(low=0.0001, high=1000)]
+Beta = Annotated[float, Bounds(low=0, high=1000)]
+"""Parameter a of Beta(a, a), which is then almost always close to 1/2."""
+Std = Annotated[float, Bounds(low=0.000001, high=1)]
+"""Standard deviation that inputs in [0, 1] are divided by; below, float32 has no digits left."""
+EpochsOrZero = Annotated[int, Bounds(low=0, high=10**6)]
+StepSize = Annotated[int, Bounds(low=1, high=MAX_INTEGER)]
+"""Epochs between decays. A step size far above the number of epochs means: no decay."""
+Pixels = Annotated[int, Bounds(low=1, high=4096)]
 
 Augment = Literal["none", "crop", "resized-crop", "trivial"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -570,135 +575,74 @@ def to_values(name: str, values: object) -> Values:
 
 # Checks of a run beyond the type and bounds of one field.
 
-Rule = tuple[Callable[[Any], object], str]
-"""What must not be so, and the sentence that says it; {0} is the run or the study."""
-
-_RULES: tuple[Rule, ...] = (
-    (
-        lambda run: run.extra_share > 0 and run.extra is None,
-        "--extra-share must be 0 without --extra, but got --extra-share {0.extra_share:g}; give a "
-        "folder of images without labels (--extra FOLDER)",
-    ),
-    (
-        lambda run: run.extra_share > 0 and run.batch_size < 2,
-        "--batch-size must be 2 or more with --extra-share, since each batch has an image with a "
-        "label and one without, but got --batch-size {0.batch_size}",
-    ),
-    (
-        lambda run: run.extra == REST and run.train_images is None,
-        "--extra rest must have --train-images, since it means the images of train that these "
-        "leave out; give their number, or a folder of images (--extra FOLDER)",
-    ),
-    (
-        lambda run: run.extra is not None and run.extra.startswith("torchvision:"),
-        "--extra must be a folder of images, rest or module:factory, but got --extra {0.extra}; "
-        "write a function that returns the dataset, and give its module:function",
-    ),
-    (
-        lambda run: run.optimizer == "nesterov" and run.momentum == 0,
-        "momentum must be greater than 0 with --optimizer nesterov, but got momentum={0.momentum}",
-    ),
-    (
-        lambda run: is_output_file(run.student),
-        "--student must be a network, but got the file {0.student}; only a teacher can be a file "
-        "of outputs",
-    ),
-    (
-        lambda run: run.folds is None and run.repeat < -run.teachers,
-        "repeat must be -{0.teachers} or more, but got repeat={0.repeat}",
-    ),
-    (
-        lambda run: run.teachers > 1 and run.folds is not None,
-        "--teachers must be 1 with --folds, since each repeat then has its own teacher, but got "
-        "--teachers {0.teachers}; leave out one of them",
-    ),
-    (
-        lambda run: run.teachers > 1 and run.teacher_epochs == 0,
-        "--teachers must be 1 with --teacher-epochs 0, since all teachers would be the same, but "
-        "got --teachers {0.teachers}; fine-tune them (--teacher-epochs 10)",
-    ),
-)
-
-_OF_UNCHANGED_IMAGES = (
-    "with a teacher that is a file ({0.teacher}), which has outputs for the unchanged images only"
-)
-_FILE_RULES: tuple[Rule, ...] = (
-    (
-        lambda run: "+" in run.teacher,
-        "--teacher must have no file in an ensemble, and the path of a file no +, but got "
-        "--teacher {0.teacher}; write the mean of the probabilities into one file",
-    ),
-    (
-        lambda run: "=" in run.teacher,
-        "--teacher must be a file without = in its name, but got {0.teacher}",
-    ),
-    (
-        lambda run: run.teacher_epochs not in (None, 0),
-        "--teacher-epochs must be 0 with a teacher that is a file ({0.teacher}), but it is "
-        "{0.teacher_epochs}; give --teacher-epochs 0, or leave it out. To fine-tune another "
-        "teacher of the study, write its outputs into a file first (python -m kdtune.teacher "
-        "--dump FILE).",
-    ),
-    (
-        lambda run: run.teachers > 1,
-        "--teachers must be 1 with a teacher that is a file ({0.teacher}), but got --teachers "
-        "{0.teachers}; leave it out",
-    ),
-    # training without distillation uses the teacher on val and test only
-    (
-        lambda run: run.alpha != 1 and run.augment not in (None, "none"),
-        f"--augment must be none {_OF_UNCHANGED_IMAGES}, but it is {{0.augment}}; give --augment "
-        f"none",
-    ),
-    (
-        lambda run: run.alpha != 1 and run.mixup,
-        f"--mixup must be 0 {_OF_UNCHANGED_IMAGES}, but it is {{0.mixup:g}}; leave it out",
-    ),
-    (
-        lambda run: run.alpha != 1 and run.cutmix,
-        f"--cutmix must be 0 {_OF_UNCHANGED_IMAGES}, but it is {{0.cutmix:g}}; leave it out",
-    ),
-    (
-        lambda run: run.alpha != 1 and run.extra_share,
-        "--extra-share must be 0 with a teacher that is a file ({0.teacher}), which has no outputs "
-        "for the images of --extra, but it is {0.extra_share:g}; leave it out",
-    ),
-)
-"""Rules of a teacher that is a file of outputs."""
-
-
-def check_rules(rules: Iterable[Rule], config: Any) -> None:
-    """Raise InputError with the sentence of the first rule that a run or study breaks."""
-    for is_broken, sentence in rules:
-        if is_broken(config):
-            raise InputError(sentence.format(config))
-
 
 def _check_run(run: Run) -> None:
     """Raise InputError if fields of a run contradict each other."""
-    _check_loss(run)
-    for name in ("lr_milestones", "teacher_lr_milestones"):
-        rising = all(a < b for a, b in itertools.pairwise(getattr(run, name)))
-        check(run, name, rising, "be shares of the epochs in ascending order, each once")
-    for name in ("teacher_weights", "student_weights"):
-        weights = getattr(run, name)
-        if isinstance(weights, tuple) and not all(model and file for model, file in pairs(weights)):
-            requirement = "be one value, or MODEL=WEIGHTS for each of several models"
-            raise requirement_error(name, requirement, " ".join(weights))
-    if any(map(is_output_file, run.teacher.split("+"))):
-        check_rules(_FILE_RULES, run)
-    check_rules(_RULES, run)
-
-
-def _check_loss(run: Run) -> None:
-    """Raise InputError unless the loss is one of the table's, or a sum of two different ones."""
     terms = terms_of(run.loss)
     kind = "one of" if len(terms) == 1 else "a sum A+B of two of"
     requirement = f"be {kind} {', '.join(LOSSES)} or module:function"
     check(run, "loss", all(map(is_loss, terms)), requirement)
     check(run, "loss", len(terms) <= 2, "have at most two terms, A+B")
-    fits = len(set(terms)) == len(terms)
-    check(run, "loss", fits, f"be a sum of two different losses ({terms[0]} alone is enough)")
+    differ = len(set(terms)) == len(terms)
+    check(run, "loss", differ, f"be a sum of two different losses ({terms[0]} alone is enough)")
+    for name in ("lr_milestones", "teacher_lr_milestones"):
+        rising = all(a < b for a, b in itertools.pairwise(getattr(run, name)))
+        check(run, name, rising, "be shares of the epochs in ascending order, each once")
+    for name in ("teacher_weights", "student_weights"):
+        weights = getattr(run, name)
+        are_pairs = isinstance(weights, str) or all(m and file for m, file in pairs(weights))
+        check(run, name, are_pairs, "be one value, or MODEL=WEIGHTS for each of several models")
+    if any(map(is_output_file, run.teacher.split("+"))):
+        _check_output_file(run)
+    if run.extra_share > 0 and run.extra is None:
+        refuse(run, "extra-share", "be 0 without --extra FOLDER, the images without labels")
+    if run.extra_share > 0 and run.batch_size < 2:
+        refuse(run, "batch-size", "be 2 or more with --extra-share, for an image of either kind")
+    if run.extra == REST and run.train_images is None:
+        raise InputError(
+            "--extra rest must have --train-images, since it means the images of train that these "
+            "leave out; give their number, or a folder of images (--extra FOLDER)"
+        )
+    if run.extra is not None and run.extra.startswith("torchvision:"):
+        refuse(run, "extra", "be a folder of images, rest, or module:factory of such a dataset")
+    if run.optimizer == "nesterov" and run.momentum == 0:
+        refuse(run, "momentum", "be greater than 0 with --optimizer nesterov")
+    if is_output_file(run.student):
+        refuse(run, "student", "be a network; only a teacher can be a file of outputs")
+    if run.folds is None and run.repeat < -run.teachers:
+        refuse(run, "repeat", f"be -{run.teachers} or more")
+    if run.teachers > 1 and run.folds is not None:
+        refuse(run, "teachers", "be 1 with --folds, since each repeat then has its own teacher")
+    if run.teachers > 1 and run.teacher_epochs == 0:
+        refuse(run, "teachers", "be 1 with --teacher-epochs 0, since all would be the same")
+
+
+def _check_output_file(run: Run) -> None:
+    """Raise InputError for what a teacher cannot be or do that is a file of outputs."""
+    if "+" in run.teacher:
+        refuse(
+            run,
+            "teacher",
+            "have no file in an ensemble, and no + in the path of a file; write the mean of the "
+            "probabilities into one file",
+        )
+    if "=" in run.teacher:
+        refuse(run, "teacher", "be a file without = in its name")
+    of_file = f"with a teacher that is a file ({run.teacher})"
+    if run.teacher_epochs not in (None, 0):
+        refuse(
+            run,
+            "teacher-epochs",
+            f"be 0 {of_file}; to fine-tune another teacher of the study, write its outputs into a "
+            f"file first (python -m kdtune.teacher --dump FILE)",
+        )
+    if run.teachers > 1:
+        refuse(run, "teachers", f"be 1 {of_file}")
+    if run.alpha == 1:  # without distillation the teacher is used on val and test only
+        return
+    for flag, value in (("augment", "none"), ("mixup", 0), ("cutmix", 0), ("extra-share", 0)):
+        if getattr(run, flag.replace("-", "_")) not in (None, value):
+            refuse(run, flag, f"be {value} {of_file}, which has outputs for unchanged images only")
 
 
 def check_warmup(schedule: str, warmup_epochs: float, epochs: float) -> None:
@@ -824,7 +768,7 @@ def _take_output_file(run: Run) -> None:
         InputError: The run has other weights for the same name.
     """
     path = run.teacher
-    if not is_output_file(path) or "+" in path:  # `_FILE_RULES` refuse ensembles
+    if not is_output_file(path) or "+" in path:  # `_check_output_file` refuses ensembles
         return
     check_place("teacher", path)
     name, weights = Path(path).name, run.teacher_weights
@@ -875,6 +819,91 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
     named = tuple(Path(t).name if t in files else t for t in teachers)
     weights = tuple(f"{model}={file}" for model, file in paths.items())
     return replace(run, teacher_weights=weights), {**space, "teacher": named}
+
+
+# Schema of study.json, and migrations from older ones. It is raised when the meaning of a study's
+# files changes, not for a new field with a default.
+#
+#     1   version 0.1: the fields of the study alone; the fingerprints stand in provenance.json
+#     2   `schema`, `fingerprints` of data, teacher and student, and the fields of the study
+#     3   the teacher has a recipe of its own (teacher_*), val and test a transform of their own
+#     4   the finalists are recorded before their final repeats start, see `storage.records`
+
+SCHEMA = 4
+
+
+def schema_of(values: Mapping[str, Any]) -> int:
+    """Return the schema of a study's JSON."""
+    return int(values.get("schema", 1))
+
+
+def check_schema(schema: int, what: str = "this study") -> None:
+    """Raise InputError if a schema is newer than this version of kdtune."""
+    if schema > SCHEMA:
+        raise InputError(
+            f"{what} was written by a newer version of kdtune (schema {schema}, but this version "
+            f"reads schema {SCHEMA} and older); update kdtune to read it"
+        )
+
+
+def migrate(
+    values: Mapping[str, Any], provenance: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the JSON of a study in the present schema.
+
+    Args:
+        values: The content of study.json.
+        provenance: The content of provenance.json, where schema 1 has the fingerprints.
+
+    Raises:
+        InputError: The schema is newer than this version of kdtune.
+    """
+    schema, migrated = schema_of(values), dict(values)
+    check_schema(schema)
+    if schema == 1:
+        # Version 0.1 hashed the source of a factory's module into the fingerprint of a model. For
+        # the models of kdtune that was kdtune/models.py, which no longer exists. So only the
+        # fingerprints of models from libraries, which have no such source, are used.
+        saved, run = provenance or {}, values["run"]
+        names = ["data", *(m for m in ("teacher", "student") if ":" not in str(run[m]))]
+        fingerprints = {name: saved[name] for name in names if name in saved}
+        migrated = {"fingerprints": fingerprints, **migrated}
+    if schema <= 2:
+        # earlier versions kept the students of all runs: a resumed study must not delete them
+        migrated = {"keep": "all", **migrated, "run": migrate_run(values["run"])}
+    if isinstance(run := migrated.get("run"), Mapping):
+        migrated["run"] = {**_BEFORE_ORIENTATION, **run}
+    return migrated | {"schema": SCHEMA}
+
+
+_BEFORE_ORIENTATION = {"orientation": "stored"}
+"""How images were read before `Run.orientation` was introduced."""
+
+
+def migrate_run(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a run that was saved by an earlier version in the present schema.
+
+    Until schema 2 the teacher was fine-tuned with the student's settings, all layers on all of
+    train, and the augmentation decided how val and test were cropped.
+    """
+    if "teacher_trainable" in values:
+        return {**_BEFORE_ORIENTATION, **values}
+    copied = ("optimizer", "momentum", "weight_decay", "schedule", "lr_step_size", "lr_gamma")
+    photos = values.get("data", "fashion") != "fashion"
+    augment = values.get("augment") or ("resized-crop" if photos else "crop")
+    return {
+        **_BEFORE_ORIENTATION,
+        **values,
+        **{f"teacher_{name}": values[name] for name in (*copied, "batch_size") if name in values},
+        "teacher_trainable": "all",
+        "teacher_batch_norm": "train",
+        "teacher_augment": augment,
+        "augment": augment,
+        "eval_crop": 0.875 if augment == "resized-crop" else 1.0,
+        "eval_interpolation": "bilinear",
+        "teacher_interpolation": "bilinear",
+        "student_interpolation": "bilinear",
+    }
 
 
 COMPARED_BY_CONTENT = ("data", "extra", "teacher_weights", "student_weights")

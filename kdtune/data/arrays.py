@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -461,12 +460,17 @@ _NO_LABEL = -1
 """In place of a label; as a class it is an error wherever it is used."""
 
 
-def with_extra(data: Data, run: Run) -> Data:
+UnlabelledImages = tuple[Split, Extra, tuple[str, ...]]
+"""Images of a folder or function, where they come from, and warnings."""
+
+
+def with_extra(data: Data, run: Run, images: UnlabelledImages | None = None) -> Data:
     """Return the data with the run's images without labels as the split "extra".
 
     Args:
         data: Of `load_data`.
         run: Its `extra`; None leaves the data as they are.
+        images: Those of `read_extra`; None reads them.
 
     Raises:
         InputError: There are no such images, or they are not like those of train.
@@ -475,19 +479,12 @@ def with_extra(data: Data, run: Run) -> Data:
         return data
     if run.extra == REST:
         return _with_rest(data, run.train_images, run.seed)
-    split, extra, warnings = _load(run.extra)
+    split, extra, warnings = read_extra(run.extra) if images is None else images
     _check_like_train(run.extra, split, data.splits["train"])
     splits = {**data.splits, "extra": split}
     return replace(data, splits=splits, extra=extra, warnings=data.warnings + warnings)
 
 
-def clear_cached_extra() -> None:
-    """Drop the images that this process has loaded."""
-    _load.cache_clear()
-    _with_rest.cache_clear()
-
-
-@lru_cache(maxsize=4)  # each holds a copy of the examples that are tensors
 def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
     """Return the data with the images of train that `Data.subset` leaves out."""
     train = data.splits["train"]
@@ -505,9 +502,12 @@ def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
     return replace(data, splits={**data.splits, "extra": rest}, extra=extra)
 
 
-@cache
-def _load(name: str) -> tuple[Split, Extra, tuple[str, ...]]:
-    """Return the images of a folder or function, where they come from, and warnings."""
+def read_extra(name: str) -> UnlabelledImages:
+    """Read the images without labels of a folder or function.
+
+    Raises:
+        InputError: There are none, or the function fails.
+    """
     warning = ""
     if is_function_name(name):
         function = _imported(name, "images without labels")

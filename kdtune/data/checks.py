@@ -6,16 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from torch import Tensor
 
 from kdtune.config.fields import REST, is_named_extra
 from kdtune.config.run import Run
 from kdtune.config.text import DataChangedError, InputError, printable
-from kdtune.data.arrays import with_extra
 from kdtune.data.dataset import Data, file_contents, keep_note, read_note, row_contents
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData
 
 # Examples of each class, as provenance.json records them and as lines before a study.
 
@@ -236,7 +234,7 @@ def _name(data: Data, split: str, index: int, with_class: bool) -> str:
 #
 # What a run reads must be what the study's fingerprint says. Each file is compared with its stamp
 # when it is read, and where that is another with its content (`Split.example`); a process that
-# reads the data later compares their fingerprint (`Contents.check`); and at its end a study looks
+# reads the data later compares their fingerprint (`Contents.read`); and at its end a study looks
 # at all files once more (`find_changes`).
 
 _MAX_NAMED = 3
@@ -250,21 +248,22 @@ class Contents:
     data: str
     extra: str = ""
     """Of the images without labels; "" if there are none, or if they are part of train."""
-    token: str = field(default_factory=lambda: uuid4().hex, compare=False)
-    """Tells the call that has read them from all others."""
+    token: str = field(default="", compare=False)
+    """That of the `StudyData`."""
 
     @staticmethod
-    def of(run: Run) -> "Contents":
-        """Return those of the run's data as this process has read them."""
-        data = with_extra(load_data(run), run)
-        if data.extra is None or data.extra.source == REST:
-            return Contents(data.study_fingerprint)
-        return Contents(data.study_fingerprint, data.extra.fingerprint)
+    def of(data: StudyData) -> "Contents":
+        """Return those of the data, with any images without labels."""
+        own = data.with_extra(data.run)
+        is_other = own.extra is not None and own.extra.source != REST
+        extra = own.extra.fingerprint if own.extra is not None and is_other else ""
+        return Contents(own.study_fingerprint, extra, data.token)
 
-    def check(self, run: Run) -> None:
-        """Raise DataChangedError if this process has read other data."""
+    def read(self, run: Run) -> StudyData:
+        """Read the data in another process; raise DataChangedError if they are others there."""
         try:
-            now = Contents.of(run)
+            data = StudyData(run)
+            now = Contents.of(data)
         except InputError as error:
             raise DataChangedError(
                 f"the data have changed since the study read them: {error}"
@@ -277,6 +276,7 @@ class Contents:
                 f"the {subject} have changed since the study read them; restore them, and the same "
                 f"command goes on"
             )
+        return data
 
 
 def find_changes(data: Data) -> str:

@@ -6,27 +6,30 @@ import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cache, lru_cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 import torchvision
 from filelock import FileLock
 
-from kdtune.config.fields import is_named_data, is_object
+from kdtune.config.fields import REST, is_named_data, is_object
 from kdtune.config.files import cache_folder
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import (
+    UnlabelledImages,
     class_names,
-    clear_cached_extra,
     load_user_data,
     make_data,
     read_dataset,
+    read_extra,
     read_passed_data,
+    with_extra,
 )
 from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val
 from kdtune.data.folder import load_folder
@@ -172,41 +175,78 @@ SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
 """Functions that load the data sets that have a name."""
 
 
-def load_data(run: Run) -> Data:
-    """Return the data set of a run, with a val that is cut from train if it has none.
+MAX_CUTS = 8
+"""Cuts of a study's data that are kept; each may hold a copy of the examples that are tensors."""
 
-    With `Run.folds`, train and val are those of the run's repeat. A process loads each data set
-    once; `clear_cached_data` makes it forget them.
+
+class StudyData:
+    """The data of a study, read once; its runs see them as they are or cut into train and val.
+
+    Args:
+        run: Any run of the study.
 
     Raises:
-        InputError: the data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
+        InputError: The data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
             `load_user_data`.
     """
-    if is_object(run.data):
-        passed = run.objects.get("data", run.data)
-        whole: Data = passed.once("data", lambda: read_passed_data(run.data, passed))
-    else:
-        whole = _load(run.data, run.data_root, run.download)
-    if run.folds is not None:
-        return _with_fold(whole, FoldCut(run.seed, run.folds, run.split_repeat))
-    return whole if "val" in whole.splits else _with_val(whole, ValCut(run.seed, run.val_share))
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.token = uuid4().hex
+        """Tells this reading from all others."""
+        self._whole = _read(run)
+        self._cuts: dict[object, Data] = {}
+
+    def of(self, run: Run) -> Data:
+        """Return the data of a run, with a val that is cut from train if they have none.
+
+        With `Run.folds`, train and val are those of the run's repeat.
+        """
+        if run.folds is not None:
+            fold = FoldCut(run.seed, run.folds, run.split_repeat)
+            return self._once(fold, lambda: cut_fold(self._whole, fold))
+        if "val" in self._whole.splits:
+            return self._whole
+        cut = ValCut(run.seed, run.val_share)
+        return self._once(cut, lambda: cut_val(self._whole, cut))
+
+    def with_extra(self, run: Run) -> Data:
+        """Return the data of a run with its images without labels as the split "extra".
+
+        Raises:
+            InputError: There are no such images, or they are not like those of train.
+        """
+        data = self.of(run)
+        if run.extra is None:
+            return data
+        key = (data, run.train_images, run.seed)
+        return self._once(key, lambda: with_extra(data, run, self._extra))
+
+    @cached_property
+    def _extra(self) -> UnlabelledImages | None:
+        extra = self.run.extra
+        return None if extra is None or extra == REST else read_extra(extra)
+
+    def _once(self, key: object, make: Callable[[], Data]) -> Data:
+        if key not in self._cuts:
+            self._cuts[key] = make()
+            while len(self._cuts) > MAX_CUTS:
+                del self._cuts[next(iter(self._cuts))]
+        return self._cuts[key]
 
 
-# each holds a copy of the examples that are tensors
-_with_fold = lru_cache(maxsize=4)(cut_fold)
-_with_val = lru_cache(maxsize=4)(cut_val)
+def load_data(run: Run) -> Data:
+    """Read the data set of one run, see `StudyData`."""
+    return StudyData(run).of(run)
 
 
-def clear_cached_data() -> None:
-    """Drop the data sets that this process has loaded."""
-    for function in (_load, _with_fold, _with_val):
-        function.cache_clear()
-    clear_cached_extra()
-
-
-@cache
-def _load(name: str, root: str | None, download: bool) -> Data:
-    """Return the data set of this name, or the one in the folder of this path."""
+def _read(run: Run) -> Data:
+    """Return the data set of this name, the one in the folder of this path, or a passed one."""
+    name = run.data
+    if is_object(name):
+        passed = run.objects.get("data", name)
+        whole: Data = passed.once("data", lambda: read_passed_data(name, passed))
+        return whole
     if name in SOURCES:
         return SOURCES[name]()
     if not is_named_data(name):
@@ -218,5 +258,5 @@ def _load(name: str, root: str | None, download: bool) -> Data:
             )
         return load_folder(folder)
     if name.startswith("torchvision:"):
-        return load_torchvision(name.removeprefix("torchvision:"), root, download)
+        return load_torchvision(name.removeprefix("torchvision:"), run.data_root, run.download)
     return load_user_data(name)

@@ -333,16 +333,15 @@ def compare_recorded(subject: Subject, logits: Tensor) -> str:
     Returns:
         The sentence; "" if the study has no such record.
     """
-    views = subject.views
     trial = trial_of(subject.results, subject.student)
-    if views is None or trial is None:
+    if subject.data is None or trial is None:
         return ""
     columns = ["split", "example", "predicted"]
     frame = read_predictions(subject.results.folder, [trial.trial_id], columns)
     if "predicted" not in frame:  # gone, or of version 0.1
         return ""
-    recorded = frame[frame.split == views.split].set_index("example")["predicted"]
-    numbers = views.data.numbers(views.split).numpy()
+    recorded = frame[frame.split == subject.split].set_index("example")["predicted"]
+    numbers = subject.data.numbers(subject.split).numpy()
     if len(recorded) != len(numbers) or not recorded.index.isin(numbers).all():
         return ""
     same = int(np.sum(recorded.loc[numbers].to_numpy() == logits.argmax(1).numpy()))
@@ -367,14 +366,12 @@ def compare_pillow(subject: Subject, logits: Tensor, predict: Predict) -> str:
         logits: of PyTorch on kdtune's views of the split that judges, [N, K].
         predict: the exported file, which gets Pillow's views.
     """
-    views = subject.views
     resize = Resize.of(subject.student, subject.signature)
-    if views is None or resize is None or views.data.kind != "files":
+    files = None if subject.data is None else subject.data.splits[subject.split].inputs
+    if resize is None or not isinstance(files, tuple):
         return ""
-    files = views.data.splits[views.split].inputs
-    assert isinstance(files, tuple)  # noqa: S101 - files are a tuple
     largest, same, start = 0, 0, 0
-    for batch in views.batches():
+    for batch in subject.batches():
         part = slice(start, start + len(batch))
         pillow = torch.from_numpy(np.stack([pillow_view(file, resize) for file in files[part]]))
         largest = max(largest, int((pillow.int() - batch.int()).abs().max()))

@@ -15,10 +15,11 @@ from kdtune.config.files import STUDENTS, atomic_write
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import as_texts, card, compare_pillow, compare_recorded, describe_file
-from kdtune.deploy.int8 import calibration_data, export_int8
+from kdtune.deploy.int8 import export_int8
 from kdtune.deploy.onnx import Agreement, Graph, Predict, compare_logits, run_all
 from kdtune.deploy.subject import (
     BEST,
+    CARD,
     EARLIER_CARD,
     INT8,
     Subject,
@@ -27,7 +28,7 @@ from kdtune.deploy.subject import (
     write_card,
     write_facts,
 )
-from kdtune.results.results import Results, load
+from kdtune.results.results import load
 from kdtune.results.warnings import exported_config
 
 # Formats of exported students: one entry of a table for each.
@@ -117,6 +118,7 @@ FORMATS = {
 # Export of a student of a study: files, checks, int8 and the model card.
 
 
+KEPT = f"; the earlier one is now {EARLIER_CARD}"
 _Say = Callable[[str], None]
 
 
@@ -161,53 +163,35 @@ def export(
     """
     chosen = FORMATS[format]
     chosen.check()
-    results = _load_study(place)
-    subject = Subject.of(results, repeat)
-    folder = results.folder / STUDENTS
-    if int8:
-        calibration_data(subject)  # before any work
-    _warn_of_another_best(results, exported_config(results.folder, results.study), say)
-    with writable(folder):
-        file = folder / f"{BEST}{chosen.suffix}"
-        facts = describe_file(results, subject.student, subject.signature, chosen.title)
-        agreement, template = _write(subject, chosen, file, facts, say)
-        target, edited = _write_card(subject, facts)
-        kept = f"; the edited one is now {EARLIER_CARD}" if edited else ""
-        say(f"Wrote the model card {target}{kept}.")
-        small = folder / f"{INT8}{chosen.suffix}" if int8 else None
-        if small is not None:
-            for line in export_int8(subject, file, template, small, facts, say):
-                say(line)
-            _write_card(subject, facts)
-            say(f"Wrote {small} and added it to the model card.")
-    return Exported(file, agreement, subject.checked_on, small, target)
-
-
-def _write_card(subject: Subject, facts: dict[str, Any]) -> tuple[Path, bool]:
-    """Write the model card of all files; return it, and whether an edited one was kept."""
-    results = subject.results
-    folder = results.folder / STUDENTS
-    files = read_facts(folder, exported_config(results.folder, results.study))
-    return write_card(folder, card(subject, facts, files))
-
-
-def _load_study(place: str | Path) -> Results:
-    """Return the study of a folder on this machine."""
     if "://" in str(place):
         raise InputError(
             f"STUDY must be a folder on this machine, but got {place}; copy the study here first"
         )
-    return load(place)
-
-
-def _warn_of_another_best(results: Results, exported: str, say: _Say) -> None:
-    """Say so if students/ holds another configuration than the best one of now."""
-    best = results.best()
-    if best is not None and exported and exported != best:
+    results = load(place)
+    subject = Subject.of(results, repeat)
+    folder = results.folder / STUDENTS
+    if int8:
+        subject.required_data  # noqa: B018 - before any work
+    config_id, best = exported_config(results.folder, results.study), results.best()
+    if best is not None and config_id and config_id != best:
         say(
-            f"warning: {STUDENTS}/ holds the students of {results.label(exported)}, but the best "
+            f"warning: {STUDENTS}/ holds the students of {results.label(config_id)}, but the best "
             f"configuration is now {results.label(best)}; repeat the study's command to update it"
         )
+    with writable(folder):
+        file = folder / f"{BEST}{chosen.suffix}"
+        facts = describe_file(results, subject.student, subject.signature, chosen.title)
+        agreement, template = _write(subject, chosen, file, facts, say)
+        text = card(subject, facts, read_facts(folder, config_id))
+        kept = write_card(folder, text, keep=True)
+        say(f"Wrote the model card {folder / CARD}{KEPT if kept else ''}.")
+        small = folder / f"{INT8}{chosen.suffix}" if int8 else None
+        if small is not None:
+            for line in export_int8(subject, file, template, small, facts, say):
+                say(line)
+            write_card(folder, card(subject, facts, read_facts(folder, config_id)), keep=False)
+            say(f"Wrote {small} and added it to the model card.")
+    return Exported(file, agreement, subject.checked_on, small, folder / CARD)
 
 
 def _write(
@@ -253,7 +237,7 @@ def _describe_check(subject: Subject, agreement: Agreement) -> str:
         f"the logits {agreement.largest_difference:.2g} (largest logit "
         f"{agreement.largest_logit:.3g})."
     )
-    if subject.views is None:
+    if subject.data is None:
         return (
             f"warning: the file could NOT be checked on the study's data, since {subject.reason}. "
             f"Checked on {text}"

@@ -1,19 +1,19 @@
-"""The student that is exported, with its study and data, and the writing of its files."""
+"""The student that is exported, with its study and data, and the files beside the exported ones."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NotRequired
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from kdtune.config.files import STUDY, atomic_write, check_links
-from kdtune.config.text import DAMAGED, InputError, first_line
+from kdtune.config.text import InputError, first_line
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
@@ -24,60 +24,117 @@ from kdtune.storage.records import read_saved
 from kdtune.students.loading import load_student
 from kdtune.students.trained import TrainedStudent
 
-# Views of a study's data: of the split that judges an exported student, and of train.
+# The student that is exported, with its study, its data and its input.
+
+
+RANDOM_VIEWS = 256
+"""Random views that a file is checked on if the study's data are gone."""
 
 
 @dataclass(frozen=True)
-class StudyViews:
-    """The data that a student was trained and judged on, as it sees them without augmentation."""
+class Subject:
+    """A student, its study and the data that it was trained and judged on."""
 
-    data: Data
-    split: str
-    """The split that judges: test, or val if there is no test."""
+    results: Results
     student: TrainedStudent
+    signature: Signature
+    data: Data | None
+    """None if they are gone."""
+    reason: str
+    """Why the data are gone, as a sentence; else ""."""
+
+    @staticmethod
+    def of(results: Results, repeat: int | None) -> "Subject":
+        """Load a student of a study, and its data if they are there.
+
+        Raises:
+            InputError: the student cannot be loaded, or its input is not known.
+        """
+        student = load_student(results.folder, repeat)
+        data, reason, sample = None, "", None
+        try:
+            data = _load_data(results, student)
+            sample = next(_views(data, "val", torch.arange(1), student).batches())
+        except InputError as error:
+            data, reason = None, str(error).rstrip(".")
+        return Subject(results, student, Signature.of(student, sample), data, reason)
+
+    def of_repeat(self, repeat: int) -> "Subject":
+        """Return the student of another repeat, with its data, which only folds read again.
+
+        Raises:
+            InputError: the student cannot be loaded.
+        """
+        if self.data is None or self.results.design.folds is not None:
+            return Subject.of(self.results, repeat)
+        return replace(self, student=load_student(self.results.folder, repeat))
+
+    @property
+    def required_data(self) -> Data:
+        """The data, for int8.
+
+        Raises:
+            InputError: they are gone.
+        """
+        if self.data is None:
+            raise InputError(
+                f"--int8 needs the study's data, to calibrate and to compare with float32, but "
+                f"{self.reason}; put the data back, or leave --int8 out"
+            )
+        return self.data
+
+    @property
+    def split(self) -> str:
+        """The split that judges: test, or val if there is no test."""
+        return "test" if self.data is not None and "test" in self.data.splits else "val"
 
     @property
     def labels(self) -> Tensor:
         """Classes of the split's examples, int64 [N]."""
-        return self.data.splits[self.split].labels
+        return self.required_data.splits[self.split].labels
 
     @property
     def examples(self) -> str:
         """What an example is called: "images", or "examples" of other data."""
-        return "examples" if self.data.kind == "tensors" else "images"
+        return "examples" if self.data is not None and self.data.kind == "tensors" else "images"
 
     @property
-    def sizes_differ(self) -> bool:
-        """Whether examples have another shape than views; True for files."""
-        inputs = self.data.splits[self.split].inputs
-        shape = self.student.input.shape
-        return not isinstance(inputs, Tensor) or tuple(inputs.shape[1:]) != shape
+    def checked_on(self) -> str:
+        """The views that a file is checked on, in words, such as "test images"."""
+        if self.data is None:
+            return f"random {self.signature.name}"
+        return f"{self.split} {self.examples}"
+
+    @property
+    def resizes(self) -> bool:
+        """Whether images have another size than views, so that they are resized before the graph.
+
+        True if that is not known.
+        """
+        inputs = None if self.data is None else self.data.splits[self.split].inputs
+        if isinstance(inputs, Tensor):
+            return tuple(inputs.shape[1:]) != self.student.input.shape
+        return self.signature.name == "images"
 
     def batches(self) -> Iterator[Tensor]:
-        """Yield all views of the split, in its order."""
-        yield from self._views(self.split, torch.arange(len(self.labels))).batches()
+        """Yield the views that a file is checked on: all of the split, or random ones."""
+        if self.data is None:
+            yield from self.signature.random(RANDOM_VIEWS).split(BATCH)
+        else:
+            index = torch.arange(len(self.labels))
+            yield from _views(self.data, self.split, index, self.student).batches()
 
     def calibration(self) -> Tensor:
         """Return views of train for calibration, [B, ...], of those that the student saw."""
-        index = self.data.subset(self.student.record.configured_run)
-        view = next(self._views("train", index[:1]).batches())
+        data = self.required_data
+        index = data.subset(self.student.record.configured_run)
+        view = next(_views(data, "train", index[:1], self.student).batches())
         chosen = calibration_index(index, view.numel())
-        return torch.cat(list(self._views("train", chosen).batches()))
-
-    def of(self, student: TrainedStudent) -> "StudyViews":
-        """Return the same data, as another repeat's student sees them; data are not read again.
-
-        It must not be used with folds, whose repeats have other splits.
-        """
-        return StudyViews(self.data, self.split, student)
-
-    def _views(self, split: str, index: Tensor) -> Views:
-        run = self.student.record.configured_run
-        return Views(self.data.splits[split], index, run, self.student.image_size or 0)
+        return torch.cat(list(_views(data, "train", chosen, self.student).batches()))
 
 
-def find_views(results: Results, student: TrainedStudent) -> StudyViews:
-    """Return the views of the student's study.
+def _load_data(results: Results, student: TrainedStudent) -> Data:
+    """Return the data of the student's study.
 
     Raises:
         InputError: the data are gone, cannot be read, or are not those of the study.
@@ -88,101 +145,32 @@ def find_views(results: Results, student: TrainedStudent) -> StudyViews:
     if recorded and data.study_fingerprint != recorded:
         raise InputError(f"{run.data} holds other data than the study was run with")
     verify(data)
-    return StudyViews(data, "test" if "test" in data.splits else "val", student)
+    return data
 
 
-# The student that is exported, with its study, its data and its input.
+def _views(data: Data, split: str, index: Tensor, student: TrainedStudent) -> Views:
+    """Return views of examples as the student sees them without augmentation."""
+    run = student.record.configured_run
+    return Views(data.splits[split], index, run, student.image_size or 0)
 
 
-RANDOM_VIEWS = 256
-"""Random views that a file is checked on if the study's data are gone."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A student, its study and its data."""
-
-    results: Results
-    student: TrainedStudent
-    views: StudyViews | None
-    """None if the study's data are gone."""
-    reason: str
-    """Why they are gone, as a sentence; else ""."""
-    signature: Signature
-
-    @staticmethod
-    def of(results: Results, repeat: int | None) -> "Subject":
-        """Load a student of a study, and its data if they are there.
-
-        Raises:
-            InputError: the student cannot be loaded, or its input is not known.
-        """
-        student = load_student(results.folder, repeat)
-        views, reason, sample = None, "", None
-        try:
-            views = find_views(results, student)
-            sample = next(views.batches())
-        except InputError as error:
-            reason = str(error).rstrip(".")
-        return Subject(results, student, views, reason, Signature.of(student, sample))
-
-    def of_repeat(self, repeat: int) -> "Subject":
-        """Return the student of another repeat, with its data, which only folds read again.
-
-        Raises:
-            InputError: the student cannot be loaded.
-        """
-        if self.views is None or self.results.design.folds is not None:
-            return Subject.of(self.results, repeat)
-        student = load_student(self.results.folder, repeat)
-        return replace(self, student=student, views=self.views.of(student))
-
-    @property
-    def checked_on(self) -> str:
-        """The views that a file is checked on, in words, such as "test images"."""
-        if self.views is None:
-            return f"random {self.signature.name}"
-        return f"{self.views.split} {self.views.examples}"
-
-    def batches(self) -> Iterator[Tensor]:
-        """Yield the views that a file is checked on: all of the split, or random ones."""
-        if self.views is None:
-            yield from self.signature.random(RANDOM_VIEWS).split(BATCH)
-        else:
-            yield from self.views.batches()
-
-    @property
-    def resizes(self) -> bool:
-        """Whether images have another size than views, so that they are resized before the graph.
-
-        True if that is not known.
-        """
-        if self.views is None or self.views.data.kind == "files":
-            return self.signature.name == "images"
-        return self.views.sizes_differ
-
-
-# Writing of exported files: aside, checked, then under their own names.
+# The files beside an exported one: what it says about itself, and the model card.
 
 
 BEST, INT8 = "best", "best-int8"
 CARD, EARLIER_CARD = "README.md", "README.old.md"
-_SEAL = "<!-- written by kdtune.export, {} -->\n"
-"""Last line of a model card, with the digest of all before it."""
 
 
 @contextmanager
 def writable(folder: Path) -> Iterator[None]:
-    """Check that files can be written into a folder; errors of writing become sentences.
+    """Turn errors of writing into a folder into sentences.
 
     Raises:
-        InputError: they cannot, or it is a link inside a study's folder.
+        InputError: it cannot be written, or it is a link inside a study's folder.
     """
     if (folder.parent / STUDY).is_file():
         check_links(folder.parent)
     try:
-        with TemporaryFile(dir=folder):
-            pass
         yield
     except OSError as error:
         reason = error.strerror or first_line(error)
@@ -190,6 +178,19 @@ def writable(folder: Path) -> Iterator[None]:
             f"{folder} must be a folder that can be written, but is not ({reason}); copy the "
             f"study's folder to another place and export there"
         ) from error
+
+
+class _Facts(TypedDict):
+    """What the card shows of a file, of the content of the JSON file beside it."""
+
+    file: str
+    format: str
+    config_id: str
+    repeat: int
+    notes: NotRequired[list[str]]
+
+
+_FACTS = TypeAdapter(_Facts)
 
 
 def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
@@ -200,7 +201,7 @@ def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
         part.write_text(f"{text}\n", encoding="utf-8")
 
 
-def read_facts(folder: Path, config_id: str) -> list[dict[str, Any]]:
+def read_facts(folder: Path, config_id: str) -> list[_Facts]:
     """Return what is said of each exported file in students/, by the JSON files beside them.
 
     Args:
@@ -209,45 +210,27 @@ def read_facts(folder: Path, config_id: str) -> list[dict[str, Any]]:
     """
     described = []
     for file in sorted(folder.glob(f"{BEST}*.json"), key=lambda f: (INT8 in f.name, f.name)):
-        with suppress(OSError, *DAMAGED):  # or not ours
-            facts = json.loads(file.read_text(encoding="utf-8"))
-            if facts["config_id"] == config_id and _are_facts(facts, folder):
+        with suppress(OSError, ValueError):  # or not ours
+            facts = _FACTS.validate_json(file.read_bytes(), strict=True)
+            is_there = facts["file"] == file.stem and (folder / file.stem).is_file()
+            if is_there and facts["config_id"] == config_id:
                 described.append(facts)
     return described
 
 
-def _are_facts(facts: Mapping[str, Any], folder: Path) -> bool:
-    """Return True if facts have what a card shows of a file, and the file is in the folder."""
-    name, notes = facts["file"], facts.get("notes", [])
-    texts = isinstance(notes, list) and all(
-        isinstance(text, str) for text in (name, facts["format"], *notes)
-    )
-    return (
-        texts
-        and type(facts["repeat"]) is int
-        and Path(name).name == name
-        and (folder / name).is_file()
-    )
+def write_card(folder: Path, text: str, keep: bool) -> bool:
+    """Write the model card into students/; return whether an earlier one was kept.
 
-
-def write_card(folder: Path, text: str) -> tuple[Path, bool]:
-    """Write the model card into students/; return its file and whether an earlier one was kept.
-
-    A card that was edited since kdtune wrote it is renamed to README.old.md.
+    Args:
+        folder: students/.
+        text: of the card.
+        keep: whether a card with another text, which may be an edited one, is renamed to
+            README.old.md.
     """
     file = folder / CARD
-    edited = file.is_file() and not _is_sealed(file.read_text(encoding="utf-8"))
-    if edited:
+    kept = keep and file.is_file() and file.read_text(encoding="utf-8") != text
+    if kept:
         file.replace(folder / EARLIER_CARD)
     with atomic_write(file) as part:
-        part.write_text(_sealed(f"{text.rstrip()}\n\n"), encoding="utf-8")
-    return file, edited
-
-
-def _sealed(text: str) -> str:
-    return text + _SEAL.format(hashlib.sha256(text.encode()).hexdigest()[:16])
-
-
-def _is_sealed(text: str) -> bool:
-    *lines, _ = text.splitlines(keepends=True) or [""]
-    return _sealed("".join(lines)) == text
+        part.write_text(text, encoding="utf-8")
+    return kept

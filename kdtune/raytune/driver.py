@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,21 +24,20 @@ from kdtune.config.study import (
 )
 from kdtune.config.task import is_importable, name_of
 from kdtune.config.text import DataChangedError, InputError, UserError, first_line
-from kdtune.data.arrays import with_extra
 from kdtune.data.checks import (
     Contents,
     data_record,
     describe_data,
     find_changes,
 )
-from kdtune.data.dataset import Data
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
 from kdtune.raytune.folder import add_warning, finish, remove_parts, write_study
 from kdtune.raytune.function import function_epochs, make_run, run_trial
 from kdtune.raytune.identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.raytune.machines import (
     Capacity,
+    Inspection,
     MachineMonitor,
     check_local_resources,
     fingerprints_of,
@@ -49,7 +48,9 @@ from kdtune.raytune.progress import (
     ProgressDisplay,
     describe_end,
     describe_state,
-    notified,
+    notify,
+    outcome_of_error,
+    outcome_of_results,
     print_recipe,
 )
 from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
@@ -183,17 +184,18 @@ class Prepared:
     """Resolved: every default is known."""
     fingerprints: Mapping[str, str]
     """Of what its trials are made of."""
-    data: Data | None
-    """The data set, with images without labels; None with a training function of the user's own."""
-    provenance: Mapping[str, Any]
-    """What provenance.json says of the trials."""
     trainable: Callable[..., None]
     """Function(config, study), which Ray calls for each trial."""
+    data: StudyData | None = None
+    """None with a training function of the user's own."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What provenance.json says of the trials."""
+    faults: Sequence[str] = ()
+    """Sentences on data that make results wrong or too good, see `find_faults`."""
 
-    @property
-    def find_changes(self) -> Callable[[], str]:
-        """Function that returns a sentence on data that have changed meanwhile, or ""."""
-        return str if self.data is None else partial(find_changes, self.data)
+    def find_changes(self) -> str:
+        """Return a sentence on data that have changed meanwhile, or ""."""
+        return "" if self.data is None else find_changes(self.data.with_extra(self.data.run))
 
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
@@ -240,19 +242,32 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.pull_folders("epochs")
         study, prepared = _begin(study, mirror, ray_init)
         mirror.push(STUDY, PROVENANCE)
-        with notified(command, study):
+        try:
             if prepared is not None:
-                if recipe := prepared.provenance.get("recipe"):
-                    rows = format_recipe([RecipeRow(**row) for row in recipe])
-                    print_recipe(f"Recipe of {study.uri or folder}:", rows)
-                if prepared.data is not None:
-                    measure_before_ray(study.absolute(), mirror)
-                with ray_session(study, ray_init):
-                    shared = share_objects(study.absolute())
-                    _run_all(replace(prepared, study=shared), mirror, trackers)
+                _run_prepared(prepared, mirror, trackers, ray_init)
             (folder / STUDY).stat()  # it may have been deleted while the study ran
-            finish(folder, mirror, study.run.objects)
-    return load(folder)
+            finish(folder, mirror, study.run, None if prepared is None else prepared.data)
+            results = load(folder)
+        except BaseException as error:
+            notify(command, study, outcome_of_error(error))
+            raise
+        notify(command, study, outcome_of_results(results))
+    return results
+
+
+def _run_prepared(
+    prepared: Prepared, mirror: Mirror, trackers: Sequence[str], ray_init: dict[str, Any] | None
+) -> None:
+    """Print the recipe of a study, start Ray and run the trials that are left."""
+    study = prepared.study
+    if recipe := prepared.provenance.get("recipe"):
+        rows = format_recipe([RecipeRow(**row) for row in recipe])
+        print_recipe(f"Recipe of {study.uri or study.folder}:", rows)
+    if prepared.data is not None:
+        measure_before_ray(study.absolute(), prepared.data, mirror)
+    with ray_session(study, ray_init):
+        shared = share_objects(study.absolute())
+        _run_all(replace(prepared, study=shared), mirror, trackers)
 
 
 def _located(study: Study) -> Study:
@@ -288,11 +303,11 @@ def _begin(
     Returns:
         The study as it runs or has run; None if no run is left.
     """
-    folder = asked.folder
+    folder, data = asked.folder, None
     saved = read_if_saved(folder)
     study = merge_with_saved(asked, saved)
     if saved is None:
-        study = _resolve(study, begun=False)
+        study, data = _resolve(study, begun=False)
     lines, _ = read_lines(folder, study)
     if saved is None and lines:
         print(
@@ -301,57 +316,67 @@ def _begin(
         )
     is_done = Plan(study, lines).is_done
     if saved is not None and not is_done:
-        study = _resolve(study, begun=True)
+        study, data = _resolve(study, begun=True)
     if study.train is None:
         mirror.pull(*files_of_teachers(study))
     fingerprints = dict(saved.fingerprints) if saved else {}
     if not is_done:
         _check_resources(study, ray_init)
     if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
-        current = fingerprints_of(study)
+        current = fingerprints_of(study, data)
         check_same(study, saved, current)
         fingerprints |= current
     if is_done:
         write_study(study, fingerprints)
         return study, None
-    prepared = prepare(asked, study, saved, fingerprints)
+    if data is None:
+        prepared = Prepared(study, fingerprints, partial(run_trial, function_epochs))
+    else:
+        prepared = prepare(asked, study, saved, fingerprints, data)
     write_study(study, fingerprints, prepared.provenance)
     return study, prepared
 
 
-def _resolve(study: Study, begun: bool) -> Study:
-    """Return the study with a value for each setting that follows from data and models."""
+def _resolve(study: Study, begun: bool) -> tuple[Study, StudyData | None]:
+    """Return the study with a value for each setting that follows from data and models; the data.
+
+    A training function of the user's own has neither.
+    """
     if study.train is not None:
-        return study
+        return study, None
     check_objects(study)
-    clear_cached_data()  # files may have changed since another call of this process
-    return resolve_study(study, begun=begun)
+    data = StudyData(study.run)
+    return resolve_study(study, data, begun), data
 
 
 def prepare(
-    asked: Study, study: Study, saved: SavedStudy | None, fingerprints: Mapping[str, str]
+    asked: Study,
+    study: Study,
+    saved: SavedStudy | None,
+    fingerprints: Mapping[str, str],
+    data: StudyData,
 ) -> Prepared:
-    """Make what a study with trials left needs, before Ray.
+    """Make what a study of distillation with trials left needs, before Ray.
 
     Args:
         asked: The study as it was asked for.
         study: The study as it is run.
         saved: What its folder holds.
         fingerprints: Of what the trials are made of.
+        data: Its data.
 
     Raises:
         InputError: A finished teacher is damaged, or others may write the cache.
     """
-    if study.train is not None:
-        return Prepared(study, fingerprints, None, {}, partial(run_trial, function_epochs))
     Cache(study.cache, study.cache_gb).check()
-    missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher")
-    data = with_extra(load_data(study.run), study.run)
-    rows = recipe_rows(asked, study, saved.study if saved else None, data)
-    transforms = transforms_of(study, data)
+    missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher", data)
+    own = data.with_extra(study.run)
+    rows = recipe_rows(asked, study, saved.study if saved else None, own)
+    faults = find_faults(study, own)
+    transforms = transforms_of(study, own, faults)
     provenance = {
-        "classes": data.classes,
-        "data_set": data_record(data),
+        "classes": own.classes,
+        "data_set": data_record(own),
         "recipe": [row._asdict() for row in rows],
         "views": transforms.views,
         "models": transforms.models,
@@ -359,8 +384,8 @@ def prepare(
         "sources": transforms.sources,
         "warnings": transforms.warnings,
     }
-    epochs = partial(distillation_epochs, contents=Contents.of(study.run))
-    return Prepared(study, fingerprints, data, provenance, partial(run_trial, epochs))
+    epochs = partial(distillation_epochs, contents=Contents.of(data))
+    return Prepared(study, fingerprints, partial(run_trial, epochs), data, provenance, faults)
 
 
 @contextmanager
@@ -398,16 +423,19 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
     with ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(plan, Cache(study.cache, study.cache_gb)))
         say = display.print_line
-        for line in describe_data(prepared.data) if prepared.data is not None else ():
+        if prepared.data is not None:
+            for line in describe_data(prepared.data.with_extra(study.run)):
+                say(line)
+        inspection = Inspection.of(study, capacity.trial, prepared.fingerprints, prepared.data)
+        for line in preflight(inspection):
             say(line)
-        for line in preflight(study, prepared.fingerprints, capacity.trial):
-            say(line)
-        for sentence in find_warnings(study, prepared.data, count):
+        for sentence in find_warnings(prepared, count):
             say(f"warning: {sentence}")
         if prepared.data is not None:
-            measure_with_ray(study, mirror, capacity.trial, say)
-            train_teachers(study, capacity.trial, say, display.print_epoch)
-            gate_teachers(study, mirror, capacity.trial, say)
+            data = prepared.data
+            measure_with_ray(study, data, mirror, capacity.trial, say)
+            train_teachers(study, data, capacity.trial, say, display.print_epoch)
+            gate_teachers(study, data, mirror, capacity.trial, say)
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         say(f"Running {left}, {count} at a time. Results are written to {place}.")
@@ -418,7 +446,7 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
             display,
             records,
             stack.enter_context(RecordsUploader(mirror, records)),
-            stack.enter_context(MachineMonitor(study, capacity.trial, prepared.fingerprints)),
+            stack.enter_context(MachineMonitor(inspection)),
             capacity,
             prepared.find_changes,
         )
@@ -441,21 +469,22 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
             say(describe_end(plan))
 
 
-def find_warnings(study: Study, data: Data | None, count: int) -> Iterator[str]:
+def find_warnings(prepared: Prepared, count: int) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful.
 
     Args:
-        study: The study.
-        data: Its data; None with a training function of the user's own.
+        prepared: The study.
         count: Trials that run at a time.
     """
-    if data is None:
+    study = prepared.study
+    if prepared.data is None:
         if not study.has_plain:
             yield "the study has no baseline (baseline={...}), so there will be no verdict"
         return
+    data = prepared.data.with_extra(study.run)
     yield from flags_without_effect(study)
     yield from data.warnings
-    yield from find_faults(study, data)
+    yield from prepared.faults
     yield from find_other_views(study, data)
     yield from describe_fixed_students(study)
     cache, all_teachers = Cache(study.cache, study.cache_gb), teachers(study)

@@ -35,12 +35,11 @@ from kdtune.config.files import (
     atomic_write,
     student_file,
 )
-from kdtune.config.objects import NO_OBJECTS, Objects
 from kdtune.config.records import InputRecord, ModelRecord, StudentRecord, StudentsRecord
 from kdtune.config.run import Run, active_values
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData
 from kdtune.models.checks import hardware_name
 from kdtune.planning.proposals import FILE as OPTUNA
 from kdtune.planning.proposals import export_for_optuna
@@ -270,7 +269,9 @@ def _command() -> list[str]:
     return ["python", program.name, *words]
 
 
-def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
+def finish(
+    folder: Path, mirror: Mirror, run: Run | None = None, data: StudyData | None = None
+) -> None:
     """Write everything that follows from the records, here and on the study's object store.
 
     Students that `--keep` does not ask for are deleted. Call it when the study is complete: until
@@ -279,7 +280,8 @@ def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
     Args:
         folder: Of the study.
         mirror: Its object store.
-        objects: That were passed, among which its data may be.
+        run: Its run, with objects that were passed; None takes the run that it has recorded.
+        data: Its data; None reads them, if they are there.
     """
     results = load(folder)
     lines, _ = read_lines(folder, results.study)
@@ -293,7 +295,7 @@ def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
     is_distillation = results.task.is_distillation
     if is_distillation:
         mirror.pull_folders(THUMBNAILS)
-        _write_thumbnails(results, objects)
+        _write_thumbnails(results, run or results.study.run, data)
     if is_distillation and results.study.keep != "none":
         mirror.pull_folders(STUDENTS)  # perhaps the only copy, if another machine wrote it
         export_students(results, lines, mirror)
@@ -306,18 +308,18 @@ def finish(folder: Path, mirror: Mirror, objects: Objects = NO_OBJECTS) -> None:
         mirror.delete_below(TRIALS, STUDENT)
 
 
-def _write_thumbnails(results: Results, objects: Objects) -> None:
+def _write_thumbnails(results: Results, run: Run, data: StudyData | None) -> None:
     """Write thumbnails of the images that the report will show, unless the data are gone."""
     arms = read_arms(results, Criterion())
     if has_thumbnails(results.folder, arms):
         return
     with suppress(InputError):
-        splits = load_data(replace(results.study.run, objects=objects)).splits
+        splits = (data or StudyData(run)).of(run).splits
 
         def picture(split: str, index: int) -> Image.Image:
             if splits[split].kind == "tensors":
                 raise ValueError("not an image")
-            example = splits[split].example(index, results.study.run.orientation)
+            example = splits[split].example(index, run.orientation)
             channels = example.numpy()  # uint8 [C, H, W]
             last = channels.transpose(1, 2, 0)
             return Image.fromarray(last[..., 0] if len(channels) == 1 else last)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import ray
@@ -26,11 +25,15 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import check_signature, ends_of, is_importable, load_function, name_of
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
-from kdtune.data.arrays import with_extra
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData
 from kdtune.models.registry import ObjectSource, source_digest
 from kdtune.results.comparison import markdown
-from kdtune.storage.store import RETRY_TIMEOUT_SECONDS, SHORT_RETRY_TIMEOUT_SECONDS, Store
+from kdtune.storage.store import (
+    RETRY_TIMEOUT_SECONDS,
+    SHORT_RETRY_TIMEOUT_SECONDS,
+    ConflictError,
+    Store,
+)
 from kdtune.streams.cache import Cache, device_name
 from kdtune.streams.views import (
     check_gpus,
@@ -42,8 +45,8 @@ from kdtune.streams.views import (
     losses_of,
     trials_on_gpus,
 )
-from kdtune.training.recipe import students
-from kdtune.training.run import check_objectives, check_study, make_student, try_batch
+from kdtune.training.recipe import students, untrained
+from kdtune.training.run import check_objectives, check_study, try_batch
 
 # The machines of a Ray cluster: what they have, what may be added, how many trials fit.
 
@@ -76,13 +79,6 @@ class Node:
         return self.name
 
 
-class NodeChanges(NamedTuple):
-    """The difference between two lists of machines."""
-
-    joined: list[Node]
-    lost: list[Node]
-
-
 class TrialResources(NamedTuple):
     """What one trial takes."""
 
@@ -100,14 +96,6 @@ def alive_nodes() -> list[Node]:
     if not nodes:
         raise RayLostError("no machine of Ray is alive; run the same command again to resume")
     return sorted(nodes, key=lambda node: (node.id != own, node.name))
-
-
-def find_node_changes(before: list[Node], after: list[Node]) -> NodeChanges:
-    """Return the machines that joined and those that were lost; a restarted one is in both."""
-    old, new = {node.id for node in before}, {node.id for node in after}
-    return NodeChanges(
-        [n for n in after if n.id not in old], [n for n in before if n.id not in new]
-    )
 
 
 def potential_workers(cluster_file: Mapping[str, Any] | None) -> list[Amounts]:
@@ -325,13 +313,9 @@ class StorageProbe:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(name)
             return
-        working_folder = self.folder.parent
-        working_folder.mkdir(parents=True, exist_ok=True)
-        # temporary: `remove` cannot delete what another machine has in its working folder
-        with TemporaryDirectory(prefix=".preflight-", dir=working_folder) as local:
-            file = Path(local) / name
-            file.write_text(name)
-            Store(self.uri, self.retry_timeout).put(file, name)
+        store = Store(self.uri, self.retry_timeout)
+        with suppress(ConflictError):  # an attempt whose answer was lost has written it
+            store.retry(lambda: store.write_if(None, name.encode(), name))
 
     def sees(self, name: str) -> bool:
         """Return True if the file of this name is there."""
@@ -354,6 +338,35 @@ class StorageProbe:
 
 
 @dataclass(frozen=True)
+class Inspection:
+    """What every machine of a study is inspected for; the driver makes it once."""
+
+    study: Study
+    trial: TrialResources
+    fingerprints: Mapping[str, str]
+    """Of what its trials are made of, in the driver's process; see `fingerprints_of`."""
+    run_bytes: int = 0
+    """Size of the files of one trial; 0 if it is not known."""
+    photos: bool = False
+    """Whether its examples are image files."""
+
+    @staticmethod
+    def of(
+        study: Study,
+        trial: TrialResources,
+        fingerprints: Mapping[str, str],
+        data: StudyData | None,
+    ) -> "Inspection":
+        """Return what follows from a study and its data; None: it has a training function."""
+        if data is None:
+            return Inspection(study, trial, fingerprints)
+        own = data.of(study.run)
+        largest = max(untrained(run, own, "student").nbytes for run in students(study))
+        size = RUN_BYTES_PER_STUDENT_BYTE * largest
+        return Inspection(study, trial, fingerprints, size, own.photos)
+
+
+@dataclass(frozen=True)
 class NodeReport:
     """What one machine reports about itself."""
 
@@ -365,73 +378,72 @@ class NodeReport:
     """Free bytes on the disk of each folder that the study uses."""
     faults: tuple[str, ...] = ()
     """Sentences, without the machine's name."""
-    cpu_fault: str = ""
-    """Why trials must not run on this machine's CPU; no fault if none ever will."""
     no_answer: str = ""
     """Why the machine did not answer: it or its worker was lost, which is no fault."""
 
 
-def fingerprints_of(study: Study) -> dict[str, str]:
+def fingerprints_of(study: Study, data: StudyData | None) -> dict[str, str]:
     """Return content hashes of what a study's trials are made of.
+
+    Args:
+        study: The study.
+        data: Its data; None reads them, unless it has a training function of the user's own.
 
     Raises InputError if data, a model, an objective or the training function cannot work.
     """
     if study.train is not None:
         return {"train": _fingerprint(study)}
-    data = with_extra(load_data(study.run), study.run)
-    objectives = check_objectives(study, len(data.classes))
-    return check_study(study, data) | objectives
+    own = (data or StudyData(study.run)).with_extra(study.run)
+    objectives = check_objectives(study, len(own.classes))
+    return check_study(study, own) | objectives
 
 
 def report_node(
-    study: Study, probe: StorageProbe, fingerprints: Mapping[str, str] | None = None
+    node: Node, probe: StorageProbe, inspection: Inspection, is_driver: bool = False
 ) -> NodeReport:
     """Return the report of the machine on which this function runs; never raise.
 
     Args:
-        study: The study.
+        node: The machine.
         probe: In whose place the driver has written its file.
-        fingerprints: Those of `fingerprints_of`, if this process has computed them.
+        inspection: What it is inspected for.
+        is_driver: Whether it is the driver's, whose fingerprints are known.
     """
-    faults: list[str] = []
+    study, faults = inspection.study, list[str]()
 
-    def attempt(ask: Callable[[], Any], otherwise: Any) -> Any:
+    def attempt(ask: Callable[[], Any], otherwise: Any = None) -> Any:
         try:
             return ask()
         except Exception as error:  # of the disk, the store, or the user's model
             faults.append(first_line(error))
             return otherwise
 
-    attempt(lambda: probe.exchange(ray.get_runtime_context().get_node_id()), None)
-    if fingerprints is None:
-        fingerprints = attempt(lambda: fingerprints_of(study), {})
+    attempt(lambda: probe.exchange(node.id))
+    found = inspection.fingerprints
+    if not is_driver:
+        found = attempt(lambda: fingerprints_of(study, None), {})
     cache = Cache(study.cache, study.cache_gb)
     gpus = attempt(lambda: _visible_gpus(study), 0)
-    folders = (study.folder, cache.folder)
-    free = attempt(lambda: {str(folder): _free_bytes(folder) for folder in folders}, {})
+    free = attempt(lambda: {str(place): _free_bytes(place) for place in _folders(study)}, {})
     if study.train is None:
-        attempt(cache.check, None)
-        if fingerprints and free:
-            attempt(lambda: _check_disk(study, free[str(study.folder)]), None)
-    return NodeReport(
-        facts={"kdtune": __version__, "torch": torch.__version__.split("+")[0], **fingerprints},
-        gpus=gpus,
-        free=free,
-        faults=tuple(faults),
-        cpu_fault=_describe_cpu_fault(study, gpus),
-    )
+        attempt(cache.check)
+    available = free.get(str(study.folder), inspection.run_bytes)
+    if available < inspection.run_bytes:
+        faults.append(
+            f"{study.folder} has {available} free bytes, but one run needs {inspection.run_bytes}"
+        )
+    if count_trials(node.resources, inspection.trial):
+        attempt(lambda: check_precision(study.run, device_of(study, gpus)))
+    facts = {"kdtune": __version__, "torch": torch.__version__.split("+")[0], **found}
+    return NodeReport(facts, gpus, free, tuple(faults))
 
 
-def find_node_faults(
-    nodes: Mapping[Node, NodeReport], trial: TrialResources
-) -> dict[Node, list[str]]:
+def find_node_faults(nodes: Mapping[Node, NodeReport]) -> dict[Node, list[str]]:
     """Return a sentence for each fault of a machine and for what differs from the first one."""
     first, ours = next(iter(nodes.items()))
     faults = {}
     for node, report in nodes.items():
         faults[node] = [f"{node}: {sentence}" for sentence in report.faults]
-        if report.cpu_fault and count_trials(node.resources, trial):
-            faults[node].append(f"{node}: {report.cpu_fault}")
         faults[node] += [
             f"{node} has {name} {theirs}, but {first} has {ours.facts[name]}; make them the same"
             for name, theirs in report.facts.items()
@@ -440,28 +452,13 @@ def find_node_faults(
     return faults
 
 
-def find_missing_gpus(node: Node, report: NodeReport) -> list[str]:
+def _find_missing_gpus(node: Node, report: NodeReport) -> list[str]:
     """Return a warning if Ray counts GPUs on a machine that torch does not see."""
     counted = int(node.resources.get("GPU", 0))
     if report.gpus >= counted:
         return []
-    return [f"{node}: Ray counts {counted} GPUs, but torch sees {report.gpus}; runs use its CPUs"]
-
-
-def _describe_cpu_fault(study: Study, gpus: int) -> str:
-    try:
-        check_precision(study.run, device_of(study, gpus))
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def _check_disk(study: Study, free: int) -> None:
-    data = load_data(study.run)
-    largest = max(make_student(run, data).nbytes for run in students(study))
-    need = RUN_BYTES_PER_STUDENT_BYTE * largest
-    if free < need:
-        raise InputError(f"{study.folder} has {free} free bytes, but one run needs {need}")
+    seen = f"Ray counts {counted} GPUs, but torch sees {report.gpus}"
+    return [f"warning: {node}: {seen}; runs use its CPUs"]
 
 
 def _visible_gpus(study: Study) -> int:
@@ -472,6 +469,10 @@ def _visible_gpus(study: Study) -> int:
     finally:
         if hidden is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = hidden
+
+
+def _folders(study: Study) -> tuple[Path, Path]:
+    return study.folder, Cache(study.cache, study.cache_gb).folder
 
 
 def _free_bytes(folder: Path) -> int:
@@ -499,13 +500,8 @@ def _fingerprint(study: Study) -> str:
     return source_digest(importlib.import_module(name.partition(":")[0]), nn.Module())[:16]
 
 
-def preflight(study: Study, fingerprints: Mapping[str, str], trial: TrialResources) -> list[str]:
+def preflight(inspection: Inspection) -> list[str]:
     """Inspect every machine of the cluster, and try one batch on its GPU.
-
-    Args:
-        study: Whose place, data and weights are inspected.
-        fingerprints: Of `fingerprints_of` in this process.
-        trial: What one trial takes.
 
     Returns:
         Lines for the terminal: a table with a row per machine (if there are several), what a trial
@@ -514,22 +510,21 @@ def preflight(study: Study, fingerprints: Mapping[str, str], trial: TrialResourc
     Raises:
         NodeMismatchError: A machine cannot run the study's trials; one line per fault.
         InputError, OSError: The driver cannot write into the study's place.
-        InputError: The concurrent trials of a GPU do not fit into its memory.
+        InputError: A batch of a trial cannot be computed on a GPU.
     """
+    study, trial = inspection.study, inspection.trial
     first, *others = alive_nodes()
-    reports, faults = inspect_nodes(
-        study, first, others, trial, SHORT_RETRY_TIMEOUT_SECONDS, fingerprints
-    )
+    reports, faults = inspect_nodes(inspection, first, others, SHORT_RETRY_TIMEOUT_SECONDS)
     lines = [sentence for sentences in faults.values() for sentence in sentences]
     lines += [f"{node} {report.no_answer}" for node, report in reports.items() if report.no_answer]
     if lines:
         raise NodeMismatchError("\n".join(lines))
     lines = [_table(study, reports)] if others else []
     for node, report in reports.items():
-        lines += [f"warning: {sentence}" for sentence in find_missing_gpus(node, report)]
+        lines += _find_missing_gpus(node, report)
     if with_gpus := [node for node, report in reports.items() if trial.gpu and report.gpus]:
-        lines += check_gpu_memory(study, with_gpus, trial)
-        workers = loader_workers(study, device_of(study, gpus=1), trial.cpu)
+        lines += check_gpus_compute(study, with_gpus, trial)
+        workers = loader_workers(study, inspection.photos, device_of(study, gpus=1), trial.cpu)
         lines.append(
             f"Each trial has --gpus-per-trial {trial.gpu:g}, --cpus-per-trial {trial.cpu} and "
             f"--loader-workers {workers}."
@@ -538,22 +533,15 @@ def preflight(study: Study, fingerprints: Mapping[str, str], trial: TrialResourc
 
 
 def inspect_nodes(
-    study: Study,
-    first: Node,
-    others: Sequence[Node],
-    trial: TrialResources,
-    retry_timeout: float,
-    fingerprints: Mapping[str, str] | None = None,
+    inspection: Inspection, first: Node, others: Sequence[Node], retry_timeout: float
 ) -> tuple[dict[Node, NodeReport], dict[Node, list[str]]]:
     """Inspect machines from the first of them, that of the driver.
 
     Args:
-        study: Whose place, data and weights are inspected.
+        inspection: What they are inspected for.
         first: The machine on which this function runs.
         others: The other machines.
-        trial: What one trial takes.
         retry_timeout: Seconds for which requests to the object store are retried in an outage.
-        fingerprints: Of the study on the first machine, if they have been computed.
 
     Returns:
         The report of each machine, and a sentence for each of its faults.
@@ -561,13 +549,13 @@ def inspect_nodes(
     Raises:
         InputError, OSError: The first machine cannot write into the study's place.
     """
-    probe = StorageProbe(study, retry_timeout)
+    probe = StorageProbe(inspection.study, retry_timeout)
     try:
         probe.write("driver")
-        tasks = {node: start_on(node, report_node, study, probe) for node in others}
-        reports = {first: report_node(study, probe, fingerprints)}
+        tasks = {node: start_on(node, report_node, node, probe, inspection) for node in others}
+        reports = {first: report_node(first, probe, inspection, is_driver=True)}
         reports |= {node: _wait_for_report(task, retry_timeout) for node, task in tasks.items()}
-        faults = find_node_faults(reports, trial)
+        faults = find_node_faults(reports)
         for node in others:
             answered = not (reports[node].faults or reports[node].no_answer)
             if answered and not probe.sees(node.id):
@@ -577,11 +565,11 @@ def inspect_nodes(
     return reports, faults
 
 
-def start_on(node: Node, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Start a Ray task on a machine; return its reference."""
+def start_on(node: Node, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Start a Ray task on a machine, by default without CPUs of its own; return its reference."""
     strategy = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=strategy)
-    return task.remote(*arguments)
+    options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": strategy} | options
+    return ray.remote(function).options(**options).remote(*arguments)
 
 
 def describe_ray_error(error: Exception) -> str:
@@ -605,31 +593,28 @@ def _wait_for_report(task: Any, retry_timeout: float) -> NodeReport:
 
 
 def _table(study: Study, reports: Mapping[Node, NodeReport]) -> str:
-    folders = {"study": study.folder, "cache": Cache(study.cache).folder}
-    head = ["machine", "kdtune", "torch", "CPU", "GPU", *(f"free GB, {name}" for name in folders)]
+    head = ["machine", "kdtune", "torch", "CPU", "GPU", "free GB, study", "free GB, cache"]
     rows = []
     for node, report in reports.items():
         versions = [report.facts["kdtune"], report.facts["torch"]]
         counts = [f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU")]
-        free = [f"{report.free[str(folder)] / 1e9:.1f}" for folder in folders.values()]
+        free = [f"{report.free[str(folder)] / 1e9:.1f}" for folder in _folders(study)]
         rows.append([str(node), *versions, *counts, *free])
     return markdown(head, rows)
 
 
-# Memory of a CUDA GPU: one batch of a trial is really computed on a GPU of each machine before the
-# study starts, so a share of a GPU that is far too small is known at once. What it does not see,
-# such as students that are kept for later runs, ends in the recorder's retry with fewer trials.
+# One batch of a trial is computed on a GPU of each machine before the study starts, so that what
+# no trial can do there is known at once. Trials that do not fit beside each other are retried by
+# the recorder, fewer at a time.
 
 
-CONTEXT_BYTES = 2**29
-"""Memory of a process on a GPU before it allocates any: CUDA's context and the kernels."""
-MEMORY_SECONDS = 180.0
+BATCH_SECONDS = 180.0
 """Time for a batch on a GPU; a new worker first imports torch."""
 OUT_OF_GPU_MEMORY = ("out of memory", "ALLOC_FAILED")
 """Words in the errors of PyTorch and of cuBLAS."""
 
 
-def check_gpu_memory(study: Study, nodes: Sequence[Node], trial: TrialResources) -> list[str]:
+def check_gpus_compute(study: Study, nodes: Sequence[Node], trial: TrialResources) -> list[str]:
     """Try a batch on one GPU of each machine, all machines at the same time.
 
     Args:
@@ -641,20 +626,15 @@ def check_gpu_memory(study: Study, nodes: Sequence[Node], trial: TrialResources)
         Lines for the terminal: what could not be tried.
 
     Raises:
-        InputError: The concurrent trials of a GPU do not fit; with one line per machine.
+        InputError: It fails; with one line per machine.
     """
     # max_calls: the process ends with the task and frees the GPU
-    task: Any = ray.remote(num_cpus=0, num_gpus=trial.gpu, max_calls=1, max_retries=0)(try_on_gpu)
-    tasks = {
-        node: task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-        ).remote(study, max(1, trials_on_gpus(1, trial.gpu)))
-        for node in nodes
-    }
+    options = {"num_gpus": trial.gpu, "max_calls": 1}
+    tasks = {node: start_on(node, try_on_gpu, study, **options) for node in nodes}
     faults, untried = [], []
     for node, reference in tasks.items():
         try:
-            fault = ray.get(reference, timeout=MEMORY_SECONDS)
+            fault = ray.get(reference, timeout=BATCH_SECONDS)
         except ray.exceptions.GetTimeoutError:
             ray.cancel(reference, force=True)
             untried.append(f"warning: {node} has no free GPU on which a batch could be tried")
@@ -668,50 +648,28 @@ def check_gpu_memory(study: Study, nodes: Sequence[Node], trial: TrialResources)
     return untried
 
 
-def try_on_gpu(study: Study, trials: int) -> str:
-    """Compute one batch on the GPU of this Ray task; return why trials would fail, or "".
+def try_on_gpu(study: Study) -> str:
+    """Compute the study's largest batch with each pair of its models on the GPU of this Ray task.
 
-    Args:
-        study: Its largest batch is computed, for each pair of models.
-        trials: How many share the GPU.
+    Returns:
+        Why trials would fail; "" if they would not, or if there is no CUDA.
     """
     device = device_of(study)
-    if device.type != "cuda":  # PyTorch sees no GPU here, or one whose memory is the machine's
+    if device.type != "cuda":
         return ""
-    free, total = torch.cuda.mem_get_info()
-    free = min(free + CONTEXT_BYTES, total)  # apart from the context of this process
-    needed = 0
+    data = StudyData(study.run).of(study.run)
     for run in largest_runs(study):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
         try:
-            try_batch(run, device)
+            try_batch(run, data, device)
         except Exception as error:  # of a user's model, or of the GPU's driver
-            if not any(words in str(error) for words in OUT_OF_GPU_MEMORY):
-                return f"a training step fails on this GPU ({first_line(error, 200)})"
-            needed = max(needed, free + 1)
-        needed = max(needed, torch.cuda.max_memory_reserved() + CONTEXT_BYTES)
-    return describe_memory_fault(device_name(device), free, needed, trials, run.batch_size)
-
-
-def describe_memory_fault(gpu: str, free: int, needed: int, trials: int, batch_size: int) -> str:
-    """Return a sentence if trials do not fit into the memory of a GPU, else "".
-
-    Args:
-        gpu: Its name.
-        free: Its free bytes.
-        needed: Bytes that one trial needs; more than `free` if its batch did not fit.
-        trials: How many share the GPU.
-        batch_size: The largest of the study.
-    """
-    if trials * needed <= free:
-        return ""
-    larger = "a larger --gpus-per-trial, or " if needed <= free else ""
-    return (
-        f"{trials} trials of {needed / 1e9:.1f} GB each do not fit into the {free / 1e9:.1f} GB "
-        f"that are free on a GPU ({gpu}); use {larger}--batch-size below {batch_size}, which is "
-        f"the largest of this study"
-    )
+            if any(words in str(error) for words in OUT_OF_GPU_MEMORY):
+                return (
+                    f"one trial does not fit into the free memory of a GPU ({device_name(device)}) "
+                    f"with --batch-size {run.batch_size}, the largest of this study; use a smaller "
+                    f"one, or a smaller model"
+                )
+            return f"a training step fails on this GPU ({first_line(error, 200)})"
+    return ""
 
 
 def largest_runs(study: Study) -> list[Run]:
@@ -738,24 +696,22 @@ class MachineMonitor:
     leaving it cancels the inspections that have not ended.
 
     Args:
-        study: Whose trials run on the machines.
-        trial: What one trial takes.
-        fingerprints: Of the study, with which those of the machines that join are compared.
+        inspection: What machines that join are inspected for.
     """
 
-    def __init__(self, study: Study, trial: TrialResources, fingerprints: Mapping[str, str]):
-        self.study, self.trial, self.fingerprints = study, trial, fingerprints
+    def __init__(self, inspection: Inspection):
+        self.inspection = inspection
         self.nodes = alive_nodes()
-        self._inspections: dict[Node, Any] = {}
+        self._tasks: dict[Node, Any] = {}
         self._last = time.monotonic()
 
     def __enter__(self) -> "MachineMonitor":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for task in self._inspections.values():
+        for task in self._tasks.values():
             ray.cancel(task)
-        self._inspections = {}
+        self._tasks = {}
 
     def poll(self) -> Iterator[str]:
         """Yield a line for each change since the last call.
@@ -767,19 +723,22 @@ class MachineMonitor:
         if time.monotonic() - self._last < NODE_POLL_SECONDS:
             return
         self._last = time.monotonic()
-        now = alive_nodes()
-        joined, lost = find_node_changes(self.nodes, now)
-        self.nodes = now
-        for node in lost:
-            self._inspections.pop(node, None)
-            yield f"{node} was lost; its runs resume from their last checkpoint on other machines"
-        for node in joined:
-            arguments = (self.study, now[0], [node], self.trial, RETRY_TIMEOUT_SECONDS)
-            task = start_on(now[0], inspect_nodes, *arguments, self.fingerprints)
-            self._inspections[node] = task
-        for node, task in list(self._inspections.items()):
+        before, self.nodes = self.nodes, alive_nodes()
+        old, new = ({node.id for node in nodes} for nodes in (before, self.nodes))
+        for node in before:
+            if node.id not in new:
+                self._tasks.pop(node, None)
+                yield (
+                    f"{node} was lost; its runs resume from their last checkpoint on other machines"
+                )
+        first = self.nodes[0]
+        for node in self.nodes:
+            if node.id not in old:  # also one that has restarted
+                arguments = (self.inspection, first, [node], RETRY_TIMEOUT_SECONDS)
+                self._tasks[node] = start_on(first, inspect_nodes, *arguments)
+        for node, task in list(self._tasks.items()):
             if ray.wait([task], timeout=0)[0]:
-                yield from self._report(node, self._inspections.pop(node))
+                yield from self._report(node, self._tasks.pop(node))
 
     def _report(self, node: Node, task: Any) -> Iterator[str]:
         """Yield the lines that an inspection of a machine gives; raise NodeMismatchError."""
@@ -795,4 +754,4 @@ class MachineMonitor:
             yield f"warning: {node} {reports[node].no_answer}"
             return
         yield f"{node} has joined"
-        yield from (f"warning: {line}" for line in find_missing_gpus(node, reports[node]))
+        yield from _find_missing_gpus(node, reports[node])

@@ -6,8 +6,8 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from signal import SIGKILL
@@ -36,7 +36,7 @@ from kdtune.planning.ledger import (
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
 from kdtune.results.comparison import Criterion, cell
-from kdtune.results.results import load
+from kdtune.results.results import Results
 from kdtune.results.words import undecidable_sentence
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.streams.cache import Cache
@@ -302,27 +302,6 @@ class StudyOutcome:
     """The conclusion in words; without one, why the study ended."""
 
 
-@contextmanager
-def notified(
-    command: str | None, study: Study, say: Callable[[str], None] = print
-) -> Iterator[None]:
-    """Run a command when the context ends, with the study's outcome; None runs nothing.
-
-    Args:
-        command: For the shell.
-        study: Its results are read if the context ends without an exception.
-        say: Is given a warning if the command fails.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if command is not None:
-            notify(command, study, outcome_of_error(error), say)
-        raise
-    if command is not None:
-        notify(command, study, outcome_of_results(study), say)
-
-
 def outcome_of_error(error: BaseException) -> StudyOutcome:
     """Return the outcome of a study that an exception has ended."""
     if isinstance(error, KeyboardInterrupt):
@@ -331,19 +310,22 @@ def outcome_of_error(error: BaseException) -> StudyOutcome:
     return StudyOutcome("failed", f"The study failed: {type(error).__name__}: {first_line(error)}")
 
 
-def outcome_of_results(study: Study) -> StudyOutcome:
-    """Return the outcome of a study that has ended, from its folder."""
-    results = load(study.folder)
+def outcome_of_results(results: Results) -> StudyOutcome:
+    """Return the outcome of a study that has ended."""
     has_completed = "completed" in set(results.trials.status)
     return StudyOutcome("completed" if has_completed else "failed", results.verdict())
 
 
-def notify(command: str, study: Study, outcome: StudyOutcome, say: Callable[[str], None]) -> None:
-    """Run the command; a command that fails or takes too long is a warning.
+def notify(
+    command: str | None, study: Study, outcome: StudyOutcome, say: Callable[[str], None] = print
+) -> None:
+    """Run the command, if there is one; one that fails or takes too long is a warning.
 
     It gets the verdict on its standard input and in environment variables. No text of the study
     becomes part of the command, so nothing in a verdict can be run.
     """
+    if command is None:
+        return
     variables = {
         "KDTUNE_STUDY": study.name,
         "KDTUNE_FOLDER": study.uri or str(study.folder.absolute()),

@@ -15,16 +15,17 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import FolderUnusableError, InputError, first_line
 from kdtune.data.checks import Contents
-from kdtune.data.sources import load_data
+from kdtune.data.dataset import Data
+from kdtune.data.sources import StudyData
 from kdtune.data.views import samples
 from kdtune.models.checks import measure_cost
 from kdtune.models.outputs import networks
 from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.recorder import ProcessWatch
-from kdtune.raytune.trial import TeacherTrainer, files_of_teachers, measure_teachers
+from kdtune.raytune.trial import TeacherTrainer, files_of_teachers, measure_teachers, with_data
 from kdtune.results import warnings as results
 from kdtune.storage.mirror import Mirror
-from kdtune.streams.views import Resources, view_size
+from kdtune.streams.views import device_of, view_size
 from kdtune.training.recipe import numbered, teachers, whole_teachers
 from kdtune.training.run import make_student
 from kdtune.training.teacher import (
@@ -47,6 +48,7 @@ WAIT_SECONDS = 2.0
 
 def train_teachers(
     study: Study,
+    data: StudyData,
     trial: TrialResources,
     say: Callable[[str], None],
     say_epoch: Callable[[str], None],
@@ -55,6 +57,7 @@ def train_teachers(
 
     Args:
         study: The study.
+        data: Its data.
         trial: What a trial uses, and a teacher, too.
         say: Gets a line about each teacher.
         say_epoch: Gets a line about each of its epochs.
@@ -65,11 +68,12 @@ def train_teachers(
     """
     root, trainer = study.folder / "teacher", None
     try:
-        for run, folder in missing_teachers(study.run, numbered(study, teachers(study)), root):
-            say(describe_training(run))
+        every = numbered(study, teachers(study))
+        for run, folder in missing_teachers(study.run, every, root, data):
+            say(describe_training(run, data.of(run)))
             trainer = trainer or _start_trainer(trial)
             training = trainer.train.options(num_returns="streaming")
-            references = training.remote(study, run, folder, Contents.of(study.run))
+            references = training.remote(study, run, folder, Contents.of(data))
             for line in _watched(trainer, references, say):
                 say_epoch(f"  {line}")
     except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
@@ -110,7 +114,11 @@ def _watched(trainer: Any, references: Any, say: Callable[[str], None]) -> Itera
 
 
 def gate_teachers(
-    study: Study, mirror: Mirror, trial: TrialResources, say: Callable[[str], None]
+    study: Study,
+    data: StudyData,
+    mirror: Mirror,
+    trial: TrialResources,
+    say: Callable[[str], None],
 ) -> None:
     """Measure the accuracy of the teachers once, and print it with what is wrong.
 
@@ -121,8 +129,8 @@ def gate_teachers(
     mirror.pull(*files_of_teachers(study))  # perhaps another machine has trained them
 
     def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        missing = find_unmeasured(study.run, runs, root, measured)
-        return _measure(study, missing, trial) if missing else []
+        missing = find_unmeasured(study.run, runs, root, measured, data)
+        return _measure(study, data, missing, trial) if missing else []
 
     keys = [key_of(run) for run in runs]
     try:
@@ -131,20 +139,22 @@ def gate_teachers(
         mirror.push(TEACHER_ACCURACY)
 
 
-def _measure(study: Study, missing: list[Run], trial: TrialResources) -> list[TeacherAccuracy]:
+def _measure(
+    study: Study, data: StudyData, missing: list[Run], trial: TrialResources
+) -> list[TeacherAccuracy]:
     """Measure teachers in this process, or in a Ray task where that takes a GPU or a cluster.
 
     The task releases its GPU on return, which the driver's own process could not.
     """
-    if study.address is None and Resources.of(study).device.type == "cpu":
+    if _runs_on_these_cpus(study):
         threads = torch.get_num_threads()
         try:
-            return measure_teachers(study, missing)
+            return measure_teachers(study, missing, data)
         finally:
             torch.set_num_threads(threads)
-    task: Any = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu)(measure_teachers)
+    task: Any = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu)(with_data)
     try:
-        reference = task.remote(study, missing, Contents.of(study.run))
+        reference = task.remote(measure_teachers, study, missing, Contents.of(data))
         measured: list[TeacherAccuracy] = ray.get(reference)
         return measured
     except ray.exceptions.RayTaskError as error:
@@ -155,17 +165,23 @@ def _measure(study: Study, missing: list[Run], trial: TrialResources) -> list[Te
 # Cost of the study's students and teachers, measured once before its trials.
 
 
-def measure_before_ray(study: Study, mirror: Mirror, say: Callable[[str], None] = print) -> None:
+def measure_before_ray(
+    study: Study, data: StudyData, mirror: Mirror, say: Callable[[str], None] = print
+) -> None:
     """Measure what costs.json lacks if the study runs on the CPUs of this machine.
 
     The machine is idle now; workers of Ray would use its cores.
     """
     if _runs_on_these_cpus(study):
-        _add(study, mirror, say, lambda missing: measure_all(study, missing))
+        _add(study, mirror, say, lambda missing: measure_all(study, missing, data))
 
 
 def measure_with_ray(
-    study: Study, mirror: Mirror, trial: TrialResources, say: Callable[[str], None]
+    study: Study,
+    data: StudyData,
+    mirror: Mirror,
+    trial: TrialResources,
+    say: Callable[[str], None],
 ) -> None:
     """Measure what costs.json still lacks in a Ray task that has the resources of a trial.
 
@@ -173,12 +189,18 @@ def measure_with_ray(
     """
     if _runs_on_these_cpus(study):
         return  # what is lacking now could not be measured
-    task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, max_retries=0)(measure_all)
-    _add(study, mirror, say, lambda missing: ray.get(task.remote(study, missing)))
+    task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, max_retries=0)(with_data)
+    contents = Contents.of(data)
+    _add(
+        study,
+        mirror,
+        say,
+        lambda missing: ray.get(task.remote(measure_all, study, missing, contents)),
+    )
 
 
 def _runs_on_these_cpus(study: Study) -> bool:
-    return not study.address and Resources.of(study).device.type == "cpu"
+    return not study.address and device_of(study).type == "cpu"
 
 
 Missing = list[tuple[Role, str]]
@@ -209,21 +231,20 @@ def _add(
         mirror.push(COSTS)
 
 
-def measure_all(study: Study, missing: Missing) -> tuple[list[Cost], list[str]]:
+def measure_all(study: Study, missing: Missing, data: StudyData) -> tuple[list[Cost], list[str]]:
     """Return the costs of models, and a sentence for each that cannot be measured."""
-    device = Resources.of(study).device
+    device = device_of(study)
     costs, faults = [], []
     for role, name in missing:
         try:
-            costs.append(_measure_costs(study, role, name, device))
+            costs.append(_measure_costs(study, data.of(study.run), role, name, device))
         except Exception as error:  # out of memory, for instance; the study does not need it
             faults.append(f"the cost of the {role} {name} cannot be measured ({first_line(error)})")
     return costs, faults
 
 
-def _measure_costs(study: Study, role: Role, name: str, device: torch.device) -> Cost:
+def _measure_costs(study: Study, data: Data, role: Role, name: str, device: torch.device) -> Cost:
     run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
-    data = load_data(run)
     student = make_student(run, data)
     teacher = [initial_teacher(member, data) for member in run.teacher_members]
     views = samples(data, run, view_size(run, data, student, *teacher))

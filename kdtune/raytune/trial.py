@@ -1,9 +1,11 @@
 """What runs on Ray's workers: the epochs of distillation, and the training of teachers."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 
@@ -13,12 +15,13 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.checks import Contents
-from kdtune.data.sources import clear_cached_data
+from kdtune.data.sources import StudyData
 from kdtune.models.weights import RECORD, WEIGHTS
 from kdtune.raytune.function import EpochReport, Reporter, trial_place
 from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import pack_correct
+from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.recipe import numbered, teachers
@@ -31,7 +34,7 @@ def distillation_epochs(
     run: Run,
     mirror: Mirror,
     reporter: Reporter,
-    contents: Contents | None = None,
+    contents: Contents,
 ) -> Generator[EpochReport, None, None]:
     """Distil the student of one run and yield its epochs, see `function.MakeEpochs`.
 
@@ -40,55 +43,64 @@ def distillation_epochs(
         run: The run.
         mirror: Of the study's folder.
         reporter: Gets sentences about the machine and its files.
-        contents: What the data of the study must be; None if that is not known.
+        contents: What the data of the study must be.
     """
     place = trial_place(run)
-    resources = Resources.of(study)
+    cache = Cache(study.cache, study.cache_gb)
     try:
         # the state before the last is on no store: an earlier one here, of a run that was dropped
         # meanwhile, is deleted
         mirror.pull(*(f"{place}/{file.name}" for file in state_files(Path(CHECKPOINT))))
-        _pull_teacher(run, mirror)
-        if contents is not None:
-            _check_data(run, contents)
+        data = data_of_call(contents, study.run)
+        _pull_teacher(run, mirror, data)
+        resources = replace(Resources.of(study, data.of(run).photos), cache=cache)
         torch.set_num_threads(resources.threads)
         teacher, folder = study.folder / "teacher", study.folder / place
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
-            for epoch in distill(run, teacher, resources, folder, push, say=reporter.warn):
+            for epoch in distill(run, teacher, resources, folder, push, reporter.warn, data):
                 yield _report(epoch)
     finally:
-        if (warning := resources.cache.warning) is not None:
+        if (warning := cache.warning) is not None:
             reporter.warn(warning)
 
 
-def _check_data(run: Run, contents: Contents) -> None:
-    """Raise DataChangedError unless this process reads the data that the study has begun with."""
-    _forget_others(contents.token)
-    contents.check(run)
+_data: dict[str, StudyData] = {}
+"""Data of the driver's call for which this process, a worker of Ray, works now, by its token."""
 
 
-@lru_cache(maxsize=1)
-def _forget_others(token: str) -> None:
-    """Drop what this process, a worker of Ray, has read for another call; files may have changed.
+def data_of_call(contents: Contents, run: Run) -> StudyData:
+    """Return the data of a study, which this process reads once for each call of the driver.
 
-    Args:
-        token: Of the call that it works for now.
+    What it has read for an earlier call is dropped, since files may have changed.
+
+    Raises:
+        DataChangedError: They are not those that the driver has read.
     """
-    clear_cached_data()
-    clear_cached_models()
+    if contents.token not in _data:
+        _data.clear()
+        clear_cached_models()
+        _data[contents.token] = contents.read(run)
+    return _data[contents.token]
 
 
-def _pull_teacher(run: Run, mirror: Mirror) -> None:
+def with_data(
+    function: Callable[[Study, Any, StudyData], Any], study: Study, items: Any, contents: Contents
+) -> Any:
+    """Call a function in a task of Ray, with the study's data as the task's process reads them."""
+    return function(study, items, data_of_call(contents, study.run))
+
+
+def _pull_teacher(run: Run, mirror: Mirror, data: StudyData) -> None:
     """Download the teacher if it is not on this machine, or is damaged here.
 
     Raises:
         InputError: The teacher on the store is damaged, too.
     """
     with suppress(InputError):
-        if is_ready(run, mirror.folder / "teacher"):
+        if is_ready(run, mirror.folder / "teacher", data):
             return
     mirror.pull(*_files_of(run, run.teacher_members))
-    is_ready(run, mirror.folder / "teacher")
+    is_ready(run, mirror.folder / "teacher", data)
 
 
 def files_of_teachers(study: Study) -> list[str]:
@@ -117,14 +129,14 @@ def _train_teacher(study: Study, run: Run, folder: Path, contents: Contents) -> 
         folder: Of the teacher.
         contents: What the data of the study must be.
     """
-    _check_data(run, contents)
-    resources = Resources.of(study)
+    data = data_of_call(contents, run)
+    resources = Resources.of(study, data.of(run).photos)
     torch.set_num_threads(resources.threads)
     mirror, lines = Mirror(study), list[str]()
     mirror.pull_folders("teacher")
     # not in the background: the training deletes its last checkpoint
     push = partial(mirror.push, "teacher")
-    for epoch in fine_tune(run, folder, resources, push, lines.append):
+    for epoch in fine_tune(run, folder, resources, push, lines.append, data):
         for line in (*lines, str(epoch)):  # Ray's streaming sends to an inner iterator
             yield line
         lines.clear()
@@ -148,23 +160,22 @@ class TeacherTrainer:
 
 
 def measure_teachers(
-    study: Study, teachers: Sequence[Run], contents: Contents | None = None
+    study: Study, teachers: Sequence[Run], data: StudyData
 ) -> list[TeacherAccuracy]:
     """Measure the accuracy of teachers on this machine, which may be that of a Ray task.
 
     Args:
         study: The study.
         teachers: Its base run with each of them.
-        contents: What the data of the study must be; None in the process that has read them.
+        data: Its data.
 
     Raises:
         FolderUnusableError: A folder of kdtune's own on this machine can no longer be used.
     """
-    if contents is not None:
-        _check_data(study.run, contents)
-    resources = Resources.of(study)
+    resources = Resources.of(study, data.of(study.run).photos)
     torch.set_num_threads(resources.threads)
     with folder_faults_described(study.folder):
         for run in teachers:
-            _pull_teacher(run, Mirror(study))
-        return measure_accuracy(study.run, teachers, study.folder / "teacher", resources)
+            _pull_teacher(run, Mirror(study), data)
+        root = study.folder / "teacher"
+        return measure_accuracy(study.run, teachers, root, resources, data)

@@ -39,7 +39,7 @@ COST_AXES: Mapping[str, str] = {
 
 
 def cost_frame(costs: Sequence[Cost]) -> pd.DataFrame:
-    """Return one row per model with the fields of `config.cost.Cost`; unknown numbers are NaN."""
+    """Return one row per model with the fields of `records.Cost`; unknown numbers are NaN."""
     names = [field.name for field in fields(Cost)]
     frame = pd.DataFrame([asdict(cost) for cost in costs], columns=names)
     unknown = {name: float for name in names if name in _OF_STUDENT or name.endswith("_iqr")}
@@ -91,13 +91,12 @@ def frontier(
     trials = trials.assign(undistilled=criterion.is_baseline(trials))
     values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
     configs = trials.drop_duplicates("config_id").set_index("config_id").loc[list(values)]
+    arms = configs.groupby(["config/student", "undistilled"]).groups
     rows = []
     for (name, cost), undistilled in product(students.iterrows(), (False, True)):
-        same_arm = configs.undistilled == undistilled
-        group = configs.index[(configs["config/student"] == name) & same_arm]
-        if not len(group):
+        if (name, undistilled) not in arms:
             continue
-        best = best_config(values[list(group)], criterion.sign)
+        best = best_config(values[list(arms[name, undistilled])], criterion.sign)
         interval = mean_interval(values[best].dropna())
         others = [n for n in by if n != "student" and not pd.isna(configs[f"config/{n}"][best])]
         row = {
@@ -158,11 +157,12 @@ def cost_note(costs: pd.DataFrame) -> str:
         "FLOPs of one example; a multiply-add counts as two. Latency: median time of a batch (IQR: "
         "interquartile range), preprocessing included, from views in memory to logits"
     )
-    places = _machines(costs)
-    if places.nunique() == 1:
-        note = f"{note}; {places.iloc[0]}."
-    else:
-        note = f"{note}. Latencies measured on different hardware are not comparable."
+    machines = dict.fromkeys(_machines(costs))
+    note += (
+        f"; {next(iter(machines))}."
+        if len(machines) == 1
+        else ". Latencies measured on different hardware are not comparable."
+    )
     if (costs.latency_ms_iqr > MAX_RELATIVE_IQR * costs.latency_ms).any():
         note += (
             f" Latencies with an IQR above {MAX_RELATIVE_IQR:.0%} of the median are not reliable, "
@@ -180,32 +180,32 @@ def cost_rows(costs: pd.DataFrame, files: Sequence[str] = ()) -> tuple[list[str]
         files: of `teacher_files`; each has a row of unknown numbers.
     """
     head = ["model", "role", "parameters", "size", "FLOPs"]
-    head += ["latency, batch 1 (ms)", "latency, batch 32 (ms)"]
+    head += ["latency, batch 1 (ms)", "latency, batch 32 (ms)", "measured on"]
     machines = _machines(costs)
-    differ = machines.nunique() > 1
-    rows = []
-    for (_, row), machine in zip(costs.iterrows(), machines, strict=True):
-        cells = [row.model, row.role, f"{row.params:,.0f}", with_prefix(row.bytes, "B")]
-        cells += ["-" if pd.isna(row.flops) else with_prefix(row.flops)]
-        cells += [
-            with_iqr(row[name], row[f"{name}_iqr"]) for name in ("latency_ms", "latency32_ms")
+    rows = [
+        [
+            row.model,
+            row.role,
+            f"{row.params:,.0f}",
+            with_prefix(row.bytes, "B"),
+            "-" if pd.isna(row.flops) else with_prefix(row.flops),
+            with_iqr(row.latency_ms, row.latency_ms_iqr),
+            with_iqr(row.latency32_ms, row.latency32_ms_iqr),
+            machine,
         ]
-        rows.append([*cells, machine] if differ else cells)
-    width = len(head) + differ
-    rows += [[name, "teacher", *["-"] * (width - 2)] for name in files]
-    return [*head, "measured on"] if differ else head, rows
-
-
-def _machines(costs: pd.DataFrame) -> pd.Series:
-    """Return where each model was measured, e.g. "1 thread of AMD EPYC, fp32, PyTorch 2.13.0"."""
-    places = [
-        f"{describe_machine(row)}, {row.precision}, PyTorch {row.torch}"
-        for _, row in costs.iterrows()
+        for (_, row), machine in zip(costs.iterrows(), machines, strict=True)
     ]
-    return pd.Series(places, costs.index, dtype=object)
+    rows += [[name, "teacher", *["-"] * (len(head) - 2)] for name in files]
+    shown = len(head) - (len(set(machines)) < 2)  # of one machine the note says it
+    return head[:shown], [row[:shown] for row in rows]
 
 
-def describe_machine(cost: pd.Series) -> str:
+def _machines(costs: pd.DataFrame) -> list[str]:
+    """Return where each model was measured, e.g. "1 thread of AMD EPYC, fp32, PyTorch 2.13.0"."""
+    return [f"{_device(row)}, {row.precision}, PyTorch {row.torch}" for _, row in costs.iterrows()]
+
+
+def _device(cost: pd.Series) -> str:
     """Return the device of a row of `cost_frame`, e.g. "1 thread of AMD EPYC"."""
     threads = f"{cost.threads} thread{'' if cost.threads == 1 else 's'}"
     return f"{threads} of {cost.hardware}" if cost.device == "cpu" else f"{cost.hardware}"
@@ -233,10 +233,6 @@ NOT_MEASURED = (
     "The cost of the students was not measured in this study, so no student can be named within "
     "--max-ms or --max-params; kdtune.search measures it before it runs further trials."
 )
-_NONE_ALLOWED = "No student has {limits}: {excluded}."
-_NONE_COMPLETED = "No run of a student with {limits} has completed yet."
-_BEST = "Best student with {limits}: {student} ({ms}, {params}) with {label}; {metrics}."
-_EXCLUDED = " Excluded by cost: {excluded}."
 
 
 def best_within(
@@ -252,7 +248,7 @@ def best_within(
     Args:
         phases: trials that the criterion is judged by, and those of the search; the first with a
             completed trial of a student within the limits count.
-        costs: of `costs.cost_frame`.
+        costs: of `cost_frame`.
         criterion: selects the best configuration.
         limits: on the cost of a student.
         by: hyperparameters of the configuration's name.
@@ -262,36 +258,33 @@ def best_within(
     if not len(students):
         return NOT_MEASURED
     excess = {str(name): _excess(cost, limits) for name, cost in students.iterrows()}
-    allowed = [name for name, costs_above in excess.items() if not costs_above]
-    facts = {"limits": _describe_limits(limits, students.iloc[0])}
     names = pd.concat(phases)["config/student"].unique()
     excess |= {name: ["not measured"] for name in names if name not in students.index}
-    facts["excluded"] = ", ".join(
-        f"{n} ({', '.join(above)})" for n, above in excess.items() if above
-    )
+    allowed = [name for name, above in excess.items() if not above]
+    excluded = ", ".join(f"{n} ({', '.join(above)})" for n, above in excess.items() if above)
+    limits_text = _describe_limits(limits, students.iloc[0])
     if not allowed:
-        return _NONE_ALLOWED.format(**facts)
+        return f"No student has {limits_text}: {excluded}."
+    text = f"No run of a student with {limits_text} has completed yet."
     inside = (completed(t)[completed(t)["config/student"].isin(allowed)] for t in phases)
-    trials = next((phase for phase in inside if len(phase)), None)
-    text = _NONE_COMPLETED
-    if trials is not None:
-        text = _BEST
+    if (trials := next((phase for phase in inside if len(phase)), None)) is not None:
         values = by_repeat(trials, criterion.metric, criterion.scope)
         best = round_.best(set(values)) if round_ is not None else None
         best = best or best_config(values, criterion.sign, students_of(trials))
         trials = trials[trials.config_id == best]
         cost = students.loc[trials["config/student"].iloc[0]]
         held_out = round_ is not None and bool((trials.phase == "final").all())
-        facts |= {"student": str(cost.name), "ms": _ms(cost, limits), "params": _params(cost)}
-        facts["label"] = config_label(trials.iloc[0], [n for n in by if n != "student"])
-        facts["metrics"] = ", ".join(_metrics(trials, criterion, held_out))
-    return (text + _EXCLUDED * bool(facts["excluded"])).format(**facts)
+        student = f"{cost.name} ({_latency(cost, limits)}, {_parameters(cost)})"
+        label = config_label(trials.iloc[0], [n for n in by if n != "student"])
+        metrics = ", ".join(_metrics(trials, criterion, held_out))
+        text = f"Best student with {limits_text}: {student} with {label}; {metrics}."
+    return f"{text} Excluded by cost: {excluded}." if excluded else text
 
 
 def _describe_limits(limits: Limits, cost: pd.Series) -> str:
     parts = []
     if limits.max_ms is not None:
-        machine = describe_machine(cost)
+        machine = _device(cost)
         parts.append(f"a latency of at most {limits.max_ms:g} ms at batch size 1 ({machine})")
     if limits.max_params is not None:
         parts.append(f"at most {limits.max_params:,} parameters")
@@ -302,20 +295,20 @@ def _excess(cost: pd.Series, limits: Limits) -> list[str]:
     """Return each cost of a student that exceeds its limit, in words."""
     above = []
     if limits.max_ms is not None and cost.latency_ms > limits.max_ms:
-        above.append(_ms(cost, limits))
+        above.append(_latency(cost, limits))
     if limits.max_params is not None and cost.params > limits.max_params:
-        above.append(_params(cost))
+        above.append(_parameters(cost))
     return above
 
 
-def _ms(cost: pd.Series, limits: Limits) -> str:
+def _latency(cost: pd.Series, limits: Limits) -> str:
     """Return the latency, with its spread if the limit lies within it."""
     near = limits.max_ms is not None and abs(cost.latency_ms - limits.max_ms) < cost.latency_ms_iqr
     spread = f" with an interquartile range of {cost.latency_ms_iqr:.2g}, which spans the limit"
     return f"{cost.latency_ms:.3g} ms{spread * bool(near)}"
 
 
-def _params(cost: pd.Series) -> str:
+def _parameters(cost: pd.Series) -> str:
     return f"{cost.params:,.0f} parameters"
 
 
@@ -323,19 +316,18 @@ def _metrics(trials: pd.DataFrame, criterion: Criterion, held_out: bool) -> Iter
     """Yield mean, 95 % t interval and number of repeats of a configuration on val and test."""
     note = "held-out repeats" if held_out else "optimistic: used for the selection"
     on_test = criterion.label.replace("validation", "test")
-    for split, scope, label in (
-        ("val", criterion.scope, criterion.label),
-        ("test", "last", on_test),
+    unit = "%" * criterion.in_points
+    for split, scope, label, notes in (
+        ("val", criterion.scope, criterion.label, [note]),
+        ("test", "last", on_test, []),
     ):
         sample = by_repeat(trials, criterion.metric, scope, split=split).iloc[:, 0].dropna()
         if split == "test" and not len(sample):
             continue
         interval = mean_interval(criterion.scale * sample)
+        parts, form = [f"n = {interval.n}", *notes], ".1f" if criterion.in_points else ".4g"
         half = (interval.high - interval.low) / 2
-        notes = [f"n = {interval.n}", *[note] * (split == "val")]
-        form = ".1f" if criterion.in_points else ".4g"
         if math.isfinite(half):
             form = f".{decimals(half, interval.mean) if half > 0 else 1}f"
-            notes.insert(0, f"95% CI {interval.low:{form}} to {interval.high:{form}}")
-        unit = "%" * criterion.in_points
-        yield f"{label} {interval.mean:{form}}{unit} ({', '.join(notes)})"
+            parts.insert(0, f"95% CI {interval.low:{form}} to {interval.high:{form}}")
+        yield f"{label} {interval.mean:{form}}{unit} ({', '.join(parts)})"

@@ -225,17 +225,23 @@ def find_missing_files(folder: Path, study: Study, frames: Frames, best: str | N
         frames: its records.
         best: config_id of the best configuration.
     """
-    if study.uri is not None:
-        return []
     trials = completed(frames.trials)
-    without_folder = _without_folder(folder, trials)
-    without_predictions = _without_predictions(folder, trials, without_folder)
+    if study.uri is not None or not len(trials):
+        return []
+    # records alone, which no driver has written, never had folders
+    has_folders = (folder / TRIALS).is_dir() or (folder / PROVENANCE).is_file()
+    folders = {path.name for path in (folder / TRIALS).glob("*")}
+    without_folder = [t for t in trials.trial_id if has_folders and t not in folders]
     students = _without_student(folder, study, trials[trials.config_id == best])
     rows = (
-        ("folders", without_folder, _lost(folder, study, without_folder)),
+        (
+            "folders",
+            without_folder,
+            f"their {'students' if study.keep == 'all' else 'checkpoints'} are no longer available",
+        ),
         (
             "predictions",
-            without_predictions,
+            _without_predictions(folder, list(trials.trial_id)),
             "comparisons that need them hold for these val images only",
         ),
         (
@@ -254,36 +260,13 @@ def find_missing_files(folder: Path, study: Study, frames: Frames, best: str | N
     ]
 
 
-def _without_folder(folder: Path, trials: pd.DataFrame) -> list[str]:
-    """Return the runs whose folders were deleted."""
-    if not ((folder / TRIALS).is_dir() or (folder / PROVENANCE).is_file()):
-        return []  # records alone, which no driver has written
-    with suppress(FileNotFoundError):
-        trials = trials[~trials.trial_id.isin([path.name for path in (folder / TRIALS).iterdir()])]
-    return list(trials.trial_id)
-
-
-def _lost(folder: Path, study: Study, gone: Sequence[str]) -> str:
-    """Return what is lost with the folders of runs."""
-    count = len(set(gone) - trials_with_predictions(folder)) if gone else 0
-    predictions = "predictions" if count == len(gone) else f"predictions of {count}"
-    lost = ["students"] * (study.keep == "all") + [predictions] * (count > 0)
-    kept = [f"their predictions are in {PREDICTIONS}"] * (count == 0)
-    return "; ".join([f"their {' and '.join(lost)} are no longer available"] * bool(lost) + kept)
-
-
-def _without_predictions(
-    folder: Path, trials: pd.DataFrame, without_folder: Sequence[str]
-) -> list[str]:
-    """Return the runs with a folder that lack predictions if others have some.
-
-    Then no comparison uses any.
-    """
-    lacking = [t for t in trials.trial_id if not (folder / TRIALS / t / PREDICTIONS).is_file()]
+def _without_predictions(folder: Path, trials: Sequence[str]) -> list[str]:
+    """Return the runs without predictions, if others have some: then no comparison uses any."""
+    lacking = [t for t in trials if not (folder / TRIALS / t / PREDICTIONS).is_file()]
     if not lacking or len(lacking) == len(trials):
         return []
-    held = trials_with_predictions(folder)
-    return [t for t in lacking if t not in held and (folder / TRIALS / t).is_dir()]
+    of_study = trials_with_predictions(folder)
+    return [trial for trial in lacking if trial not in of_study]
 
 
 def _without_student(folder: Path, study: Study, trials: pd.DataFrame) -> list[str]:
@@ -315,13 +298,18 @@ def exported_config(folder: Path, study: Study) -> str:
 
 # Accuracy of the teachers: what it is, and what is wrong with it.
 
-CHECK_OUTPUTS = (
+_CHECK_OUTPUTS = (
     "Check that each row of the file has the outputs for its example, and that the classes are in "
     "the order of the data (or named in the file as `classes`)."
 )
-CHECK_WEIGHTS = (
+_CHECK_WEIGHTS = (
     "Check its preprocessing (--teacher-mean, --teacher-std, --teacher-size), its weights and its "
     "learning rate (--teacher-lr)."
+)
+_OTHER_OUTPUTS = "Give another file (--teacher)"
+_OTHER_WEIGHTS = (
+    "Give other weights (--teacher-weights), train it otherwise under another --name "
+    "(--teacher-epochs, --teacher-lr)"
 )
 
 
@@ -331,34 +319,32 @@ def describe_teacher(record: TeacherAccuracy) -> str:
     return f"Accuracy of the teacher {record.name}: {', '.join(parts)}."
 
 
-def find_teacher_faults(records: Sequence[TeacherAccuracy]) -> list[str]:
-    """Return what is wrong with teachers by their accuracy alone, one sentence each."""
-    return [fault for record in records for fault in _faults(record)]
-
-
-def _faults(record: TeacherAccuracy) -> Iterator[str]:
-    by_chance = []
-    for split, value in record.splits.items():
-        chance = chance_level(value.largest_class, value.n, record.classes)
-        p = binomial_p(value.correct, value.n, chance)
-        if p > SIGNIFICANCE_LEVEL:
-            by_chance.append(
-                f"{split} ({value.correct} of {value.n} are correct, {value}; always naming one "
-                f"class gives {100 * chance:.1f}%; binomial {p_text(p)})"
+def find_teacher_faults(records: Sequence[TeacherAccuracy]) -> Iterator[str]:
+    """Yield what is wrong with teachers by their accuracy alone, one sentence each."""
+    for record in records:
+        by_chance = []
+        for split, value in record.splits.items():
+            chance = chance_level(value.largest_class, value.n, record.classes)
+            p = binomial_p(value.correct, value.n, chance)
+            if p > SIGNIFICANCE_LEVEL:
+                by_chance.append(
+                    f"{split} ({value.correct} of {value.n} are correct, {value}; always naming "
+                    f"one class gives {100 * chance:.1f}%; binomial {p_text(p)})"
+                )
+        if by_chance:
+            yield (
+                f"the teacher {record.name} is no better than chance on {', '.join(by_chance)}. "
+                f"Students can learn nothing from it. "
+                f"{_CHECK_OUTPUTS if is_output_file(record.teacher) else _CHECK_WEIGHTS}"
             )
-    if by_chance:
-        yield (
-            f"the teacher {record.name} is no better than chance on {', '.join(by_chance)}. "
-            f"Students can learn nothing from it. "
-            f"{CHECK_OUTPUTS if is_output_file(record.teacher) else CHECK_WEIGHTS}"
-        )
-    before, after = record.acc_before, record.acc_after
-    if before is not None and after is not None and after < before:
-        yield (
-            f"the teacher {record.name} is worse after its fine-tuning ({100 * after:.1f}% on val) "
-            f"than before ({100 * before:.1f}%); use its weights as they are (--teacher-epochs 0) "
-            f"or train it otherwise (--teacher-lr, --teacher-trainable head, --teacher-keep best)."
-        )
+        before, after = record.acc_before, record.acc_after
+        if before is not None and after is not None and after < before:
+            yield (
+                f"the teacher {record.name} is worse after its fine-tuning ({100 * after:.1f}% on "
+                f"val) than before ({100 * before:.1f}%); use its weights as they are "
+                f"(--teacher-epochs 0) or train it otherwise (--teacher-lr, --teacher-trainable "
+                f"head, --teacher-keep best)."
+            )
 
 
 def check_teachers(
@@ -366,16 +352,16 @@ def check_teachers(
     keys: Sequence[TeacherKey],
     measure: Callable[[list[TeacherAccuracy]], list[TeacherAccuracy]],
     least: float | None,
-    say: Callable[[str], None],
+    write: Callable[[str], None],
 ) -> None:
-    """Print the accuracy of a study's teachers and what is wrong with it; measure it if needed.
+    """Write the accuracy of a study's teachers and what is wrong with it; measure it if needed.
 
     Args:
         folder: Of the study, whose record is completed.
         keys: Of each teacher.
-        measure: Returns the accuracy of the teachers that are not yet in the records it is given.
+        measure: Returns the accuracy of the teachers that are not yet in the records passed to it.
         least: Value of --teacher-min-acc.
-        say: Is given each line.
+        write: Is called with each line.
 
     Raises:
         InputError: A teacher is less accurate than `least`.
@@ -387,23 +373,18 @@ def check_teachers(
         write_teacher_accuracy(folder, list(records.values()))
     checked = [records[key] for key in keys]
     for record in checked:
-        say(describe_teacher(record))
+        write(describe_teacher(record))
     for fault in find_teacher_faults(checked):
-        say(f"warning: {fault}")
+        write(f"warning: {fault}")
     for record in checked:
-        value = record.splits.get("val")
-        if least is None or value is None or value.share >= least:
-            continue
-        source, remedy = f"with the weights {record.weights}", "Give other weights "
-        remedy += "(--teacher-weights), train it otherwise under another --name (--teacher-epochs, "
-        remedy += "--teacher-lr)"
-        if is_output_file(record.teacher):
-            source, remedy = f"in {record.weights}", "Give another file (--teacher)"
-        raise InputError(
-            f"the teacher {record.name} must have an accuracy of at least {least:g} on val "
-            f"(--teacher-min-acc), but has {value.share:.4f} ({value.correct} of {value.n}) "
-            f"{source}. {remedy}, or lower --teacher-min-acc."
-        )
+        value, of_file = record.splits.get("val"), is_output_file(record.teacher)
+        if least is not None and value is not None and value.share < least:
+            raise InputError(
+                f"the teacher {record.name} must have an accuracy of at least {least:g} on val "
+                f"(--teacher-min-acc), but has {value.share:.4f} ({value.correct} of {value.n}) "
+                f"{'in' if of_file else 'with the weights'} {record.weights}. "
+                f"{_OTHER_OUTPUTS if of_file else _OTHER_WEIGHTS}, or lower --teacher-min-acc."
+            )
 
 
 def teacher_warnings(folder: Path, trials: pd.DataFrame) -> list[str]:
@@ -422,7 +403,7 @@ def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame)
     """Return a sentence for each teacher that is less accurate than students trained without it.
 
     Accuracies are on val. Those of a student are the mean of its best configuration without
-    distillation over the completed repeats.
+    distillation over the completed repeats, those of a recipe the mean of its teachers.
 
     Args:
         records: accuracy of the teachers.
@@ -431,16 +412,12 @@ def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame)
     undistilled = completed(trials)[lambda t: t["config/alpha"] == 1]
     students = undistilled["config/student"]
     groups = undistilled["val/acc@last"].groupby([students, undistilled.config_id], dropna=False)
-    shares: dict[str, list[float]] = {}  # of the teachers of each recipe
-    for record in records:
-        if (value := record.splits.get("val")) is not None:
-            shares.setdefault(record.recipe_name, []).append(value.share)
+    measured = [(r.recipe_name, r.splits["val"].share) for r in records if "val" in r.splits]
+    teachers = pd.DataFrame(measured, columns=["name", "acc"]).groupby("name", sort=False).acc
     return [
-        f"the teacher {name} is less accurate on val "
-        f"({f'mean of {len(accuracies)}: ' * (len(accuracies) > 1)}"
-        f"{100 * sum(accuracies) / len(accuracies):.1f}%) than the "
-        f"student {student} trained without it (mean {100 * acc:.1f}%)."
+        f"the teacher {name} is less accurate on val ({f'mean of {n}: ' * (n > 1)}"
+        f"{100 * mean:.1f}%) than the student {student} trained without it (mean {100 * acc:.1f}%)."
         for student, acc in groups.mean().groupby(level=0).max().items()
-        for name, accuracies in shares.items()
-        if sum(accuracies) / len(accuracies) < acc
+        for name, mean, n in teachers.agg(["mean", "count"]).itertuples()
+        if mean < acc
     ]

@@ -28,7 +28,7 @@ from pydantic_core import ErrorDetails, from_json
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
-from kdtune.config.migrations import check_schema, migrate, schema_of
+from kdtune.config.run import check_schema, migrate, schema_of
 from kdtune.config.study import Study, recorded_run
 from kdtune.config.task import METRICS, BaseRun, name_trial
 from kdtune.config.text import InputError, first_line, printable

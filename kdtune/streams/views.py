@@ -15,7 +15,6 @@ from kdtune.config.study import Study
 from kdtune.config.task import ends_of
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
-from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.outputs import Model
 from kdtune.streams.cache import AUGMENTED_SPLITS, Cache, Key, Keys, Part, ReportProgress, Tensors
@@ -154,15 +153,19 @@ class Resources:
     """Called while a cache entry is built."""
 
     @staticmethod
-    def of(study: Study) -> "Resources":
+    def of(study: Study, photos: bool = False) -> "Resources":
         """Return what the study gives each of its runs on this machine.
+
+        Args:
+            study: The study.
+            photos: Whether its examples are image files, which a GPU's loader workers decode.
 
         Raises InputError if other users may write the cache.
         """
         device, cache = device_of(study), Cache(study.cache, study.cache_gb)
         cache.check()
         cores = study.cpus_per_trial or (1 if device.type == "cpu" else local_cpus())
-        workers = loader_workers(study, device, cores)
+        workers = loader_workers(study, photos, device, cores)
         return Resources(
             device=device,
             cache=cache,
@@ -206,7 +209,7 @@ def local_cpus() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def loader_workers(study: Study, device: torch.device, cores: int) -> int:
+def loader_workers(study: Study, photos: bool, device: torch.device, cores: int) -> int:
     """Return how many processes make the views of a run that has so many cores.
 
     Tensors are augmented faster than workers start; so only files have workers by default, and
@@ -214,7 +217,7 @@ def loader_workers(study: Study, device: torch.device, cores: int) -> int:
     """
     if study.loader_workers is not None:
         return study.loader_workers
-    if device.type == "cpu" or not load_data(study.run).photos:
+    if device.type == "cpu" or not photos:
         return 0
     return min(cores - 1, MAX_LOADER_WORKERS)
 
@@ -231,13 +234,13 @@ def compares_features(study: Study) -> bool:
     return any(map(takes_features, losses_of(study)))
 
 
-def local_resources(study: Study, watch: ProgressCallback) -> Resources:
+def local_resources(study: Study, photos: bool, watch: ProgressCallback) -> Resources:
     """Return the resources of a command on this machine, and set its number of threads.
 
     Raises InputError if the machine has too few GPUs, or a device without the run's precision.
     """
     check_gpus(study, count_gpus(study))
-    resources = replace(Resources.of(study), watch=watch)
+    resources = replace(Resources.of(study, photos), watch=watch)
     check_precision(study.run, resources.device)
     torch.set_num_threads(resources.threads)
     return resources

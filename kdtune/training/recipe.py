@@ -11,16 +11,24 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from torch import Tensor
 
-from kdtune.config.defaults import TEACHER_RECIPE, WeightsKind, fashion, teacher_recipe
-from kdtune.config.fields import Role, declarations, is_output_file, pairs, searchable
+from kdtune.config.fields import (
+    TEACHER_RECIPE,
+    Role,
+    WeightsKind,
+    declarations,
+    is_output_file,
+    pairs,
+    searchable,
+    teacher_recipe,
+)
 from kdtune.config.records import InputRecord, ModelRecord
 from kdtune.config.run import HYPERPARAMETERS, Augment, Run
-from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students
+from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students, fashion
 from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
 from kdtune.data.checks import find_copies
 from kdtune.data.dataset import Data, DataKind
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier, describe_assumption, describe_preprocessing
 from kdtune.models.outputs import Model, OutputsRecord, networks
@@ -51,13 +59,14 @@ OF_IMAGES = (
 """Settings without a meaning for data that are no images."""
 
 
-def resolve(run: Run, members: Sequence[Run] = ()) -> Run:
+def resolve(run: Run, members: Sequence[Run] = (), data: StudyData | None = None) -> Run:
     """Return the run with a value for every setting that depends on its data and models.
 
     Args:
         run: The run.
         members: The run with each teacher of its study, if these are not `run.teacher_members`.
             All have the same recipe.
+        data: The data of its study; None reads them, if they are needed.
 
     Raises:
         InputError: The data or a model do not exist.
@@ -67,8 +76,8 @@ def resolve(run: Run, members: Sequence[Run] = ()) -> Run:
     names = [n for n in names if n not in OF_EACH_MODEL]
     if all(getattr(run, name) is not None for name in names):
         return run
-    data = load_data(run)
-    values = _teacher_recipe(run, data, members or run.teacher_members) | _transforms(run, data)
+    own = load_data(run) if data is None else data.of(run)
+    values = _teacher_recipe(run, own, members or run.teacher_members) | _transforms(run, own)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
 
 
@@ -156,7 +165,7 @@ def _refuse_image_settings(run: Run, data: Data) -> None:
         )
 
 
-def resolve_study(study: Study, begun: bool = False) -> Study:
+def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
     """Return the study with resolved settings and one size of views for all its models.
 
     So the streams are shared and the comparisons fair. A study with one student and one teacher
@@ -164,21 +173,23 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
 
     Args:
         study: The study.
+        data: Its data.
         begun: Whether it continues one with results, whose views keep their size.
 
     Raises:
         InputError: The data or a model do not exist, or a model that is added to a study of one
             student and one teacher needs other views than these.
     """
-    study = replace(study, run=resolve(_with_searched_augment(study), teachers(study)))
+    own = data.of(study.run)
+    run = resolve(_with_searched_augment(study, own), teachers(study), data)
+    study = replace(study, run=run)
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
-    data = load_data(study.run)
-    own = [untrained(run, data, "student") for run in students(study)]
-    of_teacher = {run.teacher: untrained_teacher(run, data) for run in teachers(study)}
+    of_students = [untrained(run, own, "student") for run in students(study)]
+    of_teacher = {run.teacher: untrained_teacher(run, own) for run in teachers(study)}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
-    every = {view_size(study.run, data, student, *t) for student in own for t in members}
+    every = {view_size(study.run, own, student, *t) for student in of_students for t in members}
     if len(every) == 1:
         return study
     if begun:
@@ -189,7 +200,7 @@ def resolve_study(study: Study, begun: bool = False) -> Study:
     return replace(study, run=replace(study.run, image_size=max(every)))
 
 
-def _with_searched_augment(study: Study) -> Run:
+def _with_searched_augment(study: Study, data: Data) -> Run:
     """Return the study's run whose teacher does not depend on the augmentations searched.
 
     Raises InputError if one of them is for images and the data are none.
@@ -197,7 +208,6 @@ def _with_searched_augment(study: Study) -> Run:
     run, values = study.run, study.space.get("augment", ())
     if not values:
         return run
-    data = load_data(run)
     if data.kind == "tensors":
         for value in ends_of(values):
             _refuse_image_settings(replace(run, augment=value), data)  # type: ignore[arg-type]
@@ -558,7 +568,7 @@ class Transforms:
     """The fields of each student's `ModelRecord`, by "student NAME": what it is built from."""
 
 
-def transforms_of(study: Study, data: Data) -> Transforms:
+def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> Transforms:
     """Return the transforms of a resolved study.
 
     If its data are no images, there are none between a view and the models.
@@ -566,12 +576,13 @@ def transforms_of(study: Study, data: Data) -> Transforms:
     Args:
         study: The study.
         data: Its data, with any images without labels.
+        faults: Of `find_faults`.
 
     Raises:
         InputError: A model does not exist.
     """
     run, runs = study.run, students(study)
-    others = [*describe_fixed_students(study), *find_faults(study, data), *data.warnings]
+    others = [*describe_fixed_students(study), *faults, *data.warnings]
     of_students = [untrained(own, data, "student") for own in runs]
     pairs = zip(runs, of_students, strict=True)
     sources = {f"student {model.name}": asdict(_source_of(own, model)) for own, model in pairs}

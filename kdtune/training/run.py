@@ -15,10 +15,9 @@ from kdtune.config.objects import Objects
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.config.task import Range
-from kdtune.data.arrays import with_extra
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData
 from kdtune.data.views import check_mixing, samples
 from kdtune.models.checks import check_learns, check_single, check_some_learn, probe
 from kdtune.models.classifier import Classifier
@@ -88,6 +87,7 @@ def distill(
     folder: Path | None = None,
     on_save: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
+    data: StudyData | None = None,
 ) -> Iterator[Epoch]:
     """Distil the run's teacher into its student; yield an epoch at a time.
 
@@ -100,14 +100,15 @@ def distill(
             written. A run whose checkpoint is there resumes. None: nothing is written.
         on_save: Called after each save of the checkpoint, for instance to upload it.
         say: Is given a sentence if a checkpoint cannot be used.
+        data: The data of the run's study; None reads them.
     """
-    run = resolve(run)
-    data = load_data(run)
-    frozen = _teacher_of(run, data, teacher, resources.device)
-    data = with_extra(data, run)
-    with initial_student(run, data, resources.device) as initial:
+    data = data or StudyData(run)
+    run = resolve(run, data=data)
+    frozen = _teacher_of(run, data.of(run), teacher, resources.device)
+    own = data.with_extra(run)
+    with initial_student(run, own, resources.device) as initial:
         student = initial.student
-        stream = Stream(run, data, student, frozen, resources, initial.fingerprint)
+        stream = Stream(run, own, student, frozen, resources, initial.fingerprint)
         if folder is None:
             yield from train(run, student, stream)
             return
@@ -116,7 +117,7 @@ def distill(
         for epoch in train(run, student, stream, checkpoint):
             yield epoch
         save_weights(student.net, folder / STUDENT)
-        save_predictions(run, data, epoch.predictions, folder / PREDICTIONS)
+        save_predictions(run, own, epoch.predictions, folder / PREDICTIONS)
 
 
 @dataclass(frozen=True)
@@ -254,12 +255,13 @@ def clear_cached_models() -> None:
     _idle.clear()
 
 
-def check_run(run: Run) -> None:
+def check_run(run: Run, data: StudyData | None = None) -> None:
     """Raise InputError, before any work, if the run's data, models or objective cannot work."""
-    run = resolve(run)
-    data = with_extra(load_data(run), run)
-    check_objective(run, len(data.classes))
-    check_study(Study(name="one", run=run), data, fingerprints=False)
+    data = data or StudyData(run)
+    run = resolve(run, data=data)
+    own = data.with_extra(run)
+    check_objective(run, len(own.classes))
+    check_study(Study(name="one", run=run), own, fingerprints=False)
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:
@@ -413,18 +415,17 @@ def training_steps(
         yield loss.detach()
 
 
-def try_batch(run: Run, device: torch.device) -> Models:
+def try_batch(run: Run, data: Data, device: torch.device) -> Models:
     """Run the teacher on an inference batch and train the student on a batch of the run's size.
 
     Args:
-        run: With the largest batch size of the study.
+        run: With the largest batch size of the study, resolved.
+        data: Its data.
         device: Where its trials run.
 
     Returns:
         The models, which are in memory as long as the caller keeps them.
     """
-    run = resolve(run)
-    data = load_data(run)
     models = Models.of(run, data, device)
     inference = INFERENCE_BATCH[device.type]
     views = views_like(run, data, models, max(inference, run.batch_size))

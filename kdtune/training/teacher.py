@@ -14,13 +14,12 @@ from torch import Tensor
 
 from kdtune.config.fields import OF_STUDENT, OUTPUT_SUFFIXES, is_output_file, searchable
 from kdtune.config.files import atomic_write, delete_states
-from kdtune.config.migrations import migrate_run
 from kdtune.config.records import Accuracy, TeacherAccuracy, TeacherKey
-from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
+from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed, migrate_run
 from kdtune.config.study import Study
 from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData
 from kdtune.data.views import samples
 from kdtune.models.checks import check_learns, check_single, probe
 from kdtune.models.classifier import Classifier
@@ -257,28 +256,33 @@ def teacher_place(run: Run, member: Run) -> str:
     return "-".join(parts)
 
 
-def is_ready(run: Run, root: Path) -> bool:
+def is_ready(run: Run, root: Path, data: StudyData | None = None) -> bool:
     """Return True if the run's teacher needs no fine-tuning, or all its members are fine-tuned.
 
     Raises InputError if the files of a teacher are damaged.
     """
-    return not missing_teachers(run, run.teacher_members, root)
+    data = data or StudyData(run)
+    run = resolve(run, data=data)
+    return not missing_teachers(run, run.teacher_members, root, data)
 
 
-def missing_teachers(run: Run, members: Iterable[Run], root: Path) -> list[tuple[Run, Path]]:
+def missing_teachers(
+    run: Run, members: Iterable[Run], root: Path, data: StudyData
+) -> list[tuple[Run, Path]]:
     """Return the teachers that are not fine-tuned yet, each with its folder.
 
     Args:
-        run: The run that has the teachers, or the base run of their study.
+        run: The run that has the teachers, or the base run of their study, resolved.
         members: The run with each teacher, see `recipe.numbered` and `Run.teacher_members`.
         root: Folder of all teachers.
+        data: The data of the study.
     """
     missing = []
-    for member in map(resolve, members):
+    for member in members:
         folder = root / teacher_place(run, member)
         if member.teacher_epochs != 0:
-            data = load_data(member)  # with folds, each repeat has other data
-            if origin_of_saved(member, data, folder) != origin_of(member, data):
+            own = data.of(member)  # with folds, each repeat has other data
+            if origin_of_saved(member, own, folder) != origin_of(member, own):
                 missing.append((member, folder))
     return missing
 
@@ -291,10 +295,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def describe_training(run: Run) -> str:
-    """Return the line that says how the run's teacher is being fine-tuned."""
-    run = resolve(run)
-    own, data = teacher_run(run), load_data(run)
+def describe_training(run: Run, data: Data) -> str:
+    """Return the line that says how a resolved run's teacher is being fine-tuned."""
+    own = teacher_run(run)
     model = untrained(own, data, "student")
     counts = [sum(p.numel() for p in part.parameters()) for part in (model.net, model.head)]
     layers = f"all layers, {counts[0]:,} parameters"
@@ -328,6 +331,7 @@ def fine_tune(
     resources: Resources,
     on_save: Callable[[], None] = lambda: None,
     say: Callable[[str], None] = lambda line: None,
+    data: StudyData | None = None,
 ) -> Iterator[Epoch]:
     """Fine-tune the run's teacher; yield an epoch at a time, and write its files at the end.
 
@@ -340,22 +344,24 @@ def fine_tune(
         on_save: Called after each save of the checkpoint.
         say: Is given a line with the accuracy before the training, and one with that after it; and
             one if the checkpoint cannot be used.
+        data: The data of the run's study; None reads them.
 
     Raises:
         InputError: The folder holds another teacher, which results may depend on.
         Diverged: A loss or another metric became NaN or infinite.
     """
-    run = resolve(run)
-    own, data = teacher_run(run), load_data(run)
-    origin = origin_of(run, data)
-    if origin_of_saved(run, data, folder) not in (None, origin):
+    data = data or StudyData(run)
+    run = resolve(run, data=data)
+    own, of_run = teacher_run(run), data.of(run)
+    origin = origin_of(run, of_run)
+    if origin_of_saved(run, of_run, folder) not in (None, origin):
         raise InputError(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
             f"name (--name OTHER) or folder (--out FOLDER)"
         )
-    before, words = _accuracy_before(run, data, resources)
+    before, words = _accuracy_before(run, of_run, resources)
     say(f"Accuracy on val before: {words}.")
-    model = initial_network(run, data).place(resources.device, run.precision)
+    model = initial_network(run, of_run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
     file = folder / f"{digest[:8]}.checkpoint.pt"
@@ -364,7 +370,7 @@ def fine_tune(
         *(file, on_save, keeps_best, digest), say=lambda line: say(f"warning: {line}")
     )
     epochs = []
-    for epoch in train(own, model, Stream(own, data, model, None, resources), checkpoint):
+    for epoch in train(own, model, Stream(own, of_run, model, None, resources), checkpoint):
         epochs.append(epoch)
         yield epoch
     kept = epochs[-1]
@@ -373,10 +379,10 @@ def fine_tune(
         kept = epochs[checkpoint.best.number]
     finished = FinishedTeacher(
         own.student,
-        data.classes,
+        of_run.classes,
         model.preprocessing,
-        data.fingerprint,
-        has_cut_val=data.cut is not None or data.fold is not None,
+        of_run.fingerprint,
+        has_cut_val=of_run.cut is not None or of_run.fold is not None,
     )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
     _write_record(folder, own, origin, finished, epochs, kept, before)
@@ -492,7 +498,11 @@ def key_of(run: Run) -> TeacherKey:
 
 
 def find_unmeasured(
-    run: Run, teachers: Sequence[Run], root: Path, known: Sequence[TeacherAccuracy]
+    run: Run,
+    teachers: Sequence[Run],
+    root: Path,
+    known: Sequence[TeacherAccuracy],
+    data: StudyData,
 ) -> list[Run]:
     """Return the teachers whose accuracy is not known, or was measured on other images or weights.
 
@@ -501,13 +511,14 @@ def find_unmeasured(
         teachers: The run with each teacher, see `with_members`.
         root: Folder of all teachers, which are ready.
         known: What was measured before.
+        data: The data of the study.
     """
     measured = {one.key: one.fingerprint for one in known}
-    return [own for own in teachers if measured.get(key_of(own)) != _load(run, own, root)[2]]
+    return [own for own in teachers if measured.get(key_of(own)) != _load(run, own, root, data)[2]]
 
 
 def measure_accuracy(
-    run: Run, teachers: Sequence[Run], root: Path, resources: Resources
+    run: Run, teachers: Sequence[Run], root: Path, resources: Resources, data: StudyData
 ) -> list[TeacherAccuracy]:
     """Return the accuracy of teachers; the arguments are those of `find_unmeasured`.
 
@@ -515,7 +526,7 @@ def measure_accuracy(
     """
     measured = []
     for own in teachers:
-        data, teacher, fingerprint = _load(run, own, root)
+        of_run, teacher, fingerprint = _load(run, own, root, data)
         for model in teacher.models:
             model.place(resources.device, run.precision)
         tuned = own.teacher_epochs and len(own.teacher_members) == 1
@@ -525,8 +536,8 @@ def measure_accuracy(
                 teacher=own.teacher,
                 epochs=own.teacher_epochs or 0,
                 weights=_describe_weights(run, own, root),
-                classes=len(data.classes),
-                splits=evaluate(own, data, teacher, resources, _SPLITS),
+                classes=len(of_run.classes),
+                splits=evaluate(own, of_run, teacher, resources, _SPLITS),
                 fingerprint=fingerprint,
                 acc_before=_share_of(record, "acc_before"),
                 acc_after=_share_of(record.get("val"), "acc"),
@@ -552,9 +563,9 @@ def _which_splits(run: Run) -> str:
     return f"number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
 
 
-def _load(run: Run, own: Run, root: Path) -> tuple[Data, Teacher, str]:
+def _load(run: Run, own: Run, root: Path, of_study: StudyData) -> tuple[Data, Teacher, str]:
     """Return the data and the teacher of a run, on the CPU, and the fingerprint of both."""
-    data = load_data(own)
+    data = of_study.of(own)
     members = [
         load_teacher(one, data, root / teacher_place(run, one)) for one in own.teacher_members
     ]
@@ -622,7 +633,9 @@ def with_views_of_teacher(run: Run, data: Data) -> Run:
     return replace(run, image_size=view_size(run, data, *members))
 
 
-def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict[str, int]:
+def dump_teacher(
+    run: Run, root: Path, resources: Resources, file: Path, data: Data
+) -> dict[str, int]:
     """Write the logits of the run's teacher on train, val and test, without augmentation.
 
     The views have the teacher's input size unless the run says another. The images of train that
@@ -634,11 +647,11 @@ def dump_teacher(run: Run, root: Path, resources: Resources, file: Path) -> dict
         root: Folder of all teachers; the run's is ready.
         resources: Device, cache and loader workers.
         file: A .parquet or .npz file.
+        data: The run's data.
 
     Returns:
         The number of examples of each split.
     """
-    data = load_data(run)
     models = [
         load_teacher(own, data, root / teacher_place(run, own)).place(
             resources.device, run.precision

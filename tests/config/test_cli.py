@@ -14,7 +14,7 @@ import pytest
 import kdtune
 from kdtune.config import study as trackers
 from kdtune.config.cli import parse, parse_command
-from kdtune.config.defaults import teacher_recipe
+from kdtune.config.fields import teacher_recipe
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
@@ -153,7 +153,7 @@ def test_recipe(kind: Any, given: dict[str, Any], want: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (("mlfow",), "tracker must be one of mlflow, wandb, but got 'mlfow'; did you mean mlflow"),
+        (("mlfow",), r"tracker must be one of mlflow, wandb, but got tracker=\('mlfow',\)"),
         (("mlflow", "mlflow"), "tracker must name each tracker once"),
     ],
 )

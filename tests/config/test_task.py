@@ -144,7 +144,7 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
     [
         ({"train": "wave"}, "train must be a function or module:function, but got 'wave'"),
         ({"train": 3}, "train must be a function or module:function, but got 3"),
-        ({"space": {}}, "space must have at least one hyperparameter of train, but is empty"),
+        ({"space": {}}, "space must have at least one hyperparameter of train, but got space={}"),
         ({"space": {"repeat": (1, 2)}}, "must have a name of 1 to 64 letters"),
         (
             {"space": {"alpha": (1.0, None)}, "unless": {}},

@@ -29,7 +29,7 @@ from kdtune.data.arrays import with_extra
 from kdtune.data.checks import data_record, describe_data, find_copies
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
 
 LABELS = np.arange(10) % 2
@@ -38,7 +38,6 @@ LABELS = np.arange(10) % 2
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    clear_cached_data()
 
 
 @pytest.fixture
@@ -49,7 +48,6 @@ def own_module(monkeypatch):
         module = ModuleType("own_module")
         module.make = make
         monkeypatch.setitem(sys.modules, "own_module", module)
-        clear_cached_data()
         return "own_module:make"
 
     return own_module
@@ -252,7 +250,6 @@ def test_torchvisions_files_are_taken_as_files(tmp_path):
     assert torch.equal(data.splits["test"].example(3), pil_to_tensor(image)) and label == 1
     first = data.fingerprint
     (root / "images" / "pie" / "0.jpg").write_bytes(b"other")
-    clear_cached_data()
     assert load_data(Run(data="torchvision:Food101", data_root=str(tmp_path))).fingerprint != first
 
 
@@ -324,10 +321,11 @@ def test_datasets_arrays_and_lists_may_stand_side_by_side() -> None:
     train, test = Pictures(6), np.arange(4 * 16, dtype=np.uint8).reshape(4, 4, 4)
     val = TensorDataset(torch.zeros(4, 1, 4, 4, dtype=torch.uint8), torch.arange(4) % 2)
     run = Run(data={"train": train, "val": val, "test": (test, [0, 1] * 2)})
-    data = load_data(run)
+    of_study = StudyData(run)
+    data = of_study.of(run)
     assert {split.kind for split in data.splits.values()} == {"images"} and len(data.splits) == 3
     assert data.splits["train"].inputs[5].unique().tolist() == [5]
-    assert load_data(replace(run, alpha=0.1)) is data and train.reads == 6  # read once
+    assert of_study.of(replace(run, alpha=0.1)) is data and train.reads == 6  # read once
 
 
 def test_other_data_of_the_same_name_are_other_data() -> None:
@@ -495,8 +493,9 @@ def test_rest_is_what_the_labelled_images_leave_out() -> None:
     assert len(own) == 300 and len(rest) == 1700
     both = {image.numpy().tobytes() for image in (*own, *rest)}
     assert both == {image.numpy().tobytes() for image in data.splits["train"].inputs}
-    assert with_images(REST) is data  # images are not copied for each configuration
-    assert with_images(replace(REST, lr=0.5)) is data
+    of_study = StudyData(REST)
+    first, second = map(of_study.with_extra, (REST, replace(REST, lr=0.5)))
+    assert first is second  # images are not copied for each configuration
     assert describe_data(data) == [
         "Images without labels: 1,700 (--extra rest: those of train that --train-images leaves "
         "out)."

@@ -13,7 +13,7 @@ from kdtune.config.text import DataChangedError, InputError
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes, find_copies
 from kdtune.data.dataset import Data, Split, ValCut, cut_val
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
 from kdtune.raytune.objects import PackedData
 
@@ -26,8 +26,7 @@ def own_notes(tmp_path, monkeypatch):
 @pytest.fixture
 def root(tmp_path):
     save_photos(tmp_path / "photos", 3)
-    yield tmp_path / "photos"
-    clear_cached_data()
+    return tmp_path / "photos"
 
 
 def views(data: Data, run: Run, workers: int = 0):
@@ -117,30 +116,27 @@ def test_subsets_folds_and_cuts_keep_the_stamps(root):
 
 def test_a_process_that_reads_changed_data_is_stopped(root):
     run = Run(data=str(root))
-    contents = Contents.of(run)
-    clear_cached_data()  # another process
-    contents.check(run)
+    contents = Contents.of(StudyData(run))
+    contents.read(run)
     save(photo(99), root / "val" / "bee" / "1.png")
-    clear_cached_data()
     with pytest.raises(DataChangedError, match=r"the data in .*photos have changed since"):
-        contents.check(run)
+        contents.read(run)
     for file in (root / "val" / "bee").iterdir():
         file.unlink()
-    clear_cached_data()
     with pytest.raises(DataChangedError, match=r"have changed .* but bee has none"):
-        contents.check(run)
+        contents.read(run)
 
 
 def test_changed_images_without_labels_are_told_from_changed_data(root, tmp_path):
     save(photo(1), tmp_path / "more" / "a.png")
     run = Run(data=str(root), extra=str(tmp_path / "more"))
-    contents, data = Contents.of(run), with_extra(load_data(run), run)
+    of_study = StudyData(run)
+    contents, data = Contents.of(of_study), of_study.with_extra(run)
     assert find_changes(data) == ""
     save(photo(2), tmp_path / "more" / "a.png")
     assert "more/a.png" in find_changes(data)
-    clear_cached_data()
     with pytest.raises(DataChangedError, match=r"the images without labels in .*more have changed"):
-        contents.check(run)
+        contents.read(run)
 
 
 def test_files_that_have_changed_are_named(root):
@@ -203,13 +199,13 @@ def test_a_folder_without_val_gets_one_and_other_names_of_val_count(tmp_path):
     named = load_data(Run(data=str(tmp_path)))
     assert named.cut is None and len(named.splits["val"]) == 2
     (tmp_path / "dev").rename(tmp_path / "elsewhere")
-    clear_cached_data()
     run = Run(data=str(tmp_path), val_share=0.4, seed=5)
-    cut = load_data(run)
+    of_study = StudyData(run)
+    cut = of_study.of(run)
     assert cut.cut == ValCut(5, 0.4) and torch.bincount(cut.splits["val"].labels).tolist() == [2, 2]
     kept = [set(cut.splits[name].inputs) for name in ("train", "val")]
     assert len(kept[0] | kept[1]) == 10 and not kept[0] & kept[1]
-    assert load_data(replace(run, lr=0.5, repeat=3)) is cut
+    assert of_study.of(replace(run, lr=0.5, repeat=3)) is cut
     assert data_record(cut)["val_cut"] == {"seed": 5, "share": 0.4}
 
 

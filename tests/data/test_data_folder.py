@@ -12,7 +12,7 @@ from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.data.checks import describe_data
 from kdtune.data.folder import verify
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import load_data
 
 
 @pytest.fixture
@@ -21,7 +21,6 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
     save_photos(tmp_path / "photos", 2)
     yield tmp_path / "photos"
-    clear_cached_data()
 
 
 def test_images_are_found_in_the_order_of_torchvision(root):
@@ -57,7 +56,6 @@ def test_links_to_classes_and_to_splits_are_followed(root, tmp_path):
 def test_a_circle_of_links_ends(root):
     """torchvision follows it until the name is too long for the system."""
     before = load_data(Run(data=str(root)))
-    clear_cached_data()
     os.symlink(root / "train" / "ant", root / "train" / "ant" / "loop")
     assert load_data(Run(data=str(root))).fingerprint == before.fingerprint
 

@@ -12,13 +12,12 @@ from photos import photo, save
 from PIL import Image, ImageOps
 from tiny_run import TINY
 
-from kdtune.config.migrations import migrate, migrate_run
-from kdtune.config.run import TEACHER_REPEAT, Run
+from kdtune.config.run import TEACHER_REPEAT, Run, migrate, migrate_run
 from kdtune.config.text import InputError
 from kdtune.data.checks import describe_data, find_copies
 from kdtune.data.dataset import Data, FoldCut, Split, cut_fold, decode
 from kdtune.data.folder import verify
-from kdtune.data.sources import clear_cached_data, load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
 from kdtune.streams.cache import Keys
 from kdtune.training.recipe import resolve
@@ -130,13 +129,11 @@ def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch
     first = load_data(Run(data=str(root))).fingerprint
     with monkeypatch.context() as patch:
         patch.setattr("kdtune.data.dataset._content", refuse)
-        clear_cached_data()  # as in another process
         assert load_data(Run(data=str(root))).fingerprint == first
     file = root / "train" / "bees" / "a.jpg"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    clear_cached_data()
     assert load_data(Run(data=str(root))).fingerprint != first
 
 
@@ -146,7 +143,6 @@ def test_the_fingerprint_of_files_just_written_is_not_kept(tmp_path):
     written = file.stat()
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))  # as on a coarse clock
-    clear_cached_data()
     assert load_data(Run(data=str(root))).fingerprint != first
 
 
@@ -157,7 +153,6 @@ def test_images_are_decoded_once_to_verify_them(tmp_path, monkeypatch):
         patch.setattr("kdtune.data.folder.decode", refuse)
         verify(load_data(Run(data=str(root))))
     (root / "val" / "ants" / "a.jpg").write_bytes(b"no image at all")
-    clear_cached_data()
     with pytest.raises(InputError, match="cannot be read"):
         verify(load_data(Run(data=str(root))))
 
@@ -258,9 +253,10 @@ def test_fingerprints_tell_repeats_apart_and_the_study_has_one() -> None:
 
 def test_a_run_has_the_split_of_its_repeat_and_so_has_its_teacher() -> None:
     run = replace(TINY, folds=5, repeat=3)
-    own = load_data(run)
-    assert load_data(replace(run, repeat=TEACHER_REPEAT - 3)) is own
-    assert load_data(replace(run, repeat=4)).fingerprint != own.fingerprint
+    data = StudyData(run)
+    own = data.of(run)
+    assert data.of(replace(run, repeat=TEACHER_REPEAT - 3)) is own
+    assert data.of(replace(run, repeat=4)).fingerprint != own.fingerprint
     assert len(own.splits["val"]) == 500 and len(own.splits["train"]) == 2000
     assert len(own.splits["test"]) == 1000
     assert own.splits["val"].labels.bincount().tolist() == [50] * 10

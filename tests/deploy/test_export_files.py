@@ -1,5 +1,6 @@
 """Exported files against the recorded predictions, plain PyTorch and what they say themselves."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -17,13 +18,16 @@ import torch.nn.functional as F
 from factories import photo_student, tiny_student
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_students import FASHION, run_here
+from study_folders import make
 
 import kdtune
-from kdtune.config.text import ExportMismatchError
+from kdtune.config.text import ExportMismatchError, InputError
 from kdtune.data.sources import load_fashion
 from kdtune.deploy.export import FORMATS, Exported, export
 from kdtune.deploy.onnx import OPSET
 from kdtune.deploy.subject import Subject
+from kdtune.export import parse as parse_export
 
 IMAGES = load_fashion().splits["test"].inputs
 
@@ -166,12 +170,13 @@ def test_a_file_that_computes_something_else_is_not_left(
 
 
 def test_without_the_data_random_images_are_checked_and_said_so(photos: Path) -> None:
-    study = json.loads((photos / "study.json").read_text())
-    record = json.loads((photos / "students" / "students.json").read_text())
-    for values in (study["run"], record["run"]):
-        values["data"] = str(photos / "gone")
-    (photos / "study.json").write_text(json.dumps(study))
-    (photos / "students" / "students.json").write_text(json.dumps(record))
+    for file in (photos / "study.json", photos / "students" / "students.json"):
+        values = json.loads(file.read_text())
+        values["run"]["data"] = str(photos / "gone")
+        file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="--int8 needs the study's data"):
+        export(photos, int8=True, say=str)
+    assert not (photos / "students" / "best.onnx").exists()
     lines: list[str] = []
     done = export(photos, "safetensors", say=lines.append)
     assert done.checked_on == "random images" and done.agreement.count == 256
@@ -198,3 +203,54 @@ def test_a_class_that_differs_from_the_record_is_said(fashion: Path) -> None:
     lines: list[str] = []
     export(fashion, "safetensors", say=lines.append)
     assert lines[3].startswith("warning: The study recorded the same class for 0 of 1,000.")
+
+
+# -- One sentence for each thing that can be wrong with an export --
+
+
+def refused(place: object, *words: str) -> str:
+    """Return the sentence with which an export is refused."""
+    with pytest.raises(InputError) as error:
+        flags = parse_export([str(place), *words])
+        export(flags.study, flags.format, flags.int8, flags.repeat, say=str)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_places_without_students(tmp_path: Path) -> None:
+    assert "does not exist" in refused(tmp_path / "none")
+    assert "must be a folder on this machine" in refused("s3://bucket/runs/x")
+    waiting = make(tmp_path / "waiting", {0.5: [None], 1.0: [None]})
+    assert "no run has completed" in refused(waiting.folder)
+
+
+def test_without_the_extra(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said before any work; the other formats do not need it."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *own: None if "onnx" in name else real(name, *own)
+    )
+    assert "pip install 'kdtune[export]'" in refused(fashion)
+    assert not (fashion / "students" / "best.onnx").exists()
+    assert export(fashion, "safetensors", say=str).file.exists()
+
+
+def test_a_folder_that_cannot_be_written(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: object) -> None:  # root may write anywhere, so that chmod would prove nothing
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("kdtune.deploy.export.atomic_write", denied)
+    sentence = refused(fashion, "--format", "safetensors")
+    assert "can be written, but is not (Permission denied); copy the study's folder" in sentence
+
+
+def test_a_model_that_cannot_be_traced(made: Path) -> None:
+    """The weights can still be exported."""
+    run = replace(FASHION, student="factories:wilful_student")
+    study = run_here(run, made, "wilful", repeats=1).folder
+    for format in ("onnx", "torch-export"):
+        sentence = refused(study, "--format", format)
+        assert "the student cannot be exported (" in sentence
+        assert "--format safetensors" in sentence
+    assert export(study, "safetensors", say=str).agreement.largest_difference == 0
+    shutil.rmtree(study)

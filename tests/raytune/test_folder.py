@@ -27,7 +27,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
-from kdtune.data.sources import clear_cached_data, load_data, load_fashion
+from kdtune.data.sources import load_data, load_fashion
 from kdtune.raytune.folder import finish, remove_parts, write_study
 from kdtune.raytune.identity import check_same, is_moved, merge_with_saved, read_if_saved
 from kdtune.results.comparison import Criterion
@@ -428,7 +428,6 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(
 
     other = Path(shutil.copytree(elsewhere, tmp_path / "other"))
     save(photo(7, 32, 32), other / "val" / "a" / "0.png", grey=True)
-    clear_cached_data()
     with pytest.raises(InputError, match=rf"the data in {other} has changed since"):
         kdtune.run(replace(moved, run=replace(run, data=str(other))))
 

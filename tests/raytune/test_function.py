@@ -155,6 +155,7 @@ def test_the_fingerprint_of_a_script_is_of_all_that_its_function_needs(tmp_path:
         )
         (tmp_path / "script.py").write_text(text)
         linecache.clearcache()
-        return fingerprints_of(make(tmp_path, runpy.run_path(str(tmp_path / "script.py"))["train"]))
+        train = runpy.run_path(str(tmp_path / "script.py"))["train"]
+        return fingerprints_of(make(tmp_path, train), None)
 
     assert of("x") == of("x", "# a comment elsewhere") != of("x / 2")

@@ -17,10 +17,13 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError, NodeMismatchError
+from kdtune.data.dataset import Data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.models.weights import save_weights
 from kdtune.raytune import machines
 from kdtune.raytune.machines import (
     Capacity,
+    Inspection,
     MachineMonitor,
     Node,
     NodeReport,
@@ -29,7 +32,6 @@ from kdtune.raytune.machines import (
     alive_nodes,
     check_local_resources,
     count_trials,
-    describe_memory_fault,
     find_node_faults,
     fingerprints_of,
     largest_runs,
@@ -162,14 +164,13 @@ HEAD, OTHER = Node("a", "10.0.0.1 (h0)", {"GPU": 0}), Node("b", "10.0.0.2 (h1)",
 TRIAL = TrialResources(cpu=1, gpu=0)
 FACTS = {"kdtune": "1.0", "torch": "2.13.0", "data": "d", "teacher": "t"}
 OURS = NodeReport(FACTS)
-GB = 10**9
 
 
 @pytest.fixture
 def study(tiny: Run, tmp_path: Path) -> Study:
     made = Study(name="a", out=str(tmp_path / "runs"), cache=str(tmp_path / "cache"), run=tiny)
     made.folder.mkdir(parents=True)
-    return resolve_study(made)
+    return resolve_study(made, StudyData(tiny))
 
 
 @pytest.mark.parametrize(
@@ -188,28 +189,21 @@ def study(tiny: Run, tmp_path: Path) -> Study:
     ],
 )
 def test_a_sentence_for_each_fault_and_difference(theirs: NodeReport, sentences: list[str]) -> None:
-    assert find_node_faults({HEAD: OURS, OTHER: theirs}, TRIAL) == {HEAD: [], OTHER: sentences}
+    assert find_node_faults({HEAD: OURS, OTHER: theirs}) == {HEAD: [], OTHER: sentences}
 
 
 @pytest.mark.parametrize(("cpus", "count"), [(4.0, 1), (0.0, 0)])
-def test_bf16_is_a_fault_of_the_cpus_that_run_trials(cpus: float, count: int) -> None:
+def test_bf16_is_a_fault_of_the_cpus_that_run_trials(
+    study: Study, monkeypatch: pytest.MonkeyPatch, cpus: float, count: int
+) -> None:
     """Not of a head node whose resources are { CPU: 0 }."""
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    probe = StorageProbe(study)
+    probe.write("driver")
+    in_bf16 = replace(study, gpus=0, run=replace(study.run, precision="bf16"))
     node = Node("a", "10.0.0.1 (h0)", {"CPU": cpus})
-    faults = find_node_faults({node: replace(OURS, cpu_fault="has no bf16")}, TRIAL)
-    assert faults[node] == ["10.0.0.1 (h0): has no bf16"][:count]
-
-
-@pytest.mark.parametrize(
-    ("gb", "trials", "words"),
-    [
-        (10, 4, ""),  # 4 x 10 = 40
-        (10.1, 4, "4 trials of 10.1 GB each do not fit into the 40.0 GB that are free on a GPU (A"),
-        (41, 1, "1 trials of 41.0 GB each do not fit into the 40.0 GB that are free on a GPU (A1"),
-    ],
-)
-def test_trials_that_share_a_gpu_by_hand(gb: float, trials: int, words: str) -> None:
-    fault = describe_memory_fault("A100", 40 * GB, int(gb * GB), trials, 64)
-    assert words in fault and bool(words) == bool(fault) and "\n" not in fault
+    report = report_node(node, probe, Inspection(in_bf16, TRIAL, {}), is_driver=True)
+    assert [line[:30] for line in report.faults] == ["--precision must be fp32 on th"] * count
 
 
 def test_the_largest_batch_of_the_space_is_tried_with_every_pair_of_models(tiny: Run) -> None:
@@ -234,7 +228,10 @@ def test_the_largest_batch_of_the_space_is_tried_with_every_pair_of_models(tiny:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "trials of 40.0 GB each do not fit into"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "not fit into the free memory of a GPU (A100",
+        ),
         (RuntimeError("no kernel"), "a training step fails on this GPU (no kernel)"),
         (None, ""),
     ],
@@ -242,18 +239,15 @@ def test_the_largest_batch_of_the_space_is_tried_with_every_pair_of_models(tiny:
 def test_a_batch_is_tried_on_cuda(
     tiny: Run, monkeypatch: pytest.MonkeyPatch, error: Exception | None, words: str
 ) -> None:
-    def try_batch(run: Run, device: torch.device) -> None:
+    def try_batch(run: Run, data: Data, device: torch.device) -> None:
         if error is not None:
             raise error
 
-    assert try_on_gpu(Study(run=tiny, gpus=0), 2) == ""  # without CUDA there is nothing to try
+    assert try_on_gpu(Study(run=tiny, gpus=0)) == ""  # without CUDA there is nothing to try
     monkeypatch.setattr(machines, "device_of", lambda study: torch.device("cuda"))
     monkeypatch.setattr(machines, "device_name", lambda device: "A100")
     monkeypatch.setattr(machines, "try_batch", try_batch)
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (40 * GB, 40 * GB))
-    monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda: 10 * GB)
-    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda: None)
-    fault = try_on_gpu(Study(run=tiny), 2)
+    fault = try_on_gpu(Study(run=tiny))
     assert words in fault and bool(words) == bool(fault)
 
 
@@ -280,25 +274,26 @@ class TestOnTwoNodes:
     def test_a_file_that_is_gone_is_named_with_the_machine(
         self, study: Study, tmp_path: Path
     ) -> None:
-        from kdtune.data.sources import load_data
         from kdtune.training.run import make_student
 
         file = tmp_path / "student.safetensors"
         save_weights(make_student(study.run, load_data(study.run)).net, file)
         with_weights = replace(study, run=replace(study.run, student_weights=str(file)))
-        fingerprints = fingerprints_of(with_weights)
-        preflight(with_weights, fingerprints, TRIAL)
+        inspection = inspection_of(with_weights)
+        preflight(inspection)
         file.unlink()
         with pytest.raises(NodeMismatchError) as caught:
-            preflight(with_weights, fingerprints, TRIAL)
-        lines = str(caught.value).splitlines()
-        for line, node in zip(lines, alive_nodes(), strict=True):
-            assert line.startswith(f"{node}: ") and f"{file} does not exist" in line
+            preflight(inspection)
+        _, other = alive_nodes()  # the driver has its fingerprints from before
+        assert str(caught.value).startswith(f"{other}: ")
+        assert f"{file} does not exist" in str(caught.value)
 
     def test_other_data_than_the_drivers_are_refused(self, study: Study) -> None:
+        inspection = inspection_of(study)
+        others = {**inspection.fingerprints, "data": "others"}
         first, other = alive_nodes()
         with pytest.raises(NodeMismatchError) as caught:
-            preflight(study, fingerprints_of(study) | {"data": "others"}, TRIAL)
+            preflight(replace(inspection, fingerprints=others))
         assert str(caught.value).startswith(f"{other} has data ")
         assert f", but {first} has others; make them the same" in str(caught.value)
 
@@ -314,14 +309,13 @@ class TestOnTwoNodes:
         (table,) = inspect(there)
         assert len(table.splitlines()) == 2 + 2
         assert Store(str(there.uri)).names() == []
-        assert list(there.folder.iterdir()) == []  # of all machines, which share it here
         nowhere = replace(study, out="s3://no-such-bucket/runs")
         with pytest.raises((InputError, OSError), match="NoSuchBucket"):
             inspect(nowhere)
 
     def test_a_folder_that_others_do_not_see_is_refused(self, study: Study) -> None:
         probe = StorageProbe(study)  # whose driver has written nothing: as on a disk of its own
-        report = report_node(study, probe, {})
+        report = report_node(HEAD, probe, Inspection(study, TRIAL, {}), is_driver=True)
         assert len(report.faults) == 1
         assert f"does not see what the driver wrote into {study.folder}; --out" in report.faults[0]
 
@@ -334,7 +328,7 @@ class TestOnTwoNodes:
         nowhere = replace(study, run=student, cache=str(tmp_path / "open"))
         probe = StorageProbe(nowhere)
         probe.write("driver")
-        report = report_node(nowhere, probe)
+        report = report_node(HEAD, probe, Inspection(nowhere, TRIAL, {}))
         probe.remove()
         assert "these weights cannot be read" in report.faults[0]
         assert "only you may write" in report.faults[1]
@@ -345,10 +339,10 @@ class TestOnTwoNodes:
     ) -> None:
         """One that cannot run the study ends it."""
         monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
-        monitor = MachineMonitor(study, TRIAL, {})
+        monitor = MachineMonitor(Inspection(study, TRIAL, {}))
         assert list(monitor.poll()) == []
         elsewhere = replace(study, run=replace(study.run, data=str(tmp_path / "images")))
-        strict = MachineMonitor(elsewhere, TRIAL, {})
+        strict = MachineMonitor(Inspection(elsewhere, TRIAL, {}))
         third = cluster.add_node(num_cpus=1)
         name = f"{alive_nodes()[0]}"  # all three have this machine's
         assert until_said(monitor, 1) == [f"{name} has joined"]
@@ -364,7 +358,7 @@ class TestOnTwoNodes:
         self, study: Study, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
-        monitor = MachineMonitor(study, TRIAL, {})
+        monitor = MachineMonitor(Inspection(study, TRIAL, {}))
         third = cluster.add_node(num_cpus=1)
         before = alive_nodes()
         (node,) = set(before) - set(monitor.nodes)
@@ -381,9 +375,14 @@ class TestOnTwoNodes:
         assert list(study.folder.iterdir()) == []
 
 
+def inspection_of(study: Study) -> Inspection:
+    data = StudyData(study.run)
+    return Inspection.of(study, TRIAL, fingerprints_of(study, data), data)
+
+
 def inspect(study: Study) -> list[str]:
     """Inspect all machines as the driver does."""
-    return preflight(study, fingerprints_of(study), TRIAL)
+    return preflight(inspection_of(study))
 
 
 def until_said(monitor: MachineMonitor, count: int) -> list[str]:

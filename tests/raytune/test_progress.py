@@ -19,16 +19,19 @@ from kdtune.config.study import Study
 from kdtune.config.text import NodeMismatchError
 from kdtune.planning.ledger import finalists, is_decided
 from kdtune.planning.plan import Plan
-from kdtune.raytune import progress as notify
+from kdtune.raytune import progress
 from kdtune.raytune.driver import Interrupted
 from kdtune.raytune.progress import (
     ProgressDisplay,
     StudyOutcome,
     describe_state,
     make_table,
-    notified,
+    notify,
+    outcome_of_error,
+    outcome_of_results,
     print_recipe,
 )
+from kdtune.results.results import load
 from kdtune.streams.cache import Cache
 
 
@@ -142,11 +145,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 def test_a_completed_study_gives_its_verdict(study: Study) -> None:
     said: list[str] = []
-    with notified("./tell.sh", study, said.append):
-        assert not Path("stdin.txt").exists()
-    import kdtune
-
-    verdict = kdtune.load(study.folder).verdict()
+    results = load(study.folder)
+    notify("./tell.sh", study, outcome_of_results(results), said.append)
+    verdict = results.verdict()
     assert Path("stdin.txt").read_text() == f"{verdict}\n"
     assert Path("verdict.txt").read_text() == verdict
     assert Path("variables.txt").read_text().split() == ["made", str(study.folder), "completed"]
@@ -161,18 +162,17 @@ def test_a_completed_study_gives_its_verdict(study: Study) -> None:
         (ZeroDivisionError("a bug"), "failed", "ZeroDivisionError: a bug"),
     ],
 )
-def test_a_study_that_an_error_ends_gives_the_reason_and_raises(
+def test_a_study_that_an_error_ends_gives_the_reason(
     study: Study, error: BaseException, status: str, reason: str
 ) -> None:
-    with pytest.raises(type(error)), notified("./tell.sh", study):
-        raise error
+    notify("./tell.sh", study, outcome_of_error(error))
     assert Path("variables.txt").read_text().split()[-1] == status
     assert reason in Path("stdin.txt").read_text()
 
 
 def test_no_text_of_the_verdict_is_run(study: Study) -> None:
     evil = "$(touch ran) `touch ran` '; touch ran; \" && touch ran\n\0 é"
-    notify.notify("./tell.sh", study, StudyOutcome("failed", evil), print)
+    notify("./tell.sh", study, StudyOutcome("failed", evil))
     assert not Path("ran").exists()
     assert Path("stdin.txt").read_text() == f"{evil}\n"
     assert Path("verdict.txt").read_text() == evil.replace("\0", "")
@@ -189,11 +189,10 @@ def test_no_text_of_the_verdict_is_run(study: Study) -> None:
 def test_a_command_that_fails_or_hangs_is_a_warning(
     study: Study, command: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "NOTIFY_SECONDS", 0.5)
+    monkeypatch.setattr(progress, "NOTIFY_SECONDS", 0.5)
     said: list[str] = []
     began = time.monotonic()
-    with notified(command, study, said.append):
-        pass
+    notify(command, study, StudyOutcome("completed", ""), said.append)
     assert len(said) == 1 and said[0].startswith("warning: --notify") and reason in said[0]
     assert time.monotonic() - began < 20
 

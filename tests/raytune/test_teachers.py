@@ -13,6 +13,7 @@ from kdtune.config.records import read_costs, read_teacher_accuracy, write_costs
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
+from kdtune.data.sources import StudyData
 from kdtune.raytune import teachers
 from kdtune.raytune import teachers as costs
 from kdtune.raytune.machines import TrialResources
@@ -29,9 +30,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = teachers.measure_teachers
 
-    def counted(study, missing):  # type: ignore[no-untyped-def]
+    def counted(study, missing, data):  # type: ignore[no-untyped-def]
         names.extend(run.teacher for run in missing)
-        return real(study, missing)
+        return real(study, missing, data)
 
     monkeypatch.setattr(teachers, "measure_teachers", counted)
     return names
@@ -42,7 +43,7 @@ def check(study: Study) -> list[str]:
     lines: list[str] = []
     mirror = Mirror(study)
     mirror.pull(TEACHER_ACCURACY)
-    teachers.gate_teachers(study, mirror, ONE_CORE, lines.append)
+    teachers.gate_teachers(study, StudyData(study.run), mirror, ONE_CORE, lines.append)
     return lines
 
 
@@ -56,7 +57,8 @@ def test_the_record_travels_with_the_study(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "here"))
     study = resolve_study(
-        Study(name="t", out=f"s3://kdtune/{tmp_path.name}", run=tiny, cache_gb=0, gpus=0)
+        Study(name="t", out=f"s3://kdtune/{tmp_path.name}", run=tiny, cache_gb=0, gpus=0),
+        StudyData(tiny),
     )
     shutil.copytree(teacher_folder, study.folder / "teacher")
     (study.folder / STUDY).write_text(study.to_json())
@@ -85,7 +87,7 @@ def test_teachers_and_ensembles_have_a_line_each(
     run = replace(tiny, teacher=names[0], teacher_epochs=0)
     space = {"teacher": (names[0], "+".join(names)), "alpha": (0.5, 1.0)}
     study = Study(name="t", out=str(tmp_path), run=run, space=space, cache_gb=0, gpus=0)
-    lines = check(resolve_study(study))
+    lines = check(resolve_study(study, StudyData(run)))
     assert measured == [*names, "+".join(names)]
     said = [line for line in lines if line.startswith("Accuracy of the teacher ")]
     assert len(said) == 3 and said[2].startswith(f"Accuracy of the teacher {'+'.join(names)}: ")
@@ -101,7 +103,8 @@ def study(tmp_path: Path) -> Study:
 
 def test_each_model_is_measured_once(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    measure_before_ray(study, Mirror(study), said.append)
+    data = StudyData(TINY)
+    measure_before_ray(study, data, Mirror(study), said.append)
     student, teacher = read_costs(study.folder)
     assert (student.role, student.model) == ("student", TINY.student)
     assert (teacher.role, teacher.model) == ("teacher", TINY.teacher)
@@ -114,13 +117,13 @@ def test_each_model_is_measured_once(study: Study, monkeypatch: pytest.MonkeyPat
     ensemble = f"{TINY.teacher}+{TINY.student}"
     space = {"teacher": (TINY.teacher, ensemble), "student": (TINY.student,)}
     other = replace(study, space=space)  # one more teacher
-    measure_before_ray(other, Mirror(other), said.append)
+    measure_before_ray(other, data, Mirror(other), said.append)
     first, second, third = read_costs(study.folder)
     assert [first, second] == marked
     assert (third.role, third.model) == ("teacher", ensemble)
     assert third.params == teacher.params + student.params
     monkeypatch.setattr(costs, "measure_all", None)
-    measure_before_ray(other, Mirror(other), said.append)
+    measure_before_ray(other, data, Mirror(other), said.append)
     assert len(said) == 2
 
 
@@ -136,7 +139,8 @@ def test_a_model_that_cannot_be_measured_is_a_warning(
 
     monkeypatch.setattr(costs, "measure_cost", fail_for_teacher)
     said: list[str] = []
-    measure_before_ray(study, Mirror(study), said.append)
+    data = StudyData(TINY)
+    measure_before_ray(study, data, Mirror(study), said.append)
     assert [cost.role for cost in read_costs(study.folder)] == ["student"]
     reason = f"the cost of the teacher {TINY.teacher} cannot be measured (out of memory)"
     assert said[1:] == [f"warning: {reason}"]

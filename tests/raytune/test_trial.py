@@ -1,6 +1,7 @@
 """What Ray runs, here without Ray: its reports are caught."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from s3_service import S3
 from kdtune.config.files import CHECKPOINT, state_files
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.data.checks import Contents
+from kdtune.data.sources import StudyData
 from kdtune.raytune import function as reporter
 from kdtune.raytune.function import run_trial
 from kdtune.raytune.trial import distillation_epochs
@@ -39,13 +42,19 @@ def study(
     return made
 
 
+def run_here(study: Study) -> None:
+    """Run the trial of the study's run, as a worker of this driver does."""
+    contents = Contents.of(StudyData(study.run))
+    run_trial(partial(distillation_epochs, contents=contents), {}, study)
+
+
 @pytest.mark.parametrize("name", [WEIGHTS, RECORD])
 def test_a_teacher_that_is_damaged_here_is_fetched_again(
     study: Study, teacher_folder: Path, reports: list[dict[str, Any]], name: str
 ) -> None:
     here = study.folder / "teacher" / name
     here.write_bytes(here.read_bytes()[:100])
-    run_trial(distillation_epochs, {}, study)
+    run_here(study)
     assert reports[-1]["error"] is None
     assert sum(len(report["epochs"]) for report in reports) == study.run.epochs
     assert here.read_bytes() == (teacher_folder / name).read_bytes()
@@ -57,7 +66,7 @@ def test_a_teacher_that_is_damaged_there_too_is_said(
     here = study.folder / "teacher" / WEIGHTS
     here.write_bytes(here.read_bytes()[:100])
     Mirror(study).push("teacher")
-    run_trial(distillation_epochs, {}, study)
+    run_here(study)
     assert "InputError: the teacher in" in reports[-1]["error"]
     assert "is damaged" in reports[-1]["error"]
 
@@ -68,7 +77,7 @@ def test_the_last_epoch_reports_which_images_of_val_are_correct(
     """Also when it is reported again, from the checkpoint."""
     file = f"trials/{study.run.trial_id}/predictions.parquet"
     for _ in range(2):
-        run_trial(distillation_epochs, {}, study)
+        run_here(study)
         *earlier, last = [epoch for report in reports for epoch in report["epochs"]]
         assert not any("correct" in epoch for epoch in earlier)
         Mirror(study).pull(file)
@@ -90,7 +99,7 @@ def test_a_store_has_the_last_state_alone_and_a_damaged_one_is_said(
     monkeypatch.setattr(Checkpoint, "MAX_AGE_SECONDS", 0.0)  # saves after every epoch
     place = f"trials/{study.run.trial_id}"
     last, before = state_files(study.folder / place / CHECKPOINT)
-    run_trial(distillation_epochs, {}, study)
+    run_here(study)
     mirror = Mirror(study)
     assert mirror.store is not None
     assert f"{place}/{last.name}" in mirror.store.names(place)
@@ -101,7 +110,7 @@ def test_a_store_has_the_last_state_alone_and_a_damaged_one_is_said(
     Mirror(study).push(place)
     first = [epoch for report in reports for epoch in report["epochs"]]
     reports.clear()
-    run_trial(distillation_epochs, {}, study)
+    run_here(study)
     again = [epoch for report in reports for epoch in report["epochs"]]
     assert reports[-1]["error"] is None
     assert [epoch["splits"] for epoch in again] == [epoch["splits"] for epoch in first]

@@ -25,9 +25,9 @@ from study_folders import (
 
 import kdtune
 import kdtune.report as report_command
-from kdtune.config.defaults import fashion
 from kdtune.config.files import PROVENANCE
 from kdtune.config.records import write_costs
+from kdtune.config.study import fashion
 from kdtune.config.task import RECORDED
 from kdtune.config.text import InputError
 from kdtune.report import ReportFlags

@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from ray.tune.experiment import Trial
 from study_folders import RUN, at, edit_records, make, write_records
 
@@ -19,7 +17,6 @@ from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.config.study import Study
 from kdtune.config.task import METRICS, RECORDED
-from kdtune.config.text import InputError
 from kdtune.results.frames import (
     config_label,
     distinguishing,
@@ -30,7 +27,6 @@ from kdtune.results.frames import (
     write_frames,
 )
 from kdtune.results.results import Results
-from kdtune.storage.records import read_study
 
 CONFIG = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
 CONFIG += ["repeat"]
@@ -84,19 +80,6 @@ def test_labels_are_never_missing(tmp_path):
     assert set(made.marginal().label) >= {"alpha = 1", "loss = mse"}
 
 
-def test_an_incomplete_last_record_is_skipped_and_named(tmp_path):
-    write_records(tmp_path, FOUR)
-    write_records(tmp_path, FOUR)
-    whole = read_frames(tmp_path)
-    file = tmp_path / "epochs" / "00001.jsonl"
-    lines = file.read_text().splitlines()
-    file.write_text("\n".join(lines) + "\n" + lines[-2][:40])
-    torn = read_frames(tmp_path)
-    assert torn.incomplete == [f"00001.jsonl:{len(lines) + 1}"]
-    pd.testing.assert_frame_equal(torn.epochs, whole.epochs)
-    pd.testing.assert_frame_equal(torn.trials, whole.trials)
-
-
 def test_parquet_files_hold_the_frames(tmp_path):
     write_records(tmp_path, FOUR)
     frames = read_frames(tmp_path)
@@ -119,19 +102,6 @@ def test_the_last_attempt_counts(tmp_path):
     assert read_frames(tmp_path).trials.status.tolist() == ["truncated"]
 
 
-@pytest.mark.parametrize(
-    "text", [None, "", "[]", '{"run": {}, "colour": 1}', '{"run": {"lr": -1}}']
-)
-def test_a_folder_without_a_study_is_an_error(tmp_path, text):
-    if text is not None:
-        (tmp_path / "study.json").write_text(text)
-    with pytest.raises(InputError, match=r"study\.json") as caught:
-        read_study(tmp_path)
-    assert str(tmp_path) in str(caught.value)
-    with pytest.raises(InputError, match=r"nowhere does not exist"):
-        kdtune.load(tmp_path / "nowhere")
-
-
 @pytest.mark.parametrize("n_epochs", [1, 4, 5, 7])
 def test_epoch_selections_match_ray_tune(tmp_path, n_epochs):
     accs = np.random.default_rng(n_epochs).uniform(size=n_epochs).tolist()
@@ -151,24 +121,6 @@ def test_of_equal_best_epochs_the_first_counts(tmp_path):
     edit_records(tmp_path, lambda line: line.update(kl=line.get("epoch")))
     (trial,) = read_frames(tmp_path).trials.to_dict("records")
     assert trial["val/kl@best"] == 1 and trial["val/kl@last"] == 2
-
-
-@settings(deadline=None, max_examples=30)
-@given(cut=st.integers(1, 400), seed=st.integers(0, 2**16))
-def test_a_crash_at_any_byte_costs_at_most_a_line(tmp_path_factory, cut, seed):
-    folder = tmp_path_factory.mktemp("study")
-    write_records(folder, FOUR)
-    file = folder / "epochs" / "00000.jsonl"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-cut])
-    frames = read_frames(folder)
-    left = whole[:-cut].split(b"\n")
-    assert len(frames.incomplete) == (left[-1] != b"" and not left[-1].endswith(b"}"))
-    kept = [line for line in left if line.endswith(b"}")]
-    assert len(frames.epochs) == sum(b'"kind": "epoch"' in line for line in kept)
-    assert (frames.trials.status == "completed").sum() == sum(
-        b'"kind": "end"' in line for line in kept
-    )
 
 
 def test_interleaved_records_are_assigned_to_their_trials(tmp_path):
@@ -246,11 +198,11 @@ def test_an_alpha_close_to_1_is_not_called_1() -> None:
     assert shown == ["alpha = 0.99997", "alpha = 1", "alpha = 0.001235"]
 
 
-def write(folder: Path, space: dict[str, tuple[float, ...]], run: Run = RUN) -> Results:
+def load_grid(folder: Path, space: dict[str, tuple[float, ...]], run: Run = RUN) -> Results:
     """Write a study with a run of each configuration of a grid; the accuracies rise by 1 point."""
     study = Study(run=run, space=space, repeats=1, out=str(folder), name="two")
-    for number, own in enumerate(study.runs()):
-        write_records(study.folder, {own: [0.5 + number / 100] * 3})
+    for number, trial in enumerate(study.runs()):
+        write_records(study.folder, {trial: [0.5 + number / 100] * 3})
     (study.folder / "study.json").write_text(study.to_json())
     return kdtune.load(study.folder)
 
@@ -259,27 +211,25 @@ def write(folder: Path, space: dict[str, tuple[float, ...]], run: Run = RUN) -> 
 def test_both_temperatures_are_shown_as_numbers(fixed: bool, tmp_path: Path) -> None:
     """Equal ones, too: None would read as a teacher that is not softened."""
     space = {"temperature": (4.0,) if fixed else (1.0, 4.0), "teacher_temperature": (1.0, 4.0)}
-    results = write(tmp_path, space | {"alpha": (0.5,)})
-    given = [(t, own) for t in space["temperature"] for own in space["teacher_temperature"]]
-    if fixed:
-        labels = {f"alpha = 0.5, teacher T = {own:g}" for _, own in given}
-    else:
-        labels = {f"alpha = 0.5, T = {t:g}, teacher T = {own:g}" for t, own in given}
+    results = load_grid(tmp_path, space | {"alpha": (0.5,)})
+    pairs = [(t, of_teacher) for t in space["temperature"] for of_teacher in (1.0, 4.0)]
+    student = "" if fixed else "T = {:g}, "
+    labels = {f"alpha = 0.5, {student.format(t)}teacher T = {of:g}" for t, of in pairs}
     assert set(results.trials.label) == labels | {"alpha = 1"}
     table = results.summary()
-    assert len(table) == len(given) + 1
-    own = table[table.alpha != 1]
-    assert sorted(own.teacher_temperature) == sorted(own for _, own in given)
+    assert len(table) == len(pairs) + 1
+    assert sorted(table[table.alpha != 1].teacher_temperature) == sorted(of for _, of in pairs)
     assert list(table[table.alpha == 1].teacher_temperature) == ["-"]
 
 
 def test_a_temperature_that_is_not_searched_is_not_shown_twice(tmp_path: Path) -> None:
-    results = write(tmp_path, {"temperature": (1.0, 4.0), "alpha": (0.5,)})
+    results = load_grid(tmp_path, {"temperature": (1.0, 4.0), "alpha": (0.5,)})
     assert set(results.trials.label) == {"alpha = 0.5, T = 1", "alpha = 0.5, T = 4", "alpha = 1"}
     # also where a folder is read without its study, and all that differs is shown
     names = distinguishing(results.trials, [])
     assert "temperature" in names and "teacher_temperature" not in names
-    other = write(tmp_path / "9", {"temperature": (1.0, 9.0)}, replace(RUN, teacher_temperature=9))
+    run = replace(RUN, teacher_temperature=9)
+    other = load_grid(tmp_path / "9", {"temperature": (1.0, 9.0)}, run)
     assert "teacher_temperature" in distinguishing(other.trials, [])
 
 
@@ -288,36 +238,36 @@ TRIALS = [at(0.5, r).trial_id for r in range(3)]
 
 def rows(trial: str, correct: bool, **columns) -> pd.DataFrame:
     """Two examples of val, with the columns of version 0.1 and others."""
-    own = {"trial_id": trial, "split": "val", "example": range(2), "correct": correct}
-    return pd.DataFrame(own | columns)
+    basic = {"trial_id": trial, "split": "val", "example": range(2), "correct": correct}
+    return pd.DataFrame(basic | columns)
 
 
-def save_own(folder, trial: str, **columns) -> None:
+def save_rows(folder, trial: str, **columns) -> None:
     (folder / "trials" / trial).mkdir(parents=True)
     rows(trial, True, **columns).to_parquet(folder / "trials" / trial / PREDICTIONS)
 
 
-def test_the_trials_own_files_come_first_then_the_studys(tmp_path) -> None:
-    save_own(tmp_path, TRIALS[0])
-    save_own(tmp_path, TRIALS[2])
+def test_files_of_trials_come_before_that_of_the_study(tmp_path) -> None:
+    save_rows(tmp_path, TRIALS[0])
+    save_rows(tmp_path, TRIALS[2])
     (tmp_path / "trials" / TRIALS[2] / PREDICTIONS).write_bytes(b"PAR1")  # damaged
     study = pd.concat(rows(trial, False) for trial in [TRIALS[2], TRIALS[0], "another"])
     study.to_parquet(tmp_path / PREDICTIONS)
-    found = read_predictions(tmp_path, TRIALS)
+    frame = read_predictions(tmp_path, TRIALS)
     # no file holds the second
-    assert found.trial_id.tolist() == [TRIALS[0]] * 2 + [TRIALS[2]] * 2
-    assert found.correct.tolist() == [True, True, False, False]
+    assert frame.trial_id.tolist() == [TRIALS[0]] * 2 + [TRIALS[2]] * 2
+    assert frame.correct.tolist() == [True, True, False, False]
     assert list(read_predictions(tmp_path, TRIALS, ["correct"])) == ["trial_id", "correct"]
 
 
 def test_trials_of_version_01_stand_beside_those_with_more_columns(tmp_path) -> None:
-    save_own(tmp_path, TRIALS[0])
+    save_rows(tmp_path, TRIALS[0])
     files = pd.Series([None, None], dtype="string")
-    save_own(tmp_path, TRIALS[1], file=files, label=[3, 4], predicted=[3, 4], p_label=[0.5, 0.75])
-    found = read_predictions(tmp_path, TRIALS)
-    assert found.correct.tolist() == [True] * 4 and found.file.isna().all()
-    assert found.label.isna().tolist() == [True, True, False, False]
-    assert found.p_label[2:].tolist() == [0.5, 0.75]
+    save_rows(tmp_path, TRIALS[1], file=files, label=[3, 4], predicted=[3, 4], p_label=[0.5, 0.75])
+    frame = read_predictions(tmp_path, TRIALS)
+    assert frame.correct.tolist() == [True] * 4 and frame.file.isna().all()
+    assert frame.label.isna().tolist() == [True, True, False, False]
+    assert frame.p_label[2:].tolist() == [0.5, 0.75]
 
 
 @pytest.mark.parametrize("study", [None, b"", b"no parquet"])
@@ -328,24 +278,18 @@ def test_without_readable_files_there_are_none(tmp_path, study) -> None:
 
 
 def test_examples_are_in_order_whatever_the_order_of_the_rows(tmp_path) -> None:
-    own = pd.concat([rows(trial, True) for trial in TRIALS[:2]])
-    own["correct"] = [True, False, False, True]
-    own.sort_values("example", ascending=False).to_parquet(tmp_path / PREDICTIONS)
-    found = read_examples(tmp_path, TRIALS, METRICS["acc"], "val")
-    assert {t: x.tolist() for t, x in found.items()} == {TRIALS[0]: [1, 0], TRIALS[1]: [0, 1]}
+    frame = pd.concat([rows(trial, True) for trial in TRIALS[:2]])
+    frame["correct"] = [True, False, False, True]
+    frame.sort_values("example", ascending=False).to_parquet(tmp_path / PREDICTIONS)
+    values = read_examples(tmp_path, TRIALS, METRICS["acc"], "val")
+    assert {t: x.tolist() for t, x in values.items()} == {TRIALS[0]: [1, 0], TRIALS[1]: [0, 1]}
     assert not read_examples(tmp_path, TRIALS, METRICS["acc"], "test")
 
 
-def test_without_pyarrow_there_are_none(tmp_path, monkeypatch) -> None:
-    save_own(tmp_path, TRIALS[0])
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert read_predictions(tmp_path, TRIALS).empty
-
-
-def test_the_studys_file_keeps_trials_that_were_deleted(tmp_path) -> None:
+def test_the_file_of_a_study_keeps_trials_that_were_deleted(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.5, 0.6, 0.7], 1.0: [0.4]})
     for trial in TRIALS:
-        save_own(tmp_path, trial)
+        save_rows(tmp_path, trial)
     write_frames(tmp_path, made.frames)
     (tmp_path / "trials" / TRIALS[1] / PREDICTIONS).unlink()
     write_frames(tmp_path, made.frames)

@@ -148,19 +148,19 @@ def test_files_deleted_by_hand(kept: Results) -> None:
     gone = sorted(at(0.5, r).trial_id for r in (0, 2))
     for name in gone:
         shutil.rmtree(folder / "trials" / name)
-    start = f"the folders of 2 of 6 completed runs are gone ({', '.join(gone)}): "
-    students = "their students are no longer available"
-    both = "their students and predictions are no longer available"
-    assert warnings_of(folder) == [start + both]
-    pd.DataFrame({"trial_id": gone[:1]}).to_parquet(folder / PREDICTIONS)
-    assert warnings_of(folder) == [start + both.replace("predictions", "predictions of 1")]
-    pd.DataFrame({"trial_id": gone}).to_parquet(folder / PREDICTIONS)
-    assert warnings_of(folder) == [f"{start}{students}; their predictions are in {PREDICTIONS}"]
-    (folder / "trials" / ID / PREDICTIONS).unlink()
-    assert warnings_of(folder)[1] == (
-        f"the predictions of 1 of 6 completed runs are gone ({ID}): comparisons that need them "
-        f"hold for these val images only"
+    students = (
+        f"the folders of 2 of 6 completed runs are gone ({', '.join(gone)}): their students are no "
+        f"longer available"
     )
+    predictions = "the predictions of {} of 6 completed runs are gone ({}): comparisons that need "
+    predictions += "them hold for these val images only"
+    assert warnings_of(folder) == [students, predictions.format(2, ", ".join(gone))]
+    pd.DataFrame({"trial_id": gone[:1]}).to_parquet(folder / PREDICTIONS)
+    assert warnings_of(folder) == [students, predictions.format(1, gone[1])]
+    pd.DataFrame({"trial_id": gone}).to_parquet(folder / PREDICTIONS)
+    assert warnings_of(folder) == [students]
+    (folder / "trials" / ID / PREDICTIONS).unlink()
+    assert warnings_of(folder) == [students, predictions.format(1, ID)]
 
 
 # Teachers
@@ -197,25 +197,25 @@ def of_val(correct: int, largest: int = 50) -> TeacherAccuracy:
     ],
 )
 def test_faults_of_a_teacher(record: TeacherAccuracy, fault: str) -> None:
-    faults = find_teacher_faults([record])
+    faults = list(find_teacher_faults([record]))
     assert len(faults) == bool(fault) and all(fault in text for text in faults)
 
 
 def test_the_least_accuracy_of_a_teacher(tmp_path: Path) -> None:
     write_teacher_accuracy(tmp_path, [GOOD])
     lines: list[str] = []
-    check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.9, lines.append)
+    check_teachers(tmp_path, [GOOD.key], lambda recorded: [], 0.9, lines.append)
     assert lines == [describe_teacher(GOOD)] == [WORDS]
     words = r"at least 0.95 on val .* but has 0.9000 \(450 of 500\) .* runs/x/teacher/teacher"
     with pytest.raises(InputError, match=words):
-        check_teachers(tmp_path, [GOOD.key], lambda known: [], 0.95, lines.append)
+        check_teachers(tmp_path, [GOOD.key], lambda recorded: [], 0.95, lines.append)
 
 
 def test_new_measurements_replace_recorded_ones(tmp_path: Path) -> None:
     small = replace(GOOD, teacher="small")
     write_teacher_accuracy(tmp_path, [GOOD, small])
     better = replace(GOOD, fingerprint="g", acc_before=None)
-    check_teachers(tmp_path, [GOOD.key], lambda known: [better], None, lambda line: None)
+    check_teachers(tmp_path, [GOOD.key], lambda recorded: [better], None, lambda line: None)
     assert read_teacher_accuracy(tmp_path) == [better, small]
 
 

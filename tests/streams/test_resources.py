@@ -12,7 +12,6 @@ import kdtune.teacher
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.data.sources import load_data
 from kdtune.streams import views as resources
 from kdtune.streams.views import (
     Resources,
@@ -88,9 +87,7 @@ def test_device_of_a_study(change: dict, device: str) -> None:
 def test_cores_of_a_trial_are_divided_into_threads_and_loader_workers(
     monkeypatch: pytest.MonkeyPatch, change: dict, photos: bool, workers: int, threads: int
 ) -> None:
-    data = replace(load_data(Run()), photos=photos)
-    monkeypatch.setattr(resources, "load_data", lambda run: data)
-    made = Resources.of(replace(STUDY, **{"gpus": None, **change}))
+    made = Resources.of(replace(STUDY, **{"gpus": None, **change}), photos)
     assert (made.loader_workers, made.threads) == (workers, threads)
 
 

@@ -17,8 +17,9 @@ from simulated_runs import curve
 
 import kdtune
 from kdtune.config.cli import parse
-from kdtune.config.migrations import SCHEMA
+from kdtune.config.run import SCHEMA
 from kdtune.config.study import Study
+from kdtune.data.sources import StudyData
 from kdtune.storage.records import Round, read_lines, read_saved
 from kdtune.training.recipe import resolve_study
 from kdtune.training.teacher import missing_teachers
@@ -84,8 +85,9 @@ def test_the_same_command_runs_nothing(
 
 
 def test_its_teacher_is_ready(study: Study) -> None:
-    own = resolve_study(study)
-    assert missing_teachers(own.run, [own.run], study.folder / "teacher") == []
+    data = StudyData(study.run)
+    own = resolve_study(study, data)
+    assert missing_teachers(own.run, [own.run], study.folder / "teacher", data) == []
 
 
 def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_them() -> None:
@@ -104,9 +106,9 @@ def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_the
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_it_is_extended(study: Study, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_lines(study.folder)[0]
-    more = replace(study, repeats=3, space={**study.space, "alpha": (0.0, 0.5, 1.0)})
+    more = replace(study, space={**study.space, "alpha": (0.0, 0.5, 1.0)})
     results = kdtune.run(more)
-    assert list(results.trials.status) == ["completed"] * 5 * 3
+    assert list(results.trials.status) == ["completed"] * 5 * 2
     lines = read_lines(study.folder)[0]
     assert lines[: len(before)] == before
     old = {line["trial_id"] for line in before}

@@ -11,7 +11,7 @@ import kdtune
 from kdtune.config.cli import run_and_exit
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, LeaseLostError, NodeMismatchError, UserError
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.raytune.folder import write_study
@@ -111,7 +111,7 @@ def test_other_weights_under_the_same_name_are_no_study_to_go_on_with(
     study = replace(study, run=run, space={"alpha": (0.0, 1.0)}, repeats=1)
     save_weights(build(run.student, "none", 10, seed=1).net, file)
     study.folder.mkdir(parents=True)
-    made_of = check_study(resolve_study(study), load_data(study.run))
+    made_of = check_study(resolve_study(study, StudyData(study.run)), load_data(study.run))
     write_study(study, made_of)
     check_same(study, read_if_saved(study.folder), made_of)
     save_weights(build(run.student, "none", 10, seed=2).net, file)

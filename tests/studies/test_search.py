@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,22 +25,25 @@ from kdtune.training.recipe import resolve
 from kdtune.training.run import distill
 
 
-@pytest.mark.usefixtures("shared_ray")
-def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
+def test_a_study_from_nothing_to_its_folder(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run, read, repeated without work, and repeated for a run that was dropped.
+
+    test_older_studies.py extends studies.
+    """
+    study = replace(study, space={"alpha": (0.0, 1.0)})
     results = kdtune.run(study)
-    trials = results.trials
-    assert sorted(trials.status.unique()) == ["completed"]
-    assert len(trials) == 6
-    assert trials.groupby("config_id")["repeat"].apply(sorted).tolist() == [[0, 1]] * 3
+    trials, folder = results.trials, study.folder
+    assert list(trials.status) == ["completed"] * 4
+    assert trials.groupby("config_id")["repeat"].apply(sorted).tolist() == [[0, 1]] * 2
     assert results.epochs.groupby(["trial_id", "split"]).size().unstack().to_dict("list") == {
-        "train": [3] * 6,
-        "val": [3] * 6,
-        "test": [1] * 6,
+        "train": [3] * 4,
+        "val": [3] * 4,
+        "test": [1] * 4,
     }
-    folder = study.folder
     for name in ("study.json", "epochs.parquet", "summary.md", "summary.csv", "teacher"):
         assert (folder / name).exists(), name
-    assert len(pd.read_parquet(folder / "predictions.parquet")) == 6 * (500 + 1000)
+    assert len(pd.read_parquet(folder / "predictions.parquet")) == 4 * (500 + 1000)
     assert len(list((folder / "students").glob("*.safetensors"))) == 2
     assert not list(folder.glob("trials/*/student.safetensors"))  # --keep best
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), trials)
@@ -51,48 +52,30 @@ def test_a_study_from_nothing_to_its_folder(study: Study, tiny: Run) -> None:
     student = results.costs.set_index("role").loc["student"]
     assert (trials["student/params"] == student.params).all() and student.params > 0
 
-    run = replace(tiny, alpha=0.0, repeat=1)  # a trial equals the same run alone
+    run = replace(study.run, alpha=0.0, repeat=1)  # a trial equals the same run alone
     *_, last = distill(run, folder / "teacher", Resources())
     row = trials.set_index("trial_id").loc[run.trial_id]
     for name in ("loss", "acc", "logit_diff", "kl"):
         assert row[f"val/{name}@last"] == pytest.approx(last.splits["val"][name], rel=1e-6)
         assert row[f"test/{name}@last"] == pytest.approx(last.splits["test"][name], rel=1e-6)
 
-    lines = len(read_lines(folder)[0])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
-        again = kdtune.run(study)
-    assert len(again.trials) == 6 and len(read_lines(folder)[0]) == lines
-
-    more = replace(study, repeats=3, space={"alpha": (0.0, 0.5, 1.0), "loss": ("mse", "kl")})
-    extended = kdtune.run(more)
-    assert len(extended.trials) == 5 * 3
-    assert (folder / "costs.json").read_bytes() == costs  # nothing is measured again
-    new = {line["trial_id"] for line in read_lines(folder)[0][lines:]}
-    assert new.isdisjoint(trials.trial_id)
-
-
-@pytest.mark.usefixtures("shared_ray")
-def test_a_dropped_run_is_run_again_when_asked(taught: Study) -> None:
-    """It then has the same numbers, and its weights, which --keep best had deleted, are back."""
-    study = replace(taught, space={"alpha": (1.0,)}, repeats=2)
-    before = kdtune.run(study).trials
-    folder, best = study.folder, kdtune.load(study.folder).best()
+    dropped = f"{results.best()}-r01"
     weights = folder / "students" / "repeat-01.safetensors"
-    kept = weights.read_bytes()
-    trial = f"{best}-r01"
-    mark_trials(str(folder), [trial], [], "a fault")
-    with pytest.MonkeyPatch.context() as patch:
+    saved, lines = weights.read_bytes(), len(read_lines(folder)[0])
+    with monkeypatch.context() as patch:
         patch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
-        trials = kdtune.run(study).trials.set_index("trial_id")
-    assert trials.status[trial] == "dropped"
+        assert kdtune.run(study).trials.equals(trials) and len(read_lines(folder)[0]) == lines
+        mark_trials(str(folder), [dropped], [], "a fault")
+        statuses = kdtune.run(study).trials.set_index("trial_id").status
+    assert statuses.to_dict() == {t: "completed" for t in trials.trial_id} | {dropped: "dropped"}
     again = kdtune.run(replace(study, rerun_dropped=True))
     assert not kdtune.load(folder).study.rerun_dropped
     timed = ["seconds", "node"]
-    pd.testing.assert_frame_equal(again.trials.drop(columns=timed), before.drop(columns=timed))
+    pd.testing.assert_frame_equal(again.trials.drop(columns=timed), trials.drop(columns=timed))
     starts = [x["trial_id"] for x in read_lines(folder)[0] if x["kind"] == "start"]
-    assert sorted(starts) == sorted([*before.trial_id, trial])
-    assert weights.read_bytes() == kept
+    assert sorted(starts) == sorted([*trials.trial_id, dropped])
+    assert weights.read_bytes() == saved  # --keep best had deleted it
+    assert (folder / "costs.json").read_bytes() == costs  # nothing is measured again
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
@@ -129,7 +112,7 @@ def test_a_failing_trial_is_named_and_its_worker_runs_the_next(taught: Study) ->
     assert "No conclusion" in results.verdict()
 
 
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """TPE, a race, early stopping, confirmation and final repeats under a real Ray.
 
@@ -138,14 +121,14 @@ def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("kdtune.raytune.teachers._runs_on_these_cpus", lambda study: False)
     study = taught
     space = {"alpha": Range(0, 0.9), "lr": Range(1e-3, 0.1, log=True)}
-    study = replace(study, search="tpe", samples=12, policy="race", stop_early=True, space=space)
-    study = replace(study, run=replace(study.run, epochs=16))
+    study = replace(study, search="tpe", samples=6, policy="race", stop_early=True, space=space)
+    study = replace(study, run=replace(study.run, epochs=8))
     results = kdtune.run(study)
     trials = results.trials
     assert list(results.costs.role) == ["student", "teacher"]
     assert set(trials.status) <= {"completed", "pruned"}
-    assert (trials[trials.status == "pruned"].n_epochs < 16).all()
-    assert (trials[trials.status == "completed"].n_epochs == 16).all()
+    assert (trials[trials.status == "pruned"].n_epochs < 8).all()
+    assert (trials[trials.status == "completed"].n_epochs == 8).all()
     final = results.final_trials
     assert sorted(final["repeat"]) == [2000, 2000, 2001, 2001]
     assert (final.groupby("config_id")["config/alpha"].first() == 1).sum() == 1
@@ -155,8 +138,8 @@ def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> N
     assert results.best() == round_.ranking[0] and round_.default == study.default.config_id
     finals = trials[trials.phase == "final"]  # the default's, too
     assert set(finals.config_id) == round_.finalists | {round_.default}
-    assert trials.config_id.nunique() == 12
-    assert trials.groupby("config_id")["config/alpha"].first().eq(1).sum() == 6  # half of 12
+    assert trials.config_id.nunique() == 6
+    assert trials.groupby("config_id")["config/alpha"].first().eq(1).sum() == 3  # half of 6
     named = json.loads((results.folder / "students" / "students.json").read_text())
     best = trials[trials.config_id == results.best()].iloc[0]  # of the finalists, not of the search
     assert named["run"]["lr"] == best["config/lr"]
@@ -182,45 +165,32 @@ def test_a_run_that_falls_behind_is_pruned(taught: Study) -> None:
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
-def test_a_killed_driver_goes_on(
-    taught: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Killed once a run has ended, and then run to its end; test_killed_studies.py has more."""
-    study = replace(taught, run=replace(taught.run, epochs=20), space={"alpha": (0.0, 1.0)})
-    study = replace(study, gpus=0)
-    script = tmp_path / "experiment.py"
-    script.write_text(f"from kdtune import Run, Study\nstudy = {study!r}\n")
-    command = [sys.executable, "-m", "kdtune.search", str(script)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as driver:
-        wait_until(lambda: any(x["kind"] == "end" for x in read_lines(study.folder)[0]))
-        driver.send_signal(signal.SIGKILL)
-    cut, _ = read_lines(study.folder)
-    ended = {line["trial_id"] for line in cut if line["kind"] == "end"}
-    assert 1 <= len(ended) < 4
-
-    assert main(study) == 0
-    said = capsys.readouterr().out
-    assert "val/acc" not in said and "± " in said
-    rest = read_lines(study.folder)[0][len(cut) :]
-    assert {x["trial_id"] for x in rest if x["kind"] == "start"}.isdisjoint(ended)
-    assert len(kdtune.load(study.folder).trials.query("status == 'completed'")) == 4
-
-
-@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
-def test_ctrl_c_exits_130_and_says_how_to_go_on(
+def test_ctrl_c_exits_130_and_the_same_command_goes_on(
     taught: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    study = replace(taught, run=replace(taught.run, epochs=400), space={"alpha": (0.0, 1.0)})
+    """Interrupted once a run has ended; test_killed_studies.py kills drivers."""
+    run = replace(taught.run, epochs=300)
+    study = replace(taught, run=run, space={"alpha": (0.0, 1.0)}, repeats=1)
 
     def interrupt() -> None:
-        wait_until(lambda: any(x["kind"] == "epoch" for x in read_lines(study.folder)[0]))
+        wait_until(lambda: any(x["kind"] == "end" for x in read_lines(study.folder)[0]))
         os.kill(os.getpid(), signal.SIGINT)
 
     with ThreadPoolExecutor(1) as other:
         sent = other.submit(interrupt)
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as exit_:
             run_and_exit(lambda: main(study), resumes=True)
         sent.result()
-    assert ended.value.code == 130
+    assert exit_.value.code == 130
     errors = capsys.readouterr().err
     assert "run the same command again to resume" in errors and "Traceback" not in errors
+    before = read_lines(study.folder)[0]
+    (ended,) = (line["trial_id"] for line in before if line["kind"] == "end")
+
+    assert main(study) == 0
+    output = capsys.readouterr().out
+    assert "val/acc" not in output and "± " in output
+    after = read_lines(study.folder)[0]
+    assert after[: len(before)] == before
+    assert ended not in [x["trial_id"] for x in after[len(before) :] if x["kind"] == "start"]
+    assert list(kdtune.load(study.folder).trials.status) == ["completed"] * 2

@@ -5,14 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import numpy as np
 import pytest
 from nbclient import NotebookClient
-from study_folders import cost, make
-from whole_predictions import write_whole_predictions
 
 import kdtune
-from kdtune.config.records import write_costs
 
 TOUR = Path(__file__).parents[2] / "experiments" / "tour.ipynb"
 RUN, SHOWN = "results = kdtune.run(study)", "results"
@@ -35,33 +31,6 @@ def execute(folder: Path) -> dict[str, list[Any]]:
 def whole_text(outputs: list[Any]) -> str:
     """Return all text of some outputs, as plain text where there is some."""
     return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs)
-
-
-def write_ready_study(folder: Path) -> None:
-    """Write the study of the notebook as it would be when complete, so that nothing is trained."""
-    names: dict[str, Any] = {}
-    exec(next(c.source for c in read().cells if "kdtune.Study(" in c.source), names)
-    study: kdtune.Study = names["study"]
-    rng = np.random.default_rng(0)
-    last = {run: list(rng.normal(0.7, 0.02, study.repeats)) for run in study.runs()}
-    place = folder / study.folder
-    made = make(place, last, name=study.name, run=study.run, space=study.space)
-    write_whole_predictions(made, [f"class {k}" for k in range(10)], splits=("val", "test"))
-    write_costs(place, [cost(study.run.student), cost(study.run.teacher, "teacher", 24_314)])
-
-
-def test_the_notebook_reads_a_complete_study(tmp_path: Path) -> None:
-    write_ready_study(tmp_path)
-    outputs = execute(tmp_path)
-    assert not outputs[RUN]  # nothing was run again
-    (shown,) = outputs[SHOWN]
-    results = kdtune.load(tmp_path / "runs" / "tour")
-    assert results.verdict() in shown.data["text/html"]
-    assert "<img " in outputs["results.plot.curves()"][0].data["text/html"]
-    assert not (tmp_path / "runs" / "tour" / "tune").exists()  # Ray's files
-    # the file has all numbers, not the table for reading
-    want = results.summary(full=True).to_csv(index=False)
-    assert (tmp_path / "runs" / "tour" / "summary.csv").read_text() == want
 
 
 def test_a_notebook_shows_one_sentence_for_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,3 +77,4 @@ def test_the_notebook_runs_its_study(tmp_path: Path) -> None:
     assert "12 of 12 runs ended: 12 completed" in text and "\x1b" not in text
     assert text.count("val acc") == 1  # the head of the table, and no line of a run
     assert results.verdict() in outputs[SHOWN][0].data["text/html"]
+    assert "<img " in outputs["results.plot.curves()"][0].data["text/html"]

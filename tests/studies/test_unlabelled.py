@@ -13,7 +13,6 @@ from photos import photo, save
 import kdtune
 from kdtune.config.cli import parse
 from kdtune.config.text import InputError
-from kdtune.data.sources import clear_cached_data
 from kdtune.reporting.sections import provenance, study_facts
 from kdtune.results.comparison import Criterion
 from kdtune.search import main
@@ -89,7 +88,6 @@ def test_a_study_of_photographs(
 
     # the same images in another place are the same study; others are another one
     moved = extra.rename(tmp_path / "moved")
-    clear_cached_data()
     assert main(parse("search", words(photos, moved, tmp_path))) == 0
     assert kdtune.load(folder).trials.equals(results.trials)
     other = Path(shutil.copytree(moved, tmp_path / "other"))

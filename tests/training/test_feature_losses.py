@@ -310,7 +310,7 @@ def test_a_batch_is_tried_with_its_projector(tiny: Run, monkeypatch: pytest.Monk
         return made[-1]
 
     monkeypatch.setattr("kdtune.training.run.make_projector", seen)
-    try_batch(run, CPU)
+    try_batch(run, load_data(run), CPU)
     (projector,) = made
     assert projector is not None and projector.weight.grad is not None
     assert projector.weight.grad.any()

@@ -14,11 +14,11 @@ from tiny_run import TINY
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.models.weights import WEIGHTS, FinishedTeacher, read_finished, save_weights
-from kdtune.raytune.driver import find_warnings
+from kdtune.raytune.driver import find_warnings, prepare
 from kdtune.streams.views import Resources
-from kdtune.training.recipe import find_other_cuts, resolve, transforms_of
+from kdtune.training.recipe import find_other_cuts, resolve
 from kdtune.training.teacher import fine_tune, initial_teacher
 
 
@@ -51,9 +51,10 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         (sentence,) = found(other)
         words = f"the teacher mobilenet_v3_small ({run.teacher_weights}) was fine-tuned with"
         assert sentence.startswith(words) and "--seed and --val-share" in sentence
-        study = Study(run=resolve(other))
-        assert sentence in transforms_of(study, load_data(study.run)).warnings
-        assert next(find_warnings(study, load_data(study.run), 1)) == sentence
+        study, data = Study(run=resolve(other)), StudyData(other)
+        prepared = prepare(study, study, None, {}, data)
+        assert sentence in prepared.provenance["warnings"]
+        assert next(find_warnings(prepared, 1)) == sentence
 
 
 def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:

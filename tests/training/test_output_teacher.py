@@ -20,7 +20,7 @@ from kdtune import teacher as teacher_command
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.data.sources import clear_cached_data, load_data, load_fashion
+from kdtune.data.sources import StudyData, load_data, load_fashion
 from kdtune.raytune.identity import check_same, is_moved
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
@@ -40,7 +40,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the teacher of the tiny run and its outputs, t.parquet and t.npz."""
     folder = train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
     for suffix in ("parquet", "npz"):
-        counts = dump_teacher(resolve(PLAIN), folder, Resources(), folder / f"t.{suffix}")
+        counts = dump_teacher(
+            resolve(PLAIN), folder, Resources(), folder / f"t.{suffix}", load_data(PLAIN)
+        )
         assert counts == {"train": 2000, "val": 500, "test": 1000}
     return folder
 
@@ -83,7 +85,9 @@ def test_the_file_equals_the_network_bit_for_bit(
 def test_the_gate_measures_the_file_as_the_network(made: Path) -> None:
     run = resolve(replace(PLAIN, teacher_weights="none"))
     file = resolve(with_file(PLAIN, made / "t.npz"))
-    (network,), (own,) = (measure_accuracy(r, [r], made, Resources()) for r in (run, file))
+    (network,), (own,) = (
+        measure_accuracy(r, [r], made, Resources(), StudyData(r)) for r in (run, file)
+    )
     assert own.splits == network.splits and set(own.splits) == {"train", "val", "test"}
     assert own.weights == str(made / "t.npz") and own.name == "t.npz"
 
@@ -104,7 +108,8 @@ def test_a_moved_file_is_the_same_study_and_an_edited_one_is_not(
     (tmp_path / "t.npz").write_bytes((made / "t.npz").read_bytes())
     asked = Study(run=with_file(PLAIN, made / "t.npz"))
     study, moved = (
-        resolve_study(Study(run=with_file(PLAIN, f / "t.npz"))) for f in (made, tmp_path)
+        resolve_study(Study(run=with_file(PLAIN, f / "t.npz")), StudyData(PLAIN))
+        for f in (made, tmp_path)
     )
     saved = SavedStudy(study, check_study(study, load_data(study.run)))
     assert asked.run.config_id == moved.run.config_id and is_moved(moved, saved)
@@ -203,7 +208,6 @@ def test_files_are_matched_by_name_whatever_the_split(photos: Path, tmp_path: Pa
             with_file(run, tmp_path / "other.parquet"),
             load_data(run),
         )
-    clear_cached_data()
 
 
 def test_an_index_without_a_val_needs_the_record_of_a_dump(photos: Path, tmp_path: Path) -> None:
@@ -214,28 +218,28 @@ def test_an_index_without_a_val_needs_the_record_of_a_dump(photos: Path, tmp_pat
     with pytest.raises(InputError, match="by file, since val is cut from train"):
         load_output_teacher(with_file(run, tmp_path / "t.npz"), load_data(run))
     network = resolve(replace(run, teacher_epochs=0))
-    dump_teacher(network, tmp_path, Resources(), tmp_path / "dump.npz")
+    dump_teacher(network, tmp_path, Resources(), tmp_path / "dump.npz", load_data(network))
     file = with_file(run, tmp_path / "dump.npz")
     assert load_output_teacher(file, load_data(file)).record is not None
     assert not find_other_cuts(Study(run=resolve(file)), load_data(file))
     other = Study(run=resolve(replace(file, seed=1)))
     assert "with another val than this" in find_other_cuts(other, load_data(other.run))[0]
-    clear_cached_data()
 
 
 def test_the_views_of_a_dump_are_the_defaults_of_its_study(photos: Path, tmp_path: Path) -> None:
     run = of_photos(photos, image_size=40)
     network = resolve(replace(run, teacher_epochs=0, eval_crop=0.7, eval_interpolation="bicubic"))
-    dump_teacher(network, tmp_path, Resources(), tmp_path / "t.npz")
-    study = resolve_study(Study(run=with_file(replace(run, image_size=None), tmp_path / "t.npz")))
+    dump_teacher(network, tmp_path, Resources(), tmp_path / "t.npz", load_data(network))
+    study = resolve_study(
+        Study(run=with_file(replace(run, image_size=None), tmp_path / "t.npz")), StudyData(run)
+    )
     assert (study.run.eval_crop, study.run.eval_interpolation) == (0.7, "bicubic")
-    views = transforms_of(study, load_data(study.run))
+    views = transforms_of(study, load_data(study.run), ())
     assert views.views["image_size"] == 40
     assert list(views.models) == ["student cifar_resnet20"]
     assert not list(find_other_views(study, load_data(study.run)))
     other = replace(study, run=replace(study.run, image_size=48, eval_crop=0.7))
     assert "(image_size 40 → 48)" in next(find_other_views(other, load_data(other.run)))
-    clear_cached_data()
 
 
 def test_the_command_writes_the_file_and_refuses_what_it_cannot(
@@ -270,7 +274,7 @@ def test_the_documented_lines_write_a_teacher(
     logits = load_output_teacher(run, load_data(run)).logits["val"]
     wanted = scope["model"].predict_proba(scope["x"]["val"])
     assert logits.softmax(1).numpy() == pytest.approx(wanted, abs=1e-6)
-    measured = measure_accuracy(run, [run], tmp_path, Resources())[0].splits["val"]
+    measured = measure_accuracy(run, [run], tmp_path, Resources(), StudyData(run))[0].splits["val"]
     assert measured.correct == (wanted.argmax(1) == FASHION.splits["val"].labels.numpy()).sum()
 
 
@@ -290,4 +294,3 @@ def test_the_documented_lines_for_an_api_write_a_teacher(
     labels = load_data(file).splits["val"].labels
     p = load_output_teacher(file, load_data(file)).logits["val"].softmax(1)
     assert p[torch.arange(len(labels)), labels].numpy() == pytest.approx(0.9, rel=1e-6)
-    clear_cached_data()

@@ -8,7 +8,7 @@ from tiny_run import TINY
 
 from kdtune.config.cli import parse
 from kdtune.config.study import Study
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.training.recipe import (
     RecipeRow,
     describe_config,
@@ -21,7 +21,9 @@ from kdtune.training.recipe import (
 def rows(asked: Study, saved: Study | None = None) -> dict[str, RecipeRow]:
     return {
         row.setting: row
-        for row in recipe_rows(asked, resolve_study(asked), saved, load_data(asked.run))
+        for row in recipe_rows(
+            asked, resolve_study(asked, StudyData(asked.run)), saved, load_data(asked.run)
+        )
     }
 
 
@@ -80,16 +82,19 @@ def test_sources_in_python_and_of_a_saved_study(tmp_path: Path) -> None:
     found = rows(study)
     assert found["lr"].source == found["repeats"].source == "experiment"
     saved = resolve_study(
-        replace(study, repeats=5, run=replace(study.run, teacher_trainable="head"))
+        replace(study, repeats=5, run=replace(study.run, teacher_trainable="head")),
+        StudyData(study.run),
     )
     merged = replace(study, repeats=5, run=replace(study.run, teacher_trainable="head"))
-    table = recipe_rows(study, resolve_study(merged), saved, load_data(study.run))
+    table = recipe_rows(
+        study, resolve_study(merged, StudyData(merged.run)), saved, load_data(study.run)
+    )
     sources = {row.setting: row.source for row in table}
     assert sources["repeats"] == sources["teacher_trainable"] == "saved study"
 
 
 def test_the_configuration_of_one_run_has_what_differs_from_neutral() -> None:
-    run = resolve_study(Study(run=replace(TINY, lr=0.25, ema=0.9, alpha=0.5))).run
+    run = resolve_study(Study(run=replace(TINY, lr=0.25, ema=0.9, alpha=0.5)), StudyData(TINY)).run
     pairs = dict(pair.split(" ") for pair in describe_config(run).split(", "))
     off = {"clip_norm", "label_smoothing", "mixup", "cutmix", "extra_share", "warmup_epochs"}
     no_effect = {"dkd_beta", "teacher_temperature", "lr_gamma"}

@@ -17,7 +17,7 @@ from tiny_run import TINY
 
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
-from kdtune.data.sources import load_data
+from kdtune.data.sources import StudyData, load_data
 from kdtune.models.registry import build, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, save_weights
 from kdtune.streams.views import Resources
@@ -131,13 +131,15 @@ def test_what_only_a_student_has_makes_no_other_teacher(run: Run) -> None:
 def test_a_teacher_learns_by_multistep_and_nesterov(run: Run, tmp_path: Path) -> None:
     run = replace(run, teacher_optimizer="nesterov", teacher_schedule="multistep")
     run = replace(run, teacher_epochs=4, teacher_lr_milestones=(0.5, 0.75), teacher_momentum=0.8)
-    text = describe_training(run)
+    text = describe_training(resolve(run), load_data(run))
     assert "; nesterov, lr 0.001 (multistep, × 0.1 after epochs 2, 3)" in text
     own = teacher_run(resolve(run))
     assert (own.optimizer, own.momentum, own.lr_milestones) == ("nesterov", 0.8, (0.5, 0.75))
     assert len(list(fine_tune(run, tmp_path, Resources()))) == 4 and is_ready(run, tmp_path)
     assert not is_ready(replace(run, teacher_momentum=0.9), tmp_path)
-    assert "(multistep)," in describe_training(replace(run, teacher_epochs=1))
+    assert "(multistep)," in describe_training(
+        resolve(replace(run, teacher_epochs=1)), load_data(run)
+    )
 
 
 def test_a_teacher_of_version_0_1_is_known(run: Run, tmp_path: Path) -> None:
@@ -218,7 +220,7 @@ def test_head_only_changes_nothing_of_the_backbone(run: Run, tmp_path: Path) -> 
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     # the gradients of the biases of two equally frequent classes may cancel
     assert {"classifier.3.weight"} <= changed <= {"classifier.3.weight", "classifier.3.bias"}
-    text = describe_training(run)
+    text = describe_training(resolve(run), load_data(run))
     # by hand: 1024 features x 2 classes + 2
     assert "only the head classifier.3, 2,050 of 1,519,906 parameters; batch norm eval" in text
     assert "sgd, lr 1 (cosine), weight decay 0.0001; batch size 32; 6 images" in text
@@ -347,7 +349,9 @@ def test_a_teacher_for_other_classes_is_fine_tuned(other: Path, images: Path) ->
 
 def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
     """Fashion-MNIST's images have the size of the model's input, so nothing is resized."""
-    (measured,) = measure_accuracy(resolve(TINY), [resolve(TINY)], teacher_folder, Resources())
+    (measured,) = measure_accuracy(
+        resolve(TINY), [resolve(TINY)], teacher_folder, Resources(), StudyData(TINY)
+    )
     model, data = load_teacher(resolve(TINY), load_data(TINY), teacher_folder), load_data(TINY)
     model.eval()
     for split, value in measured.splits.items():
@@ -366,15 +370,15 @@ def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
 def test_accuracy_is_measured_once(teacher_folder: Path, tmp_path: Path) -> None:
     run = resolve(TINY)
     root = shutil.copytree(teacher_folder, tmp_path / "teacher")
-    known = measure_accuracy(run, [run], root, Resources())
-    assert find_unmeasured(run, [run], root, known) == []
+    known = measure_accuracy(run, [run], root, Resources(), StudyData(run))
+    assert find_unmeasured(run, [run], root, known, StudyData(run)) == []
     fewer = replace(run, train_images=50)
-    assert find_unmeasured(fewer, [fewer], root, known) == [fewer]
+    assert find_unmeasured(fewer, [fewer], root, known, StudyData(run)) == [fewer]
     model = load_teacher(run, load_data(run), root)
     with torch.no_grad():
         model.head.bias.add_(1.0)
     save_weights(model.net, root / WEIGHTS)
-    assert find_unmeasured(run, [run], root, known) == [run]
+    assert find_unmeasured(run, [run], root, known, StudyData(run)) == [run]
 
 
 def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> None:
@@ -382,7 +386,7 @@ def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> No
     run = resolve(replace(TINY, teacher="+".join(names), teacher_epochs=0))
     every = with_members([run])
     assert [own.teacher for own in every] == [*names, run.teacher]
-    measured = measure_accuracy(run, every, tmp_path, Resources())
+    measured = measure_accuracy(run, every, tmp_path, Resources(), StudyData(run))
     models = [load_teacher(own, load_data(own), tmp_path) for own in run.teacher_members]
     for model in models:
         model.eval()

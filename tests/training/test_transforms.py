@@ -161,7 +161,7 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
 ) -> None:
     run = Run(data=str(photos), teacher="resnet18", teacher_weights="none", teacher_epochs=0)
     study = Study(run=resolve(run), space={"student": ("factories:bare_student", "cifar_resnet20")})
-    record = transforms_of(study, load_data(study.run))
+    record = transforms_of(study, load_data(study.run), ())
     views = {"image_size": 224, "orientation": "exif", "eval_crop": 224 / 256}
     views["eval_interpolation"] = "bilinear"
     assert record.views == views
@@ -178,4 +178,4 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
     (warning,) = record.warnings
     assert warning.startswith("the model factories:bare_student has no preprocessing")
     known = replace(study, run=replace(study.run, student_std=(0.5,)))
-    assert transforms_of(known, load_data(known.run)).warnings == []
+    assert transforms_of(known, load_data(known.run), ()).warnings == []
