@@ -385,13 +385,11 @@ class ComparisonFlags:
 
 # Commands that take a study.
 
-ABOUT: dict[StudyCommand, str] = {
-    "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
-    "same repeats. A hyperparameter given several values, or a range (--lr 1e-4..1e-1:log, "
-    "--alpha 0.001..0.999:logit), is searched: --alpha 0.1 0.5 1.",
-    "teacher": "Fine-tune the teacher of a study.",
-    "distill": "Run one distillation and print its epochs.",
-}
+SEARCH_HELP = (
+    "Run a hyperparameter study of knowledge distillation: every configuration in the same "
+    "repeats. A hyperparameter given several values, or a range (--lr 1e-4..1e-1:log, --alpha "
+    "0.001..0.999:logit), is searched: --alpha 0.1 0.5 1."
+)
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
 NOT_OF_FUNCTIONS = ("keep", "max_ms", "max_params", "loader_workers", "cache", "cache_gb")
@@ -407,8 +405,9 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
         InputError: A value is not allowed, or the experiment cannot be run.
     """
     base, arguments = _base(arguments)
+    summary = SEARCH_HELP if command == "search" else COMMANDS[command].summary
     about = (
-        f"{ABOUT[command]}\n\n[EXPERIMENT.py] may stand before the flags: a file with "
+        f"{summary}\n\n[EXPERIMENT.py] may stand before the flags: a file with "
         f"`study = kdtune.Study(...)`; flags take precedence over it."
     )
     if base.train is not None and command != "search":
