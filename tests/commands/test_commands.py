@@ -1,35 +1,37 @@
 """The commands of a study, one after the other as a user runs them, in seconds."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import kdtune.analysis
 import kdtune.distill
+import kdtune.search
 import kdtune.teacher
 from kdtune.config.cli import parse, parse_command
 
-TEACHER = "--teacher-epochs 1 --gpus 0 --teacher factories:tiny_teacher --cache cache"
-STUDENT = f"{TEACHER} --train-images 60 --epochs 2 --student factories:tiny_student"
+TEACHER = "--teacher-epochs 1 --gpus 0 --teacher factories:tiny_teacher --cache"
+STUDENT = "--train-images 60 --epochs 2 --student factories:tiny_student"
 
 
+@pytest.mark.usefixtures("shared_ray")
 def test_teacher_then_distill_then_search_then_analysis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    teacher = f"{TEACHER} {tmp_path / 'cache'}"
+    student = f"{teacher} {STUDENT}"
 
     def printed(module: object, argument: object) -> str:
         assert module.main(argument) == 0  # type: ignore[attr-defined]
         return capsys.readouterr().out
 
-    first = printed(kdtune.teacher, parse("teacher", TEACHER.split()))
+    first = printed(kdtune.teacher, parse("teacher", teacher.split()))
     assert "epoch   0" in first and "teacher.safetensors" in first
-    again = printed(kdtune.teacher, parse("teacher", TEACHER.split()))
+    again = printed(kdtune.teacher, parse("teacher", teacher.split()))
     assert "the teacher is ready" in again
 
-    text = printed(kdtune.distill, parse("distill", [*STUDENT.split(), "--alpha", "0.2"]))
+    text = printed(kdtune.distill, parse("distill", f"{student} --alpha 0.2".split()))
     assert text.count("epoch ") == 2 and "alpha 0.2" in text
     assert text.count("student") == 2 and "mixup" not in text  # "the student NAME"
 
