@@ -235,7 +235,7 @@ def _analyse_several(flags: AnalysisFlags) -> tuple[str, list[str]]:
         warnings = [f"{name} cannot be read" for name in damaged]
         return studies_text(table, criterion, flags.format), warnings
     side = load_several(flags.runs, criterion)
-    for results in side.results:
+    for results in side.studies.values():
         check_baseline(criterion, results.study)
     warnings = [f"{name}: {w}" for name, results in side.studies.items() for w in results.warnings]
     return text(side, flags.format), warnings

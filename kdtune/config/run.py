@@ -563,13 +563,9 @@ def to_values(name: str, values: object) -> Values:
         if declarations(Run)[name].number_kind is float:
             return replace(listed, low=float(listed.low), high=float(listed.high))
         return listed
-    if None in listed and name in LIKE:
-        raise InputError(
-            f"{name} must be searched among numbers, but got None; give the values of "
-            f"{LIKE[name]} that it may be equal to"
-        )
-    if None in listed and len(listed) > 1:
-        raise InputError(f"{name} must be searched among values, but got None; leave None out")
+    if None in listed and (name in LIKE or len(listed) > 1):
+        equal = f"the values of {LIKE[name]} that it may equal" if name in LIKE else "others"
+        raise InputError(f"{name} must be searched among values, but got None; give {equal}")
     return listed
 
 

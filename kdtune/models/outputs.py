@@ -3,8 +3,6 @@
 import hashlib
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from kdtune.config.files import atomic_write, describe_missing
@@ -55,16 +54,13 @@ class OutputsRecord:
         """
         try:
             values = json.loads(text or "null")
-            names = {own.name for own in fields(OutputsRecord)}
+            names = {entry.name for entry in fields(OutputsRecord)}
             if not isinstance(values, dict) or values.keys() != names:
                 return None
-            record = OutputsRecord(**values)
+            record = TypeAdapter(OutputsRecord).validate_json(text or "", strict=True)
             record.preprocessing_of_views  # noqa: B018 - checks the values
-        except (AttributeError, OverflowError, RecursionError, ValueError) as error:
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"its entry {_RECORD} is damaged: {first_line(error, 120)}") from None
-        is_text = isinstance(record.teacher, str) and isinstance(record.data, str)
-        if not is_text or not isinstance(record.has_cut_val, bool):
-            raise ValueError(f"its entry {_RECORD} is damaged: a value has another type")
         return record
 
     @property
@@ -108,10 +104,10 @@ class OutputTeacher:
 
 # Reading a file of outputs, .parquet or .npz; docs/teachers.md describes the formats.
 #
-# Nothing is unpickled. Both formats are read into the same flat lists (`_Rows`), which are checked
-# and turned into logits once. Probabilities p become the logits log(max(p, 1e-8)), minus their mean
-# over the classes: a constant changes no probability, but the loss "mse" and the metric
-# "logit_diff".
+# Nothing is unpickled. The arrays of an .npz file are put into the table that a .parquet file
+# holds, whose rows are then checked and turned into logits. Probabilities p become the logits
+# log(max(p, 1e-8)), minus their mean over the classes: a constant changes no probability, but the
+# loss "mse" and the metric "logit_diff".
 
 Array = NDArray[np.generic]
 Bools = NDArray[np.bool_]
@@ -128,12 +124,6 @@ _REQUIREMENTS = {
     _TOP: "be classes of the data, each once, by name ({listed}) or as numbers from 0 to {last}",
 }
 """What each column of outputs must be."""
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error),
-    # an encrypted archive; a damaged shape; deep nesting; metadata of other types
-    *(RuntimeError, MemoryError, RecursionError, AttributeError),
-)
-"""Errors of the libraries that read the files."""
 _MAX_VALUES = 6
 """Values of a row that an error shows."""
 _FLOOR = 1e-8
@@ -190,26 +180,18 @@ class _Lists:
 class _Rows:
     """Outputs of a split, or of examples that are named by their files, as a file lists them."""
 
+    file: str
     split: str | None
     ids: Array
-    place: str
-    """Where a row stands in the file, such as "row {} (from 0)"."""
     numbers: Integers
-    """Number of each row, for `place`."""
-    kind: str
+    """Number of each row in the file's table, for errors."""
     columns: Mapping[str, _Lists]
-    """The column of this kind; of top_probabilities also top_classes."""
+    """The column of the kind of outputs first; with top_probabilities also top_classes."""
 
-
-@dataclass(frozen=True)
-class _Content:
-    """A file before its numbers are checked."""
-
-    rows: list[_Rows]
-    classes: object = None
-    """As the file names them; None if it does not."""
-    record: str | bytes | None = None
-    """Text of the `OutputsRecord`."""
+    @property
+    def kind(self) -> str:
+        """Which outputs there are, one of `_REQUIREMENTS`."""
+        return next(iter(self.columns))
 
 
 def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
@@ -228,22 +210,25 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
             f"{describe_missing(file)}; python -m kdtune.teacher --dump {file.name} writes one"
         )
     try:
-        content = _read_npz(file) if file.suffix == ".npz" else _read_parquet(file)
-        record = OutputsRecord.of(content.record)
-    except InputError:  # which is a ValueError
+        is_npz = file.suffix == ".npz"
+        tables = _read_npz(file) if is_npz else {file.name: pq.read_table(file)}
+        metadata = next(iter(tables.values())).schema.metadata or {}
+        named = json.loads(metadata.get(b"classes", b"null"))
+        record = OutputsRecord.of(metadata.get(_RECORD.encode()))
+        rows = [part for where, table in tables.items() for part in _rows(where, table)]
+    except InputError:
         raise
-    except _UNREADABLE as error:
-        reason = first_line(error, 120)
+    except Exception as error:  # the libraries that read the files raise many kinds
         raise InputError(
             f"{file} must be a {file.suffix} file of a teacher's outputs, but cannot be read "
-            f"({reason})"
+            f"({first_line(error, 120)})"
         ) from None
-    names = None if content.classes is None else _class_names(file.name, content.classes, classes)
+    names = None if named is None else _class_names(file.name, named, classes)
     parts = [
-        OutputsOfSplit(rows.split, rows.ids, _to_logits(file.name, rows, classes, names or classes))
-        for rows in content.rows
+        OutputsOfSplit(part.split, part.ids, _to_logits(part, classes, names or classes))
+        for part in rows
     ]
-    return OutputTable(file.name, tuple(parts), _digest(content.rows, names), record)
+    return OutputTable(file.name, tuple(parts), _digest(rows, names), record)
 
 
 def _class_names(file: str, named: object, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -272,58 +257,87 @@ def _digest(parts: list[_Rows], classes: tuple[str, ...] | None) -> str:
     another machine.
     """
     digests: dict[str, Any] = {}
-    for own in parts:
-        outputs = own.columns[own.kind]
-        columns: dict[str, Array] = {"ids": own.ids, "lengths": outputs.lengths}
-        columns[own.kind] = outputs.values.astype(np.float32)
-        if _TOP in own.columns:
-            columns[_TOP] = own.columns[_TOP].values
+    for part in parts:
+        outputs = part.columns[part.kind]
+        columns: dict[str, Array] = {"ids": part.ids, "lengths": outputs.lengths}
+        columns[part.kind] = outputs.values.astype(np.float32)
+        if _TOP in part.columns:
+            columns[_TOP] = part.columns[_TOP].values
         for name, values in columns.items():
             is_text = values.dtype.kind == "U"
-            part = "\0".join(values.tolist()).encode() + b"\0" if is_text else values.tobytes()
-            digests.setdefault(f"{own.split} {name}", hashlib.sha256()).update(part)
+            content = "\0".join(values.tolist()).encode() + b"\0" if is_text else values.tobytes()
+            digests.setdefault(f"{part.split} {name}", hashlib.sha256()).update(content)
     named = {name: digest.hexdigest() for name, digest in digests.items()}
     text = json.dumps([classes, named], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _kind_of(where: str, present: Iterable[str]) -> str:
+def _kind_of(source: str, present: Iterable[str]) -> str:
     """Return which kind of outputs there is; raise InputError unless it is one."""
     columns = [name for name in _REQUIREMENTS if name in present]
     if columns not in (["logits"], ["probabilities"], ["top_probabilities", _TOP]):
         raise InputError(
-            f"{where} must have logits, or probabilities, or top_classes with top_probabilities, "
+            f"{source} must have logits, or probabilities, or top_classes with top_probabilities, "
             f"but has {' and '.join(columns) or 'none of these'}"
         )
     return columns[0]
 
 
-def _columns_of(kind: str) -> tuple[str, ...]:
-    return (kind, _TOP) if kind == "top_probabilities" else (kind,)
+def _read_npz(file: Path) -> dict[str, pa.Table]:
+    """Return the arrays of each split of an .npz file as the table of a .parquet file."""
+    archive = np.load(file, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("it is one array of numpy.save; numpy.savez writes several with names")
+    with archive:
+        arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
+    splits = [split for split in _SPLITS if any(name.startswith(f"{split}_") for name in arrays)]
+    if not splits:
+        raise InputError(
+            f"{file.name} must have arrays such as train_logits and val_logits, but has "
+            f"{', '.join(arrays) or 'none'}"
+        )
+    metadata = {}
+    if "classes" in arrays:
+        metadata["classes"] = json.dumps(arrays["classes"].tolist(), default=str)
+    if _RECORD in arrays:
+        metadata[_RECORD] = str(arrays[_RECORD])
+    tables = {f"{file.name}, {split}": _npz_split(file.name, split, arrays) for split in splits}
+    return {name: table.replace_schema_metadata(metadata) for name, table in tables.items()}
 
 
-# -- parquet -----------------------------------------------------------------------------------
+def _npz_split(file: str, split: str, arrays: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """Return the rows of a split of an .npz file."""
+    start = f"{split}_"
+    present = [name.removeprefix(start) for name in arrays if name.startswith(start)]
+    kind = _kind_of(f"{file}, {split}", present)
+    columns: dict[str, Any] = {}
+    for name in (kind, _TOP) if kind == "top_probabilities" else (kind,):
+        values = arrays[start + name]
+        if values.ndim != 2 or values.dtype.kind not in ("fiuU" if name == _TOP else "fiu"):
+            raise _array_error(file, start + name, "[N, K] of numbers", values)
+        width = values.shape[1]
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
+    count = len(arrays[start + kind])
+    ids = arrays.get(f"{start}ids", np.arange(count))
+    if ids.shape != (count,) or ids.dtype.kind not in "iuU":
+        shape = f"[{count}] of indices or files, one for each row of {start}{kind}"
+        raise _array_error(file, f"{start}ids", shape, ids)
+    columns["split"] = [split] * count
+    columns["example" if ids.dtype.kind != "U" else "file"] = ids
+    return pa.table(columns)
 
 
-def _read_parquet(file: Path) -> _Content:
-    """Return the content of a parquet file with a row for each example."""
-    schema = pq.read_schema(file)
-    kind = _kind_of(file.name, schema.names)
-    wanted = {"split", "example", "file", kind, _TOP}
-    table = pq.read_table(file, columns=[name for name in schema.names if name in wanted])
-    metadata = schema.metadata or {}
-    return _Content(
-        [_parquet_rows(file.name, kind, *part) for part in _parquet_parts(file.name, table)],
-        json.loads(metadata.get(b"classes", b"null")),
-        metadata.get(_RECORD.encode()),
-    )
+def _array_error(file: str, name: str, shape: str, array: NDArray[Any]) -> InputError:
+    got = f"{array.dtype} {list(array.shape)}"
+    return InputError(f"{file}: {name} must be an array {shape}, but is {got}")
 
 
-def _parquet_parts(file: str, table: pa.Table) -> Iterator[tuple[str | None, pa.Table, Integers]]:
-    """Yield the rows of each split that has some, or all rows if they name files; their numbers."""
+def _rows(file: str, table: pa.Table) -> Iterator[_Rows]:
+    """Yield the rows of each split that has some; or all rows, if they name files."""
     numbers, names = np.arange(len(table)), table.column_names
+    kind = _kind_of(file, names)
     if "file" in names and table["file"].null_count < len(table):
-        yield None, table, numbers
+        yield _rows_of(file, kind, None, table, numbers)
         return
     if "split" not in names or "example" not in names:
         raise InputError(
@@ -334,33 +348,32 @@ def _parquet_parts(file: str, table: pa.Table) -> Iterator[tuple[str | None, pa.
     unknown = ~np.isin(splits, _SPLITS)
     if unknown.any():
         row = int(unknown.argmax())
-        raise _row_error(file, f"row {row} (from 0)", "split", "be train, val or test", splits[row])
+        raise _row_error(file, row, "split", "be train, val or test", splits[row])
     for split in _SPLITS:
         chosen = splits == split
         if chosen.any():
-            yield split, table if chosen.all() else table.filter(pa.array(chosen)), numbers[chosen]
+            yield _rows_of(file, kind, split, table.filter(pa.array(chosen)), numbers[chosen])
 
 
-def _parquet_rows(
-    file: str, kind: str, split: str | None, table: pa.Table, numbers: Integers
-) -> _Rows:
+def _rows_of(file: str, kind: str, split: str | None, table: pa.Table, numbers: Integers) -> _Rows:
     """Return the outputs of the rows of a split, or of files."""
     name = "example" if split else "file"
     column = table[name]
     if column.null_count or (split and not pa.types.is_integer(column.type)):
         requirement = "be the index in the split, a whole number" if split else "be given"
         row = int(column.is_null().to_numpy().argmax())  # 0 if the type of all is another
-        place = f"row {numbers[row]} (from 0)"
-        raise _row_error(file, place, name, requirement, column[row].as_py())
+        raise _row_error(file, numbers[row], name, requirement, column[row].as_py())
     if split:
         ids: Array = column.to_numpy().astype(np.int64)
     else:
         ids = np.array([str(name) for name in column.to_pylist()], dtype=np.str_)
-    columns = {c: _parquet_lists(file, table, c) for c in _columns_of(kind)}
-    return _Rows(split, ids, "row {} (from 0)", numbers, kind, columns)
+    columns = {kind: _lists(file, table, kind)}
+    if kind == "top_probabilities":
+        columns[_TOP] = _lists(file, table, _TOP)
+    return _Rows(file, split, ids, numbers, columns)
 
 
-def _parquet_lists(file: str, table: pa.Table, name: str) -> _Lists:
+def _lists(file: str, table: pa.Table, name: str) -> _Lists:
     """Return a column of lists; a missing list is an empty one."""
     column = table[name].combine_chunks()
     if isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
@@ -377,77 +390,15 @@ def _parquet_lists(file: str, table: pa.Table, name: str) -> _Lists:
     )
 
 
-# -- npz ---------------------------------------------------------------------------------------
+def _row_error(file: str, row: int, column: str, requirement: str, got: object) -> InputError:
+    return InputError(f"{file}, row {row} (from 0): {column} must {requirement}, but got {got}")
 
 
-def _read_npz(file: Path) -> _Content:
-    """Return the content of an npz file with arrays for each split."""
-    archive = np.load(file, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("it is one array of numpy.save; numpy.savez writes several with names")
-    with archive:
-        arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy returns the bytes of other files
-            raise ValueError(f"{name} in it is no array")
-    splits = [split for split in _SPLITS if any(name.startswith(f"{split}_") for name in arrays)]
-    if not splits:
-        raise InputError(
-            f"{file.name} must have arrays such as train_logits and val_logits, but has "
-            f"{', '.join(arrays) or 'none'}"
-        )
-    return _Content(
-        [_npz_rows(file.name, split, arrays) for split in splits],
-        arrays["classes"].tolist() if "classes" in arrays else None,
-        str(arrays[_RECORD]) if _RECORD in arrays else None,
-    )
-
-
-def _npz_rows(file: str, split: str, arrays: Mapping[str, NDArray[Any]]) -> _Rows:
-    """Return the outputs of a split."""
-    start = f"{split}_"
-    present = [name.removeprefix(start) for name in arrays if name.startswith(start)]
-    kind = _kind_of(f"{file}, {split}", present)
-
-    columns = {}
-    for name in _columns_of(kind):
-        values = arrays[start + name]
-        if values.ndim != 2 or values.dtype.kind not in ("fiuU" if name == _TOP else "fiu"):
-            raise _array_error(file, start + name, "[N, K] of numbers", values)
-        columns[name] = _Lists(values.ravel(), np.full(len(values), values.shape[1], np.int64))
-    count = len(arrays[start + kind])
-    ids = arrays.get(f"{start}ids", np.arange(count))
-    if ids.shape != (count,) or ids.dtype.kind not in "iuU":
-        shape = f"[{count}] of indices or files, one for each row of {start}{kind}"
-        raise _array_error(file, f"{start}ids", shape, ids)
-    by_file = ids.dtype.kind == "U"
-    return _Rows(
-        None if by_file else split,
-        ids if by_file else ids.astype(np.int64),
-        f"{start}{kind}[{{}}]",
-        np.arange(count),
-        kind,
-        columns,
-    )
-
-
-def _array_error(file: str, name: str, shape: str, array: NDArray[Any]) -> InputError:
-    got = f"{array.dtype} {list(array.shape)}"
-    return InputError(f"{file}: {name} must be an array {shape}, but is {got}")
-
-
-# -- logits ------------------------------------------------------------------------------------
-
-
-def _row_error(file: str, place: str, column: str, requirement: str, got: object) -> InputError:
-    return InputError(f"{file}, {place}: {column} must {requirement}, but got {got}")
-
-
-def _refuse(file: str, rows: _Rows, column: str, bad: Bools, classes: tuple[str, ...]) -> None:
-    """Raise InputError for the first row that is bad, [N], with the values in its column."""
-    if not bad.any():
+def _check_rows(rows: _Rows, column: str, good: Bools, classes: tuple[str, ...]) -> None:
+    """Raise InputError for the first row that is not good, [N], with the values in its column."""
+    if good.all():
         return
-    row = int(bad.argmax())
+    row = int((~good).argmax())
     requirement = _REQUIREMENTS[column].format(
         classes=len(classes),
         tolerance=_TOLERANCE,
@@ -455,21 +406,18 @@ def _refuse(file: str, rows: _Rows, column: str, bad: Bools, classes: tuple[str,
         last=len(classes) - 1,
     )
     lists = rows.columns[column]
-    end = int(lists.lengths[: row + 1].sum())
-    values = lists.values[end - int(lists.lengths[row]) : end].tolist()
+    values = lists.values[lists.rows == row].tolist()
     shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in values[:_MAX_VALUES]]
     text = ", ".join(shown) + f", ... ({len(values)})" * (len(values) > len(shown))
-    place = rows.place.format(rows.numbers[row])
-    raise _row_error(file, place, column, requirement, text or "none")
+    raise _row_error(rows.file, rows.numbers[row], column, requirement, text or "none")
 
 
 def _to_logits(
-    file: str, rows: _Rows, classes: tuple[str, ...], order: tuple[str, ...]
+    rows: _Rows, classes: tuple[str, ...], order: tuple[str, ...]
 ) -> NDArray[np.float32]:
     """Return the logits of the rows, float32 [N, K], with the classes in the order of the data.
 
     Args:
-        file: Its name.
         rows: As the file lists them.
         classes: Those of the data.
         order: The same classes, in the order of the file.
@@ -478,21 +426,21 @@ def _to_logits(
         InputError: A row is not what `_REQUIREMENTS` says.
     """
     if rows.kind == "top_probabilities":
-        return _from_probabilities(_spread(file, rows, classes, order))
+        return _from_probabilities(_spread(rows, classes, order))
     outputs = rows.columns[rows.kind]
-    _refuse(file, rows, rows.kind, outputs.lengths != len(classes), classes)
+    _check_rows(rows, rows.kind, outputs.lengths == len(classes), classes)
     columns = [order.index(name) for name in classes]
     matrix = outputs.values.reshape(len(outputs.lengths), len(classes))
     if rows.kind == "logits":  # without a copy in float64: a file may be large
         with np.errstate(over="ignore"):  # refused in the next line
             logits = matrix.astype(np.float32)
-        bad = np.any(~np.isfinite(logits), axis=1)
-        _refuse(file, rows, rows.kind, bad, classes)
+        good: Bools = np.all(np.isfinite(logits), axis=1)
+        _check_rows(rows, rows.kind, good, classes)
         return logits if order == classes else logits[:, columns]
     p = matrix.astype(np.float64)[:, columns]
     sums = p.sum(1)
     good = (p >= 0).all(1) & (sums <= 1 + _TOLERANCE) & (sums >= 1 - _TOLERANCE)
-    _refuse(file, rows, rows.kind, ~good, classes)  # NaN is not good
+    _check_rows(rows, rows.kind, good, classes)
     return _from_probabilities(p)
 
 
@@ -502,28 +450,26 @@ def _from_probabilities(p: NDArray[np.float64]) -> NDArray[np.float32]:
     return centred.astype(np.float32)
 
 
-def _spread(
-    file: str, rows: _Rows, classes: tuple[str, ...], order: tuple[str, ...]
-) -> NDArray[np.float64]:
+def _spread(rows: _Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> NDArray[np.float64]:
     """Return all probabilities, [N, K]: what the top classes leave is spread over the others."""
     outputs, top = rows.columns[rows.kind], rows.columns[_TOP]
     lengths, shape = outputs.lengths, (len(outputs.lengths), len(classes))
-    _refuse(file, rows, rows.kind, (top.lengths != lengths) | (lengths == 0), classes)
+    _check_rows(rows, rows.kind, (top.lengths == lengths) & (lengths > 0), classes)
     numbers: dict[Any, int] = {name: k for k, name in enumerate(classes)}
     if top.values.dtype.kind in "iu":
         numbers = {k: numbers[name] for k, name in enumerate(order)}
     columns = np.array([numbers.get(v, -1) for v in top.values.tolist()], dtype=np.int64)
     times = np.zeros(shape, dtype=np.int64)
     np.add.at(times, (top.rows, columns), 1)
-    bad = np.any(times > 1, axis=1)
-    bad[top.rows[columns < 0]] = True
-    _refuse(file, rows, _TOP, bad, classes)
+    good = np.all(times <= 1, axis=1)
+    good[top.rows[columns < 0]] = False
+    _check_rows(rows, _TOP, good, classes)
     p = np.zeros(shape)
     p[top.rows, columns] = outputs.values
     sums = p.sum(1)
     is_whole = lengths == len(classes)
     good = (p >= 0).all(1) & (sums <= 1 + _TOLERANCE) & (~is_whole | (sums >= 1 - _TOLERANCE))
-    _refuse(file, rows, rows.kind, ~good, classes)
+    _check_rows(rows, rows.kind, good, classes)
     others = np.maximum(len(classes) - lengths, 1)
     rest = np.maximum(1 - sums, 0) / others
     return np.where(times > 0, p, rest[:, None])
@@ -560,10 +506,7 @@ def write_outputs(
         arrays: dict[str, Any] = {"classes": np.array(classes), _RECORD: np.array(record.text)}
         for split, outputs in splits.items():
             arrays[f"{split}_logits"] = outputs.logits
-            ids = (
-                np.arange(len(outputs.logits)) if outputs.files is None else np.array(outputs.files)
-            )
-            arrays[f"{split}_ids"] = ids
+            arrays[f"{split}_ids"] = np.array(outputs.files or np.arange(len(outputs.logits)))
         with atomic_write(file) as part, part.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
         return

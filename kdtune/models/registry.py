@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -35,17 +35,9 @@ from kdtune.models.classifier import (
     published_by_timm,
     published_by_torchvision,
 )
-from kdtune.models.weights import (
-    SUFFIXES,
-    StateDict,
-    fill,
-    import_timm,
-    load_weights,
-    read_finished,
-)
+from kdtune.models.weights import fill, import_timm, load_weights, read_finished
 
 # Calls of a user's factory: a function or class that makes a torch module.
-
 
 CLASS_KEYWORDS = ("num_classes", "n_classes", "classes", "nb_classes", "num_labels")
 """Names of parameters that are the number of classes."""
@@ -71,17 +63,48 @@ def call_factory(factory: object, name: str, classes: int) -> nn.Module:
             f"{name} must be a function or class that makes a torch.nn.Module, but is a "
             f"{type(factory).__name__}. Write a function of the number of classes that returns it."
         )
-    argument = _argument(factory, name)
-    if argument is None:
-        net = _call(factory, name)
-    elif argument:
-        net = _call(factory, name, **{argument: classes})
-    else:
-        net = _call(factory, name, classes)
+    values, named = _arguments(factory, name, classes)
+    shown = ", ".join([*map(str, values), *(f"{key}={value}" for key, value in named.items())])
+    with user_code(f"{name}, called as {name.partition(':')[2]}({shown}), failed"):
+        net = factory(*values, **named)
     if not isinstance(net, nn.Module):
         got = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
         raise InputError(f"{name} must return a torch.nn.Module, but got {got}")
     return net
+
+
+def _arguments(
+    factory: Callable[..., Any], name: str, classes: int
+) -> tuple[list[int], dict[str, int]]:
+    """Return the values and keywords that a factory is called with, see `call_factory`.
+
+    Raises InputError if the factory requires more than the number of classes.
+    """
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())
+    except (ValueError, TypeError):  # of a compiled function
+        return [classes], {}
+    kinds = {p.kind for p in parameters}
+    parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    keywords = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    keyword = next((word for word in CLASS_KEYWORDS if word in keywords), None)
+    required = [p for p in parameters if p.default is p.empty and p.name != keyword]
+    values, named = list[int](), dict[str, int]()
+    if keyword is not None:
+        named = {keyword: classes}
+    elif required and required[0].kind is not inspect.Parameter.KEYWORD_ONLY:
+        values, required = [classes], required[1:]
+    elif inspect.Parameter.VAR_POSITIONAL in kinds:
+        values = [classes]
+    elif inspect.Parameter.VAR_KEYWORD in kinds:
+        named = {"num_classes": classes}
+    if required:
+        raise InputError(
+            f"{name} must require nothing but the number of classes, but also requires "
+            f"{', '.join(p.name for p in required)}. Write a function `def net(num_classes)` that "
+            f"calls it."
+        )
+    return values, named
 
 
 _trained: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
@@ -99,47 +122,12 @@ def check_new(net: nn.Module, name: str) -> None:
     _trained[id(net)] = net
 
 
-def _call(factory: Callable[..., Any], name: str, *values: int, **named: int) -> object:
-    given = ", ".join([*map(str, values), *(f"{key}={value}" for key, value in named.items())])
-    with user_code(f"{name}, called as {name.partition(':')[2]}({given}), failed"):
-        return factory(*values, **named)
-
-
-def _argument(factory: Callable[..., Any], name: str) -> str | None:
-    """Return the keyword for the number of classes; "" for the first position, None for neither.
-
-    Raises InputError if the factory requires more than the number of classes.
-    """
-    try:
-        parameters = list(inspect.signature(factory).parameters.values())
-    except (ValueError, TypeError):  # of a compiled function
-        return ""
-    any_position = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    named = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
-    keyword = next((word for word in CLASS_KEYWORDS if word in named), None)
-    required = [p for p in parameters if p.default is p.empty and p.name != keyword]
-    if keyword is None and required and required[0].kind is not required[0].KEYWORD_ONLY:
-        keyword, required = "", required[1:]
-    if required:
-        raise InputError(
-            f"{name} must require nothing but the number of classes, but also requires "
-            f"{', '.join(p.name for p in required)}. Write a function `def net(num_classes)` that "
-            f"calls it."
-        )
-    if keyword is None and any_position:
-        return ""
-    return "num_classes" if keyword is None and any_keyword else keyword
-
-
 # Source of objects that were passed: code that lives in no module that others can import.
 #
 # A class or function of a script or a notebook has no file of its own: the script also holds the
 # study, and a notebook has no file at all. So what counts is the code of the class or function
 # itself, and of everything that it names: functions, classes, constants, values it encloses.
-# Whatever these take from modules of the user's own is followed there, see `models.user_source`.
-
+# Whatever these take from modules of the user's own is followed there, see `source_digest`.
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), type(...))
 _CONTAINERS = (tuple, list, set, frozenset)
@@ -286,43 +274,39 @@ def _names(code: CodeType) -> set[str]:
 # logits as well. Installed packages are left out; the versions of those that matter are parts of
 # the cache's keys.
 
-
 _read: WeakKeyDictionary[ModuleType, tuple[object, bytes]] = WeakKeyDictionary()
 """Content of a module's file when this process first saw the module, and the module's spec."""
 
 
-def source_digest(module: ModuleType, net: nn.Module) -> str:
+def source_digest(names: Iterable[str], net: nn.Module) -> str:
     """Return 64 hex digits that change with the source of the user's modules behind a network.
 
-    These are the module of the factory, the modules of the network's classes, and whatever modules
+    These are the modules of its factory, the modules of the network's classes, and whatever modules
     of the user's own these import, directly or indirectly, also inside of functions. Modules that
-    are imported by a computed name, and have no class in the network, are not seen.
+    are imported by a computed name, and have no class in the network, are not seen. The main
+    program has no part in it: other processes do not import it.
+
+    Args:
+        names: of the modules of the factory.
+        net: the network.
 
     Returns:
         The digest; "" for a factory of kdtune or of an installed package.
     """
-    return _digest_of_modules([module.__name__], net)
-
-
-def _digest_of_modules(names: Iterable[str], net: nn.Module) -> str:
-    """Return the digest of the user's modules of these names and behind a network.
-
-    The main program has no part in it: other processes do not import it.
-    """
     classes = {type(part).__module__ for part in net.modules()}
     waiting = [*names, *classes - {"__main__"}]
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     while waiting:
         name = waiting.pop()
-        file = None if name in found else _file(name)
+        file = None if name in contents else _file(name)
         if file is None or not is_users_own(file):
             continue
-        found[name] = _content(name, file)
-        waiting += _imported(name, found[name])
-    if not found:
+        contents[name] = _content(name, file)
+        waiting += _imported(name, contents[name])
+    if not contents:
         return ""
     digest = hashlib.sha256()
-    for name, content in sorted(found.items()):
+    for name, content in sorted(contents.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
@@ -344,9 +328,8 @@ def _content(name: str, file: str) -> bytes:
     once for each loading of the module.
     """
     module = sys.modules.get(name)
-    known = _read.get(module) if module is not None else None
-    if module is not None and known is not None and known[0] is module.__spec__:
-        return known[1]  # a reloaded module would have a new spec
+    if module is not None and module in _read and _read[module][0] is module.__spec__:
+        return _read[module][1]  # a reloaded module would have a new spec
     content = b""
     with suppress(OSError):  # in an archive
         content = Path(file).read_bytes()
@@ -368,8 +351,8 @@ def _imported(name: str, content: bytes) -> set[str]:
         for node in ast.walk(ast.parse(content)):
             names |= set(_named(node, name, module))
     with_parents = set[str]()
-    for one in filter(None, names):
-        parts = one.split(".")  # importing a.b.c also runs a and a.b
+    for imported in filter(None, names):
+        parts = imported.split(".")  # importing a.b.c also runs a and a.b
         if _may_be_users_own(parts[0]):
             with_parents |= {".".join(parts[: end + 1]) for end in range(len(parts))}
     return with_parents
@@ -403,19 +386,14 @@ def _construct_passed(name: str, passed: Passed, classes: int) -> Classifier:
 
     A module begins with the weights, modes and settings of its parameters that it was passed with,
     each time. A function is called for each model.
-
-    Args:
-        name: of the object.
-        passed: the object.
-        classes: K of the data.
-
-    Raises:
-        InputError: the object makes no module.
     """
-    own = passed.fresh()
-    net = own if isinstance(own, nn.Module) else call_factory(own, name, classes)
+    value = passed.fresh()
+    net = value if isinstance(value, nn.Module) else call_factory(value, name, classes)
     net = _unwrapped(net)
-    return Classifier(name, net, of_module(net, name), _source_digest(passed, net))
+    source = source_of(passed)
+    text = source.digest + source_digest(source.modules, net)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Classifier(name, net, of_module(net, name), digest)
 
 
 def _unwrapped(net: nn.Module) -> nn.Module:
@@ -434,13 +412,6 @@ def source_of(passed: Passed) -> ObjectSource:
     return passed.once("source", lambda: ObjectSource.of(passed.value))  # type: ignore[no-any-return]
 
 
-def _source_digest(passed: Passed, net: nn.Module) -> str:
-    """Return a digest that changes with the code of an object and of its network."""
-    source = source_of(passed)
-    text = source.digest + _digest_of_modules(source.modules, net)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 # Teachers and students by name, with their preprocessing.
 #
 # A name is one of torchvision (`resnet50`), of kdtune (`cifar_resnet20`), of timm (`timm/NAME`) or
@@ -448,21 +419,6 @@ def _source_digest(passed: Passed, net: nn.Module) -> str:
 # and makes a torch module; or that of a passed object, such a factory or a module. The
 # preprocessing of the first three is the published one; for the others see `of_module`.
 
-
-@dataclass(frozen=True)
-class _OwnModel:
-    """Model of kdtune."""
-
-    make: Callable[[int], nn.Module]
-    """Makes the network for a number of classes, with an attribute `preprocessing`."""
-    translate: Callable[[str, StateDict], StateDict] = lambda what, state: state
-    """Renames the keys of published weights; the first argument is the weights in words."""
-
-
-_OWN_MODELS = {
-    name: _OwnModel(partial(cifar_resnet, name), partial(translate, name)) for name in CIFAR_RESNETS
-}
-"""Models of kdtune by name."""
 MAX_SUGGESTIONS = 3
 PREPROCESSING = ("mean", "std", "size", "interpolation")
 """Fields of a run, each for teacher and student, that replace those of a model."""
@@ -496,8 +452,8 @@ def build(
         if weights != "none" and (passed is None or weights != "default"):
             what = f"{name}'s weights {weights}"
             state = load_weights(name, weights)
-            if name in _OWN_MODELS:
-                state = _OWN_MODELS[name].translate(what, state)
+            if name in CIFAR_RESNETS:
+                state = translate(name, what, state)
             model.has_new_head = fill(model.net, state, model.head_name, what, replace_head)
     return model
 
@@ -523,9 +479,9 @@ def build_model(
         weights: instead of those that the run names. With "none" the preprocessing is still that
             of the weights that the run names.
     """
-    name, own = getattr(run, role), run.weights_of(role)
-    weights = own if weights is None else weights
-    finished = read_finished(Path(own if weights == "none" else weights).expanduser())
+    name, named = getattr(run, role), run.weights_of(role)
+    weights = named if weights is None else weights
+    finished = read_finished(Path(named if weights == "none" else weights).expanduser())
     passed = run.objects.get(role, name) if is_object(name) else None
     try:
         model = build(name, weights, classes, seed=seed, replace_head=replace_head, passed=passed)
@@ -541,14 +497,14 @@ def build_model(
     if finished is not None:
         model.preprocessing, model.is_normalized = finished.preprocessing, True
     elif name in _torchvision_names():  # a fine-tuned model keeps that of its initial weights
-        model.preprocessing = published_by_torchvision(name, own)
-    given = {field: getattr(run, f"{role}_{field}") for field in PREPROCESSING}
-    given = {field: value for field, value in given.items() if value is not None}
+        model.preprocessing = published_by_torchvision(name, named)
+    fields = {field: getattr(run, f"{role}_{field}") for field in PREPROCESSING}
+    changed = {field: value for field, value in fields.items() if value is not None}
     try:
-        model.preprocessing = replace(model.preprocessing, **given)
+        model.preprocessing = replace(model.preprocessing, **changed)
     except InputError as error:  # which begins with the name of the field
         raise InputError(f"{role}_{error}") from None
-    model.is_normalized |= "mean" in given or "std" in given
+    model.is_normalized |= "mean" in changed or "std" in changed
     return model
 
 
@@ -581,33 +537,21 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _construct(name: str, classes: int) -> Classifier:
-    if name in _OWN_MODELS:
-        net = _OWN_MODELS[name].make(classes)
+    if name in CIFAR_RESNETS:
+        net = cifar_resnet(name, classes)
         return Classifier(name, net, net.preprocessing)  # type: ignore[arg-type]
     if name in _torchvision_names():
         net = torchvision.models.get_model(name, weights=None, num_classes=classes)
         return Classifier(name, net, published_by_torchvision(name, "default"))
-    if Path(name).suffix in SUFFIXES or _is_file(name):
-        raise InputError(
-            f"--teacher and --student must name an architecture, but got the file {name}. Give the "
-            f"file as --teacher-weights or --student-weights, and its architecture as --teacher or "
-            f"--student. A teacher that is only a file of its outputs ends in .parquet or .npz."
-        )
     if name.startswith("timm/"):
         return _construct_timm(name, classes)
     if ":" in name:
         return _construct_own(name, classes)
     raise InputError(
         f"{name!r} is not a classifier of torchvision or kdtune, and models can also be named "
-        f"timm/NAME or module:factory{_nearest(name)}"
+        f"timm/NAME or module:factory{_nearest(name)}; a file of weights is given as "
+        f"--teacher-weights or --student-weights"
     )
-
-
-def _is_file(name: str) -> bool:
-    """Return True if a name is that of a file; False for one that no file can have."""
-    with suppress(OSError, RuntimeError, ValueError):  # too long; of an unknown user; with a NUL
-        return Path(name).expanduser().is_file()
-    return False
 
 
 def _construct_timm(name: str, classes: int) -> Classifier:
@@ -630,7 +574,7 @@ def _construct_own(name: str, classes: int) -> Classifier:
         module = importlib.import_module(home)
         factory = getattr(module, attribute)
     net = call_factory(factory, name, classes)
-    return Classifier(name, net, of_module(net, name), source_digest(module, net))
+    return Classifier(name, net, of_module(net, name), source_digest([module.__name__], net))
 
 
 def _nearest(name: str) -> str:
@@ -639,15 +583,15 @@ def _nearest(name: str) -> str:
     Names that contain the given one come first. Of timm's, those with weights are suggested.
     """
     wanted = name.removeprefix("timm/").lower().replace("-", "_").partition(".")[0]
-    names = [*_OWN_MODELS, *sorted(_torchvision_names())]
+    names = [*CIFAR_RESNETS, *sorted(_torchvision_names())]
     with suppress(InputError):  # timm is not installed
         published = import_timm(name).list_models(pretrained=True)
         of_timm = [f"timm/{tagged.partition('.')[0]}" for tagged in published]
         names = [*of_timm, *names] if name.startswith("timm/") else [*names, *of_timm]
-    found: dict[str, str] = {}
-    for one in names:
-        found.setdefault(one.removeprefix("timm/"), one)
-    inside = sorted((bare for bare in found if wanted and wanted in bare), key=len)
-    similar = get_close_matches(wanted, found, n=MAX_SUGGESTIONS)
-    best = [found[bare] for bare in dict.fromkeys([*inside, *similar])][:MAX_SUGGESTIONS]
+    libraries: dict[str, str] = {}
+    for full in names:  # the first library that has a model of this name
+        libraries.setdefault(full.removeprefix("timm/"), full)
+    containing = sorted((bare for bare in libraries if wanted and wanted in bare), key=len)
+    similar = get_close_matches(wanted, libraries, n=MAX_SUGGESTIONS)
+    best = [libraries[bare] for bare in dict.fromkeys([*containing, *similar])][:MAX_SUGGESTIONS]
     return f"; did you mean {', '.join(best)}?" if best else ""

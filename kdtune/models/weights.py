@@ -10,27 +10,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NotRequired
 from urllib.error import URLError
 
 import torch
 import torchvision
+from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from kdtune.config.files import atomic_write, describe_missing
 from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.models.classifier import Preprocessing
 
-# Checkpoints that others have saved: their files, entries and prefixes; nothing is unpickled.
-
+# Checkpoints that others have saved: their files, entries and prefixes.
 
 StateDict = Mapping[str, Tensor]
 """Names of parameters and buffers to tensors."""
 
-SUFFIXES = {".pth", ".pt", ".th", ".tar", ".bin", ".ckpt", ".safetensors"}
-"""Usual suffixes of weights; files are told apart by their content."""
 _ENTRIES = (
     "state_dict_ema",
     "model_ema",
@@ -63,8 +62,6 @@ _FOREIGN = {
     b"\x1f\x8b": "compressed; unpack it and give the file inside",
 }
 """First bytes of files that are no checkpoints, and what these are."""
-_MAX_NESTING = 8
-"""Entries within entries of a checkpoint in which a state dict is looked for."""
 _MAX_SHOWN = 80
 """Letters of a name that a message shows."""
 _ADVICE = "save the state dict alone with torch.save(model.state_dict(), ...) or as .safetensors"
@@ -161,15 +158,16 @@ def _load_torch(file: Path) -> object:
 def _unwrap(content: object, file: Path) -> StateDict:
     """Return the state dict in what a file holds."""
     states = dict(_find(content, ()))
-    if not states and isinstance(content, Mapping):  # the only one, under another name
-        others = {str(name): value for name, value in content.items() if _is_state_dict(value)}
+    entries = content if isinstance(content, Mapping) else {}
+    if not states:  # the only one, under another name
+        others = {str(name): value for name, value in entries.items() if _is_state_dict(value)}
         states = others if len(others) == 1 else {}
     if not states:
-        kind = f"a {type(content).__name__}"
-        got = ", ".join(map(_shown, [*content][:8])) if isinstance(content, Mapping) else kind
+        names = ", ".join(map(_shown, [*entries][:8]))
         raise InputError(
             f"{file} must hold a state dict, names to tensors, itself or as an entry such as "
-            f"state_dict or model, but holds {got or 'nothing'}; {_ADVICE}"
+            f"state_dict or model, but holds a {type(content).__name__} ({names or 'no entries'}); "
+            f"{_ADVICE}"
         )
     first, *more = states
     if more:
@@ -185,27 +183,22 @@ def _find(content: object, path: tuple[str, ...]) -> Iterator[tuple[str, StateDi
     """Yield the state dicts in a checkpoint under their names, the preferred one first."""
     if _is_state_dict(content):
         yield ".".join(path), content  # type: ignore[misc]
-    elif isinstance(content, Mapping) and len(path) < _MAX_NESTING:
+    elif isinstance(content, Mapping):
         for name in _ENTRIES:
             if name in content:
                 yield from _find(content[name], (*path, name))
 
 
 def _is_state_dict(content: object) -> bool:
-    """Return True for a mapping, not empty, of names to dense tensors with values."""
+    """Return True for a mapping, not empty, of names to tensors."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
-        and all(isinstance(name, str) and _is_dense(value) for name, value in content.items())
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
     )
 
 
-def _is_dense(value: object) -> bool:
-    is_strided = isinstance(value, Tensor) and value.layout is torch.strided
-    return is_strided and value.device.type == "cpu" and not value.is_nested  # type: ignore[attr-defined]
-
-
-# Reading and writing of weights as state dicts; nothing is unpickled.
+# Reading and writing of weights as state dicts.
 
 
 def load_weights(name: str, weights: str) -> StateDict:
@@ -269,75 +262,52 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
 
 
 def differences(expected: StateDict, state: StateDict) -> list[str]:
-    """Return in words where a state dict differs in names, shapes and kinds of numbers.
-
-    The first of each is named.
-    """
-    # the counter has no effect on logits, and weights from before 2018 lack it
-    counter = ".num_batches_tracked"
-    missing = [k for k in expected if k not in state and not k.endswith(counter)]
+    """Return in words where a state dict differs in names, shapes and types; the first of each."""
+    counter = ".num_batches_tracked"  # without effect; weights from before 2018 lack it
+    needed = {k: v for k, v in expected.items() if not k.endswith(counter)}
+    missing = [k for k in needed if k not in state]
     foreign = [k for k in state if k not in expected and k not in _COUNTERS]
-    differ = [k for k in expected if k in state and state[k].shape != expected[k].shape]
-    shared = [k for k in expected if k in state and not k.endswith(counter)]
-    other = [k for k in shared if _kind(state[k]) != _kind(expected[k])]
+    other = [k for k in needed if k in state and _form(state[k]) != _form(needed[k])]
     faults = []
     if missing:
         faults.append(f"missing keys: {len(missing)}, first {_shown(missing[0])}")
     if foreign:
         faults.append(f"unexpected keys: {len(foreign)}, first {_shown(foreign[0])}")
-    for kind, keys, value in (("shapes", differ, _shape), ("types", other, _kind)):
-        if keys:
-            have, need = value(state[keys[0]]), value(expected[keys[0]])
-            faults.append(
-                f"other {kind}: {len(keys)}, first {_shown(keys[0])}, {have} instead of {need}"
-            )
+    if other:
+        have, need = _form(state[other[0]]), _form(needed[other[0]])
+        faults.append(
+            f"other shapes or types: {len(other)}, first {_shown(other[0])}, {have} instead of "
+            f"{need}"
+        )
     return faults
 
 
-def _shape(value: Tensor) -> str:
-    return str(list(value.shape))
+def _form(value: Tensor) -> str:
+    kind = "floating-point numbers" if value.is_floating_point() else "other numbers"
+    return f"{list(value.shape)} of {kind}"
 
 
-def _kind(value: Tensor) -> str:
-    """Return which values a tensor can take without loss from another of the same kind."""
-    if value.is_complex():
-        return "complex numbers"
-    return "floating-point numbers" if value.is_floating_point() else "whole numbers"
-
-
-def check_finite(state: StateDict, own: StateDict, what: str) -> None:
+def check_finite(state: StateDict, initial: StateDict, what: str) -> None:
     """Raise InputError if weights are NaN or infinite where those of the network are finite.
 
-    A mask of attention may hold infinities: those that the network has itself are no fault.
+    A mask of attention may hold infinities: those that the network itself has are no fault.
 
     Args:
         state: weights that fit the network.
-        own: the network's state dict before they are loaded.
+        initial: the network's state dict before they are loaded.
         what: the weights in words.
     """
-    bad = {
-        key: count
-        for key, value in state.items()
-        if key in own
-        if (count := _count_not_finite(value.to(own[key].dtype)))
-        and count > _count_not_finite(own[key])
-    }
-    if not bad:
-        return
-    key, count = next(iter(bad.items()))
-    others = f", and in {len(bad) - 1} others" if len(bad) > 1 else ""
-    raise InputError(
-        f"{what} must be finite numbers, but hold {sum(bad.values()):,} that are NaN or infinite, "
-        f"{count:,} of them in {_shown(key)}{others}; their training has diverged, or the file is "
-        f"damaged: give other weights"
-    )
-
-
-def _count_not_finite(value: Tensor) -> int:
-    """Return how many numbers of a tensor are NaN or infinite."""
-    if not value.is_floating_point():
-        return 0
-    return value.numel() - int(value.isfinite().sum())
+    bad = [
+        key
+        for key, value in initial.items()
+        if key in state and (value.isfinite() & ~state[key].to(value.dtype).isfinite()).any()
+    ]
+    if bad:
+        raise InputError(
+            f"{what} must be finite numbers, but have some that are NaN or infinite in {len(bad)} "
+            f"of their tensors, first {_shown(bad[0])}; their training has diverged, or the file "
+            f"is damaged: give other weights"
+        )
 
 
 def save_weights(net: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> None:
@@ -456,23 +426,23 @@ def read_finished(file: Path) -> FinishedTeacher | None:
         return None  # of others, or without a record
 
 
+class _Record(TypedDict):
+    """Entries of a record of a finished teacher."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+    model: str
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    data: NotRequired[str | None]
+    has_cut_val: NotRequired[bool]
+
+
 def _finished(values: Any) -> FinishedTeacher:
-    """Return the teacher of a JSON object; raise ValueError unless it has the entries of one."""
-    types = {"model": str, "classes": list, "preprocessing": dict}
-    optional = {"data": str | None, "has_cut_val": bool}
-    if not isinstance(values, dict) or not types.keys() <= values.keys():
-        raise ValueError(f"it must have the entries {', '.join(types)}")
-    for name, value in values.items():
-        if not isinstance(value, (types | optional).get(name, ())):
-            raise ValueError(f"it has an entry {name!r:.40} of another name or type")
-    if not all(isinstance(name, str) for name in values["classes"]):
-        raise ValueError("its classes are no list of texts")
-    numbers: dict[str, Any] = values["preprocessing"]
-    preprocessing: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()
-    }
-    own = {"classes": tuple(values["classes"]), "preprocessing": Preprocessing(**preprocessing)}
-    return FinishedTeacher(**(values | own))
+    """Return the teacher of a record; raise one of `DAMAGED` unless it has the entries of one."""
+    record = TypeAdapter(_Record).validate_python(values)
+    preprocessing = Preprocessing(**record["preprocessing"])
+    changed = {"classes": tuple(record["classes"]), "preprocessing": preprocessing}
+    return FinishedTeacher(**(record | changed))  # type: ignore[arg-type]
 
 
 def teacher_file(weights: str) -> str:

@@ -1,6 +1,5 @@
 """The machines of a Ray cluster: what they have, their checks, how many trials fit."""
 
-import importlib
 import itertools
 import os
 import shutil
@@ -497,7 +496,7 @@ def _fingerprint(study: Study) -> str:
             return ObjectSource.of(study.train).digest[:16]
     else:
         load_function(name)
-    return source_digest(importlib.import_module(name.partition(":")[0]), nn.Module())[:16]
+    return source_digest([name.partition(":")[0]], nn.Module())[:16]
 
 
 def preflight(inspection: Inspection) -> list[str]:

@@ -35,13 +35,10 @@ def test_teacher_then_distill_then_search_then_analysis(
     assert text.count("epoch ") == 2 and "alpha 0.2" in text
     assert text.count("student") == 2 and "mixup" not in text  # "the student NAME"
 
-    words = [*STUDENT.split(), *["--alpha", "0.1", "1", "--repeats", "3"]]
-    command = [sys.executable, "-m", "kdtune", "search", *words]
-    search = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert search.returncode == 0, search.stderr
-    assert "epoch " not in search.stdout  # the teacher was there
-    assert "significant difference" in search.stdout or "Distillation" in search.stdout
-    assert "Traceback" not in search.stderr
+    line = f"{student} --alpha 0.1 1 --repeats 3"
+    text = printed(kdtune.search, parse("search", line.split()))
+    assert "epoch " not in text  # the teacher was there
+    assert "significant difference" in text or "Distillation" in text
 
     for line in ("", "--format json", "--pooled", "--strict --by alpha"):
         flags = parse_command("analysis", ["runs/fashion", *line.split()])

@@ -112,9 +112,6 @@ def test_types_and_bounds_are_checked(name: str, value: object, words: str) -> N
     assert words in str(caught.value)
 
 
-# -- tables ----------------------------------------------------------------------------------------
-
-
 def test_the_losses_are_those_of_training() -> None:
     assert list(LOSSES) == list(OBJECTIVES)
     for name, function in OBJECTIVES.items():
@@ -122,8 +119,6 @@ def test_the_losses_are_those_of_training() -> None:
         first = list(inspect.signature(function).parameters)[:2]
         assert LOSSES[name].of_features == (first == ["student_features", "teacher_features"])
 
-
-# -- ids -------------------------------------------------------------------------------------------
 
 IDS_OF_VERSION_0_1: list[tuple[dict[str, Any], str]] = [
     ({}, "849b9475"),

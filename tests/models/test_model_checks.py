@@ -1,6 +1,5 @@
 """Checks of models on views, in one sentence each, and costs by hand; see hostile_models.py."""
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -34,11 +33,17 @@ def check(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("lazy", r"tensors with values on the CPU, but 1\.weight is a UninitializedParameter"),
-        ("on_meta", r"tensors with values on the CPU, but 0\.weight is on the device meta"),
+        (
+            "lazy",
+            "layers and weights of .* cannot be read: .* uninitialized parameter",
+        ),
+        (
+            "on_meta",
+            "layers and weights of .* cannot be read: .* Cannot copy out",
+        ),
         ("random", "must return the same logits for an example in any batch in eval mode"),
         ("of_batch", "must return the same logits for an example in any batch in eval mode"),
-        ("pairs", "one dense tensor of floating-point numbers, but returns a tuple"),
+        ("pairs", "one tensor of floating-point numbers, but returns a tuple"),
         ("one_logit_in_training", r"logits \[B, 3\].* but got \[2, 1\] in train mode"),
         ("not_a_number", "must return finite logits, .* before any training"),
         ("nan_in_training", "must return finite logits, .* in train mode"),
@@ -53,16 +58,6 @@ def test_a_model_that_cannot_work_is_refused(name: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         check(name)
     assert f"hostile_models:{name}" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_logits_that_do_not_depend_on_the_input_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="logits of hostile_models:blind do not depend on its inp"):
-        check("blind")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model = build("factories:tiny_student", "none", 3, seed=0)
-        nn.init.zeros_(model.head.weight)  # a usual way to begin; its own gradient is not 0
-        check_learns(model, VIEWS, whole=True)
 
 
 def test_an_input_that_is_changed_in_place_is_refused() -> None:

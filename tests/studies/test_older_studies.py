@@ -94,7 +94,7 @@ def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_the
     """The finals of schema 3 stay repeats 2000 and 2001, those of the new round begin at 2002."""
     results, lines = kdtune.load(DATA / "study_schema_3"), read_lines(DATA / "study_schema_3")[0]
     assert "held-out" not in results.text() and len(results.final_trials) == 4
-    assert "did not record the finalists" in results.context().baseline_note
+    assert "did not record the finalists" in results.context().sentence("baseline")
     new = play(replace(results.study, repeats=3), curve, lines=lines)[len(lines) :]
     (round_,) = (Round.from_line(line) for line in new if line["kind"] == "finalists")
     assert (round_.number, round_.first_repeat, len(round_.finalists)) == (1, 2002, 2)
