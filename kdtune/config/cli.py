@@ -44,7 +44,6 @@ from kdtune.config.fields import (
     StudyCommand,
     check_fields,
     declarations,
-    describe_teacher_default,
     docstrings,
     is_output_file,
     searchable,
@@ -478,10 +477,7 @@ def _run_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
     for name, declared in declarations(Run).items():
         if command not in declared.setting.commands:
             continue
-        text = texts[name]
-        if name.startswith("teacher_"):
-            text = f"{text} {describe_teacher_default(name.removeprefix('teacher_'))}".rstrip()
-        about = _help_of(declared, text)
+        about = _help_of(declared, texts[name])
         if is_default_study:
             about += _default_elsewhere(name, base, elsewhere)
         if command == "search" and name in searchable(Run):
