@@ -13,12 +13,11 @@ from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.objects import Objects
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import Range
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData
 from kdtune.data.views import check_mixing, samples
-from kdtune.models.checks import check_learns, check_single, probe
+from kdtune.models.checks import check_learns, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Model, Teacher, combine, networks
 from kdtune.models.registry import PREPROCESSING, build_model, source_digest
@@ -55,18 +54,7 @@ def check_models(
             views = probe_teacher(own, data, teacher, student)
         probe(student, views, len(data.classes), whole=whole)
         check_learns(student, views, whole=whole)
-        _check_last_batch(study, student, views, len(data.subset(study.run)))
     check_features(study, [teacher for _, teacher in own_teachers], own_students, views)
-
-
-def _check_last_batch(study: Study, student: Classifier, views: Tensor, count: int) -> None:
-    """Raise InputError if a student cannot learn from the last batch, which has one example."""
-    has_statistics = {"trainable": "all", "batch_norm": "train"}
-    if any(value not in study.values(name) for name, value in has_statistics.items()):  # type: ignore[operator]
-        return
-    sizes = study.values("batch_size")
-    if study.run.extra is None and not isinstance(sizes, Range):  # of which few sizes are drawn
-        check_single(student, views, count, map(int, sizes), "--batch-size")
 
 
 # One distillation run: one student learns from one teacher.

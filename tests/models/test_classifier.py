@@ -142,25 +142,23 @@ def test_a_module_of_timm_needs_no_attribute() -> None:
 @pytest.mark.parametrize(
     ("attribute", "words"),
     [
-        ({"means": 0.5}, "its keys must be of size, channels, mean, std, .* but got 'means'"),
-        (
-            {"mean": (123.7, 116.3, 103.5)},
-            r"mean must be a number in \[0, 1\], .* \(divide numbers for 0 to",
-        ),
-        ({"std": 0}, r"std must be a number in \(0, 1\], .* images are scaled to \[0, 1\] first"),
-        ({"mean": (0.5, 0.5), "channels": 3}, "mean must be .*, or one for each of 3 chan"),
-        ({"size": 0}, "size must be a whole number from 1 to 4096"),
-        ({"size": (224, 192)}, r"size must be a whole number from 1 to 4096, .* size=\(224, 192\)"),
-        ({"interpolation": "lanczos"}, "interpolation must be one of nearest, bilinear, bicubic"),
-        ({"crop": 1.2}, r"crop must lie in \(0, 1\], or be None, but got crop=1.2"),
-        ((0.5, 0.5), r"must be a kdtune.models.Preprocessing or a dict such as .* but is tuple"),
+        ({"means": 0.5}, "unexpected keyword argument 'means'"),
+        ({"mean": (123.7, 116.3, 103.5)}, r"mean must lie in \[0, 1\], but got mean=\(123.7, "),
+        ({"std": 0}, r"std must lie in \(0, 1\], but got"),
+        ({"mean": (0.5, 0.5), "channels": 3}, "mean must be one number, or one for each of 3 chan"),
+        ({"size": 0}, r"size must lie in \[1, 4096\]"),
+        ({"size": (224, 192)}, r"size must be a whole number.*, but got size=\(224, 192\)"),
+        ({"interpolation": "lanczos"}, "interpolation must be .*nearest, bilinear"),
+        ({"crop": 1.2}, r"crop must lie in \(0, 1\], but got crop=1.2"),
+        ((0.5, 0.5), "must be a mapping, not tuple"),
     ],
 )
 def test_a_wrong_attribute_gets_one_sentence(attribute: object, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         of_module(module(preprocessing=attribute), "mine:net")
     text = str(caught.value)
-    assert text.startswith("the preprocessing of mine:net is not valid: ") and "\n" not in text
+    assert text.startswith("the preprocessing of mine:net is not valid (") and "\n" not in text
+    assert "give a dict such as" in text
 
 
 def test_flags_replace_the_models_own_numbers() -> None:
@@ -174,7 +172,7 @@ def test_flags_replace_the_models_own_numbers() -> None:
         new = build_model(changed, role, 10, seed=0, weights="none").preprocessing  # type: ignore[arg-type]
         assert new == replace(own, mean=(0.1,), std=(0.2,), size=64, interpolation="nearest")
     wrong = replace(run, student_mean=(0.1, 0.2))
-    with pytest.raises(InputError, match=r"^student_mean must be a number in .* 3 channels"):
+    with pytest.raises(InputError, match=r"^student_mean must be one number, or .* 3 channels"):
         build_model(wrong, "student", 10, seed=0, weights="none")
     for values in ((123.7,), (-0.1,)):
         with pytest.raises(InputError, match=r"teacher_mean must lie in \[0, 1\]"):
