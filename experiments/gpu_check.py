@@ -40,15 +40,13 @@ from kdtune.config.study import Device, Study
 from kdtune.data.sources import load_data
 from kdtune.streams.cache import device_name
 from kdtune.streams.views import (
-    INFERENCE_BATCH,
-    Batch,
     Resources,
     check_gpus,
     count_gpus,
     local_cpus,
 )
 from kdtune.training.recipe import resolve
-from kdtune.training.run import Models, distill, teacher_logits, training_steps, views_like
+from kdtune.training.run import OneBatch, distill
 
 NOWHERE = Path("no-teacher-folder")
 BARRIER_SECONDS = 600.0
@@ -184,26 +182,19 @@ def synchronize(device: torch.device) -> None:
 
 def measure_steps(study: Study, row: Row, size: Size) -> Found:
     """Return the throughput of teacher and training step on data in the memory of the device."""
-    resources, run = Resources.of(study), resolve(study.run)
+    resources = Resources.of(study)
     device = resources.device
     torch.set_num_threads(resources.threads)
-    data = load_data(run)
-    models = Models.of(run, data, device)
+    run = resolve(study.run)
+    one = OneBatch.of(run, load_data(run), device)
     if row.compiled:
-        for model in (*models.teacher, models.student):
+        for model in (*one.teacher, one.training.student):
             model.net.compile(backend=size.backend)
-    count = INFERENCE_BATCH[device.type]
-    views = views_like(run, data, models, max(count, run.batch_size)).to(device)
-    labels = torch.arange(run.batch_size, device=device) % CLASSES
-    inference, batch = views[:count], Batch(labels, views[: run.batch_size])
-    assert batch.views is not None  # noqa: S101 - not of features
-    batch = replace(batch, teacher=teacher_logits(models, batch.views))
-    steps: Iterator[Tensor] = training_steps(run, models.student, batch)
+    steps: Iterator[Tensor] = one.steps()
+    count, inference = len(one.inference), one.inference
     return {
-        "teacher": per_second(
-            device, count, lambda: teacher_logits(models, inference), size.seconds
-        ),
-        "limit": per_second(device, run.batch_size, lambda: next(steps), size.seconds),
+        "teacher": per_second(device, count, lambda: one.infer(inference), size.seconds),
+        "limit": per_second(device, study.run.batch_size, lambda: next(steps), size.seconds),
     }
 
 

@@ -22,8 +22,8 @@ import kdtune
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.REPORT_NDIFF
 MODULES = sorted({f"kdtune.{place}" for place in kdtune._MODULES.values()})
-OTHERS = ["kdtune.results.results", "kdtune.results.results", "kdtune.reporting.figures"]
-"""Modules of base classes of `Results`, and of what its properties return."""
+OTHERS = ["kdtune.reporting.build"]
+"""Modules of what properties of `Results` return."""
 
 
 def docstrings(module: ModuleType) -> Iterator[tuple[str, str]]:

@@ -75,7 +75,6 @@ from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
 from kdtune.storage.records import Records, SavedStudy, read_lines
 from kdtune.storage.store import reach
 from kdtune.streams.cache import Cache
-from kdtune.streams.working_set import cache_warning
 from kdtune.tracking.callbacks import Tracker
 from kdtune.training.recipe import (
     RecipeRow,
@@ -88,8 +87,7 @@ from kdtune.training.recipe import (
     transforms_of,
     with_weights_of_studies,
 )
-from kdtune.training.run import make_student
-from kdtune.training.teacher import find_other_views, initial_teacher, missing_teachers
+from kdtune.training.teacher import find_other_views, missing_teachers
 
 # Ray Tune's searcher and scheduler on top of the plan.
 #
@@ -373,16 +371,11 @@ def prepare(
     own = data.with_extra(study.run)
     rows = recipe_rows(asked, study, saved.study if saved else None, own)
     faults = find_faults(study, own)
-    transforms = transforms_of(study, own, faults)
     provenance = {
         "classes": own.classes,
         "data_set": data_record(own),
         "recipe": [row._asdict() for row in rows],
-        "views": transforms.views,
-        "models": transforms.models,
-        "input": transforms.input,
-        "sources": transforms.sources,
-        "warnings": transforms.warnings,
+        **transforms_of(study, own, faults),
     }
     epochs = partial(distillation_epochs, contents=Contents.of(data))
     return Prepared(study, fingerprints, partial(run_trial, epochs), data, provenance, faults)
@@ -429,7 +422,7 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
         inspection = Inspection.of(study, capacity.trial, prepared.fingerprints, prepared.data)
         for line in preflight(inspection):
             say(line)
-        for sentence in find_warnings(prepared, count):
+        for sentence in find_warnings(prepared):
             say(f"warning: {sentence}")
         if prepared.data is not None:
             data = prepared.data
@@ -469,12 +462,11 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
             say(describe_end(plan))
 
 
-def find_warnings(prepared: Prepared, count: int) -> Iterator[str]:
+def find_warnings(prepared: Prepared) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful.
 
     Args:
         prepared: The study.
-        count: Trials that run at a time.
     """
     study = prepared.study
     if prepared.data is None:
@@ -487,17 +479,9 @@ def find_warnings(prepared: Prepared, count: int) -> Iterator[str]:
     yield from prepared.faults
     yield from find_other_views(study, data)
     yield from describe_fixed_students(study)
-    cache, all_teachers = Cache(study.cache, study.cache_gb), teachers(study)
-    student = make_student(study.run, data)
-    if strangers := cache.strangers():
-        yield strangers
-    if fault := cache.fault():
+    if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault
-    elif too_small := cache_warning(
-        study, count, data, student, [initial_teacher(run, data) for run in all_teachers]
-    ):
-        yield too_small
-    count_used = len({run.teacher_number for run in numbered(study, all_teachers)})
+    count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
     if count_used < study.run.teachers:
         yield f"--repeats {study.repeats} uses only {count_used} of --teachers {study.run.teachers}"
     if not study.has_plain:

@@ -60,7 +60,7 @@ def distillation_epochs(
             for epoch in distill(run, teacher, resources, folder, push, reporter.warn, data):
                 yield _report(epoch)
     finally:
-        if (warning := cache.warning) is not None:
+        for warning in cache.warnings.values():
             reporter.warn(warning)
 
 

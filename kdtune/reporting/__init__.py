@@ -1,6 +1,6 @@
 """Figures and the HTML page of a study (matplotlib, Jinja2).
 
-- build: the report of a study or of several: report.html and figures/
+- build: the report of a study or of several, and what a notebook shows of a study
 - sections: sections of the report: results in, texts and tables out
 - canvas: style and export of figures, and the HTML page that holds them
 - figures: figures of a study: dataframes in, matplotlib figures out, without global state

@@ -1,8 +1,9 @@
-"""The report of a study or of several: report.html and figures/."""
+"""The report of a study or of several, and what a notebook shows of a study."""
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,16 @@ import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.files import FIGURES, STUDY, atomic_write, check_links
-from kdtune.config.task import METRICS
+from kdtune.config.task import METRICS, Task, check_names
 from kdtune.config.text import InputError
 from kdtune.reporting import sections
 from kdtune.reporting.canvas import (
-    COLOURS,
-    INK,
     CaptionedFigure,
     InlineFigure,
     PageTable,
+    StudyFigure,
     figure_style,
     inline,
-    label_rows,
-    new_axes,
     render,
 )
 from kdtune.reporting.figures import (
@@ -31,15 +29,22 @@ from kdtune.reporting.figures import (
     FRONTIERS,
     LAST_EPOCHS,
     MAX_CONFIGS,
+    CurveData,
     all_figures,
     curve_data,
+    differences_plot,
     forest_plot,
+    frontier_plot,
+    learning_curve,
+    means_plot,
+    repeats_plot,
     shown_configs,
 )
 from kdtune.results import several
-from kdtune.results.comparison import Criterion, comparison_rows
-from kdtune.results.costs import cost_note, cost_rows, teacher_files
+from kdtune.results.comparison import Criterion, comparison_rows, completed
+from kdtune.results.costs import COST_AXES, cost_note, cost_rows, teacher_files
 from kdtune.results.examples import BothArms, read_arms
+from kdtune.results.frames import add_derived
 from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
 from kdtune.results.warnings import find_caveats
@@ -172,7 +177,7 @@ def data(results: Results) -> dict[str, Any]:
 
     Metrics that no trial has recorded are left out.
 
-    `epochs.trial` is the row of the trial. `epochs.every` = k means that every k-th epoch is kept,
+    `epochs.trial` is the row of the trial. `epochs.every` = k means that every k-th epoch is there,
     counted back from the last one; 0 means that none is.
     """
     trials = results.trials
@@ -180,19 +185,19 @@ def data(results: Results) -> dict[str, Any]:
     metrics = [m for m in results.task.recorded if m in recorded and recorded[m].notna().any()]
     scopes = [f"{split}/{m}@last" for split in ("val", "test") for m in metrics]
     varied = [f"config/{name}" for name in results.by]
-    kept = trials[["trial_id", "config_id", *varied, "repeat", "status", "n_epochs", *scopes]]
+    columns = ["trial_id", "config_id", *varied, "repeat", "status", "n_epochs", *scopes]
     val = results.epochs[results.epochs.split == "val"]
     last = val.groupby("trial_id").epoch.transform("max")
-    every = max(1, -(-len(val) * len(metrics) // MAX_NUMBERS))
-    val = val[(last - val.epoch) % every == 0]
+    stride = max(1, -(-len(val) * len(metrics) // MAX_NUMBERS))
+    val = val[(last - val.epoch) % stride == 0]
     if len(val) * len(metrics) > 2 * MAX_NUMBERS:
-        every, val = 0, val[:0]  # the last epochs alone are too many; the trials have them
+        stride, val = 0, val[:0]  # the last epochs alone are too many; the trials have them
     index = pd.Index(trials.trial_id).get_indexer(pd.Index(val.trial_id))
-    epochs = {"every": every, "split": "val", "trial": index.tolist(), "epoch": val.epoch.tolist()}
+    epochs = {"every": stride, "split": "val", "trial": index.tolist(), "epoch": val.epoch.tolist()}
     return {
         "kdtune": __version__,
         "study": results.study.name,
-        "trials": {name: _json_column(kept[name]) for name in kept},
+        "trials": {name: _json_column(trials[name]) for name in columns},
         "epochs": epochs | {name: _json_column(val[name]) for name in metrics},
     }
 
@@ -228,7 +233,7 @@ def study_html(results: Results) -> str:
     )
 
 
-# One page that compares several studies, with its figures.
+# One page that compares several studies.
 
 
 def output_file(out: str) -> Path:
@@ -282,47 +287,112 @@ def side_by_side_html(side: SideBySide) -> str:
     )
 
 
-def means_plot(side: SideBySide) -> CaptionedFigure:
-    """Return the figure of each study's best configurations: means with intervals by split."""
-    rows, scale = side.best, side.criterion.scale
-    figure, axes = new_axes(rows=2 * len(rows))
-    for i, split in enumerate(side.splits):
-        for y, (_, row) in enumerate(rows.iterrows()):
-            place = y + 0.15 * (2 * i - len(side.splits) + 1)
-            ends = [scale * row[f"{split}/low"], scale * row[f"{split}/high"]]
-            axes.plot(ends, [place, place], color=COLOURS[i], lw=1.5)
-            name = split if y == 0 else None
-            mean = scale * row[f"{split}/mean"]
-            axes.plot(mean, place, "Do"[i], color=COLOURS[i], ms=5, label=name)
-    label_rows(axes, [f"{row.study}, {row.kind}: {row.label}" for _, row in rows.iterrows()])
-    metric = side.criterion.declared.label
-    axes.set_xlabel(f"{metric}{' (%)' * side.criterion.in_points}")
-    if len(side.splits) > 1:
-        figure.legend(loc="outside lower center", ncols=2)
-    caption = (
-        f"Mean of the best configurations with its 95% t interval "
-        f"{' or '.join(side.single_intervals)}. Means on val are "
-        f"optimistic, since val selected the configurations."
-    )
-    return CaptionedFigure("best-of-studies", caption, figure)
+# Figures for notebooks and scripts: what `Results.plot` is.
 
 
-def differences_plot(side: SideBySide) -> CaptionedFigure | None:
-    """Return the figure of the differences from the first study; None if there are none."""
-    table, scale = side.comparisons, side.criterion.scale
-    table = table[table.p.notna()] if len(table) else table
-    if not len(table):
-        return None
-    figure, axes = new_axes(rows=len(table))
-    for y, (_, row) in enumerate(table.iterrows()):
-        colour = COLOURS[side.splits.index(row.split)]
-        axes.plot([scale * row.low, scale * row.high], [y, y], color=colour, lw=2)
-        axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
-    axes.axvline(0, color=INK, lw=1)
-    label_rows(axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()])
-    unit = " (pp)" * side.criterion.in_points
-    axes.set_xlabel(f"difference in {side.criterion.declared.label}{unit}")
-    is_single = (side.comparisons.split == side.splits[-1]).sum() == 1
-    interval = "95% CI" if is_single else "simultaneous 95% CI"
-    caption = f"Difference from {side.reference}: lines show the {interval}."
-    return CaptionedFigure("differences-of-studies", caption, figure)
+@dataclass(frozen=True)
+class Plots:
+    """Figures of a study as matplotlib figures, neither shown nor saved.
+
+    A notebook shows the figure that is the last line of a cell, with its caption. pyplot does not
+    know these figures: nothing has to be closed, and any backend will do. `figure.savefig(FILE)`
+    writes one, `figure.axes[0]` changes it, and `figure.caption` is its caption. The report
+    (`python -m kdtune.report`) has the same figures and more.
+
+        >>> results.plot.curves().savefig("curves.svg")
+        >>> results.plot.differences().axes[0].get_xlabel()
+        'difference in accuracy (pp)'
+
+    Raises:
+        InputError: There is nothing to draw, or no such metric.
+    """
+
+    _results: Results
+
+    def curves(self, metric: str = "", last: int | None = None) -> StudyFigure:
+        """Return learning curves of a metric on val: mean ± SD over repeats, and each repeat.
+
+        The best configurations and the baseline are drawn.
+
+            >>> figure = results.plot.curves("ce", last=2)
+            >>> figure.axes[0].get_ylabel()
+            'validation cross-entropy'
+
+        Args:
+            metric: Name of a metric. Empty: the one that decides the search, accuracy.
+            last: Number of last epochs that are drawn. None: all.
+        """
+        task = self._results.task
+        metric = metric or task.score
+        check_names("metric", [metric], task.metrics)
+        if not len(completed(self._results.search_trials)):
+            raise self._nothing("learning curves", "a completed run")
+        if last is not None and last < 1:
+            raise InputError(f"last must be a number of epochs, at least 1, but got {last}")
+        shown = shown_configs(self._results, self._results.default_criterion)
+        data = _with_derived(curve_data(self._results, shown, last), task)
+        with figure_style():
+            drawn = learning_curve(self._results, metric, data)
+        return self._figure(drawn, "learning curves", f"recorded values of {metric}")
+
+    def differences(self, criterion: Criterion | None = None) -> StudyFigure:
+        """Return the differences of `Results.compare` with their intervals, best first.
+
+        >>> figure = results.plot.differences(results.criterion("ce"))
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['alpha = 0.1', 'alpha = 0.5']
+        """
+        with figure_style():
+            drawn = forest_plot(self._results, self._criterion(criterion))
+        return self._figure(
+            drawn, "differences", "a baseline and another configuration with two repeats in common"
+        )
+
+    def repeats(self, criterion: Criterion | None = None) -> StudyFigure:
+        """Return every repeat of every configuration, with mean and 95 % t interval.
+
+        >>> results.plot.repeats().axes[0].get_xlabel()
+        'validation accuracy (%)'
+        """
+        if not len(completed(self._results.search_trials)):
+            raise self._nothing("repeats", "a completed run")
+        with figure_style():
+            return self._figure(
+                repeats_plot(self._results, self._criterion(criterion)), "repeats", ""
+            )
+
+    def frontier(self, cost: str = "latency_ms", criterion: Criterion | None = None) -> StudyFigure:
+        """Return each student's best configurations against what the student costs.
+
+            >>> results.plot.frontier("params").axes[0].get_xlabel()
+            'parameters'
+
+        Args:
+            cost: "latency_ms" (at batch size 1) or "params".
+            criterion: Selects the best configurations.
+        """
+        check_names("cost", [cost], list(COST_AXES))
+        name = next(name for name, axis in FRONTIERS.items() if axis == cost)
+        with figure_style():
+            drawn = frontier_plot(self._results, self._criterion(criterion), name)
+        return self._figure(drawn, "the frontier", "a completed run of a student with known costs")
+
+    def _criterion(self, criterion: Criterion | None) -> Criterion:
+        return criterion or self._results.default_criterion
+
+    def _figure(self, drawn: CaptionedFigure | None, subject: str, needed: str) -> StudyFigure:
+        if drawn is None:
+            raise self._nothing(subject, needed)
+        return drawn.figure
+
+    def _nothing(self, subject: str, needed: str) -> InputError:
+        return InputError(
+            f"a figure of {subject} must have {needed}, but {self._results.study.name} has none "
+            f"({self._results.status})"
+        )
+
+
+def _with_derived(data: CurveData, task: Task) -> CurveData:
+    """Return the data of curves with the metrics that are not recorded but derived."""
+    trials = {c: [add_derived(trial, task) for trial in data.trials[c]] for c in data.trials}
+    return replace(data, trials=trials, epochs=add_derived(data.epochs, task))

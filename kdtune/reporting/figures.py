@@ -1,7 +1,7 @@
 """Figures of a study: dataframes in, matplotlib figures out, without global state."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from kdtune.config.task import ECE_BINS, Metric, Task, check_names
-from kdtune.config.text import InputError
+from kdtune.config.task import ECE_BINS, Metric
 from kdtune.reporting.canvas import (
     COLOURS,
     INK,
@@ -20,7 +19,6 @@ from kdtune.reporting.canvas import (
     MARKERS,
     MAX_GROWTH,
     CaptionedFigure,
-    StudyFigure,
     Titles,
     add_legend_below,
     config_gid,
@@ -51,8 +49,9 @@ from kdtune.results.examples import (
     confusion,
     read_arms,
 )
-from kdtune.results.frames import add_derived, short_model
+from kdtune.results.frames import short_model
 from kdtune.results.results import Results
+from kdtune.results.several import SideBySide
 from kdtune.statistics.intervals import mean_interval
 
 # Figures of confusion and calibration of the best distilled configuration and its baseline.
@@ -110,7 +109,7 @@ def _matrix(
     image = axes.imshow(values, aspect="auto", **style)
     if count <= MAX_NUMBERED:
         _number_cells(axes, values, image, signed="vmax" in style)
-    names = [one if len(one) <= _MAX_NAME else f"{one[: _MAX_NAME - 1]}…" for one in arms.classes]
+    names = [n if len(n) <= _MAX_NAME else f"{n[: _MAX_NAME - 1]}…" for n in arms.classes]
     axes.set_xticks(range(count), names, rotation=90 if count > 2 else 0)
     axes.set_yticks(range(count), names)
     axes.set(xlabel="prediction", ylabel="label")
@@ -242,7 +241,7 @@ def _draw_frontier(
 ) -> None:
     """Draw the best mean that is reached up to each cost as steps, to the highest cost shown."""
     on = table[table[f"efficient/{cost}"]].sort_values(cost)
-    x, y = [*on[cost], highest], [*(criterion.scale * on["mean"])]
+    x, y = [*on[cost], highest], list(criterion.scale * on["mean"])
     style: Any = {"color": GREY, "lw": 1.2, "zorder": 1}
     axes.plot(x, [*y, y[-1]], drawstyle="steps-post", label="frontier of the students", **style)
 
@@ -253,14 +252,14 @@ def _draw_point(
     """Draw the mean of one configuration and its interval."""
     colour, marker = style_of(number)
     shift = ScaledTranslation(DODGE[row.arm] / 72, 0, axes.figure.dpi_scale_trans)
-    place: Any = {"transform": axes.transData + shift, "color": colour}
+    style: Any = {"transform": axes.transData + shift, "color": colour}
     x, y = row[cost], criterion.scale * row["mean"]
     ends = [y, y] if pd.isna(row.low) else [criterion.scale * row.low, criterion.scale * row.high]
     axes.update_datalim([(x, end) for end in ends])  # shifted lines do not count by themselves
-    axes.plot([x, x], ends, lw=1.2, **place)
+    axes.plot([x, x], ends, lw=1.2, **style)
     face = colour if row.arm == "distilled" else "#ffffff"
-    place["gid"] = f"point-{row.config_id}"
-    axes.plot(x, y, marker, ms=6, mfc=face, mew=1.2, label=label, **place)
+    style["gid"] = f"point-{row.config_id}"
+    axes.plot(x, y, marker, ms=6, mfc=face, mew=1.2, label=label, **style)
 
 
 def style_of(number: int) -> tuple[str, str]:
@@ -341,8 +340,8 @@ def curve_frame(epochs: pd.DataFrame, by: str, metric: str) -> pd.DataFrame:
     Returns:
         Columns by, epoch, mean, std, n.
     """
-    known = epochs[epochs[metric].notna()]
-    groups = known.groupby([by, "epoch"], dropna=False, sort=False)[metric]
+    recorded = epochs[epochs[metric].notna()]
+    groups = recorded.groupby([by, "epoch"], dropna=False, sort=False)[metric]
     frame = groups.agg(mean="mean", std="std", n="count").reset_index()
     return frame.sort_values([by, "epoch"], ignore_index=True)
 
@@ -661,11 +660,11 @@ def agreement_plot(
     results: Results, criterion: Criterion, shown: Sequence[str]
 ) -> CaptionedFigure | None:
     """Return the figure of accuracy against agreement with the teacher, one marker per trial."""
-    done = completed(results.search_trials)
+    finished = completed(results.search_trials)
     figure, axes = new_axes()
     titles: dict[str, Titles] = {}
     for i, config in enumerate(shown):
-        trials = done[done.config_id == config]
+        trials = finished[finished.config_id == config]
         x, y = (
             100 * metric_values(trials, metric, criterion.scope) for metric in ("agreement", "acc")
         )
@@ -687,112 +686,50 @@ def _axis_label(criterion: Criterion) -> str:
     return criterion.label + " (%)" * criterion.in_points
 
 
-# Figures for notebooks and scripts: what `Results.plot` is.
+# Figures of studies side by side.
 
 
-@dataclass(frozen=True)
-class Plots:
-    """Figures of a study as matplotlib figures, neither shown nor saved.
-
-    A notebook shows the figure that is the last line of a cell, with its caption. pyplot does not
-    know these figures: nothing has to be closed, and any backend will do. `figure.savefig(FILE)`
-    writes one, `figure.axes[0]` changes it, and `figure.caption` is its caption. The report
-    (`python -m kdtune.report`) has the same figures and more.
-
-        >>> results.plot.curves().savefig("curves.svg")
-        >>> results.plot.differences().axes[0].get_xlabel()
-        'difference in accuracy (pp)'
-
-    Raises:
-        InputError: There is nothing to draw, or no such metric.
-    """
-
-    _results: Results
-
-    def curves(self, metric: str = "", last: int | None = None) -> StudyFigure:
-        """Return learning curves of a metric on val: mean ± SD over repeats, and each repeat.
-
-        The best configurations and the baseline are drawn.
-
-            >>> figure = results.plot.curves("ce", last=2)
-            >>> figure.axes[0].get_ylabel()
-            'validation cross-entropy'
-
-        Args:
-            metric: Name of a metric. Empty: the one that decides the search, accuracy.
-            last: Number of last epochs that are drawn. None: all.
-        """
-        task = self._results.task
-        metric = metric or task.score
-        check_names("metric", [metric], task.metrics)
-        if not len(completed(self._results.search_trials)):
-            raise self._nothing("learning curves", "a completed run")
-        if last is not None and last < 1:
-            raise InputError(f"last must be a number of epochs, at least 1, but got {last}")
-        shown = shown_configs(self._results, self._results.default_criterion)
-        data = _with_derived(curve_data(self._results, shown, last), task)
-        with figure_style():
-            drawn = learning_curve(self._results, metric, data)
-        return self._figure(drawn, "learning curves", f"recorded values of {metric}")
-
-    def differences(self, criterion: Criterion | None = None) -> StudyFigure:
-        """Return the differences of `Results.compare` with their intervals, best first.
-
-        >>> figure = results.plot.differences(results.criterion("ce"))
-        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
-        ['alpha = 0.1', 'alpha = 0.5']
-        """
-        with figure_style():
-            drawn = forest_plot(self._results, self._criterion(criterion))
-        return self._figure(
-            drawn, "differences", "a baseline and another configuration with two repeats in common"
-        )
-
-    def repeats(self, criterion: Criterion | None = None) -> StudyFigure:
-        """Return every repeat of every configuration, with mean and 95 % t interval.
-
-        >>> results.plot.repeats().axes[0].get_xlabel()
-        'validation accuracy (%)'
-        """
-        if not len(completed(self._results.search_trials)):
-            raise self._nothing("repeats", "a completed run")
-        with figure_style():
-            return self._figure(
-                repeats_plot(self._results, self._criterion(criterion)), "repeats", ""
-            )
-
-    def frontier(self, cost: str = "latency_ms", criterion: Criterion | None = None) -> StudyFigure:
-        """Return each student's best configurations against what the student costs.
-
-            >>> results.plot.frontier("params").axes[0].get_xlabel()
-            'parameters'
-
-        Args:
-            cost: "latency_ms" (at batch size 1) or "params".
-            criterion: Selects the best configurations.
-        """
-        check_names("cost", [cost], list(COST_AXES))
-        name = next(name for name, axis in FRONTIERS.items() if axis == cost)
-        with figure_style():
-            drawn = frontier_plot(self._results, self._criterion(criterion), name)
-        return self._figure(drawn, "the frontier", "a completed run of a student with known costs")
-
-    def _criterion(self, criterion: Criterion | None) -> Criterion:
-        return criterion or self._results.default_criterion
-
-    def _figure(self, drawn: CaptionedFigure | None, subject: str, needed: str) -> StudyFigure:
-        if drawn is None:
-            raise self._nothing(subject, needed)
-        return drawn.figure
-
-    def _nothing(self, subject: str, needed: str) -> InputError:
-        return InputError(
-            f"a figure of {subject} must have {needed}, but {self._results.study.name} has none "
-            f"({self._results.status})"
-        )
+def means_plot(side: SideBySide) -> CaptionedFigure:
+    """Return the figure of each study's best configurations: means with intervals by split."""
+    rows, scale = side.best, side.criterion.scale
+    figure, axes = new_axes(rows=2 * len(rows))
+    for i, split in enumerate(side.splits):
+        for y, (_, row) in enumerate(rows.iterrows()):
+            height = y + 0.15 * (2 * i - len(side.splits) + 1)
+            ends = [scale * row[f"{split}/low"], scale * row[f"{split}/high"]]
+            axes.plot(ends, [height, height], color=COLOURS[i], lw=1.5)
+            name = split if y == 0 else None
+            mean = scale * row[f"{split}/mean"]
+            axes.plot(mean, height, "Do"[i], color=COLOURS[i], ms=5, label=name)
+    label_rows(axes, [f"{row.study}, {row.kind}: {row.label}" for _, row in rows.iterrows()])
+    metric = side.criterion.declared.label
+    axes.set_xlabel(f"{metric}{' (%)' * side.criterion.in_points}")
+    if len(side.splits) > 1:
+        figure.legend(loc="outside lower center", ncols=2)
+    caption = (
+        f"Mean of the best configurations with its 95% t interval "
+        f"{' or '.join(side.single_intervals)}. Means on val are "
+        f"optimistic, since val selected the configurations."
+    )
+    return CaptionedFigure("best-of-studies", caption, figure)
 
 
-def _with_derived(data: CurveData, task: Task) -> CurveData:
-    """Return the data of curves with the metrics that are not recorded but derived."""
-    trials = {c: [add_derived(trial, task) for trial in data.trials[c]] for c in data.trials}
-    return replace(data, trials=trials, epochs=add_derived(data.epochs, task))
+def differences_plot(side: SideBySide) -> CaptionedFigure | None:
+    """Return the figure of the differences from the first study; None if there are none."""
+    table, scale = side.comparisons, side.criterion.scale
+    table = table[table.p.notna()] if len(table) else table
+    if not len(table):
+        return None
+    figure, axes = new_axes(rows=len(table))
+    for y, (_, row) in enumerate(table.iterrows()):
+        colour = COLOURS[side.splits.index(row.split)]
+        axes.plot([scale * row.low, scale * row.high], [y, y], color=colour, lw=2)
+        axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
+    axes.axvline(0, color=INK, lw=1)
+    label_rows(axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()])
+    unit = " (pp)" * side.criterion.in_points
+    axes.set_xlabel(f"difference in {side.criterion.declared.label}{unit}")
+    is_single = (side.comparisons.split == side.splits[-1]).sum() == 1
+    interval = "95% CI" if is_single else "simultaneous 95% CI"
+    caption = f"Difference from {side.reference}: lines show the {interval}."
+    return CaptionedFigure("differences-of-studies", caption, figure)

@@ -427,7 +427,7 @@ def _baselines(results: Results, criterion: Criterion) -> list[Mapping[str, Valu
             # of the student and of lr the configuration without distillation that has this value
             varies = undistilled[f"config/{name}"].nunique() > 1
             baselines += [{**(task.baseline if varies else {}), name: v} for v in values]
-    unique = [one for i, one in enumerate(baselines) if one not in baselines[:i]]
+    unique = [values for i, values in enumerate(baselines) if values not in baselines[:i]]
     return unique[:MAX_BASELINES]
 
 
@@ -528,13 +528,13 @@ def _history(record: Mapping[str, Any]) -> list[list[str]]:
     rows, name = [], str(record["run"].get("student", ""))
     if record.get("acc_before") is not None:
         rows.append([name, "before", "-", _share(record["acc_before"]), ""])
-    epochs, kept = record.get("history") or [], record.get("kept_epoch")
+    epochs, selected = record.get("history") or [], record.get("kept_epoch")
     if not epochs and isinstance(record.get("val"), dict):
-        kept = record.get("epochs", 0) - 1 if kept is None else kept
-        epochs = [{"epoch": kept, "val": record["val"].get("acc")}]
+        selected = record.get("epochs", 0) - 1 if selected is None else selected
+        epochs = [{"epoch": selected, "val": record["val"].get("acc")}]
     for epoch in epochs:
-        shares = (_share(epoch.get(split)) for split in ("train", "val"))
-        rows.append([name, str(epoch["epoch"] + 1), *shares, "kept" * (epoch["epoch"] == kept)])
+        number, shares = epoch["epoch"], [_share(epoch.get(split)) for split in ("train", "val")]
+        rows.append([name, str(number + 1), *shares, "kept" * (number == selected)])
     return rows
 
 
@@ -568,7 +568,7 @@ def by_class(results: Results, arms: Mapping[str, BothArms]) -> ByClass | None:
     if judged is None:
         return None
     is_small = len(set(judged.design.units(judged.repeats).tolist())) < MIN_REPEATS
-    splits = {split: _changes(class_accuracies(one)) for split, one in arms.items()}
+    splits = {split: _changes(class_accuracies(of_split)) for split, of_split in arms.items()}
     labels = [results.label(config) for config in judged.configs]
     confusions = _confusions(judged) if len(judged.classes) > MAX_MATRIX_CLASSES else None
     return ByClass(judged, labels, is_small, splits, confusions)
@@ -660,8 +660,15 @@ def examples(results: Results, arms: Mapping[str, BothArms]) -> Examples | None:
         if (rows := [row for _, row in group.iterrows()])
     }
     has_pictures = any(image.source for images in shown.values() for image in images)
-    own = (shown, None) if has_pictures else ({}, _as_table(table))
-    return Examples(len(val.repeats), len(val.label), more, same, fewer, *own)
+    return Examples(
+        students=len(val.repeats),
+        images=len(val.label),
+        more=more,
+        same=same,
+        fewer=fewer,
+        groups=shown if has_pictures else {},
+        table=None if has_pictures else _as_table(table),
+    )
 
 
 def _thumbnail(results: Results, arms: BothArms, image: int) -> bytes:

@@ -243,13 +243,13 @@ class Design:
         return f"the means of {self.teachers} teachers" if self.by_teacher else "repeats"
 
 
-def stricter(one: Design, other: Design) -> Design:
+def stricter(first: Design, second: Design) -> Design:
     """Return the design that decides a comparison of two studies: folds, then fewer teachers."""
-    for design in (one, other):
+    for design in (first, second):
         if design.folds is not None:
             return design
-    with_units = [design for design in (one, other) if design.by_teacher]
-    return min(with_units, key=lambda design: design.teachers, default=one)
+    with_units = [design for design in (first, second) if design.by_teacher]
+    return min(with_units, key=lambda design: design.teachers, default=first)
 
 
 ONE_TEACHER = Design()

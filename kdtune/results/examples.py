@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,52 +104,43 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     pair = pair_of(results, criterion)
     if pair is None:
         return {}
-    done = completed(results.trials_for(criterion))
-    trials = done[done.config_id.isin(pair)].pivot(
-        index="repeat", columns="config_id", values="trial_id"
-    )
-    trials = trials.dropna()[list(pair)]
+    finished = completed(results.trials_for(criterion))
+    trials = finished.pivot(index="repeat", columns="config_id", values="trial_id")
+    trials = trials[list(pair)].dropna()
     frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), _COLUMNS)
     if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
         return {}
     classes = _class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
     by_split = {}
     for split in _SPLITS:
-        arms = _arms(split, frame[frame.split == split], trials, pair, classes)
+        arms = _arms(split, frame[frame.split == split], trials, classes, results.design)
         if arms is not None:
-            by_split[split] = replace(arms, design=results.design)
+            by_split[split] = arms
     return by_split
 
 
 def _class_names(folder: Path, count: int) -> tuple[str, ...]:
     """Return the names of the classes of the study in a folder, or their numbers."""
-    names = read_provenance(folder).get("classes") or _teachers_classes(folder)
+    names = read_provenance(folder).get("classes")
+    if not names:
+        with suppress(OSError, ValueError):
+            names = parse_teacher((folder / TEACHER / TEACHER_RECORD).read_bytes()).get("classes")
     if isinstance(names, list) and len(names) >= count:
         return tuple(str(name) for name in names)
     return tuple(str(number) for number in range(count))
 
 
-def _teachers_classes(folder: Path) -> Any:
-    with suppress(OSError, ValueError):
-        return parse_teacher((folder / TEACHER / TEACHER_RECORD).read_bytes()).get("classes")
-    return None
-
-
 def _arms(
-    split: str,
-    frame: pd.DataFrame,
-    trials: pd.DataFrame,
-    pair: tuple[str, str],
-    classes: Sequence[str],
+    split: str, frame: pd.DataFrame, trials: pd.DataFrame, classes: Sequence[str], design: Design
 ) -> BothArms | None:
     """Return the predictions on one split; None if they are incomplete or of other images.
 
     Args:
         split: val or test.
         frame: rows of `read_predictions` on this split.
-        trials: trial_id by repeat (rows) and configuration (columns, as in `pair`).
-        pair: distilled configuration and baseline.
+        trials: trial_id by repeat (rows) and configuration (columns: distilled, baseline).
         classes: names.
+        design: what the repeats vary.
     """
     order = list(trials.to_numpy().T.ravel())  # all repeats of one arm, then those of the other
     by_trial = {t: rows.sort_values("example") for t, rows in frame.groupby("trial_id")}
@@ -168,7 +159,7 @@ def _arms(
 
     return BothArms(
         split=split,
-        configs=pair,
+        configs=(trials.columns[0], trials.columns[1]),
         repeats=tuple(int(r) for r in trials.index),
         classes=tuple(classes),
         label=first.label.to_numpy(dtype=int),
@@ -176,6 +167,7 @@ def _arms(
         predicted=stacked("predicted", int),
         p_predicted=stacked("p_predicted", float),
         p_label=stacked("p_label", float),
+        design=design,
     )
 
 
@@ -479,15 +471,12 @@ def trial_metrics(trial: pd.Series) -> dict[str, dict[str, float]]:
     Args:
         trial: A row of `Frames.trials`.
     """
-    metrics = {
-        split: {
-            name: float(value)
-            for name in COMPARABLE
-            if not pd.isna(value := trial.get(f"{split}/{name}@last"))
-        }
-        for split in _SPLITS
-    }
-    return {split: values for split, values in metrics.items() if values}
+    metrics = {}
+    for split in _SPLITS:
+        values = {name: trial.get(f"{split}/{name}@last") for name in COMPARABLE}
+        if recorded := {name: float(v) for name, v in values.items() if not pd.isna(v)}:
+            metrics[split] = recorded
+    return metrics
 
 
 def _numbers(context: ComparisonContext, row: pd.Series, split: str) -> dict[str, Any]:
@@ -536,7 +525,7 @@ def student_classes(
     for label, of_class in of_repeat.groupby("label"):
         right, count = int(of_class.correct.sum()), len(of_class)
         low, high = wilson_interval(right, count)
-        every = frame[frame.label == label].groupby("repeat").correct.mean()
+        means = frame[frame.label == label].groupby("repeat").correct.mean()
         row = {"class": classes[int(label)], "images": count, "accuracy": right / count}
-        rows.append(row | {"low": low, "high": high, "mean": every.mean(), "repeats": len(every)})
+        rows.append(row | {"low": low, "high": high, "mean": means.mean(), "repeats": len(means)})
     return pd.DataFrame(rows)

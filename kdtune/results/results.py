@@ -46,7 +46,7 @@ MAX_PRINTED_ROWS = 30
 """Configurations in a printed table; if there are more, the best ones."""
 
 if TYPE_CHECKING:
-    from kdtune.reporting.figures import Plots
+    from kdtune.reporting.build import Plots
 
 
 def load(folder: str | Path) -> "Results":
@@ -119,7 +119,7 @@ class Results:
 
         >>> results.plot.curves().savefig("curves.svg")
         """
-        from kdtune.reporting.figures import Plots
+        from kdtune.reporting.build import Plots
 
         return Plots(self)
 

@@ -59,16 +59,16 @@ def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
 def describe_status(study: Study, frames: Frames) -> str:
     """Return the progress of a study, e.g. "complete: 40 runs"."""
     counts = {str(status): int(n) for status, n in frames.trials.status.value_counts().items()}
-    done, dropped = counts.get("completed", 0), counts.get("dropped", 0)
+    completed_runs, dropped = counts.get("completed", 0), counts.get("dropped", 0)
     failed = counts.get("failed", 0) + counts.get("pruned", 0)
     # of an adaptive search only the trials that have started are known
     planned = len(frames.trials) + _count_missing(study, frames.trials)
-    if done + failed + dropped == planned and not frames.running:
-        text = f"complete: {done} runs"
+    if completed_runs + failed + dropped == planned and not frames.running:
+        text = f"complete: {completed_runs} runs"
         text += f", {failed} failed or pruned" * (failed > 0)
         return text + f", {dropped} dropped" * (dropped > 0)
     text = "running" if frames.running else "incomplete, not running"
-    text += f": {done} of {planned} runs completed"
+    text += f": {completed_runs} of {planned} runs completed"
     if frames.last_record_time is not None:
         text += f"; last record {datetime.fromtimestamp(frames.last_record_time, UTC):%F %T} UTC"
     return text
@@ -104,8 +104,8 @@ EXCLUDED = ("failed", "truncated", "dropped")
 
 
 def _unreadable(checked: _Checked) -> Facts:
-    if places := checked.frames.incomplete:
-        yield {"records": "record" + "s" * (len(places) > 1), "places": _first(places)}
+    if lines := checked.frames.incomplete:
+        yield {"records": "record" + "s" * (len(lines) > 1), "lines": _first(lines)}
 
 
 def _excluded_runs(checked: _Checked) -> pd.DataFrame:
@@ -179,17 +179,17 @@ def _identical_curves(checked: _Checked) -> Facts:
     for same in ("config_id", "repeat"):
         equal = trials[trials.duplicated([same, "curve"], keep=False)]
         for _, group in equal.groupby([same, "curve"]):
-            one, other = (checked.name(trial) for _, trial in group.head(2).iterrows())
-            yield {"one": one, "other": other}
+            first, second = (checked.name(trial) for _, trial in group.head(2).iterrows())
+            yield {"first": first, "second": second}
 
 
 PROBLEMS: tuple[tuple[Callable[[_Checked], Facts], str], ...] = (
-    (_unreadable, "unreadable {records} skipped: {places}"),
+    (_unreadable, "unreadable {records} skipped: {lines}"),
     (_excluded, "{status} run excluded: {run}, {epochs} epochs{reason}"),
     (_counted, "{count} {runs}"),
     (_missing_metrics, "val {metric} missing in {count} of {total} runs: {runs}"),
     (_unequal_repeats, "{label} has repeats that other configurations lack: {repeats}"),
-    (_identical_curves, "identical learning curves: {one} and {other}"),
+    (_identical_curves, "identical learning curves: {first} and {second}"),
 )
 """Rules with their sentences, the most serious first. A rule yields facts for each sentence."""
 

@@ -4,7 +4,6 @@
 - stream: the stream of one repeat: its batches, computed once and shared by every configuration
 - views: batches and cached views of a split, and what a run runs on
 - passes: passes of frozen networks, computed once for all runs: features, teacher logits
-- working_set: working set of a study: the bytes that its streams need in the cache
 
 A *stream* is the sequence of batches of one repeat: the order of the images, their augmentation,
 the teacher's logits (and its features, where a loss compares them) and, if the student's backbone

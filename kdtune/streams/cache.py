@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -31,7 +31,6 @@ from kdtune.config.files import (
     distrust_of,
     make_folder,
     open_trusted,
-    why_untrusted,
 )
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
@@ -120,7 +119,7 @@ class Key:
     """Key of one cache entry."""
 
     kind: _Kind
-    parts: Mapping[str, str | int | float | bool | None]
+    parts: Parts
 
     @cached_property
     def text(self) -> str:
@@ -387,9 +386,8 @@ class Cache:
         """Bytes written since they were counted."""
         self._full = set[_Kind]()
         """Kinds of which an entry did not fit."""
-        self._distrusted = False
-        self.warning: str | None = None
-        """Why an entry could not be written, in a sentence."""
+        self.warnings: dict[str, str] = {}
+        """Why entries could not be read or written: a sentence for each cause."""
 
     def get(self, key: Key, what: str, build: Callable[[ReportProgress], Tensors]) -> Tensors:
         """Return the entry of this key, built by `build(progress)` if it is not there.
@@ -413,7 +411,7 @@ class Cache:
         try:
             lock = self._lock(key)
         except OSError as error:  # the folder cannot be created, or has no locks
-            self._warn(error)
+            self._warn("fault", self._describe(error))
             return build(lambda done, total: None)
         try:
             return self.find(key) or self._build(key, what, build)
@@ -425,14 +423,14 @@ class Cache:
         """Return True if entries of this kind no longer fit; a cache of size 0 is full."""
         if not self.limit or kind in self._full:
             return True
-        return self._room(kind) < COUNTED_SHARE * self.limit
+        return not self._has_room(kind, COUNTED_SHARE * self.limit)
 
     def find(self, key: Key) -> Tensors | None:
         """Return the entry of this key, or None if it is not there; never wait, never build."""
         try:
             return read(self._path(key), key.text) if self.limit else None
         except StrangerError as error:
-            self._distrust(error)
+            self._warn("stranger", f"the cache entry {error}, so it is computed again")
             return None
 
     def check(self) -> None:
@@ -444,20 +442,6 @@ class Cache:
                 f"{found.remedy}"
             )
 
-    def strangers(self) -> str | None:
-        """Return a sentence on entries that others own or may write; None if there are none."""
-        found = []
-        for _, path in self._entries():
-            with suppress(FileNotFoundError):
-                if why := why_untrusted(path.lstat()):
-                    found.append(f"{path} {why}")
-        if not self.limit or not found:
-            return None
-        return (
-            f"{len(found)} entries of the cache are not used, but computed again, since others "
-            f"could have made them up: {min(found)}"
-        )
-
     def fault(self) -> str | None:
         """Return why nothing can be written, in a sentence; None if all is well or limit is 0."""
         if not self.limit:
@@ -467,7 +451,7 @@ class Cache:
             with TemporaryFile(dir=self.folder) as probe:
                 probe.write(b"kdtune")
         except OSError as error:
-            return self._sentence(error)
+            return self._describe(error)
         return None
 
     def building(self) -> Iterator[Building]:
@@ -526,13 +510,12 @@ class Cache:
         try:
             self._write(key, tensors)
         except (OSError, SafetensorError) as error:  # the disk is full or read-only
-            self._warn(error)
+            self._warn("fault", self._describe(error))
         return tensors
 
     def _write(self, key: Key, tensors: Tensors) -> None:
         size = sum(t.nbytes for t in tensors.values())
-        if size > self._room(key.kind):
-            self._full.add(key.kind)
+        if not self._has_room(key.kind, size):
             return
         path = self._path(key)
         make_folder(self.folder, *path.parent.relative_to(self.folder).parts)
@@ -545,14 +528,22 @@ class Cache:
             self._used = self._count()
             self._delete_old_locks()
 
-    def _room(self, kind: _Kind) -> float:
-        """Return how many bytes of a kind fit beside what this process's study uses."""
+    def _has_room(self, kind: _Kind, size: float) -> bool:
+        """Return True if so many bytes of a kind fit beside what this process's study uses."""
         if self._used is None:
             self._used = self._count()
-        room = self.limit - sum(self._used.values())
+        room: float = self.limit - sum(self._used.values())
         if kind == "views":
-            return min(room, MAX_VIEWS_SHARE * self.limit - self._used[kind])
-        return room
+            room = min(room, MAX_VIEWS_SHARE * self.limit - self._used[kind])
+        if size > room:
+            self._full.add(kind)
+            self._warn(
+                "full",
+                f"the cache in {self.folder} is full (--cache-gb {self.limit / 1e9:g}, at most "
+                f"half of it for views), so every run computes again what does not fit; give a "
+                f"larger --cache-gb",
+            )
+        return size <= room
 
     def _count(self) -> dict[_Kind, int]:
         """Delete what exceeds the limit; return the bytes that are in use, by kind."""
@@ -590,17 +581,12 @@ class Cache:
                     with FileLock(file, timeout=0, mode=0o644):
                         file.unlink(missing_ok=True)
 
-    def _warn(self, error: Exception) -> None:
-        if self.warning is None:
-            self.warning = self._sentence(error)
-            print(self.warning, file=sys.stderr)
+    def _warn(self, cause: str, sentence: str) -> None:
+        if cause not in self.warnings:
+            self.warnings[cause] = sentence
+            print(sentence, file=sys.stderr)
 
-    def _distrust(self, error: StrangerError) -> None:
-        if not self._distrusted:
-            self._distrusted = True
-            print(f"the cache entry {error}, so it is computed again", file=sys.stderr)
-
-    def _sentence(self, error: Exception) -> str:
+    def _describe(self, error: Exception) -> str:
         return (
             f"the cache folder {self.folder} cannot be written ({first_line(error)}), so every "
             f"run computes its own views, logits and features; --cache FOLDER names another "

@@ -1,6 +1,6 @@
 """The stream of one repeat: its batches, computed once and shared by every configuration."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 
@@ -116,9 +116,7 @@ class Stream:
             # share has the same. The frozen backbone then runs with the head
             if self.features and not self.features.are_per_image(self.views.sample("train")):
                 self.features = None
-            of_student = self._extra_features if self.features else None
-            of_teacher = self._extra_logits, self._extra_teacher_features
-            self.extra = ExtraImages(self.chunks, self.views, *of_teacher, of_student)
+            self.extra = ExtraImages(self.chunks, self._block_of_extra)
 
     def train(self, epoch: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch, in the order of the repeat.
@@ -140,7 +138,7 @@ class Stream:
 
         They are in the split's own order, on the CPU. The views must be the same in every epoch.
         """
-        return self._logits(split, 0, None), self._labels(split, None)
+        return self._of_teacher(split, 0, None)[0], self._labels(split, None)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -167,7 +165,7 @@ class Stream:
         if per_image and order is not None:
             values = values[order]
         # after the features, whose building may have computed the logits on the way
-        teacher = self._logits(split, epoch, order) if self._has_logits(split) else None
+        teacher = self._of_teacher(split, epoch, order)[0] if self._has_logits(split) else None
         batch = Batch(self._labels(split, order))
         if self.chunks.keys.mixes(split):
             batch = mixed_labels(self.run, epoch, batch.labels, self._shape)
@@ -204,16 +202,14 @@ class Stream:
         # Logits are stored in the split's own order where inputs are the same in every epoch, else
         # in the epoch's. Only in that order can the teacher pass go beside the student's.
         as_stored = order is None or not self.chunks.keys.same_inputs(split)
-        place, _ = self._teacher_inputs(split, epoch)
+        place = Place(split, epoch, self.chunks.count(split))
         passes, recomputed = self.passes, as_stored and self.views.are_recomputed(split, epoch)
         if passes is not None and recomputed and not passes.are_known(place):
             # Views that are not kept would be made twice, once for each model: here the teacher
             # computes its outputs from the batches on their way to the student.
             yield from passes.beside(place, batches)
             return
-        # The features come first, since the pass that computes them stores the logits as well.
-        features = self._features_of_teacher(split, epoch, order)
-        logits, start = self._logits(split, epoch, order), 0
+        (logits, features), start = self._of_teacher(split, epoch, order), 0
         for batch in batches:
             rows = slice(start, start + len(batch))
             batch_features = None if features is None else features[rows]
@@ -245,31 +241,30 @@ class Stream:
 
     # -- images without labels -----------------------------------------------------------------
 
-    def _extra_logits(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> Tensor:
-        """Return the teacher's logits of a block of images without labels, float32 [n, K]."""
-        if self.chunks.keys.same_views("extra"):
-            return self._logits("extra", 0, rows)
-        assert self.passes is not None  # noqa: S101 - the run needs them
-        place = Place("extra", part.epoch, part.count, part)
-        return self.passes.logits(place, lambda: _unlabelled(views))
+    def _block_of_extra(self, part: Part, rows: Tensor) -> Batch:
+        """Return the images of a block with the models' outputs, labelled by the teacher."""
+        same = self.chunks.keys.same_views("extra")
 
-    def _extra_teacher_features(
-        self, part: Part, rows: Tensor, views: Callable[[], Tensor]
-    ) -> Tensor | None:
-        """Return the teacher's features of a block, float32 [n, D]; None if the loss needs none."""
-        if not self.run.compares_features or self.chunks.keys.same_views("extra"):
-            return self._features_of_teacher("extra", 0, rows)
-        assert self.passes is not None  # noqa: S101 - the run needs them
-        place = Place("extra", part.epoch, part.count, part)
-        return self.passes.features(place, lambda: _unlabelled(views))
+        def views() -> Iterator[Batch]:
+            parts = list(self.views.of_part("extra", part))
+            whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+            yield Batch(
+                torch.zeros(len(whole), dtype=torch.int64), whole
+            )  # their labels mean nothing
 
-    def _extra_features(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> Tensor:
-        """Return the features of a block of images without labels, float32 [n, D]."""
-        assert self.features is not None  # noqa: S101 - the run needs them
-        if self.chunks.keys.same_views("extra"):
-            batches = self._views("extra", 0, own_order=True)
-            return self.features.get("extra", 0, batches, per_image=True)[rows]
-        return self.features.get("extra", part.epoch, _unlabelled(views), False, part)
+        if same:
+            logits, of_teacher = self._of_teacher("extra", 0, rows)
+        else:
+            place = Place("extra", part.epoch, part.count, part)
+            logits, of_teacher = self._pass(place, views)
+        batch = Batch(logits.argmax(1), teacher=logits, teacher_features=of_teacher)
+        if self.features is None:
+            return replace(batch, views=next(views()).views)
+        if same:
+            every = self._views("extra", 0, own_order=True)
+            return replace(batch, features=self.features.get("extra", 0, every, True)[rows])
+        features = self.features.get("extra", part.epoch, views(), False, part)
+        return replace(batch, features=features)
 
     # -- teacher -------------------------------------------------------------------------------
 
@@ -286,39 +281,26 @@ class Stream:
             return False
         return not self.run.is_baseline or not self.chunks.keys.mixes(split)
 
-    def _logits(self, split: str, epoch: int, order: Tensor | None) -> Tensor:
-        """Return the teacher's logits, float32 [N, K], in the order of the epoch.
+    def _of_teacher(
+        self, split: str, epoch: int, order: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the teacher's logits, float32 [N, K], and features [N, D] in the epoch's order.
 
-        Inputs that are the same in every epoch have one chunk of logits, in the split's own order.
+        Inputs that are the same in every epoch have one chunk, in the split's own order.
         """
+        same = self.chunks.keys.same_inputs(split)
         if self.teacher is not None and self.teacher.outputs is not None:
             logits = self.teacher.outputs.logits[split][self.chunks.index(split)]
-            return logits if order is None else logits[order]
-        assert self.passes is not None  # noqa: S101 - the run needs them
-        logits = self.passes.logits(*self._teacher_inputs(split, epoch))
-        same = self.chunks.keys.same_inputs(split)
-        return logits[order] if same and order is not None else logits
-
-    def _features_of_teacher(self, split: str, epoch: int, order: Tensor | None) -> Tensor | None:
-        """Return the teacher's features, float32 [N, D], in the order of the epoch.
-
-        None if the run's loss does not compare features.
-        """
-        if not self.run.compares_features:
-            return None
-        assert self.passes is not None  # noqa: S101 - the run needs them
-        features = self.passes.features(*self._teacher_inputs(split, epoch))
-        same = self.chunks.keys.same_inputs(split)
-        return features[order] if same and order is not None else features
-
-    def _teacher_inputs(self, split: str, epoch: int) -> tuple[Place, Inputs]:
-        """Return what the teacher sees of an epoch, in the order of its chunks."""
-        same = self.chunks.keys.same_inputs(split)
+            return (logits if order is None else logits[order]), None
         place = Place(split, epoch, self.chunks.count(split))
-        return place, lambda: self._views(split, epoch, own_order=same)
+        logits, features = self._pass(place, lambda: self._views(split, epoch, own_order=same))
+        if not same or order is None:
+            return logits, features
+        return logits[order], None if features is None else features[order]
 
-
-def _unlabelled(views: Callable[[], Tensor]) -> Iterator[Batch]:
-    """Yield views, which are made when they are asked for, as a batch whose labels mean nothing."""
-    made = views()
-    yield Batch(torch.zeros(len(made), dtype=torch.int64), made)
+    def _pass(self, place: Place, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        """Return the teacher's logits of a place; its features if the run's loss compares them."""
+        assert self.passes is not None  # noqa: S101 - the run needs them
+        # the features first, since the pass that computes them stores the logits as well
+        features = self.passes.features(place, inputs) if self.run.compares_features else None
+        return self.passes.logits(place, inputs), features

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -667,56 +667,17 @@ def extra_per_epoch(run: Run, labelled: int) -> int:
     return full * run.unlabelled_per_batch + (extra_beside(run, rest) if rest else 0)
 
 
-def extra_computed(run: Run, labelled: int, count: int) -> int:
-    """Return the number of views in the blocks that one run needs.
-
-    Args:
-        run: Its epochs, batch size and share.
-        labelled: Training images with a label.
-        count: Images without labels.
-    """
-    passes, rest = divmod(run.epochs * extra_per_epoch(run, labelled), count)
-    return passes * count + min(-(-rest // BLOCK) * BLOCK, count)
-
-
-T_co = TypeVar("T_co", covariant=True)
-
-
-class BlockOutputs(Protocol[T_co]):
-    """Computes what models say of a block of images without labels."""
-
-    def __call__(self, part: Part, rows: Tensor, views: Callable[[], Tensor]) -> T_co:
-        """Return the outputs, float32 [n, ...].
-
-        Args:
-            part: The block.
-            rows: Which of the images it has, in its order, int64 [n].
-            views: Returns the views of the block.
-        """
-
-
 class ExtraImages:
     """The images without labels of one run.
 
     Args:
         chunks: The run's chunks.
-        views: The run's views.
-        logits: Computes the teacher's logits, [n, K].
-        teacher_features: Computes the teacher's features, [n, D]; None if the loss needs none.
-        features: Computes the features of a frozen backbone, [n, D]; None if the views are needed.
+        block: Returns the images of a part of a pass, with what the models say of them. Its second
+            argument is which of the images these are, in their order, int64 [n].
     """
 
-    def __init__(
-        self,
-        chunks: Chunks,
-        views: ShardedViews,
-        logits: BlockOutputs[Tensor],
-        teacher_features: BlockOutputs[Tensor | None],
-        features: BlockOutputs[Tensor] | None,
-    ):
-        self.run, self.chunks, self.views = chunks.run, chunks, views
-        self.logits, self.features = logits, features
-        self.teacher_features = teacher_features
+    def __init__(self, chunks: Chunks, block: Callable[[Part, Tensor], Batch]):
+        self.run, self.chunks, self.block = chunks.run, chunks, block
         self.count = chunks.count("extra")
 
     def beside(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
@@ -747,18 +708,7 @@ class ExtraImages:
         order = self.chunks.order("extra", epoch)
         assert order is not None  # noqa: S101 - training has an order
         rows = order[first : first + BLOCK]
-        part = Part(epoch, first, len(rows))
-
-        def views() -> Tensor:
-            parts = list(self.views.of_part("extra", part))
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-        of_teacher = self.teacher_features(part, rows, views)  # first: its pass gives both
-        teacher = self.logits(part, rows, views)
-        own = Batch(teacher.argmax(1), teacher=teacher, teacher_features=of_teacher)
-        if self.features is None:
-            return replace(own, views=views())
-        return replace(own, features=self.features(part, rows, views))
+        return self.block(Part(epoch, first, len(rows)), rows)
 
 
 def joined(batch: Batch, extra: Batch) -> Batch:

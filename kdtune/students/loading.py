@@ -25,7 +25,7 @@ from kdtune.models.classifier import Classifier, Preprocessing
 from kdtune.models.registry import build, build_model
 from kdtune.models.weights import check_finite, differences
 from kdtune.storage.mirror import fetch_file, fetch_students
-from kdtune.storage.records import read_lines, read_provenance, read_study
+from kdtune.storage.records import read_provenance
 from kdtune.students.trained import StudentInput, TrainedStudent
 
 # Input of students whose students.json does not record it, as earlier versions wrote it.
@@ -50,15 +50,15 @@ def _with_input(
         InputError: The size of the views is not known.
     """
     run = record.configured_run
+    is_named = is_named_data(run.data)
     if record.preprocessing is None and ":" in run.data and not run.data.startswith("torchvision:"):
         return record
     steps = record.preprocessing or _recipe_steps(run, classes)
-    channels = 3
-    if is_named_data(run.data):
-        convolution = next((value for value in weights.values() if value.ndim == 4), None)
-        channels = 1 if convolution is not None and convolution.shape[1] == 1 else 3
-    size, kind = int(steps["image_size"]), "images" if is_named_data(run.data) else "files"
-    view = InputRecord(kind, (channels, size, size), "uint8")
+    convolution = next((value for value in weights.values() if value.ndim == 4), None)
+    is_grey = is_named and convolution is not None and convolution.shape[1] == 1
+    size = int(steps["image_size"])
+    shape = (1 if is_grey else 3, size, size)
+    view = InputRecord("images" if is_named else "files", shape, "uint8")
     return replace(record, input=view, preprocessing=steps)
 
 
@@ -79,15 +79,12 @@ def _recipe_steps(run: Run, classes: int) -> dict[str, Any]:
             f"the image size of these students is not known, since an earlier version of kdtune "
             f"wrote them; load {run.student} and the weights with plain PyTorch"
         )
+    fields = ("interpolation", "size", "channels", "mean", "std")
     return {
         "image_size": size,
         "eval_crop": run.eval_crop,
         "eval_interpolation": run.eval_interpolation,
-        "interpolation": student.interpolation,
-        "size": student.size,
-        "channels": student.channels,
-        "mean": student.mean,
-        "std": student.std,
+        **{name: getattr(student, name) for name in fields},
     }
 
 
@@ -140,19 +137,18 @@ def find_students(place: str | Path) -> Students:
         folder, names = fetch_students(uri)
         return _read(folder, [Path(name).name for name in names], uri=uri)
     path = Path(place).expanduser()
-    if path.is_file():
-        repeat = _repeat(path.name)
-        if repeat is None:
-            raise InputError(f"STUDENT must be {WANTED}, but got the file {path}")
+    if path.is_file() and (repeat := _repeat(path.name)) is not None:
         return _read(path.parent, [file.name for file in path.parent.iterdir()], named=repeat)
-    if not path.is_dir():
-        raise InputError(f"STUDENT must be {WANTED}, but {path} does not exist")
     if (path / STUDY).is_file():
-        if not (path / STUDENTS).is_dir():
-            raise InputError(_why_none(path))
         path = path / STUDENTS
-    elif not (path / STUDENTS_CONFIG).is_file() and not list(path.glob(f"*{SUFFIX}")):
-        raise InputError(f"STUDENT must be {WANTED}, but {path} holds neither")
+        if not path.is_dir():
+            raise InputError(
+                f"{path.parent} has no folder {STUDENTS}/, which is written when a study of "
+                f"distillation is complete, unless it was run with --keep none; repeat the study's "
+                f"command"
+            )
+    if not (path / STUDENTS_CONFIG).is_file() and not list(path.glob(f"*{SUFFIX}")):
+        raise InputError(f"STUDENT must be {WANTED}, but {path} is none")
     return _read(path, [file.name for file in path.iterdir()])
 
 
@@ -178,28 +174,6 @@ def _repeat(name: str) -> int | None:
     number = name.removeprefix("repeat-").removesuffix(SUFFIX)
     is_student = number.isdecimal() and student_file(int(number)) == name
     return int(number) if is_student else None
-
-
-def _why_none(study: Path) -> str:
-    """Return why a study has no students, and what would do."""
-    saved = read_study(study)
-    if not saved.task.is_distillation:
-        return (
-            f"{study} has no students, since its trials are a training function of your own; load "
-            f"what that function has saved"
-        )
-    ended = [line for line in read_lines(study)[0] if line["kind"] == "end"]
-    if not any(line["status"] == "completed" for line in ended):
-        return f"{study} has no students yet, since no run has completed; run the study's command"
-    if saved.keep == "none":
-        return (
-            f"{study} has no students, since the study was run with --keep none; run it again with "
-            f"--keep best and another --name"
-        )
-    return (
-        f"{study} has no folder {STUDENTS}/, which is written when the study is complete; repeat "
-        f"the study's command"
-    )
 
 
 # Loading of trained students.
@@ -269,22 +243,17 @@ def load_student(
     classes, data = students.classes, record.configured_run.data
     if not classes and data in SOURCES:
         classes = SOURCES[data]().classes
-    count = len(classes)
-    if not classes:  # as many as the head's weights have rows
-        head = f"{_untrained(record.model, 2, passed).head_name}.weight"
-        count = len(state[head]) if head in state else 2
-    model = _build(record.model, count, state, file, passed)
     if not classes:
-        classes = tuple(f"class {k}" for k in range(count))
-        warnings.warn(
+        raise InputError(
             f"the names of the classes are not known, since an earlier version of kdtune wrote "
-            f"{students.folder} and the study is not around it: they are numbered",
-            stacklevel=2,
+            f"{students.folder} and the study is not around it; put the folder {STUDENTS}/ back "
+            f"into the study's folder"
         )
+    model = _build(record.model, len(classes), state, file, passed)
     if record.input is None:
         record = _with_input(record, len(classes), state)
-    taken = _student_input(record)
-    return TrainedStudent(model.net, record.model.name, classes, taken, repeat, record)
+    input = _student_input(record)
+    return TrainedStudent(model.net, record.model.name, classes, input, repeat, record)
 
 
 def describe_code(place: str | Path | Study | StudyResults) -> str:
@@ -323,26 +292,6 @@ def _read_weights(file: Path, recorded: str) -> Mapping[str, Tensor]:
     return state
 
 
-def _untrained(recorded: ModelRecord, classes: int, passed: Passed | None) -> Classifier:
-    """Return the model with random weights.
-
-    Raises:
-        InputError: A library or the module of a factory is missing, or the object.
-    """
-    if is_object(recorded.name) and passed is None:
-        raise InputError(
-            f"the student is built by {recorded.name}, which was passed in Python; pass it again: "
-            f"kdtune.load_student(..., module={recorded.name.removeprefix(OBJECT)}). Commands take "
-            f"no objects: for them, put its function into a module, and name that (module:function)"
-        )
-    try:
-        return build(recorded.name, "none", classes, seed=0, passed=passed)
-    except InputError as error:
-        if ":" not in recorded.name:
-            raise
-        raise InputError(f"{str(error).rstrip('.')}. {_where(recorded)}") from None
-
-
 def _build(
     recorded: ModelRecord,
     classes: int,
@@ -353,35 +302,43 @@ def _build(
     """Return the model with the weights.
 
     Raises:
-        InputError: It cannot be built, or the weights do not fit.
+        InputError: A library, the module of a factory or the object is missing, or the weights do
+            not fit.
     """
-    name, model = recorded.name, _untrained(recorded, classes, passed)
+    name = recorded.name
+    if is_object(name) and passed is None:
+        raise InputError(
+            f"the student is built by {name}, which was passed in Python; pass it again: "
+            f"kdtune.load_student(..., module={name.removeprefix(OBJECT)}). Commands take "
+            f"no objects: for them, put its function into a module, and name that (module:function)"
+        )
+    home = name.partition(":")[0]
+    file_then = f", in the study the file {recorded.file}," if recorded.file else ""
+    remedy = (
+        f"The module {home}{file_then} and the modules that it imports must be as they were: put "
+        f"them back, and add the folder of {home} to PYTHONPATH."
+    )
+    try:
+        model = build(name, "none", classes, seed=0, passed=passed)
+    except InputError as error:
+        if ":" not in name:
+            raise
+        raise InputError(f"{str(error).rstrip('.')}. {remedy}") from None
     has_changed = bool(recorded.source) and model.source != recorded.source
     if faults := differences(model.net.state_dict(), state):
-        why = f"{file} does not fit {name} ({'; '.join(faults)})"
+        reason = f"{file} does not fit {name} ({'; '.join(faults)})"
         if has_changed:
-            raise InputError(f"{why}, whose source has changed. {_where(recorded)}")
-        raise InputError(f"{why}. Give the file that the study wrote, under its own name.")
+            raise InputError(f"{reason}, whose source has changed. {remedy}")
+        raise InputError(f"{reason}. Give the file that the study wrote, under its own name.")
     if has_changed:
         warnings.warn(
             f"the source of {name} has changed since the study, so predictions may differ. "
-            f"{_where(recorded)}",
+            f"{remedy}",
             stacklevel=3,
         )
     check_finite(state, model.net.state_dict(), f"the weights in {file}")
     model.net.load_state_dict(state, strict=False)
     return model
-
-
-def _where(recorded: ModelRecord) -> str:
-    """Return where a factory's module was, and what would do."""
-    home = recorded.name.partition(":")[0]
-    if recorded.file is None:
-        return f"The module {home} must be as it was in the study: add its folder to PYTHONPATH."
-    return (
-        f"In the study {home} was the file {recorded.file}: put it back as it was, with the "
-        f"modules that it imports, and add the folder it is imported from to PYTHONPATH."
-    )
 
 
 def _student_input(record: StudentsRecord) -> StudentInput:

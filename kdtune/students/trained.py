@@ -211,15 +211,14 @@ def predict_files(
         except InputError as error:
             return str(error)
 
+    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
     with ThreadPoolExecutor() as pool:
-        waiting: list[tuple[Sequence[Path], list[Future[Tensor | str]]]] = []
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
-            waiting.append((batch, [pool.submit(view, file) for file in batch]))
-            if len(waiting) > 1:
-                yield from _predict(student, *waiting.pop(0))
-        for batch, views in waiting:
+        decoding = ([pool.submit(view, file) for file in batch] for batch in batches)
+        views = next(decoding, [])
+        for batch in batches:
+            following = next(decoding, [])
             yield from _predict(student, batch, views)
+            views = following
 
 
 def _predict(
@@ -257,25 +256,18 @@ def find_images(names: Sequence[str]) -> list[Path]:
 
 def _find(name: str) -> list[Path]:
     path = Path(name).expanduser()
-    if path.is_dir():
-        images = _in_folder(path)
-        if not images:
-            raise InputError(
-                f"a folder must hold images ({', '.join(IMG_EXTENSIONS)}), but {path} holds none"
-            )
-        return images
-    if path.exists() or not glob.has_magic(name):
-        if not path.exists():
-            raise InputError(
-                f"IMAGE must be an image file, a folder or a pattern, but {path} does not exist"
-            )
-        return [path]
-    matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+    is_pattern = glob.has_magic(name) and not path.exists()
+    matches = sorted(glob.glob(str(path), recursive=True)) if is_pattern else [path]
     images = [
-        image for match in matches for image in (_in_folder(match) if match.is_dir() else [match])
+        image
+        for match in map(Path, matches)
+        for image in (_in_folder(match) if match.is_dir() else [match])
     ]
-    if not images:
-        raise InputError(f"a pattern must match image files, but {name} matches none")
+    if not images or not images[0].exists():
+        raise InputError(
+            f"IMAGE must be an image file, a folder that holds images "
+            f"({', '.join(IMG_EXTENSIONS)}) or a pattern that matches some, but got {name}"
+        )
     return images
 
 

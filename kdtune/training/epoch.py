@@ -447,44 +447,34 @@ def check_features(
     losses = [loss for loss in losses_of(study) if takes_features(loss)]
     if not losses:
         return
-    for name in study.values("teacher"):  # type: ignore[union-attr]
-        if "+" in str(name):
-            raise InputError(
-                f"--teacher must be one network with --loss {losses[0]}, since an ensemble has no "
-                f"features of its own, but got --teacher {name}; use one of its members, or a "
-                f"loss of logits such as kl"
-            )
     if "head" in study.values("trainable"):  # type: ignore[operator]
         raise InputError(
             f"--trainable must be all with --loss {losses[0]}, since a frozen backbone learns "
             f"nothing from features, but got --trainable head; use --trainable all, or a loss of "
             f"logits such as kl"
         )
-    for teacher in teachers:
-        _check_head("teacher", teacher, losses[0], views)
-    for student in students:
-        _check_head("student", student, losses[0], views)
+    ensembles = [name for name in map(str, study.values("teacher")) if "+" in name]  # type: ignore[arg-type]
+    faults = [f"--teacher {name} is an ensemble" for name in ensembles]
+    faults += [f"--teacher {own.name} {_fault_of_features(own, views)}" for own in teachers]
+    faults += [f"--student {own.name} {_fault_of_features(own, views)}" for own in students]
+    for fault in faults:
+        if not fault.endswith(" "):
+            raise InputError(
+                f"teacher and student must be one network each with features [B, D], the input of "
+                f"a Linear layer, with --loss {losses[0]}, but {fault}; use another model, or a "
+                f"loss of logits such as kl"
+            )
 
 
-def _check_head(role: str, model: Model, loss: str, views: Tensor) -> None:
-    """Raise InputError unless a model has features [B, D], the input of a Linear layer."""
-    advice = "use another model, or a loss of logits such as kl"
+def _fault_of_features(model: Model, views: Tensor) -> str:
+    """Return why a model has no features [B, D], the input of a Linear layer; "" if it has."""
     if not isinstance(model, Classifier):
-        raise InputError(
-            f"--{role} must be a network with --loss {loss}, since a file of outputs has no "
-            f"features, but got --{role} {model.name}; {advice}"
-        )
+        return "is a file of outputs"
     if not isinstance(model.head, nn.Linear):
-        raise InputError(
-            f"--{role} must have a Linear layer as its last one with --loss {loss}, but that of "
-            f"{model.name}, {model.head_name}, is a {type(model.head).__name__}; {advice}"
-        )
+        return f"has a {type(model.head).__name__} as its last layer, {model.head_name}"
     model.set_mode(False)
     with torch.no_grad():
-        shape = list(model.features(views).shape)
-    if shape != [len(views), model.feature_size]:
-        raise InputError(
-            f"--{role} must have features of the shape [B, D] with --loss {loss}, but those of "
-            f"{model.name}, the input of {model.head_name}, have the shape "
-            f"{['B', *shape[1:]]}; {advice}".replace("'", "")
-        )
+        shape = model.features(views).shape
+    if list(shape) == [len(views), model.feature_size]:
+        return ""
+    return f"has features of the shape [B, {', '.join(map(str, shape[1:]))}]"

@@ -5,7 +5,7 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from kdtune.config.files import atomic_write, delete, state_files
+from kdtune.config.files import atomic_write, state_files
 from kdtune.config.run import Run, check_warmup
 from kdtune.config.text import Diverged, first_line, no_exit
 from kdtune.models.classifier import Classifier
@@ -42,217 +42,6 @@ from kdtune.training.epoch import (
     make_projector,
 )
 from kdtune.training.losses import BoundObjective, objective, own_objectives
-
-# Checkpoint of a run: its last two states in files, from which an interrupted run resumes.
-
-
-_FORMAT = 2
-"""Of the file; a file of another format is ignored, so its run begins again."""
-
-
-class BestEpoch(NamedTuple):
-    """The best epoch so far, with a copy of the weights after it."""
-
-    number: int
-    acc: float
-    """Accuracy on val."""
-    weights: dict[str, Tensor]
-
-
-def _better(best: BestEpoch | None, epoch: Epoch, student: Classifier) -> BestEpoch:
-    """Return the better of the best epoch so far and the one that has just ended."""
-    acc = epoch.splits["val"]["acc"]
-    assert acc is not None  # noqa: S101 - val is labelled
-    if best is not None and best.acc >= acc:
-        return best
-    state = student.net.state_dict()
-    return BestEpoch(epoch.number, acc, {k: v.detach().cpu().clone() for k, v in state.items()})
-
-
-def _nothing() -> None:
-    """Do nothing after saving."""
-
-
-def _say_nothing(sentence: str) -> None:
-    """Tell nobody of a state that cannot be used."""
-
-
-class Checkpoint:
-    """The state of a run in a file, saved after an epoch; after several if they are very short.
-
-    A crash loses one epoch, or 100 times as long as saving takes, but not more than one epoch and
-    two seconds. The state before the last one is kept as well, see `state_files`: if the last one
-    is damaged, as a machine without power may leave it, the run resumes from the one before.
-
-    Args:
-        file: The file of the last state.
-        on_save: Called after each save, for instance to upload the file. An upload is whole or
-            does not happen, so a store needs no second state.
-        keeps_best: Whether the state also has the weights of the best epoch so far, see `best`.
-        owner: What the state is of, such as the id of a trial; that of another is ignored. States
-            of earlier versions do not say it.
-        say: Is given a sentence if a state cannot be used.
-    """
-
-    MAX_TIME_SHARE = 0.01
-    """Share of the time that saving may take, as long as the last state is young enough."""
-    MAX_AGE_SECONDS = 2.0
-    """Training time after which the state is saved at the next epoch, however long that takes."""
-
-    def __init__(
-        self,
-        file: Path,
-        on_save: Callable[[], None] = _nothing,
-        keeps_best: bool = False,
-        owner: str = "",
-        say: Callable[[str], None] = _say_nothing,
-    ):
-        self.file, self._on_save, self._keeps_best = file, on_save, keeps_best
-        self._owner, self._say = owner, say
-        self._is_last_whole = False
-        """Whether the last state was written or read by this process, so that it is worth keeping
-        as the one before."""
-        self.best: BestEpoch | None = None
-        """The epoch with the highest accuracy on val, the first of equal ones."""
-        self._save_seconds, self._unsaved_seconds = math.inf, math.inf
-
-    def save(
-        self,
-        student: Classifier,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        past: list[Epoch],
-        projector: nn.Module | None = None,
-        average: WeightAverage | None = None,
-    ) -> None:
-        """Save the state after the last of the past epochs, unless the last save is too recent."""
-        if self._keeps_best:
-            self.best = _better(self.best, past[-1], student)
-        self._unsaved_seconds += past[-1].seconds
-        due_after = min(self._save_seconds / self.MAX_TIME_SHARE, self.MAX_AGE_SECONDS)
-        if self._unsaved_seconds < due_after:
-            return
-        began = time.perf_counter()
-        state = {
-            "format": _FORMAT,
-            "owner": self._owner,
-            "student": student.net.state_dict(),
-            "projector": None if projector is None else projector.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scheduler": {k: v for k, v in scheduler.state_dict().items() if not callable(v)},
-            "average": None if average is None else average.state_dict(),
-            "epochs": [_values(epoch) for epoch in past],
-            # in the same file, so that weights and epochs belong together whenever a crash comes
-            "best": None if self.best is None else tuple(self.best),
-        }
-        # a stream, not the path: only its errors tell that the disk is full
-        with atomic_write(self.file) as part, part.open("wb") as stream:
-            torch.save(state, stream)
-            stream.close()  # an error on closing leaves the last state in its place
-            self._keep_last()
-        self._is_last_whole = True
-        self._on_save()
-        took = time.perf_counter() - began
-        # at most doubled: one slow save does not make all later ones rare
-        self._save_seconds = min(took, 2 * self._save_seconds)
-        self._unsaved_seconds = 0.0
-
-    def _keep_last(self) -> None:
-        """Make the last state the previous one as well, if it is known to be whole."""
-        last, previous = state_files(self.file)
-        if not self._is_last_whole:
-            if last.is_dir():
-                delete(last)  # no file can take the place of a folder
-            return
-        delete(previous)
-        with suppress(OSError), last.open("rb") as stream:
-            os.fsync(stream.fileno())  # so that a loss of power cannot damage both states
-        try:
-            os.link(last, previous)  # the last state also stays where an upload may be reading it
-        except FileNotFoundError:  # somebody has deleted it
-            pass
-        except OSError:  # a file system without links; a crash here leaves only the previous state
-            os.replace(last, previous)
-
-    def load(
-        self,
-        student: Classifier,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        projector: nn.Module | None = None,
-        average: WeightAverage | None = None,
-    ) -> list[Epoch]:
-        """Restore the last state that can be used, and return its past epochs.
-
-        Without a state, or with states that are damaged, of another format, model or owner, the
-        student and the projector are left as they are and the list is empty.
-        """
-        files = [file for file in state_files(self.file) if file.exists()]
-        if not files:
-            return []
-        before = {name: value.clone() for name, value in student.net.state_dict().items()}
-        projected = {} if projector is None else copy.deepcopy(projector.state_dict())
-        past, faults = list[Epoch](), list[str]()
-        for file in files:
-            try:
-                past = self._restore(file, student, optimizer, scheduler, projector, average)
-            except Exception as error:  # torch answers damage with many types
-                if average is not None:
-                    average.updates = 0  # the first update replaces the averages
-                if projector is not None:
-                    projector.load_state_dict(projected)
-                student.net.load_state_dict(before)
-                faults.append(f"{file} cannot be used ({first_line(error, 100)})")
-            else:
-                self._is_last_whole = file == self.file
-                break
-        if faults:
-            what = f"resumes after epoch {past[-1].number}" if past else "begins again"
-            self._say(f"{' and '.join(faults)}, so the run {what}")
-        return past
-
-    def _restore(
-        self,
-        file: Path,
-        student: Classifier,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        projector: nn.Module | None,
-        average: WeightAverage | None,
-    ) -> list[Epoch]:
-        """Restore the state in a file and return its past epochs; raise whatever is wrong."""
-        with zipfile.ZipFile(file) as archive:
-            if archive.testzip() is not None:  # torch does not compare the checksums
-                raise ValueError("it is damaged")
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        if state.get("format") != _FORMAT:
-            raise ValueError("another version of kdtune has written it")
-        if state.get("owner", self._owner) != self._owner:
-            raise ValueError("it is of another run")
-        past = [_epoch_of_state(values) for values in state["epochs"]]
-        parts = state["student"], state["optimizer"], state["scheduler"]
-        if average is not None:
-            average.load_state_dict(state["average"])
-        if projector is not None:
-            projector.load_state_dict(state["projector"])
-        student.net.load_state_dict(parts[0])
-        optimizer.load_state_dict(parts[1])
-        scheduler.load_state_dict(parts[2])
-        self.best = BestEpoch(*best) if (best := state.get("best")) else None
-        return past
-
-
-def _values(epoch: Epoch) -> dict[str, Any]:
-    """Return the epoch as numbers, tensors and dicts of them, which torch loads without pickle."""
-    predictions = {split: vars(own) for split, own in epoch.predictions.items()}
-    return {**vars(epoch), "predictions": predictions}
-
-
-def _epoch_of_state(values: dict[str, Any]) -> Epoch:
-    """Return the epoch of `_values`."""
-    predictions = {split: Predictions(**own) for split, own in values["predictions"].items()}
-    return Epoch(**{**values, "predictions": predictions})
-
 
 # Optimisers, their steps, and learning-rate schedules.
 
@@ -352,20 +141,15 @@ def _epoch_factors(run: Run) -> list[float]:
     return factors
 
 
-# The training loop: a generator of epochs. The loop yields, its caller logs.
-#
-# The same loop distils a student, trains a student without distillation (alpha = 1) and fine-
-# tunes a
-# teacher (a stream without a teacher).
+# What a run trains: its student with optimiser, schedule and what else its steps change.
 
 
 @dataclass(frozen=True)
-class _Training:
-    """What the epochs of one run share."""
+class Training:
+    """A student in training: what the steps of a run change, and what they need."""
 
     run: Run
     student: Classifier
-    stream: Stream
     objective: BoundObjective
     optimizer: Optimizer
     scheduler: LRScheduler
@@ -373,6 +157,238 @@ class _Training:
     """From the student's features to the teacher's; None if the loss compares logits."""
     average: WeightAverage | None
     """Of the student's weights, if it is the average that is evaluated."""
+
+    @staticmethod
+    def of(
+        run: Run, student: Classifier, teacher: Sequence[Classifier], steps_per_epoch: int
+    ) -> "Training":
+        """Return a student on its device before its first step.
+
+        Args:
+            run: Objective, optimiser, schedule and number of epochs.
+            student: On its device; trained in place.
+            teacher: The members of the teacher; none without a teacher.
+            steps_per_epoch: Training batches of an epoch.
+        """
+        projector = make_projector(run, student, teacher)
+        optimizer = make_optimizer(run, student, projector)
+        scheduler = make_scheduler(run, optimizer, steps_per_epoch)
+        average = WeightAverage.of(run, student, projector)
+        return Training(run, student, objective(run), optimizer, scheduler, projector, average)
+
+    def step(self, batch: Batch) -> tuple[Outputs, Losses]:
+        """Take a step of the optimiser on a batch; return outputs and losses from before it."""
+        outputs, losses = self.losses(batch)
+        take_step(self.run, self.optimizer, losses.loss)
+        if self.average is not None:
+            self.average.update()
+        return outputs, losses
+
+    def losses(self, batch: Batch) -> tuple[Outputs, Losses]:
+        """Return the student's outputs for a batch and their losses."""
+        outputs = predict(self.student, batch, self.projector)
+        return outputs, Losses.of(self.run, self.objective, outputs, batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that steps change."""
+        scheduler = self.scheduler.state_dict()
+        return {
+            "student": self.student.net.state_dict(),
+            "projector": None if self.projector is None else self.projector.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
+            "average": None if self.average is None else self.average.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state; raise whatever is wrong with it, perhaps amid the changes."""
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.projector is not None:
+            self.projector.load_state_dict(state["projector"])
+        self.student.net.load_state_dict(state["student"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def predict(student: Classifier, batch: Batch, projector: nn.Linear | None = None) -> Outputs:
+    """Return the student's outputs for a batch, from its features if the backbone is frozen.
+
+    Args:
+        student: In the mode of the pass.
+        batch: Its views, or the features that replace them.
+        projector: Of the student's features; None if the loss compares logits alone.
+    """
+    if batch.features is not None:
+        return Outputs(student.classify(batch.features))
+    assert batch.views is not None  # noqa: S101 - no features, so views
+    if projector is None:
+        return Outputs(student(batch.views))
+    logits, features = student.with_features(batch.views)
+    return Outputs(logits, projector(features))
+
+
+# Checkpoint of a run: its last two states in files, from which an interrupted run resumes.
+
+
+_FORMAT = 2
+"""Of the file; a file of another format is ignored, so its run begins again."""
+
+
+class BestEpoch(NamedTuple):
+    """The best epoch so far, with a copy of the weights after it."""
+
+    number: int
+    acc: float
+    """Accuracy on val."""
+    weights: dict[str, Tensor]
+
+
+def _better(best: BestEpoch | None, epoch: Epoch, student: Classifier) -> BestEpoch:
+    """Return the better of the best epoch so far and the one that has just ended."""
+    acc = epoch.splits["val"]["acc"]
+    assert acc is not None  # noqa: S101 - val is labelled
+    if best is not None and best.acc >= acc:
+        return best
+    state = student.net.state_dict()
+    return BestEpoch(epoch.number, acc, {k: v.detach().cpu().clone() for k, v in state.items()})
+
+
+class Checkpoint:
+    """The state of a run in a file, saved after an epoch; after several if they are very short.
+
+    A crash loses one epoch, or 100 times as long as saving takes, but not more than one epoch and
+    two seconds. The state before the last one is kept as well, see `state_files`: if the last one
+    is damaged, as a machine without power may leave it, the run resumes from the one before.
+
+    Args:
+        file: The file of the last state.
+        on_save: Called after each save, for instance to upload the file. An upload is whole or
+            does not happen, so a store needs no second state.
+        keeps_best: Whether the state also has the weights of the best epoch so far, see `best`.
+        owner: What the state is of, such as the id of a trial; that of another is ignored. States
+            of earlier versions do not say it.
+        say: Is given a sentence if a state cannot be used.
+    """
+
+    MAX_TIME_SHARE = 0.01
+    """Share of the time that saving may take, as long as the last state is young enough."""
+    MAX_AGE_SECONDS = 2.0
+    """Training time after which the state is saved at the next epoch, however long that takes."""
+
+    def __init__(
+        self,
+        file: Path,
+        on_save: Callable[[], None] = lambda: None,
+        keeps_best: bool = False,
+        owner: str = "",
+        say: Callable[[str], None] = lambda sentence: None,
+    ):
+        self.file, self._on_save, self._keeps_best = file, on_save, keeps_best
+        self._owner, self._say = owner, say
+        self._is_last_whole = False
+        """Whether the last state was written or read by this process, so that it is worth keeping
+        as the one before."""
+        self.best: BestEpoch | None = None
+        """The epoch with the highest accuracy on val, the first of equal ones."""
+        self._save_seconds, self._unsaved_seconds = math.inf, math.inf
+
+    def save(self, training: Training, past: list[Epoch]) -> None:
+        """Save the state after the last of the past epochs, unless the last save is too recent."""
+        if self._keeps_best:
+            self.best = _better(self.best, past[-1], training.student)
+        self._unsaved_seconds += past[-1].seconds
+        due_after = min(self._save_seconds / self.MAX_TIME_SHARE, self.MAX_AGE_SECONDS)
+        if self._unsaved_seconds < due_after:
+            return
+        began = time.perf_counter()
+        state = {
+            "format": _FORMAT,
+            "owner": self._owner,
+            **training.state_dict(),
+            "epochs": [_values(epoch) for epoch in past],
+            # in the same file, so that weights and epochs belong together whenever a crash comes
+            "best": None if self.best is None else tuple(self.best),
+        }
+        # a stream, not the path: only its errors tell that the disk is full
+        with atomic_write(self.file) as part, part.open("wb") as stream:
+            torch.save(state, stream)
+            stream.close()  # an error on closing leaves the last state in its place
+            self._keep_last()
+        self._is_last_whole = True
+        self._on_save()
+        took = time.perf_counter() - began
+        # at most doubled: one slow save does not make all later ones rare
+        self._save_seconds = min(took, 2 * self._save_seconds)
+        self._unsaved_seconds = 0.0
+
+    def _keep_last(self) -> None:
+        """Make the last state the previous one as well, if it is known to be whole."""
+        last, previous = state_files(self.file)
+        if not self._is_last_whole:
+            return
+        previous.unlink(missing_ok=True)
+        with suppress(OSError), last.open("rb") as stream:
+            os.fsync(stream.fileno())  # so that a loss of power cannot damage both states
+        try:
+            os.link(last, previous)  # the last state also stays where an upload may be reading it
+        except OSError:  # a file system without links; a crash here leaves only the previous state
+            with suppress(FileNotFoundError):  # somebody has deleted it
+                os.replace(last, previous)
+
+    def load(self, training: Training) -> list[Epoch]:
+        """Restore the last state that can be used, and return its past epochs.
+
+        Without a state, or with states that are damaged, of another format, model or owner, the
+        training is left as it is and the list is empty.
+        """
+        files = [file for file in state_files(self.file) if file.exists()]
+        before = copy.deepcopy(training.state_dict()) if files else {}
+        past, faults = list[Epoch](), list[str]()
+        for file in files:
+            try:
+                past = self._restore(file, training)
+            except Exception as error:  # torch answers damage with many types
+                training.load_state_dict(before)
+                faults.append(f"{file} cannot be used ({first_line(error, 100)})")
+            else:
+                self._is_last_whole = file == self.file
+                break
+        if faults:
+            what = f"resumes after epoch {past[-1].number}" if past else "begins again"
+            self._say(f"{' and '.join(faults)}, so the run {what}")
+        return past
+
+    def _restore(self, file: Path, training: Training) -> list[Epoch]:
+        """Restore the state in a file and return its past epochs; raise whatever is wrong."""
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip() is not None:  # torch does not compare the checksums
+                raise ValueError("it is damaged")
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if state.get("format") != _FORMAT:
+            raise ValueError("another version of kdtune has written it")
+        if state.get("owner", self._owner) != self._owner:
+            raise ValueError("it is of another run")
+        past = [_epoch_of_state(values) for values in state["epochs"]]
+        training.load_state_dict(state)
+        self.best = BestEpoch(*best) if (best := state.get("best")) else None
+        return past
+
+
+def _values(epoch: Epoch) -> dict[str, Any]:
+    """Return the epoch as numbers, tensors and dicts of them, which torch loads without pickle."""
+    predictions = {split: vars(own) for split, own in epoch.predictions.items()}
+    return {**vars(epoch), "predictions": predictions}
+
+
+def _epoch_of_state(values: dict[str, Any]) -> Epoch:
+    """Return the epoch of `_values`."""
+    predictions = {split: Predictions(**own) for split, own in values["predictions"].items()}
+    return Epoch(**{**values, "predictions": predictions})
+
+
+# The training loop. It yields epochs, its caller logs. The same loop distils a student, trains a
+# student without distillation (alpha = 1) and fine-tunes a teacher (a stream without a teacher).
 
 
 def train(
@@ -394,38 +410,32 @@ def train(
         InputError: A model or objective of the user's calls sys.exit().
     """
     members = () if stream.teacher is None else stream.teacher.members
-    projector = make_projector(run, student, members)
-    optimizer = make_optimizer(run, student, projector)
-    scheduler = make_scheduler(run, optimizer, stream.steps_per_epoch)
-    average = WeightAverage.of(run, student, projector)
-    training = _Training(
-        *(run, student, stream, objective(run), optimizer, scheduler, projector, average)
-    )
+    training = Training.of(run, student, members, stream.steps_per_epoch)
     past: list[Epoch] = []
     if checkpoint is not None:
-        past = checkpoint.load(student, optimizer, scheduler, projector, average)
+        past = checkpoint.load(training)
         yield from past
     for number in range(len(past), run.epochs):
         objective_too = "" if run.is_baseline else f", or the objective {run.loss},"
         with no_exit(f"the model {run.student}{objective_too}"):
-            past.append(_epoch(training, number))
+            past.append(_epoch(training, stream, number))
         if checkpoint is not None:
             # before the epoch is yielded, so that an interruption of the caller seldom loses it
-            checkpoint.save(student, optimizer, scheduler, past, projector, average)
+            checkpoint.save(training, past)
         yield past[-1]
-    if average is not None:
-        average.swap()
+    if training.average is not None:
+        training.average.swap()
 
 
-def _epoch(training: _Training, number: int) -> Epoch:
+def _epoch(training: Training, stream: Stream, number: int) -> Epoch:
     """Train for one epoch and evaluate; the last epoch also on test, with predictions."""
     started = time.perf_counter()
     is_last = number == training.run.epochs - 1
-    meters = {"train": _train_epoch(training, number)}
+    meters = {"train": _train_epoch(training, stream, number)}
     with nullcontext() if training.average is None else training.average.in_student():
         for split in ("val", "test") if is_last else ("val",):
-            if split in training.stream.data.splits:
-                meters[split] = _evaluate(training, split, number)
+            if split in stream.data.splits:
+                meters[split] = _evaluate(training, stream.evaluate(split, number))
     splits = {split: meter.metrics() for split, meter in meters.items()}
     _check_finite(training, meters, splits, number)
     kept = [split for split in meters if is_last and split != "train"]
@@ -434,20 +444,16 @@ def _epoch(training: _Training, number: int) -> Epoch:
 
 
 @torch.enable_grad()  # which a script for inference, as part of the user's code, may turn off
-def _train_epoch(training: _Training, number: int) -> Meter:
-    run, student, meter = training.run, training.student, Meter()
+def _train_epoch(training: Training, stream: Stream, number: int) -> Meter:
+    run, meter = training.run, Meter()
     by_batch = is_stepped_by_batch(run)
-    for step, batch in enumerate(training.stream.train(number)):
+    for step, batch in enumerate(stream.train(number)):
         if step == 0 and batch.features is None:  # a head on cached features has no mode
-            student.set_mode(True, run.batch_norm == "train")
+            training.student.set_mode(True, run.batch_norm == "train")
         seed_step(run, number, step)
-        outputs = predict(student, batch, training.projector)
-        losses = Losses.of(run, training.objective, outputs, batch)
+        outputs, losses = training.step(batch)
         labelled = batch.labelled
         meter.add(outputs.logits[: len(labelled)], labelled, losses)
-        take_step(run, training.optimizer, losses.loss)
-        if training.average is not None:
-            training.average.update()
         if by_batch:
             training.scheduler.step()
     if not by_batch:
@@ -456,37 +462,19 @@ def _train_epoch(training: _Training, number: int) -> Meter:
 
 
 @torch.no_grad()
-def _evaluate(training: _Training, split: str, number: int) -> Meter:
-    """Evaluate the student, as it is after epoch `number`, on val or test."""
-    student, meter = training.student, Meter()
-    for step, batch in enumerate(training.stream.evaluate(split, number)):
+def _evaluate(training: Training, batches: Iterator[Batch]) -> Meter:
+    """Evaluate the student, as it is now, on the batches of val or test."""
+    meter = Meter()
+    for step, batch in enumerate(batches):
         if step == 0 and batch.features is None:
-            student.set_mode(False)
-        outputs = predict(student, batch, training.projector)
-        losses = Losses.of(training.run, training.objective, outputs, batch)
+            training.student.set_mode(False)
+        outputs, losses = training.losses(batch)
         meter.add(outputs.logits, batch, losses)
     return meter
 
 
-def predict(student: Classifier, batch: Batch, projector: nn.Linear | None = None) -> Outputs:
-    """Return the student's outputs for a batch, from its features if the backbone is frozen.
-
-    Args:
-        student: In the mode of the pass.
-        batch: Its views, or the features that replace them.
-        projector: Of the student's features; None if the loss compares logits alone.
-    """
-    if batch.features is not None:
-        return Outputs(student.classify(batch.features))
-    assert batch.views is not None  # noqa: S101 - no features, so views
-    if projector is None:
-        return Outputs(student(batch.views))
-    logits, features = student.with_features(batch.views)
-    return Outputs(logits, projector(features))
-
-
 def _check_finite(
-    training: _Training, meters: Mapping[str, Meter], splits: Mapping[str, Metrics], number: int
+    training: Training, meters: Mapping[str, Meter], splits: Mapping[str, Metrics], number: int
 ) -> None:
     """Raise Diverged if a metric is NaN or infinite; the message names the probable cause."""
     for split, metrics in splits.items():
@@ -496,7 +484,7 @@ def _check_finite(
                 raise Diverged(f"{name} on {split} became {value} in epoch {number}; {cause}")
 
 
-def _cause(training: _Training, meters: Mapping[str, Meter], number: int) -> str:
+def _cause(training: Training, meters: Mapping[str, Meter], number: int) -> str:
     """Return why a metric is probably not finite, and what would do."""
     run = training.run
     for split, meter in meters.items():

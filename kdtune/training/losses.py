@@ -1,14 +1,16 @@
 """Distillation losses: pure functions, and the table of them."""
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from kdtune.config.fields import (
     SUM_WEIGHT,
@@ -19,10 +21,6 @@ from kdtune.config.fields import (
 )
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, user_code
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 # Distillation losses of logits: pure functions of logits [B, K] and labels [B].
 #
@@ -46,8 +44,6 @@ def kl(
     and p of the teacher (Hinton et al., 2015, section 2). The teacher may have a temperature of its
     own. T^2 is then that of the student's, since only the student's logits have a gradient.
     """
-    import torch.nn.functional as F
-
     student, teacher = _soften(student, teacher, temperature, teacher_temperature)
     log_p_student, log_p_teacher = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
     divergence = F.kl_div(log_p_student, log_p_teacher, reduction="batchmean", log_target=True)
@@ -60,8 +56,6 @@ def mse(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     It equals 2 * lim (T -> inf) of `kl` plus the mean over B of the squared mean difference of a
     row, which `kl` does not depend on (Kim et al., 2021, equation 10, for centred logits).
     """
-    import torch.nn.functional as F
-
     return F.mse_loss(wide(student), wide(teacher))
 
 
@@ -167,8 +161,6 @@ def nkd(
     the teacher's entropy, which is constant, so the gradients are equal. The first part is no
     divergence: it is 0 at q = 1, not at q = p.
     """
-    import torch
-
     log_q = wide(student).log_softmax(1).gather(1, labels[:, None])[:, 0]
     p = wide(teacher).softmax(1).gather(1, labels[:, None])[:, 0]
     student, teacher = _soften(student, teacher, temperature, teacher_temperature)
@@ -186,8 +178,6 @@ def _soften(
 
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return logits of (label, all other classes together) [B, 2] and of the others [B, K - 1]."""
-    import torch
-
     index = torch.arange(logits.shape[1] - 1, device=logits.device)
     # gathered by index: a boolean mask would make a GPU wait for its size
     others = logits.gather(1, index + (index >= labels[:, None]))
@@ -197,16 +187,12 @@ def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """Return KL(softmax(teacher) || softmax(student)) of each row, [B]."""
-    import torch.nn.functional as F
-
     log_p_student, log_p_teacher = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
     return F.kl_div(log_p_student, log_p_teacher, reduction="none", log_target=True).sum(1)
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     """Return the Pearson correlation of each row of a and b; 0 if one of them is constant."""
-    import torch
-
     a, b = _centre(a), _centre(b)
     norms: Tensor = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     # 1e-8 is the published constant: it bounds the gradient of classes that are nowhere likely
@@ -215,8 +201,6 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 def _centre(p: Tensor) -> Tensor:
     """Return each row minus its mean; exactly 0, without gradient, if it is constant."""
-    import torch
-
     centred = p - p.mean(1, keepdim=True)
     with torch.no_grad():
         norm = torch.linalg.vector_norm(p, dim=1, keepdim=True)
@@ -241,9 +225,8 @@ def wide(logits: Tensor) -> Tensor:
 # Distillation losses of penultimate features: pure functions of features [B, D].
 #
 # The features of a model are the input of its head. Those of the student are projected to the
-# teacher's D by a linear layer that is trained with it (`projector`). All are computed in at
-# least
-# float32. The labels are not used.
+# teacher's D by a linear layer that is trained with it (`make_projector`). All are computed in at
+# least float32. The labels are not used.
 
 
 def features_mse(student_features: Tensor, teacher_features: Tensor, labels: Tensor) -> Tensor:
@@ -253,8 +236,6 @@ def features_mse(student_features: Tensor, teacher_features: Tensor, labels: Ten
     the regression of FitNets (Romero et al., 2015, equation 3, where it is half the sum over D), of
     the last features instead of a middle layer's.
     """
-    import torch.nn.functional as F
-
     return F.mse_loss(wide(student_features), wide(teacher_features))
 
 
@@ -283,22 +264,18 @@ def _unit_rows(features: Tensor) -> Tensor:
 #
 #         L = alpha * CE(student, labels) + (1 - alpha) * D
 #
-# D is an entry of `OBJECTIVES`, the user's own function, `--loss module:function`, or a sum of
-# two of
-# these, `--loss A+B`, which is A + loss_weight * B. Every term is called as
+# D is an entry of `OBJECTIVES`, the user's own function, `--loss module:function`, or a sum of two
+# of these, `--loss A+B`, which is A + loss_weight * B. Every term is called as
 # `function(student, teacher, labels, **hyperparameters)`: logits [B, K] of both models, labels
-# int64
-# [B], and as keywords the fields of `Run` that are its keyword-only parameters. It returns a
+# int64 [B], and as keywords the fields of `Run` that are its keyword-only parameters. It returns a
 # scalar.
 #
 # A term whose first two parameters are named student_features and teacher_features is given
-# features
-# [B, D] in place of logits: the input of the teacher's head, and that of the student's head after
-# a
-# linear projector (`projector`).
+# features [B, D] in place of logits: the input of the teacher's head, and that of the student's
+# head after a linear projector.
 
 
-Objective = Callable[..., "Tensor"]
+Objective = Callable[..., Tensor]
 """objective(student [B, K], teacher [B, K], labels [B], **hyperparameters) -> scalar; or of
 student_features [B, D] and teacher_features [B, D]."""
 _FEATURES = ("student_features", "teacher_features")
@@ -415,8 +392,6 @@ def check_objective(run: Run, classes: int) -> None:
 
 def _check_own(name: str, run: Run, classes: int) -> None:
     """Raise InputError unless a user's own objective works on logits of random numbers."""
-    import torch
-
     function = _bind(name, run)
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, classes, generator=generator) for _ in range(2))
@@ -485,8 +460,6 @@ def cross_entropy(
             (Szegedy et al., 2016, section 7).
         of_each: Whether to return the values of the images, [B], instead of their mean.
     """
-    import torch.nn.functional as F
-
     reduction = "none" if of_each else "mean"
     return F.cross_entropy(wide(student), labels, reduction=reduction, label_smoothing=smoothing)
 

@@ -1,6 +1,5 @@
 """The teacher of a file of outputs: its rows matched with the examples of the data."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
-from kdtune.models.outputs import OutputsOfSplit, OutputTable, OutputTeacher, read_outputs
+from kdtune.models.outputs import OutputTable, OutputTeacher, read_outputs
 
 _MAX_SHOWN = 3
-"""Ids that an error names."""
-MAX_MATCHED = 4
+"""Examples that an error names."""
+_MAX_MATCHED = 4
 """Teachers that a process keeps for its next runs."""
 _matched: dict[tuple[Any, ...], OutputTeacher] = {}
 """By file, its size and time, data, and the part of train that the student learns from."""
@@ -35,7 +34,7 @@ def load_output_teacher(run: Run, data: Data) -> OutputTeacher:
     key = (file, version, run.teacher, data.fingerprint, *subset)
     if key not in _matched:
         _matched[key] = _match(run, data, read_outputs(file, data.classes))
-        while len(_matched) > MAX_MATCHED:
+        while len(_matched) > _MAX_MATCHED:
             del _matched[next(iter(_matched))]
     return _matched[key]
 
@@ -53,132 +52,76 @@ def file_names(data: Data, split: str) -> tuple[str, ...] | None:
     return tuple(Path(file).relative_to(data.root).as_posix() for file in inputs)
 
 
+def _numbers(data: Data, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.arange(len(data.splits[split]))
+
+
 def _match(run: Run, data: Data, table: OutputTable) -> OutputTeacher:
     """Return the logits of the table in the order of the data."""
-    if any(part.are_files for part in table.parts):
-        found = _by_file(run, data, table)
-    else:
-        _check_indices(run, data, table)
-        found = _by_index(data, table)
-    for split, logits in found.items():
-        index = data.subset(run).numpy() if split == "train" else np.arange(len(logits))
-        lacking = index[np.isnan(logits[index, 0])]
-        if len(lacking):
+    by_file = any(part.are_files for part in table.parts)
+    _check_ids(run, data, table, by_file)
+    rows = pd.concat([pd.DataFrame({"split": part.split, "id": part.ids}) for part in table.parts])
+    splits = [split for split in ("train", "val", "test") if split in data.splits]
+    names = file_names if by_file else _numbers
+    examples = pd.concat([pd.DataFrame({"split": s, "id": names(data, s)}) for s in splits])
+    if by_file:  # relative to the folder of the data, without a leading ./
+        root = f"{Path(data.root).as_posix()}/"
+        rows["id"] = [Path(name).as_posix().removeprefix(root) for name in rows["id"].map(str)]
+    columns = ["id"] if by_file else ["split", "id"]
+    have, want = (pd.MultiIndex.from_frame(frame[columns]) for frame in (rows, examples))
+    is_needed = (examples["split"] != "train").to_numpy(copy=True)
+    is_needed[: len(data.splits["train"])][data.subset(run).numpy()] = True
+    for faults, requirement in (
+        (rows[~have.isin(want)], "have rows for examples of the data alone, but has others"),
+        (rows[have.duplicated()], "have one row for each example, but has more"),
+        (
+            examples[is_needed & ~want.isin(have)],
+            "have a row for each example of val and test, and for those of train that the student "
+            "learns from, but lacks some",
+        ),
+    ):
+        wrong = faults["id"] if by_file else faults["split"] + " " + faults["id"].astype(str)
+        if len(faults):
+            more = ", ..." if len(faults) > _MAX_SHOWN else ""
             raise InputError(
-                f"{table.file} must have outputs for all {len(index):,} examples of {split}"
-                f"{' that the student learns from' if split == 'train' else ''}, but lacks "
-                f"{_examples(_names(data, split, lacking, table))}"
+                f"{table.file} must {requirement}: {len(faults):,} "
+                f"({', '.join(wrong[:_MAX_SHOWN])}{more})"
             )
-    tensors = {split: torch.from_numpy(values) for split, values in found.items()}
-    return OutputTeacher(run.teacher, table.digest, tensors, table.record)
+    row = have.get_indexer(want)
+    logits = np.full((len(examples), len(data.classes)), np.nan, dtype=np.float32)
+    logits[row >= 0] = np.concatenate([part.logits for part in table.parts])[row[row >= 0]]
+    parts = torch.from_numpy(logits).split([len(data.splits[split]) for split in splits])
+    by_split = dict(zip(splits, parts, strict=True))
+    return OutputTeacher(run.teacher, table.digest, by_split, table.record)
 
 
-def _empty(data: Data) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Return the logits of each split before any is known, NaN [N, K]."""
-    shapes = {split: (len(data.splits[split]), len(data.classes)) for split in _labelled(data)}
-    return {split: np.full(shape, np.nan, dtype=np.float32) for split, shape in shapes.items()}
-
-
-def _labelled(data: Data) -> list[str]:
-    return [split for split in data.splits if split != "extra"]
-
-
-def _by_index(data: Data, table: OutputTable) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Return the logits of each split from rows with the index of their example."""
-    found = _empty(data)
-    for part in table.parts:
-        split = str(part.split)
-        count = len(data.splits[split]) if split in data.splits else 0
-        numbers = part.ids.astype(np.int64)
-        unknown = numbers[(numbers < 0) | (numbers >= count)]
-        if len(unknown):
-            raise InputError(
-                f"{table.file} must have outputs for the {count:,} examples of {split} alone, "
-                f"numbered from 0, but has {_examples(unknown.tolist())}"
-            )
-        _refuse_duplicates(table, part, f" of {split}")
-        found[split][numbers] = part.logits
-    return found
-
-
-def _by_file(
-    run: Run, data: Data, table: OutputTable
-) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
-    """Return the logits of each split from rows with the file of their example."""
-    found = _empty(data)
-    names = {split: file_names(data, split) for split in _labelled(data)}
-    if any(own is None for own in names.values()):
-        raise InputError(
-            f"{table.file} must name the examples by split and index (example), since those of "
-            f"--data {run.data} are no files, but names them by file"
-        )
-    place = {file: (s, i) for s, own in names.items() for i, file in enumerate(own or ())}
-    whole = OutputsOfSplit(
-        None,
-        np.concatenate([_relative(part, data) for part in table.parts]),
-        np.concatenate([part.logits for part in table.parts]),
-    )
-    unknown = [file for file in whole.ids.tolist() if file not in place]
-    if unknown:
-        raise InputError(
-            f"{table.file} must have outputs for the files of --data {run.data} alone, named "
-            f"relative to it, such as {next(iter(place))}, but has {_examples(unknown)}"
-        )
-    _refuse_duplicates(table, whole, "")
-    for row, file in enumerate(whole.ids.tolist()):
-        split, number = place[file]
-        found[split][number] = whole.logits[row]
-    return found
-
-
-def _relative(part: OutputsOfSplit, data: Data) -> Any:
-    """Return the ids of a part relative to the folder of the data, without a leading ./ ."""
-    if not part.are_files:
-        raise InputError("train_ids, val_ids and test_ids must all be indices, or all be files")
-    root = f"{Path(data.root).as_posix()}/"
-    names = [Path(str(name)).as_posix().removeprefix(root) for name in part.ids.tolist()]
-    return np.array(names, dtype=np.str_)
-
-
-def _check_indices(run: Run, data: Data, table: OutputTable) -> None:
-    """Raise InputError where the index of an example may be that of another one in the file."""
+def _check_ids(run: Run, data: Data, table: OutputTable, by_file: bool) -> None:
+    """Raise InputError unless the ids of the rows can tell which examples of the data these are."""
     record, again = table.record, "write the file again (python -m kdtune.teacher --dump)"
-    if data.fold is not None:
-        raise InputError(
-            f"{table.file} must name the examples by file with --folds, since their index differs "
-            f"between repeats; leave out --folds"
-        )
-    if record is not None and record.data != data.fingerprint:
-        raise InputError(
-            f"{table.file} must be of the same data as the study, but was written for others "
-            f"(fingerprint {record.data}, not {data.fingerprint}); {again}"
-        )
-    if record is None and data.cut is not None:
-        raise InputError(
-            f"{table.file} must name the examples by file, since val is cut from train and their "
-            f"index depends on the cut; give --data {run.data} a val, or {again}"
-        )
-
-
-def _refuse_duplicates(table: OutputTable, part: OutputsOfSplit, where: str) -> None:
-    index = pd.Index(part.ids)
-    if index.has_duplicates:
-        twice = index[index.duplicated()].unique().tolist()
-        raise InputError(
-            f"{table.file} must have each example{where} once, but has more than one row for "
-            f"{_examples(twice)}"
-        )
-
-
-def _names(
-    data: Data, split: str, numbers: np.ndarray[Any, np.dtype[np.int64]], table: OutputTable
-) -> Sequence[object]:
-    """Return examples as the table names them."""
-    files = file_names(data, split) if table.parts and table.parts[0].are_files else None
-    return [number if files is None else files[number] for number in numbers.tolist()]
-
-
-def _examples(ids: Sequence[object]) -> str:
-    """Return how many ids there are and the first of them."""
-    more = ", ..." if len(ids) > _MAX_SHOWN else ""
-    return f"{len(ids):,} ({', '.join(map(str, ids[:_MAX_SHOWN]))}{more})"
+    for is_wrong, requirement in (
+        (
+            by_file and not all(part.are_files for part in table.parts),
+            "name all examples by their index, or all by their file",
+        ),
+        (
+            by_file and data.kind != "files",
+            f"name the examples by split and index (example), since those of --data {run.data} "
+            f"are no files",
+        ),
+        (
+            not by_file and data.fold is not None,
+            "name the examples by file with --folds, since their index differs between repeats; "
+            "leave out --folds",
+        ),
+        (
+            not by_file and record is not None and record.data != data.fingerprint,
+            f"be of the same data as the study (fingerprint {data.fingerprint}); {again}",
+        ),
+        (
+            not by_file and record is None and data.cut is not None,
+            f"name the examples by file, since val is cut from train and their index depends on "
+            f"the cut; give --data {run.data} a val, or {again}",
+        ),
+    ):
+        if is_wrong:
+            raise InputError(f"{table.file} must {requirement}")

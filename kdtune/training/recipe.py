@@ -4,7 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -485,8 +485,7 @@ def _input_rows(asked: Study, study: Study, data: Data) -> Iterator[RecipeRow]:
 
 # Teachers of other studies that may have trained on what is now val.
 #
-# Where val is cut from train, another seed or share cuts other examples. With --folds every
-# example
+# Where val is cut from train, another seed or share cuts other examples. With --folds every example
 # of train and val is in val in some repeat.
 
 
@@ -526,22 +525,14 @@ def find_other_cuts(study: Study, data: Data) -> list[str]:
         weights = run.weights_of("teacher")
         if (finished := _recorded(run, data)) is None or finished.data is None:
             continue
-        if data.fold is not None:
-            found[weights] = (
-                f"the teacher {run.teacher} ({weights}) was fine-tuned before train and val were "
-                f"pooled (--folds), so it may have been trained on examples of val in every "
-                f"repeat, and metrics on val may be optimistic; fine-tune a teacher for each "
-                f"repeat from weights that have not seen these data"
-            )
-            continue
-        if finished.data == data.fingerprint:
-            continue
-        if finished.has_cut_val or data.cut is not None:
+        is_other = finished.data != data.fingerprint
+        if data.fold is not None or (is_other and (finished.has_cut_val or data.cut is not None)):
             found[weights] = (
                 f"the teacher {run.teacher} ({weights}) was fine-tuned with another val than this "
-                f"study's, and one of the two is cut from train, so it may have been trained on "
-                f"examples of val, and its accuracy on val may be optimistic; use the --seed and "
-                f"--val-share of the study that fine-tuned it, or data with a val folder"
+                f"study's, so it may have been trained on examples of val, and metrics on val may "
+                f"be optimistic; use data with a val folder, the --seed and --val-share of the "
+                f"study that fine-tuned it or, with --folds, a teacher that is fine-tuned for each "
+                f"repeat"
             )
     return list(found.values())
 
@@ -549,60 +540,51 @@ def find_other_cuts(study: Study, data: Data) -> list[str]:
 # Record of the transforms between a study's images and the inputs of its models.
 
 
-@dataclass(frozen=True)
-class Transforms:
-    """What provenance.json says of a study's images and models."""
+def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, Any]:
+    """Return what provenance.json says of a resolved study's images and models.
 
-    views: dict[str, Any]
-    """`image_size`, `orientation`, `eval_crop` and `eval_interpolation`. The shorter side of an
-    image is resized to image_size / eval_crop, then the central square of image_size is cropped."""
-    models: dict[str, dict[str, Any]]
-    """The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME"."""
-    warnings: list[str]
-    """Sentences on models without preprocessing of their own, on students whose initial weights do
-    not vary, on examples that splits share, on teachers that may have trained on val, and on images
-    that were left out."""
-    input: dict[str, Any] = field(default_factory=dict)
-    """The fields of `InputRecord`: one view of the data."""
-    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The fields of each student's `ModelRecord`, by "student NAME": what it is built from."""
-
-
-def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> Transforms:
-    """Return the transforms of a resolved study.
-
-    If its data are no images, there are none between a view and the models.
+    If its data are no images, there are no transforms between a view and the models.
 
     Args:
         study: The study.
         data: Its data, with any images without labels.
         faults: Of `find_faults`.
 
+    Returns:
+        views: `image_size`, `orientation`, `eval_crop` and `eval_interpolation`. The shorter side
+            of an image is resized to image_size / eval_crop, then the central square of image_size
+            is cropped.
+        models: The fields of each model's `Preprocessing`, by "teacher NAME" or "student NAME".
+        input: The fields of `InputRecord`: one view of the data.
+        sources: The fields of each student's `ModelRecord`, by "student NAME".
+        warnings: Sentences on models without preprocessing of their own, on students whose initial
+            weights do not vary, on examples that splits share, on teachers that may have trained on
+            val, and on images that were left out.
+
     Raises:
         InputError: A model does not exist.
     """
     run, runs = study.run, students(study)
-    others = [*describe_fixed_students(study), *faults, *data.warnings]
+    are_images = data.kind != "tensors"
     of_students = [untrained(own, data, "student") for own in runs]
-    pairs = zip(runs, of_students, strict=True)
-    sources = {f"student {model.name}": asdict(_source_of(own, model)) for own, model in pairs}
-    if data.kind == "tensors":
-        return Transforms({}, {}, others, asdict(_input(data, 0)), sources)
-    of_teachers = [untrained_teacher(own, data) for own in teachers(study)]
-    named = {f"teacher {model.name}": model for model in networks(of_teachers)}
-    named |= {f"student {model.name}": model for model in of_students}
-    assumed = {model.name: model for model in named.values() if not model.is_normalized}
-    views = {
-        "image_size": (size := view_size(run, data, *of_teachers, *of_students)),
-        **{name: getattr(run, name) for name in OF_INPUT},
+    of_teachers = [untrained_teacher(own, data) for own in teachers(study)] if are_images else []
+    models = {f"teacher {model.name}": model for model in networks(of_teachers)}
+    models |= {f"student {model.name}": model for model in of_students}
+    assumed = {model.name: model for model in models.values() if not model.is_normalized}
+    views = {"image_size": view_size(run, data, *of_teachers, *of_students)}
+    views |= {name: getattr(run, name) for name in OF_INPUT}
+    sentences = list(map(describe_assumption, assumed.values())) if are_images else []
+    sentences += [*describe_fixed_students(study), *faults, *data.warnings]
+    return {
+        "views": views if are_images else {},
+        "models": {n: asdict(m.preprocessing) for n, m in models.items() if are_images},
+        "input": asdict(_input(data, views["image_size"])),
+        "sources": {
+            f"student {model.name}": asdict(_source_of(own, model))
+            for own, model in zip(runs, of_students, strict=True)
+        },
+        "warnings": sentences,
     }
-    return Transforms(
-        views,
-        {name: asdict(model.preprocessing) for name, model in named.items()},
-        [*map(describe_assumption, assumed.values()), *others],
-        asdict(_input(data, size)),
-        sources,
-    )
 
 
 def _input(data: Data, size: int) -> InputRecord:

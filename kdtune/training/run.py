@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kdtune.config.fields import is_output_file
+from kdtune.config.fields import Role, is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
-from kdtune.config.objects import Objects
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
+from kdtune.config.task import ends_of
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData
@@ -24,41 +25,12 @@ from kdtune.models.registry import PREPROCESSING, build_model, source_digest
 from kdtune.models.weights import WEIGHTS, save_weights
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
-from kdtune.training.epoch import (
-    Epoch,
-    Losses,
-    WeightAverage,
-    check_features,
-    make_projector,
-    save_predictions,
-)
-from kdtune.training.loop import Checkpoint, make_optimizer, predict, take_step, train
-from kdtune.training.losses import check_objective, check_searched, objective, own_objectives
+from kdtune.training.epoch import Epoch, check_features, save_predictions
+from kdtune.training.loop import Checkpoint, Training, train
+from kdtune.training.losses import check_objective, check_searched, own_objectives
 from kdtune.training.output_teacher import clear_output_teachers
 from kdtune.training.recipe import resolve, students, teachers
 from kdtune.training.teacher import initial_teacher, load_teacher, probe_teacher, teacher_place
-
-# Checks of a study's models on views of its data, before any work.
-
-
-def check_models(
-    study: Study,
-    own_teachers: Sequence[tuple[Run, Model]],
-    own_students: Sequence[Classifier],
-    data: Data,
-) -> None:
-    """Raise InputError unless all teachers and students work on views of the study's data."""
-    whole = "head" not in study.values("trainable")  # type: ignore[operator]
-    for student in own_students:
-        for own, teacher in own_teachers:
-            views = probe_teacher(own, data, teacher, student)
-        probe(student, views, len(data.classes), whole=whole)
-        check_learns(student, views, whole=whole)
-    check_features(study, [teacher for _, teacher in own_teachers], own_students, views)
-
-
-# One distillation run: one student learns from one teacher.
-
 
 MAX_IDLE_STUDENT_BYTES = 2**30
 """Memory of the students that a process keeps for later runs, together."""
@@ -106,55 +78,36 @@ def distill(
         save_predictions(run, own, epoch.predictions, folder / PREDICTIONS)
 
 
-@dataclass(frozen=True)
-class _TeacherKey:
-    """Everything that a finished teacher depends on."""
-
-    members: tuple[Run, ...]
-    """The run with each member as its teacher, and defaults where a teacher does not depend."""
-    folders: tuple[Path, ...]
-    modified_ns: tuple[int, ...]
-    """When the file of each member's weights was written; 0 if there is none."""
-    objects: Objects
-    """Of the run; other objects may have the same names."""
-    device: torch.device
-
-    @staticmethod
-    def of(run: Run, root: Path, device: torch.device) -> "_TeacherKey":
-        # Only these fields: runs that differ in others, such as those of the student, share the
-        # teacher. A field that is missing here would give a run the teacher of another one.
-        names = ["teacher", "teacher_weights", "objects", "data", "data_root", "download"]
-        names += ["val_share", "seed", "precision", *(f"teacher_{name}" for name in PREPROCESSING)]
-        if is_output_file(run.teacher):  # its rows are matched with the examples of train and val
-            names += ["train_images", "folds"]
-            if run.folds is not None:
-                names.append("repeat")
-        # The weights of a fine-tuned teacher are those of its folder, however long it has learned.
-        is_tuned = min(run.teacher_epochs or 0, 1)
-        members = tuple(
-            replace(Run(), **{n: getattr(member, n) for n in names}, teacher_epochs=is_tuned)
-            for member in run.teacher_members
-        )
-        folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
-        if is_tuned:
-            files = [folder / WEIGHTS for folder in folders]
-        else:
-            files = [Path(member.weights_of("teacher")).expanduser() for member in members]
-        return _TeacherKey(members, folders, tuple(map(_modified_ns, files)), run.objects, device)
-
-
 MAX_TEACHERS = 2
 """Teachers that a process, which is a worker of Ray or a notebook, keeps for its next runs."""
-_teachers: dict[_TeacherKey, Teacher] = {}
-"""The teacher used last is the last."""
+_teachers: dict[object, Teacher] = {}
+"""By everything that a finished teacher depends on; the one used last is the last."""
 
 
 def _teacher_of(run: Run, data: Data, root: Path, device: torch.device) -> Teacher:
     """Return the run's teacher on its device."""
-    key = _TeacherKey.of(run, root, device)
+    # Only these fields: runs that differ in others, such as those of the student, share the
+    # teacher. A field that is missing here would give a run the teacher of another one.
+    names = ["teacher", "teacher_weights", "objects", "data", "data_root", "download"]
+    names += ["val_share", "seed", "precision", *(f"teacher_{name}" for name in PREPROCESSING)]
+    if is_output_file(run.teacher):  # its rows are matched with the examples of train and val
+        names += ["train_images", "folds"] + ["repeat"] * (run.folds is not None)
+    # The weights of a fine-tuned teacher are those of its folder, however long it has learned.
+    is_tuned = min(run.teacher_epochs or 0, 1)
+    members = tuple(
+        replace(Run(), **{n: getattr(member, n) for n in names}, teacher_epochs=is_tuned)
+        for member in run.teacher_members
+    )
+    folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
+    files = [
+        folder / WEIGHTS if is_tuned else Path(member.weights_of("teacher")).expanduser()
+        for member, folder in zip(members, folders, strict=True)
+    ]
+    # objects of Python under one name may be others
+    key = (members, folders, tuple(map(_modified_ns, files)), run.objects, device)
     if key not in _teachers:
-        pairs = zip(key.members, key.folders, strict=True)
-        models = [load_teacher(own, data, folder) for own, folder in pairs]
+        pairs = zip(members, folders, strict=True)
+        models = [load_teacher(member, data, folder) for member, folder in pairs]
         while len(_teachers) >= MAX_TEACHERS:
             del _teachers[next(iter(_teachers))]
         _teachers[key] = Teacher.of([model.place(device, run.precision) for model in models])
@@ -270,26 +223,34 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     made_of = {"data": data.study_fingerprint}
     if data.extra is not None:
         made_of["extra images"] = data.extra.fingerprint
-    own_teachers = [
-        (own, initial_teacher(own, data)) for own in _by_name(teachers(study), "teacher")
-    ]
-    own_students = [(own, make_student(own, data)) for own in students(study)]
-    models: dict[str, Sequence[tuple[Run, Model]]]
-    models = {"teacher": own_teachers, "student": own_students}
+    by_name = {own.teacher: own for own in reversed(teachers(study))}  # the first of each name
+    of_teachers = [(own, initial_teacher(own, data)) for own in reversed(by_name.values())]
+    of_students = [(own, make_student(own, data)) for own in students(study)]
     if fingerprints:  # before the models are probed, which changes running statistics
-        for role, pairs in models.items():
-            for own, model in pairs:
-                name = getattr(own, role)
-                key = role if name == begun.get(role, name) else f"{role} {name}"
-                made_of[key] = model.fingerprint()
-    networks = [student for _, student in own_students]
-    check_models(study, own_teachers, networks, data)
+        pairs: list[tuple[Role, Run, Model]] = [("teacher", *pair) for pair in of_teachers]
+        for role, own, model in [*pairs, *(("student", *pair) for pair in of_students)]:
+            name = getattr(own, role)
+            key = role if name == begun.get(role, name) else f"{role} {name}"
+            made_of[key] = model.fingerprint()
+    _check_models(study, of_teachers, [student for _, student in of_students], data)
     return made_of if fingerprints else {}
 
 
-def _by_name(runs: list[Run], name: str) -> list[Run]:
-    """Return the first run with each value of a field."""
-    return list({getattr(run, name): run for run in reversed(runs)}.values())[::-1]
+def _check_models(
+    study: Study,
+    of_teachers: Sequence[tuple[Run, Model]],
+    of_students: Sequence[Classifier],
+    data: Data,
+) -> None:
+    """Raise InputError unless all teachers and students work on views of the study's data."""
+    data.subset(study.run)  # raises InputError for a wrong --train-images
+    whole = "head" not in ends_of(study.values("trainable"))
+    for student in of_students:
+        for own, teacher in of_teachers:
+            views = probe_teacher(own, data, teacher, student)
+        probe(student, views, len(data.classes), whole=whole)
+        check_learns(student, views, whole=whole)
+    check_features(study, [teacher for _, teacher in of_teachers], of_students, views)
 
 
 def check_objectives(study: Study, classes: int) -> dict[str, str]:
@@ -322,21 +283,20 @@ def _modified_ns(file: Path) -> int:
 # One batch of a run, without a stream: what it needs in memory and how long a step takes.
 
 
-_STEPS = 2
-"""The second step has the moments of the optimizer in memory beside the gradients."""
-
-
 @dataclass(frozen=True)
-class Models:
-    """Teacher and student of a run on their device, in the modes in which a run uses them."""
+class OneBatch:
+    """A batch of a run on a device, with the models in the modes in which a run uses them."""
 
+    training: Training
     teacher: tuple[Classifier, ...]
-    """One, or the members of an ensemble; empty if the teacher is a file of outputs."""
-    student: Classifier
+    """The members; empty if the teacher is a file of outputs."""
+    inference: Tensor
+    """Views of a forward pass of the teacher."""
+    batch: Batch
 
     @staticmethod
-    def of(run: Run, data: Data, device: torch.device) -> "Models":
-        """Build the models of a run; the teacher as it is before any fine-tuning."""
+    def of(run: Run, data: Data, device: torch.device) -> "OneBatch":
+        """Build the models of a resolved run, the teacher before any fine-tuning, and a batch."""
         teacher = networks(initial_teacher(member, data) for member in run.teacher_members)
         student = make_student(run, data).place(device, run.precision)
         for model in teacher:
@@ -344,63 +304,41 @@ class Models:
         student.set_mode(True, run.batch_norm == "train")
         if run.trainable == "head":
             student.freeze(head=False)
-        return Models(teacher, student)
+        two = samples(data, run, view_size(run, data, *teacher, student))
+        count = INFERENCE_BATCH[device.type]
+        views = two[torch.arange(max(count, run.batch_size)) % len(two)].to(device)
+        labels = torch.zeros(run.batch_size, dtype=torch.int64, device=device)
+        training = Training.of(run, student, teacher, steps_per_epoch=1)
+        return OneBatch(training, teacher, views[:count], Batch(labels, views[: run.batch_size]))
 
+    @torch.no_grad()
+    def infer(self, views: Tensor) -> Tensor:
+        """Return the teacher's logits, float32 [B, K]; zeros, as large, for those of a file."""
+        if not self.teacher:
+            return torch.zeros_like(self.training.student(views))
+        return combine([member(views) for member in self.teacher])
 
-def views_like(run: Run, data: Data, models: Models, count: int) -> Tensor:
-    """Return `count` views of the shape and type of the run's views, on the CPU."""
-    two = samples(data, run, view_size(run, data, *models.teacher, models.student))
-    return two[torch.arange(count) % len(two)]
+    def steps(self) -> Iterator[Tensor]:
+        """Train on the batch again and again, as a run does; yield the losses.
 
-
-@torch.no_grad()
-def teacher_logits(models: Models, views: Tensor) -> Tensor:
-    """Return logits of the teacher, one network or an ensemble, float32 [B, K], on its device.
-
-    Those of a file are not read: zeros take as much memory.
-    """
-    if not models.teacher:
-        return torch.zeros_like(models.student(views))
-    return combine([member(views) for member in models.teacher])
-
-
-@torch.no_grad()
-def teacher_features(models: Models, views: Tensor) -> Tensor:
-    """Return features of the teacher, one network, float32 [B, D], on its device."""
-    return models.teacher[0].features(views)
-
-
-def training_steps(
-    run: Run, student: Classifier, batch: Batch, teacher: Sequence[Classifier] = ()
-) -> Iterator[Tensor]:
-    """Train the student on one batch again and again, as a run does; yield the losses.
-
-    A student with a frozen backbone computes the features of the batch in every step, as the run
-    does that builds them.
-
-    Args:
-        run: Objective, optimizer and precision.
-        student: In training mode on its device.
-        batch: Views, labels and logits of the teacher on the same device; for a loss of features
-            also those of the teacher.
-        teacher: Its members, for a loss of features.
-    """
-    projector, own = make_projector(run, student, teacher), objective(run)
-    optimizer = make_optimizer(run, student, projector)
-    average = WeightAverage.of(run, student, projector)
-    frozen = run.trainable == "head"
-    while True:
+        A student with a frozen backbone computes the features of the batch in every step, as the
+        run does that builds them.
+        """
+        student, views = self.training.student, self.batch.views
+        assert views is not None  # noqa: S101 - of images
+        batch = replace(self.batch, teacher=self.infer(views))
         with torch.no_grad():
-            features = student.features(batch.views) if frozen and batch.views is not None else None
-        outputs = predict(student, replace(batch, features=features), projector)
-        loss = Losses.of(run, own, outputs, batch).loss
-        take_step(run, optimizer, loss)
-        if average is not None:
-            average.update()
-        yield loss.detach()
+            if self.training.run.compares_features:
+                batch = replace(batch, teacher_features=self.teacher[0].features(views))
+        while True:
+            if self.training.run.trainable == "head":
+                with torch.no_grad():
+                    batch = replace(batch, features=student.features(views))
+            _, losses = self.training.step(batch)
+            yield losses.loss.detach()
 
 
-def try_batch(run: Run, data: Data, device: torch.device) -> Models:
+def try_batch(run: Run, data: Data, device: torch.device) -> OneBatch:
     """Run the teacher on an inference batch and train the student on a batch of the run's size.
 
     Args:
@@ -409,20 +347,11 @@ def try_batch(run: Run, data: Data, device: torch.device) -> Models:
         device: Where its trials run.
 
     Returns:
-        The models, which are in memory as long as the caller keeps them.
+        The batch and the models, which are in memory as long as the caller keeps them.
     """
-    models = Models.of(run, data, device)
-    inference = INFERENCE_BATCH[device.type]
-    views = views_like(run, data, models, max(inference, run.batch_size))
-    labels = torch.zeros(run.batch_size, dtype=torch.int64)
-    teacher_logits(models, views[:inference].to(device))
-    batch = Batch(labels, views[: run.batch_size]).to(device)
-    given = batch.views
-    assert given is not None  # noqa: S101 - made two lines above
-    batch = replace(batch, teacher=teacher_logits(models, given))
-    if run.compares_features:
-        batch = replace(batch, teacher_features=teacher_features(models, given))
-    steps = training_steps(run, models.student, batch, models.teacher)
-    for _ in range(_STEPS):
-        next(steps).item()
-    return models
+    one = OneBatch.of(run, data, device)
+    one.infer(one.inference)
+    # in the second step the moments of the optimizer are in memory beside the gradients
+    for loss in islice(one.steps(), 2):
+        loss.item()
+    return one

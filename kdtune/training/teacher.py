@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -65,21 +64,17 @@ def evaluate(
     accuracies = {}
     for split in filter(data.splits.__contains__, splits):
         logits, labels = logits_of_split(run, data, teacher, resources, split)
-        _check_finite(run, logits, split)
+        wrong = ~logits.isfinite().all(1)  # argmax says nothing then
+        if wrong.any():
+            raise InputError(
+                f"the teacher {run.teacher} must return finite logits, but they are NaN or "
+                f"infinite for {int(wrong.sum()):,} of {len(wrong):,} examples of {split} (first: "
+                f"number {int(wrong.int().argmax())}); check its weights, its forward and these "
+                f"examples"
+            )
         correct = int((logits.argmax(1) == labels).sum())
         accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()))
     return accuracies
-
-
-def _check_finite(run: Run, logits: Tensor, split: str) -> None:
-    """Raise InputError if logits of the teacher are NaN or infinite: argmax says nothing then."""
-    wrong = ~logits.isfinite().all(1)
-    if wrong.any():
-        raise InputError(
-            f"the teacher {run.teacher} must return finite logits, but they are NaN or infinite "
-            f"for {int(wrong.sum()):,} of {len(wrong):,} examples of {split} (first: number "
-            f"{int(wrong.int().argmax())}); check its weights, its forward and these examples"
-        )
 
 
 def logits_of_split(
@@ -101,12 +96,10 @@ def logits_of_split(
 # Identity of a teacher: the training that makes it, and whether a saved one was made by that.
 
 
-RECIPE = (
-    *("trainable", "batch_norm", "optimizer", "lr", "momentum", "weight_decay", "schedule"),
-    *("lr_step_size", "lr_gamma", "lr_milestones", "epochs", "batch_size"),
-    *("augment", "train_images"),
-)
-"""Fields of a run for which the teacher has its own, teacher_*."""
+_NAMES = [field.name for field in fields(Run)]
+RECIPE = [n for n in _NAMES if f"teacher_{n}" in _NAMES and n != "temperature"]
+"""Fields of a run for which the training of the teacher has its own, teacher_*. The temperature of
+the teacher is one of the student's loss."""
 
 
 def teacher_run(run: Run) -> Run:
@@ -117,12 +110,12 @@ def teacher_run(run: Run) -> Run:
     """
     of_student = {n for n, setting in searchable(Run).items() if setting.commands == OF_STUDENT}
     reset = (of_student | {"extra"}) - {"student", "alpha"}
-    unused: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
-    own: dict[str, Any] = {name: getattr(run, f"teacher_{name}") for name in RECIPE}
-    own |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
+    values: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
+    values |= {name: getattr(run, f"teacher_{name}") for name in RECIPE}
+    values |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
     return replace(
         run,
-        **unused | own | {"epochs": max(1, own["epochs"])},
+        **values | {"epochs": max(1, values["epochs"])},
         student=run.teacher,
         student_weights=run.weights_of("teacher"),
         teacher_weights=run.weights_of("teacher"),
@@ -180,7 +173,7 @@ def origin_of_saved(run: Run, data: Data, folder: Path) -> Origin | None:
     if not ((folder / RECORD).exists() and (folder / WEIGHTS).exists()):
         return None
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_record(folder)
         check_whole(folder / WEIGHTS)
         # fields that were added after the record was written had their defaults
         made_by = _without_default(resolve(Run(**migrate_run(record["run"]))), run, data)
@@ -288,11 +281,9 @@ def missing_teachers(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return what was recorded of the teacher that was fine-tuned in a folder; {} if nothing."""
-    with suppress(OSError, ValueError, RecursionError):  # none, or damaged
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return record if isinstance(record, dict) else {}
-    return {}
+    """Return what was recorded of the teacher that was fine-tuned in a folder."""
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    return record
 
 
 def describe_training(run: Run, data: Data) -> str:
@@ -308,21 +299,15 @@ def describe_training(run: Run, data: Data) -> str:
         after = ", ".join(str(number) for number in milestones(own) if number < own.epochs)
         schedule += f", × {own.lr_gamma:g} after epochs {after}" if after else ""
     what = "examples" if data.kind == "tensors" else "images"
+    name = ", ".join(filter(None, (own.student, _which(run))))
     epochs = f"{own.epochs} epoch{'s' * (own.epochs > 1)}"
     decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
     return (
-        f"Training the teacher {own.student}{_which(run)}: {epochs}; {layers}; batch norm "
+        f"Training the teacher {name}: {epochs}; {layers}; batch norm "
         f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({schedule}){decay}; batch size "
         f"{own.batch_size}; {len(data.subset(own)):,} {what}, augmentation {own.augmentation}; the "
         f"{own.teacher_keep} epoch is kept."
     )
-
-
-def _which(run: Run) -> str:
-    """Return which teacher a run has, after its name; "" if there is one for all repeats."""
-    if run.folds:
-        return f" of repeat {run.teacher_number} (its own train and val)"
-    return f" number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
 
 
 def fine_tune(
@@ -359,8 +344,8 @@ def fine_tune(
             f"{folder} holds another teacher (other data, model or recipe); give this one another "
             f"name (--name OTHER) or folder (--out FOLDER)"
         )
-    before, words = _accuracy_before(run, of_run, resources)
-    say(f"Accuracy on val before: {words}.")
+    before = _accuracy_before(run, of_run, resources)
+    say(f"Accuracy on val before: {before or 'not measured, since the head is new'}.")
     model = initial_network(run, of_run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
@@ -385,50 +370,41 @@ def fine_tune(
         has_cut_val=of_run.cut is not None or of_run.fold is not None,
     )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
-    _write_record(folder, own, origin, finished, epochs, kept, before)
+    record = {
+        "run": asdict(own),
+        "classes": of_run.classes,
+        "data": origin.data,
+        "weights": origin.weights,
+        "epochs": own.epochs,
+        "preprocessing": asdict(model.preprocessing),
+        "kept_epoch": kept.number,
+        "acc_before": None if before is None else before.share,
+        "history": [
+            {"epoch": e.number} | {split: values["acc"] for split, values in e.splits.items()}
+            for e in epochs
+        ],
+    }
+    record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
+    with atomic_write(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
     delete_states(file)
     say(
         f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
     )
 
 
-def _accuracy_before(run: Run, data: Data, resources: Resources) -> tuple[Accuracy | None, str]:
-    """Return the accuracy of the run's teacher on val before it is fine-tuned, also in words.
+def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | None:
+    """Return the accuracy of the run's teacher on val before it is fine-tuned.
 
     It is None if the weights of its head are random, since it is then that of chance.
     """
     if run.weights_of("teacher") == "none" and ":" not in run.teacher:
-        return None, "not measured, since the weights are random"
+        return None
     model = initial_network(run, data).place(resources.device, run.precision)
     if model.has_new_head:
-        return None, "not measured, since the head is new"
-    own = teacher_run(run)
+        return None
     logits_only = replace(resources, teacher_features=False)  # no student learns from this teacher
-    before = evaluate(own, data, Teacher.of([model]), logits_only, ["val"])["val"]
-    return before, str(before)
-
-
-def _write_record(
-    folder: Path,
-    own: Run,
-    origin: Origin,
-    finished: FinishedTeacher,
-    epochs: Sequence[Epoch],
-    kept: Epoch,
-    before: Accuracy | None,
-) -> None:
-    """Write teacher.json: what the teacher was made of, its history and the epoch kept."""
-    record: dict[str, Any] = {"run": asdict(own), "classes": finished.classes}
-    record |= {"data": origin.data, "weights": origin.weights, "epochs": own.epochs}
-    record |= {"preprocessing": asdict(finished.preprocessing), "kept_epoch": kept.number}
-    record |= {"acc_before": None if before is None else before.share}
-    record["history"] = [
-        {"epoch": epoch.number} | {split: values["acc"] for split, values in epoch.splits.items()}
-        for epoch in epochs
-    ]
-    record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
-    with atomic_write(folder / RECORD) as part:
-        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    return evaluate(teacher_run(run), data, Teacher.of([model]), logits_only, ["val"])["val"]
 
 
 def load_teacher(run: Run, data: Data, folder: Path) -> Model:
@@ -535,24 +511,16 @@ def measure_accuracy(
                 classes=len(of_run.classes),
                 splits=evaluate(own, of_run, teacher, resources, _SPLITS),
                 fingerprint=fingerprint,
-                acc_before=_share_of(record, "acc_before"),
-                acc_after=_share_of(record.get("val"), "acc"),
+                acc_before=record.get("acc_before"),
+                acc_after=record.get("val", {}).get("acc"),
                 number=own.teacher_number,
-                which=_which_splits(own),
+                which=_which(own),
             )
         )
     return measured
 
 
-def _share_of(record: object, key: str) -> float | None:
-    """Return a share in a record of a teacher; None if it has none there."""
-    value = record.get(key) if isinstance(record, dict) else None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    return float(value) if 0 <= value <= 1 else None
-
-
-def _which_splits(run: Run) -> str:
+def _which(run: Run) -> str:
     """Return which of several equal teachers a run has, in words; "" if there is one."""
     if run.folds and run.teacher_epochs:
         return f"repeat {run.teacher_number}"
@@ -562,19 +530,20 @@ def _which_splits(run: Run) -> str:
 def _load(run: Run, own: Run, root: Path, of_study: StudyData) -> tuple[Data, Teacher, str]:
     """Return the data and the teacher of a run, on the CPU, and the fingerprint of both."""
     data = of_study.of(own)
-    members = [
-        load_teacher(one, data, root / teacher_place(run, one)) for one in own.teacher_members
-    ]
-    teacher = Teacher.of(members)
+    teacher = Teacher.of(_load_members(run, own, data, root))
     return data, teacher, _fingerprint(own, data, teacher)
+
+
+def _load_members(run: Run, own: Run, data: Data, root: Path) -> list[Model]:
+    """Return the members of the teacher of `own`, which is `run` with a teacher, on the CPU."""
+    members = own.teacher_members
+    return [load_teacher(one, data, root / teacher_place(run, one)) for one in members]
 
 
 def _fingerprint(run: Run, data: Data, teacher: Teacher) -> str:
     """Return 16 hex digits that change with everything that the accuracies depend on."""
-    names = (
-        *("image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"),
-        *("train_images", "seed", "precision", "student", "student_size"),
-    )
+    names = ["image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"]
+    names += ["train_images", "seed", "precision", "student", "student_size"]
     parts = [data.fingerprint, *teacher.fingerprints]
     parts += [str(getattr(run, name)) for name in names]
     # earlier versions did not name it, and it has no effect on other data
@@ -648,13 +617,9 @@ def dump_teacher(
     Returns:
         The number of examples of each split.
     """
-    models = [
-        load_teacher(own, data, root / teacher_place(run, own)).place(
-            resources.device, run.precision
-        )
-        for own in run.teacher_members
-    ]
-    teacher, views = Teacher.of(models), {}
+    models = _load_members(run, run, data, root)
+    teacher = Teacher.of([model.place(resources.device, run.precision) for model in models])
+    views = {}
     if data.kind != "tensors":
         run = with_views_of_teacher(run, data)
         views = {name: getattr(run, name) for name in ("image_size", *OF_INPUT)}

@@ -221,7 +221,7 @@ def test_places_without_students(tmp_path: Path) -> None:
     assert "does not exist" in refused(tmp_path / "none")
     assert "must be a folder on this machine" in refused("s3://bucket/runs/x")
     waiting = make(tmp_path / "waiting", {0.5: [None], 1.0: [None]})
-    assert "no run has completed" in refused(waiting.folder)
+    assert "has no folder students/" in refused(waiting.folder)
 
 
 def test_without_the_extra(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:

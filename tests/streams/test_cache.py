@@ -130,6 +130,8 @@ def test_what_exceeds_the_limit_is_built_and_not_kept(tmp_path, capsys, gigabyte
         tensors, built = get(cache)
         assert built == 1 and equal(tensors, make())
     assert not entries(cache.folder) and cache.folder.exists() == (gigabytes > 0)
+    if gigabytes:
+        assert one_line(capsys).startswith(f"the cache in {cache.folder} is full (--cache-gb 7e-07")
     assert not capsys.readouterr().err
 
 

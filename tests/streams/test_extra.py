@@ -179,7 +179,7 @@ def test_equals_the_plain_loop(
     reference, accuracies = plain_loop(run, teacher_folder, unlabelled)
     want = weights(reference)
     monkeypatch.setattr(blocks, "BLOCK", block)  # two blocks in a pass, or one
-    for _ in ("built", "read"):
+    for _ in ("built", "read") if block == 32 else ("built",):
         resources = Resources(cache=Cache(tmp_path, 1))
         student, epochs = over_stream(run, teacher_folder, resources)
         for name, value in weights(student).items():
@@ -192,9 +192,8 @@ def test_equals_the_plain_loop(
 # -- what changes nothing ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", ["kl", "dkd"])
-def test_labels_of_these_images_change_no_bit(loss: str, teacher_folder: Path) -> None:
-    run = replace(RUN, loss=loss, epochs=2)
+def test_labels_of_these_images_change_no_bit(teacher_folder: Path) -> None:
+    run = replace(RUN, loss="dkd", epochs=2)
     data = with_extra(load_data(run), run)
     want, epochs = over_stream(run, teacher_folder, data=data)
     own = data.splits["extra"]

@@ -4,7 +4,6 @@ The plain loop below draws, blends and weighs by itself, runs the teacher on eac
 shares only the augmented images and the order with kdtune. Weights must agree to a relative 1e-6.
 """
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -153,13 +152,22 @@ KINDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def seen() -> dict[tuple[float, ...], str]:
+    """The weights of each kind: what is compared is not without effect."""
+    return {}
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_equals_the_plain_loop(kind: str, tmp_path: Path) -> None:
+def test_equals_the_plain_loop(
+    kind: str, tmp_path: Path, seen: dict[tuple[float, ...], str]
+) -> None:
     run, data = replace(RUN, epochs=3, **KINDS[kind]), enlarged(KINDS[kind].get("image_size", 8))
     plain = list(plain_loop(run, data))
     resources = Resources(cache=Cache(tmp_path, 1))
     for _ in ("built", "read"):
         epochs = list(over_stream(run, data, resources))
+        assert seen.setdefault(tuple(epochs[-1][0].head.bias.tolist()), kind) == kind
         assert_same(epochs[-1][0], plain[-1][0])
         for (_, epoch), (_, metrics) in zip(epochs, plain, strict=True):
             compare_metrics(run, epoch, metrics)
@@ -184,16 +192,6 @@ def compare_metrics(run: Run, epoch: Epoch, metrics: dict[str, dict[str, float]]
                 assert found == pytest.approx(value, abs=1e-12), (split, name)
             else:
                 assert found == pytest.approx(value, rel=1e-4, abs=5e-6), (split, name)
-
-
-def test_the_kinds_differ() -> None:
-    """Each kind changes the weights: what is compared above is not without effect."""
-    seen = set()
-    for kind in (*KINDS.values(), {}):
-        run = replace(RUN, epochs=1, **kind)
-        ((student, _),) = over_stream(run, enlarged(kind.get("image_size", 8)), Resources())
-        seen.add(tuple(student.head.bias.tolist()))
-    assert len(seen) == len(KINDS) + 1
 
 
 def test_tensors_are_mixed_without_rounding() -> None:
@@ -243,19 +241,14 @@ def test_loader_workers_change_nothing(
     assert all(torch.equal(values, logits[1][name]) for name, values in logits[0].items())
 
 
-@pytest.mark.parametrize("gigabytes", [0, 1])
 def test_views_too_many_to_hold_change_nothing(
-    gigabytes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for augment in ("crop", "none"):
-        run = replace(MIXUP, augment=augment)
-        *_, (reference, _) = plain_loop(run, blobs())
-        with monkeypatch.context() as patch:
-            patch.setattr("kdtune.streams.views.SHARD_BYTES", 1)
-            *_, (student, _) = over_stream(
-                run, blobs(), Resources(cache=Cache(tmp_path, gigabytes))
-            )
-        assert_same(student, reference)
+    run = replace(MIXUP, augment="none")
+    *_, (reference, _) = plain_loop(run, blobs())
+    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)
+    *_, (student, _) = over_stream(run, blobs(), Resources(cache=Cache(tmp_path, 1)))
+    assert_same(student, reference)
 
 
 def count_passes(run: Run, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -278,10 +271,7 @@ def test_the_teacher_sees_a_mixed_batch_once(
 ) -> None:
     resources, once = Resources(cache=Cache(tmp_path, 1)), 2 * 41
     assert count_passes(MIXUP, resources, monkeypatch) == once
-    for alpha, temperature in itertools.product((0.0, 0.5, 1.0), (1.0, 4.0)):
-        run = replace(MIXUP, alpha=alpha, temperature=temperature)
-        assert count_passes(run, resources, monkeypatch) == 0
-    for change in ({"loss": "mse"}, {"lr": 0.1}, {"label_smoothing": 0.1}, {"batch_norm": "eval"}):
+    for change in ({"alpha": 0.0}, {"temperature": 1.0}, {"loss": "mse"}, {"batch_norm": "eval"}):
         assert count_passes(replace(MIXUP, **change), resources, monkeypatch) == 0
     for change in ({"batch_size": 20}, {"mixup": 0.5}, {"cutmix": 1.0}, {"repeat": 1}, {"seed": 1}):
         assert count_passes(replace(MIXUP, **change), resources, monkeypatch) == once, change
@@ -304,19 +294,8 @@ def test_plain_training_on_mixed_images_needs_no_teacher(
         assert torch.equal(value, measured.net.state_dict()[name]), name
 
 
-def test_without_a_weight_labels_change_nothing() -> None:
-    run, data = replace(MIXUP, alpha=0.0), blobs()
-    split = data.splits["train"]
-    other = replace(split, labels=split.labels.roll(1))
-    changed = replace(data, splits=data.splits | {"train": other})
-    students = [list(over_stream(run, each, Resources()))[-1][0] for each in (data, changed)]
-    for name, value in students[0].net.state_dict().items():
-        assert torch.equal(value, students[1].net.state_dict()[name]), name
-
-
-@pytest.mark.parametrize("trainable", ["all", "head"])
-def test_a_run_resumes_exactly(trainable: str, tmp_path: Path) -> None:
-    run = replace(RUN, mixup=0.4, cutmix=1.0, trainable=trainable, epochs=3)
+def test_a_run_resumes_exactly(tmp_path: Path) -> None:
+    run = replace(RUN, mixup=0.4, cutmix=1.0, epochs=3)
     *_, (whole, _) = over_stream(run, blobs(), Resources())
     checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
     next(iter(over_stream(run, blobs(), Resources(), checkpoint)))

@@ -137,14 +137,3 @@ def test_the_student_has_the_average_at_the_end(trainable: str, tmp_path: Path) 
     assert differing & parameters == (parameters if trainable == "all" else head)
     # the running statistics under a frozen backbone are those of the stream
     assert bool(differing - parameters) == (trainable == "all")
-
-
-def test_a_checkpoint_without_the_average_is_ignored(tmp_path: Path) -> None:
-    file = tmp_path / "state"
-    plain = new_student(RUN)
-    list(train(RUN, plain, new_stream(RUN, plain), Checkpoint(file)))
-    run = replace(RUN, ema=0.9)
-    student, other = new_student(run), new_student(run)
-    resumed = list(train(run, student, new_stream(run, student), Checkpoint(file)))
-    fresh = list(train(run, other, new_stream(run, other)))
-    assert [epoch.splits for epoch in resumed] == [epoch.splits for epoch in fresh]

@@ -233,19 +233,19 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "frozen": ({"trainable": "head"}, "--trainable must be all with --loss features_mse, since a"),
     "ensemble": (
         {"teacher": "factories:tiny_teacher+factories:dropout_student", **PLAIN},
-        r"--teacher must be one network .* but got --teacher factories:tiny_teacher\+factories",
+        r"but --teacher factories:tiny_teacher\+factories:dropout_student is an ensemble; use",
     ),
     "teacher without a linear head": (
         {"teacher": f"{__name__}:conv_head", **PLAIN},
-        "--teacher must have a Linear layer as its last .* 0, is a Conv2d; use another model",
+        r"but --teacher \S+:conv_head has a Conv2d as its last layer, 0; use another model",
     ),
     "student without a linear head": (
         {"student": f"{__name__}:conv_head"},
-        "--student must have a Linear layer as its last one",
+        r"but --student \S+:conv_head has a Conv2d as its last layer",
     ),
     "tokens": (
         {"student": f"{__name__}:Tokens"},
-        r"--student must have features of the shape \[B, D\] .* have the shape \[B, 28, 28\]",
+        r"but --student \S+:Tokens has features of the shape \[B, 28, 28\]",
     ),
 }
 
@@ -264,11 +264,11 @@ def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:
     run = replace(tiny, teacher_epochs=0)
     names = {"loss": ("kl", "mse+features_cosine"), "alpha": (0.5, 1.0)}
     check_study(Study(run=run, space=names), load_data(run), fingerprints=False)
-    for space, flag in (
+    for space, subject in (
         ({"trainable": ("all", "head")}, "--trainable"),
-        ({"teacher": (run.teacher, f"{run.teacher}+factories:dropout_student")}, "--teacher"),
+        ({"teacher": (run.teacher, f"{run.teacher}+factories:dropout_student")}, "teacher and"),
     ):
-        with pytest.raises(InputError, match=f"{flag} must be .* with --loss mse.features_cosine"):
+        with pytest.raises(InputError, match=f"{subject} .*must be .* with --loss mse.features_"):
             check_study(Study(run=run, space=names | space), load_data(run), fingerprints=False)  # type: ignore[arg-type]
         check_study(
             Study(run=run, space={**space, "loss": ("kl", "mse")}),
@@ -280,7 +280,7 @@ def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:
 def test_a_file_of_outputs_has_no_features(tiny: Run) -> None:
     table = OutputTeacher("outputs.parquet", "0" * 16, {})
     study = Study(run=replace(tiny, loss="features_mse"))
-    with pytest.raises(InputError, match=r"--teacher must be a network .* got --teacher outputs"):
+    with pytest.raises(InputError, match=r"but --teacher outputs.parquet is a file of outputs"):
         check_features(study, [table], [], torch.zeros(2, 1, 28, 28))
     check_features(Study(run=tiny), [table], [], torch.zeros(2, 1, 28, 28))
 
@@ -309,7 +309,7 @@ def test_a_batch_is_tried_with_its_projector(tiny: Run, monkeypatch: pytest.Monk
         made.append(make_projector(*args))
         return made[-1]
 
-    monkeypatch.setattr("kdtune.training.run.make_projector", seen)
+    monkeypatch.setattr("kdtune.training.loop.make_projector", seen)
     try_batch(run, load_data(run), CPU)
     (projector,) = made
     assert projector is not None and projector.weight.grad is not None

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
-from kdtune.config.study import Study
 from kdtune.data.arrays import with_extra
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
@@ -25,14 +24,12 @@ from kdtune.models.registry import build
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
-from kdtune.streams.working_set import WorkingSet, working_set
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
 from kdtune.training.run import distill, make_student
 from kdtune.training.teacher import load_teacher
 
 CPU = torch.device("cpu")
-LIBRARY = "mobilenet_v3_small"
 
 
 # -- the plain loop --------------------------------------------------------------------------------
@@ -165,8 +162,7 @@ def test_equals_the_plain_loop(
         assert epochs[-1].splits["val"]["distill"] == pytest.approx(distillation, rel=1e-5)
 
 
-@pytest.mark.parametrize("gigabytes", [0, 1])
-@pytest.mark.parametrize("augment", ["crop", "none"])
+@pytest.mark.parametrize(("augment", "gigabytes"), [("crop", 0), ("none", 1)])
 def test_views_too_many_to_hold(
     augment: str,
     gigabytes: int,
@@ -192,23 +188,13 @@ def test_alpha_1_equals_training_without_any_teacher(run: Run, teacher: Classifi
         assert torch.equal(value, with_teacher.net.state_dict()[key]), key
 
 
-def test_bf16_learns_as_fp32_does(run: Run, teacher: Classifier) -> None:
-    accuracies = []
-    for precision in ("fp32", "bf16"):
-        own = replace(run, precision=precision, epochs=8, loss="kl+features_cosine")
-        _, epochs = over_stream(own, teacher.place(CPU, precision), Resources())  # type: ignore[arg-type]
-        accuracies.append(epochs[-1].splits["val"]["acc"])
-    assert accuracies[1] == pytest.approx(accuracies[0], abs=0.1)
-
-
 # -- one run ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("loss", "ema"), [("features_mse", 0.0), ("kl+features_cosine", 0.9)])
 def test_a_run_resumes_exactly_where_it_was_cut(
-    loss: str, ema: float, run: Run, teacher_folder: Path, tmp_path: Path
+    run: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
-    run = replace(run, loss=loss, ema=ema, student="factories:dropout_student")
+    run = replace(run, loss="kl+features_cosine", ema=0.9, student="factories:dropout_student")
     resources = Resources(cache=Cache(tmp_path / "cache", 1))
     whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
     cut = distill(run, teacher_folder, resources, tmp_path / "cut")
@@ -234,16 +220,6 @@ def test_the_projector_is_in_no_file_of_the_student(
         columns.append(list(pd.read_parquet(tmp_path / loss / PREDICTIONS)))
     assert names[0] == names[1] == set(make_student(run, load_data(run)).net.state_dict())
     assert columns[0] == columns[1]
-
-
-def test_a_run_is_the_same_after_others_of_its_process(run: Run, teacher_folder: Path) -> None:
-    """Students are kept and reset; each run has a projector of its own."""
-    run = replace(run, student=LIBRARY, image_size=32, train_images=20, epochs=1)
-    first, _, again = (
-        [e.splits for e in distill(replace(run, lr=lr), teacher_folder, Resources())]
-        for lr in (0.01, 0.1, 0.01)
-    )
-    assert again == first
 
 
 # -- what runs share -------------------------------------------------------------------------------
@@ -306,13 +282,6 @@ def test_a_run_that_needs_both_makes_one_pass(
     assert passes() == every_view(run)
     over_stream(replace(run, loss="kl"), teacher, resources)
     assert passes() == (0 if gigabytes else every_view(run))
-
-
-def test_features_are_not_made_where_no_run_compares_them(
-    run: Run, teacher: Classifier, tmp_path: Path
-) -> None:
-    over_stream(replace(run, loss="kl", epochs=1), teacher, Resources(cache=Cache(tmp_path, 1)))
-    assert not (tmp_path / "teacher-features").exists()
 
 
 @pytest.mark.parametrize("augment", ["crop", "none"])
@@ -392,24 +361,3 @@ def test_features_of_mixed_images_are_those_of_the_mixtures(
             logits, features = teacher.with_features(batch.views)
         torch.testing.assert_close(batch.teacher, logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(batch.teacher_features, features, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("augment", ["crop", "none"])
-def test_the_estimate_is_what_a_study_leaves_on_the_disk(
-    augment: str, run: Run, teacher: Classifier, tmp_path: Path
-) -> None:
-    run = replace(run, augment=augment, epochs=2)
-    resources = Resources(cache=Cache(tmp_path, 1), teacher_features=True)
-    for repeat in (0, 1):
-        over_stream(replace(run, repeat=repeat), teacher, resources)
-    files = list(tmp_path.glob("*/*/*.safetensors"))
-    on_disk = sum(file.stat().st_size for file in files)
-
-    def need_of(run: Run) -> WorkingSet:
-        study = Study(name="s", run=run, repeats=2, gpus=0, space={"lr": (0.1,)})
-        return working_set(study, 2, load_data(run), make_student(run, load_data(run)), [teacher])
-
-    need = need_of(run)
-    assert on_disk - 4096 * len(files) <= need.views + need.outputs <= on_disk
-    # 16 features beside the 10 logits of the teacher
-    assert need.outputs * 10 == need_of(replace(run, loss="kl")).outputs * 26

@@ -54,7 +54,7 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         study, data = Study(run=resolve(other)), StudyData(other)
         prepared = prepare(study, study, None, {}, data)
         assert sentence in prepared.provenance["warnings"]
-        assert next(find_warnings(prepared, 1)) == sentence
+        assert next(find_warnings(prepared)) == sentence
 
 
 def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:
@@ -90,6 +90,6 @@ def test_files_without_the_record_are_not_warned_of(run: Run, tmp_path: Path) ->
 def test_folds_are_warned_of_whatever_the_cuts(run: Run) -> None:
     """Every image of the pool is in val in some repeat, and the teacher has seen most of them."""
     (sentence,) = found(replace(run, folds=2))
-    assert "was fine-tuned before train and val were pooled (--folds)" in sentence
+    assert "with --folds, a teacher that is fine-tuned for each repeat" in sentence
     (again,) = found(replace(run, folds=2, teacher_epochs=3))  # its initial weights have, too
     assert again == sentence

@@ -164,18 +164,18 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
     record = transforms_of(study, load_data(study.run), ())
     views = {"image_size": 224, "orientation": "exif", "eval_crop": 224 / 256}
     views["eval_interpolation"] = "bilinear"
-    assert record.views == views
+    assert record["views"] == views
     names = ["teacher resnet18", "student factories:bare_student", "student cifar_resnet20"]
-    assert list(record.models) == names
-    assert record.models["student cifar_resnet20"] == {
+    assert list(record["models"]) == names
+    assert record["models"]["student cifar_resnet20"] == {
         **{"size": 32, "channels": 3, "interpolation": "bilinear", "crop": 1.0},
         **{"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
     }
-    assert record.input == {"kind": "files", "shape": (3, 224, 224), "dtype": "uint8"}
-    own, library = (record.sources[name] for name in names[1:])
+    assert record["input"] == {"kind": "files", "shape": (3, 224, 224), "dtype": "uint8"}
+    own, library = (record["sources"][name] for name in names[1:])
     assert own["file"] == factories.__file__ and len(own["source"]) == 64
     assert (library["file"], library["source"]) == (None, "")
-    (warning,) = record.warnings
+    (warning,) = record["warnings"]
     assert warning.startswith("the model factories:bare_student has no preprocessing")
     known = replace(study, run=replace(study.run, student_std=(0.5,)))
-    assert transforms_of(known, load_data(known.run), ()).warnings == []
+    assert transforms_of(known, load_data(known.run), ())["warnings"] == []
