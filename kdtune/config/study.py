@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,7 +65,7 @@ from kdtune.config.task import (
     name_of,
     to_list_or_range,
 )
-from kdtune.config.text import InputError, shown
+from kdtune.config.text import InputError, did_you_mean, shown
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -616,12 +615,12 @@ def _check_configurations(study: Study) -> None:
     batch_size: Any = min(ends_of(study.values("batch_size")))
     if share > 0:  # which the run checks
         replace(study.run, extra_share=share, batch_size=batch_size)
-    for name in ends_of(study.values("teacher")) if study.dump is not None else ():
-        if is_output_file(str(name)):
-            raise InputError(
-                f"--dump needs a teacher that is a network, but {name} is a file of outputs "
-                f"already; copy or convert the file itself"
-            )
+    files = [name for name in ends_of(study.values("teacher")) if is_output_file(str(name))]
+    if study.dump is not None and files:
+        raise InputError(
+            f"--dump needs a teacher that is a network, but {files[0]} is a file of outputs "
+            f"already; copy or convert the file itself"
+        )
 
 
 def _check_named_weights(study: Study) -> None:
@@ -638,15 +637,14 @@ def _check_named_weights(study: Study) -> None:
         named = [model for model, _ in pairs(weights)]
         unknown = [model for model in named if model not in models]
         if unknown and (role in study.space or len(unknown) == len(named)):
-            near = get_close_matches(unknown[0], models, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f" ({', '.join(models)})"
+            hint = did_you_mean(unknown[0], models) or f" ({', '.join(models)})"
             raise InputError(
                 f"--{role}-weights MODEL=WEIGHTS must name a {role} of the study, but got "
                 f"{unknown[0]}{hint}"
             )
-        if twice := [model for model in named if named.count(model) > 1]:
+        if len(set(named)) < len(named):
             raise InputError(
-                f"--{role}-weights must name each {role} once, but got {twice[0]} twice"
+                f"--{role}-weights must name each {role} once, but got {' '.join(weights)}"
             )
 
 
@@ -741,15 +739,13 @@ def object_names(study: Study) -> dict[str, str]:
 
 def describe_fixed_students(study: Study) -> list[str]:
     """Return a sentence for students that begin with the same weights in every repeat."""
-    passed = study.run.objects.passed
-    students: Any = study.values("student")
-    names = [name for name in students if name in passed]
+    passed, students = study.run.objects.passed, study.values("student")
     return [
         f"the student {name} is a module, so all repeats begin with its weights and differ only in "
         f"order, augmentation and dropout; pass a function that makes the module if the initial "
         f"weights should vary, too"
-        for name in names
-        if passed[name].is_module
+        for name in map(str, ends_of(students))
+        if name in passed and passed[name].is_module
     ]
 
 

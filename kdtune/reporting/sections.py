@@ -92,7 +92,7 @@ def _counts(results: Results) -> str:
     phases = {
         "": trials[trials.phase == "search"],
         "confirmation: ": trials[trials.phase == "confirm"],
-        "held-out: " if results.finalists_are_recorded else "final: ": results.final_trials,
+        "held-out: " if results.frames.round else "final: ": results.final_trials,
     }
     parts = []
     for prefix, phase in phases.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from kdtune.config.fields import Value
@@ -437,16 +438,11 @@ def tuning_effort(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
     is_baseline = criterion.is_baseline(trials)
     rows = []
     for name, group in trials.groupby(criterion.groups(trials), sort=False):
-        inside = is_baseline[group.index]
-        rows.append(
-            {
-                "group": str(name),
-                "configs": group[~inside].config_id.nunique(),
-                "runs": int((~inside).sum()),
-                "baseline_configs": group[inside].config_id.nunique(),
-                "baseline_runs": int(inside.sum()),
-            }
-        )
+        row: dict[str, str | int] = {"group": str(name)}
+        for arm, of_arm in (("", ~is_baseline), ("baseline_", is_baseline)):
+            of_group = group[of_arm[group.index]]
+            row |= {f"{arm}configs": of_group.config_id.nunique(), f"{arm}runs": len(of_group)}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -503,24 +499,28 @@ def selection(
     """
     measured = completed(trials)
     measured = measured[measured.config_id.isin([c for c in chosen if c is not None])]
-    keys = list(zip(measured.config_id, measured["repeat"], measured.trial_id, strict=True))
-    samples = {}
-    for split, scope in (("val", criterion.scope), ("test", "last")):
+    labels = trials.drop_duplicates("config_id").set_index("config_id").label
+    values = {
+        "val": by_repeat(trials, criterion.metric, criterion.scope),
+        "test": by_repeat(trials, criterion.metric, "last", "test"),
+    }
+    rows: list[Row] = [
+        {"row": row, "config_id": config, "label": " minus ".join(labels[c] for c in of)}
+        for row, config, of in _rows(chosen, values["val"])
+    ]
+    for split in values:
         # with folds each repeat has other images
         by_trial = read(split)(list(measured.trial_id)) if design.folds is None else {}
+        keys = zip(measured.config_id, measured["repeat"], measured.trial_id, strict=True)
         examples = {(c, int(r)): by_trial[trial] for c, r, trial in keys if trial in by_trial}
-        values = by_repeat(trials, criterion.metric, scope, split)
-        samples[split] = _Samples(values, examples, design, criterion.largest_difference)
-    labels = trials.drop_duplicates("config_id").set_index("config_id").label
-    rows = [
-        {"row": row, "config_id": config, "label": " minus ".join(labels[c] for c in of)}
-        | samples["val"].interval("val", of, anytime_level)
-        | samples["test"].interval("test", of, anytime_level)
-        for row, config, of in _rows(chosen, samples["val"].values)
-    ]
+        for row, (*_, of) in zip(rows, _rows(chosen, values["val"]), strict=True):
+            pair = _pair_of(of, values[split], examples, design)
+            most = criterion.largest_difference
+            least = 0.0 if len(of) == 1 and math.isfinite(most) else -most
+            row |= _mean_of(pair, split, anytime_level, least, most)
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
-        enough = with_enough_repeats(samples["val"].values, students_of(trials))
+        enough = with_enough_repeats(values["val"], students_of(trials))
         rows[0] |= _corrected(folder, trials, list(enough))
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     columns += [f"{k}/{s}" for k in ("val", "test") for s in ("n", "n_images")]
@@ -540,43 +540,40 @@ def _rows(chosen: Chosen, values: pd.DataFrame) -> Iterator[tuple[str, str, tupl
                 yield difference, "", (chosen.best, other)
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """A metric of some configurations on one split."""
+def _pair_of(
+    of: tuple[str, ...],
+    values: pd.DataFrame,
+    examples: Mapping[tuple[str, int], FloatArray],
+    design: Design,
+) -> Pair:
+    """Return two configurations as a pair; one alone beside 0, so that it is its own difference."""
+    common = values[list(of)].dropna()
+    repeats = [int(repeat) for repeat in common.index]
+    tables = [[examples.get((config, repeat)) for repeat in repeats] for config in of]
+    a = common[of[0]].to_numpy()
+    if len(of) == 1:
+        return Pair(a, np.zeros(len(a)), stack_examples(tables[0]), repeats, design)
+    return Pair(a, common[of[1]].to_numpy(), difference_table(*tables), repeats, design)
 
-    values: pd.DataFrame
-    """A row per repeat, a column per config_id."""
-    examples: Mapping[tuple[str, int], FloatArray]
-    """Values per example, (N,), by configuration and repeat."""
-    design: Design
-    largest: float
-    """The largest possible mean; the least is 0 if it is finite."""
 
-    def interval(self, name: str, of: tuple[str, ...], anytime_level: float | None) -> Row:
-        """Return the mean of a configuration, or of the difference of two, and its interval.
+def _mean_of(pair: Pair, split: str, anytime_level: float | None, least: float, most: float) -> Row:
+    """Return the mean of a pair's differences and its interval, cut at least and most.
 
-        It is for new repeats and new images where all values per example are known, else for new
-        repeats. NaN for infinite ends.
-        """
-        both = self.values[list(of)].dropna()
-        sample = (both[of[0]] if len(of) < 2 else both[of[0]] - both[of[1]]).to_numpy()
-        repeats = [int(repeat) for repeat in both.index]
-        tables = [[self.examples.get((config, repeat)) for repeat in repeats] for config in of]
-        table = stack_examples(tables[0]) if len(of) < 2 else difference_table(*tables)
-        mean = float(sample.mean()) if len(sample) else math.nan
+    It is for new repeats and new images where all values per example are known, else for new
+    repeats. NaN for infinite ends.
+    """
+    mean = low = high = math.nan
+    if anytime_level is not None:
+        mean = float(pair.differences.mean()) if pair.n else math.nan
+        test = AnytimeTest.of(pair.differences.tolist(), pair.table)
+        low, high = test.interval(anytime_level)
+    elif pair.n:
+        mean, (low, high) = pair.estimate.mean, pair.estimate.interval()
+    if not math.isfinite(high - low):
         low = high = math.nan
-        if anytime_level is not None:
-            low, high = AnytimeTest.of(sample.tolist(), table).interval(anytime_level)
-        elif len(sample):
-            estimate = self.design.estimate(sample, table, repeats)
-            mean, (low, high) = estimate.mean, estimate.interval()
-        if not math.isfinite(high - low):
-            low = high = math.nan
-        least = -self.largest if len(of) > 1 else 0.0 if math.isfinite(self.largest) else -math.inf
-        low, high = max(low, least), min(high, self.largest)
-        images = math.nan if table is None or self.design.folds is not None else table.shape[1]
-        numbers: Row = {f"{name}/mean": mean, f"{name}/low": low, f"{name}/high": high}
-        return numbers | {f"{name}/n": float(len(sample)), f"{name}/n_images": float(images)}
+    numbers: Row = {"mean": mean, "low": max(low, least), "high": min(high, most)}
+    numbers |= {"n": float(pair.n), "n_images": float(pair.n_images)}
+    return {f"{split}/{name}": number for name, number in numbers.items()}
 
 
 def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:
@@ -713,9 +710,9 @@ def comparison_rows(
     is_paired = table.get("paired", pd.Series(True, table.index))
     rows = []
     for (_, row), paired in zip(table.iterrows(), is_paired, strict=True):
-        value, ends = difference_and_interval(row, criterion.scale)
         cells = [(head, cell(row[name])) for name, head in columns.items()]
-        cells += [(f"difference ({unit})", value), (interval, ends)]
+        cells.append((f"difference ({unit})", difference_text(row, criterion.scale)))
+        cells.append((interval, interval_text(row.low, row.high, criterion.scale)))
         if has_here:
             here = interval_text(row.low_here, row.high_here, criterion.scale)
             cells.append((f"for these {criterion.task.examples}", here))
@@ -742,22 +739,21 @@ def n_text(row: pd.Series, planned: float = math.nan) -> str:
     return f"{row.n:.0f} and {row.n_baseline:.0f}"
 
 
-def difference_and_interval(row: pd.Series, scale: float) -> tuple[str, str]:
-    """Return the signed difference of a comparison and its interval, e.g. "+3.1", "[+1.1, +5.1]".
+def difference_text(row: pd.Series, scale: float) -> str:
+    """Return the signed difference of a comparison, e.g. "+3.1"; "-" if there is none.
 
-    All have as many decimals as the half width of the interval needs for two significant digits.
-    "-" stands for a number that does not exist or is infinite.
+    It has as many decimals as the half width of its interval needs for two significant digits.
 
     Args:
-        row: of the table of `comparison.compare`.
+        row: of the table of `comparison.compare`, at least diff, low and high.
         scale: 100 for percentage points, else 1.
     """
-    value, low, high = scale * row["diff"], scale * row.low, scale * row.high
+    value, half = scale * row["diff"], scale * (row.high - row.low) / 2
     if math.isnan(value):
-        return "-", "-"
-    if not math.isfinite(high - low):
-        return f"{value:+z.2f}" if scale == 100 else f"{value:+z.4g}", "-"
-    return f"{value:+z.{decimals((high - low) / 2, value)}f}", interval_text(low, high)
+        return "-"
+    if math.isfinite(half):
+        return f"{value:+z.{decimals(half, value)}f}"
+    return f"{value:+z.2f}" if scale == 100 else f"{value:+z.4g}"
 
 
 def interval_text(low: float, high: float, scale: float = 1) -> str:
@@ -779,21 +775,6 @@ def interval_words(low: float, high: float, scale: float) -> str:
     """
     text = interval_text(low, high, scale)
     return "" if text == "-" else text.strip("[]").replace(", ", " to ")
-
-
-def amount(row: pd.Series, scale: float, unit: str, signed: bool = False) -> str:
-    """Return the mean difference with its unit, as many decimals as its interval has; else two.
-
-    Args:
-        row: of the table of `comparison.compare`, at least diff, low and high.
-        scale: 100 for percentage points, else 1.
-        unit: in words, see `comparison.Criterion.unit`.
-        signed: whether there is a sign.
-    """
-    half, value = scale * (row.high - row.low) / 2, scale * row["diff"]
-    digits = decimals(half, value) if math.isfinite(half) else 2
-    number = f"{value:+z.{digits}f}" if signed else f"{abs(value):.{digits}f}"
-    return f"{number} {unit}".rstrip()
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:

@@ -24,7 +24,6 @@ from pydantic import (
     ValidationError,
     with_config,
 )
-from pydantic_core import ErrorDetails, from_json
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
@@ -345,36 +344,21 @@ _TEACHER: TypeAdapter[Any] = TypeAdapter(TeacherFile)
 
 
 def parse_teacher(text: bytes) -> dict[str, Any]:
-    """Return the content of teacher.json without fields that are damaged.
-
-    Raises:
-        ValueError: It is no JSON object.
-    """
-    return _undamaged(_TEACHER, text)[0]
-
-
-def _undamaged(adapter: TypeAdapter[Any], text: bytes) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of an object that are as declared, and why others are not."""
-    try:
-        return adapter.validate_json(text), []
-    except ValidationError as error:
-        faults = {str(e["loc"][0]): describe_error(e) for e in error.errors() if e["loc"]}
-        if not faults:
-            raise
-    fields = {name: value for name, value in from_json(text).items() if name not in faults}
-    return adapter.validate_python(fields), list(faults.values())
-
-
-def describe_error(error: ErrorDetails) -> str:
-    """Return one error of a ValidationError in words, such as "classes.3: a valid string"."""
-    field = ".".join(str(part) for part in error["loc"])
-    words = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return printable(f"{field}: {words}" if field else words)
+    """Return the content of teacher.json; raise ValueError if it is damaged."""
+    return dict(_TEACHER.validate_json(text))
 
 
 def describe_first(error: ValueError) -> str:
-    """Return the first error of a ValidationError in words, another ValueError as it is."""
-    return describe_error(error.errors()[0]) if isinstance(error, ValidationError) else str(error)
+    """Return the first error of a ValidationError in words, another ValueError as it is.
+
+    In words is, for example, "classes.3: a valid string".
+    """
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    words = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return printable(f"{field}: {words}" if field else words)
 
 
 # Check of a study's records against the study, beyond their form.
@@ -614,32 +598,31 @@ def read_study(folder: Path) -> Study:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Return the content of provenance.json without damaged fields; {} if it is missing."""
+    """Return the content of provenance.json; {} if it is missing or damaged."""
     return _provenance(folder)[0]
 
 
 def provenance_faults(folder: Path) -> list[str]:
     """Return a sentence if provenance.json is damaged, else nothing."""
-    faults = _provenance(folder)[1]
-    if not faults:
+    fault = _provenance(folder)[1]
+    if not fault:
         return []
-    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     return [
-        f"{PROVENANCE} is damaged ({faults[0]}{more}): what it said of data, models and machine is "
-        f"left out, and no result depends on it"
+        f"{PROVENANCE} is damaged ({fault}): what it said of data, models and machine is left out, "
+        f"and no result depends on it"
     ]
 
 
-def _provenance(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the undamaged content of provenance.json, and why fields of it are left out."""
+def _provenance(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return the content of provenance.json, and why it is left out."""
     try:
-        return _undamaged(PROVENANCE_SCHEMA, (folder / PROVENANCE).read_bytes())
+        return dict(PROVENANCE_SCHEMA.validate_json((folder / PROVENANCE).read_bytes())), ""
     except FileNotFoundError:
-        return {}, []
+        return {}, ""
     except OSError as error:
-        return {}, [str(error.strerror)]
+        return {}, str(error.strerror)
     except ValueError as error:
-        return {}, [describe_first(error)]
+        return {}, describe_first(error)
 
 
 def read_lines(folder: Path, study: Study | None = None) -> tuple[list[Line], list[str]]:

@@ -1,7 +1,6 @@
 """Object stores: whole objects in and out, conditional writes, connections."""
 
 import logging
-import os
 import re
 import threading
 import time
@@ -73,10 +72,8 @@ def connect(uri: str, answer_seconds: float) -> Any:
         return LocalStore(unquote(parts.path))
     if parts.scheme == "memory":
         return _memory(root)
-    hidden, credentials = None, None
+    credentials = None
     if parts.scheme in S3:
-        if options.keys() & {"endpoint", "endpoint_override"}:
-            hidden = "AWS_ENDPOINT_URL_S3"  # obstore prefers it to the endpoint it is given
         options = _s3_options(options, parts.netloc, answer_seconds)
         credentials = _aws_credentials(options)
     arguments: dict[str, Any] = {
@@ -85,7 +82,8 @@ def connect(uri: str, answer_seconds: float) -> Any:
         "credential_provider": credentials,
         "retry_config": {"max_retries": 0},
     }
-    with _without(hidden):
+    # obstore prefers this variable, which is among the options, to the endpoint that it is given
+    with _without("AWS_ENDPOINT_URL_S3"):
         return from_url(root, **arguments)
 
 
@@ -101,8 +99,6 @@ def _options(uri: str) -> dict[str, str]:
             f"the URI of {bare} must not hold credentials, since it is kept in study.json. Set "
             f"them in the environment (for example AWS_ACCESS_KEY_ID)"
         )
-    if options and parts.scheme in ("file", "memory"):
-        raise InputError(f"a {parts.scheme}:// URI has no options, but got {uri}")
     return options
 
 
@@ -189,15 +185,15 @@ def _client_options(options: dict[str, str], answer_seconds: float) -> dict[str,
 
 
 @contextmanager
-def _without(name: str | None) -> Iterator[None]:
+def _without(name: str) -> Iterator[None]:
     """Hide an environment variable for a moment."""
     with _environment:
-        value = os.environ.pop(name, None) if name else None
+        value = environ.pop(name, None)
         try:
             yield
         finally:
-            if name and value is not None:
-                os.environ[name] = value
+            if value is not None:
+                environ[name] = value
 
 
 @cache
@@ -228,6 +224,15 @@ DOWNLOADS_AT_ONCE = 16
 PERMANENT = ("NoSuchBucket", "ContainerNotFound", "AccessDenied", "InvalidAccessKeyId")
 PERMANENT_KINDS = (PermissionDeniedError, UnauthenticatedError, NotImplementedError)
 
+CAUSES = (
+    (re.compile(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", re.DOTALL), "{}: {}"),
+    (re.compile(r"<Code>(.*?)</Code>"), "{}"),
+    (re.compile(r"status code: ([^:\n]+)"), "{}"),
+    (re.compile("kind: Timeout"), "no answer"),
+    (re.compile("kind: Connect"), "no connection"),
+)
+"""Parts of the messages of obstore's errors that tell the cause, the best first."""
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Version = dict[str, str]
@@ -255,7 +260,7 @@ class Store:
     """A place on an object store, by its URI, for example s3://BUCKET/PREFIX (see `connect`).
 
     Names are paths below the place. `put`, `get`, `names` and `delete` retry failed requests with
-    backoff, `read`, `write_if` and `delete_once` do not. Errors are OSErrors.
+    backoff, `read` and `write_if` do not. Errors are OSErrors.
 
     Args:
         uri: URI of the place.
@@ -374,14 +379,10 @@ class Store:
 
         def attempt() -> None:
             self.guard()
-            self.delete_once(name)
+            with suppress(FileNotFoundError), _os_errors():
+                self._store.delete(name)
 
         self.retry(attempt)
-
-    def delete_once(self, name: str) -> None:
-        """Delete an object if it exists; one attempt, without the guard."""
-        with suppress(FileNotFoundError), _os_errors():
-            self._store.delete(name)
 
     @cached_property
     def _bulk(self) -> Any:
@@ -441,19 +442,11 @@ def _os_errors(bucket: bool = False) -> Iterator[None]:
 def _reason(text: str) -> str:
     """Return request and cause from the long message of an error of obstore."""
     request = re.search(r"Error performing (\w+ [^\s?]+)", text)
-    code = re.search(r"<Code>(.*?)</Code>", text)
-    message = re.search(r"<Message>(.*?)</Message>", text, re.DOTALL)
-    status = re.search(r"status code: ([^:\n]+)", text)
-    if code:
-        cause = f"{code[1]}: {message[1]}" if message else code[1]
-    elif status:
-        cause = status[1]
-    elif "kind: Timeout" in text:
-        cause = "no answer"
-    elif "kind: Connect" in text:
-        cause = "no connection"
-    else:
-        cause = text.split("\n")[0]
+    cause = text.split("\n")[0]
+    for pattern, form in CAUSES:
+        if match := pattern.search(text):
+            cause = form.format(*match.groups())
+            break
     if request is None:
         return cause
     if "169.254.169.254" in request[1]:  # where instances of a cloud get their credentials

@@ -51,7 +51,9 @@ def test_push_uploads_changes_and_pull_replaces_local_files(
     (study.folder / "epochs").mkdir(parents=True)
     (study.folder / "epochs" / "00007.jsonl").write_text("of an earlier study on this machine")
     there = Mirror(study)
+    (study.folder / "gone").write_text("of an attempt that another machine has finished since")
     there.pull("study.json", "gone")
+    assert not (study.folder / "gone").exists()
     there.pull_folders("epochs")
     assert (study.folder / "study.json").read_text() == "study.json"
     assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
@@ -113,14 +115,6 @@ def test_a_failed_push_in_the_background_is_raised(
     monkeypatch.setattr(here.store, "put", put)
     with pytest.raises(OSError, match="gone"), here.push_in_background("state") as push:
         push()
-
-
-def test_pull_deletes_a_file_that_the_store_lacks(s3: S3, study: Study) -> None:
-    checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_text("of an attempt that another machine has finished since")
-    Mirror(study).pull("trials/x/checkpoint.pt")
-    assert not checkpoint.exists()
 
 
 def test_uri_and_working_folder_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
