@@ -13,12 +13,12 @@ from kdtune.config.fields import Role, is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import Range, ends_of
+from kdtune.config.task import ends_of
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData
 from kdtune.data.views import check_mixing, samples
-from kdtune.models.checks import check_learns, check_single, probe
+from kdtune.models.checks import check_learns, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Model, Teacher, combine, networks
 from kdtune.models.registry import PREPROCESSING, build_model, source_digest
@@ -241,18 +241,12 @@ def _check_models(
     data: Data,
 ) -> None:
     """Raise InputError unless all teachers and students work on views of the study's data."""
-    trainable, sizes = ends_of(study.values("trainable")), study.values("batch_size")
-    whole, count = "head" not in trainable, len(data.subset(study.run))
-    # such a student cannot learn from the last batch of an epoch if that has a single example
-    has_statistics = "all" in trainable and "train" in ends_of(study.values("batch_norm"))
+    whole = "head" not in ends_of(study.values("trainable"))
     for student in of_students:
         for each, teacher in of_teachers:
             views = probe_teacher(each, data, teacher, student)
         probe(student, views, len(data.classes), whole=whole)
         check_learns(student, views, whole=whole)
-        # of a range few sizes are drawn; images without labels fill the last batch
-        if has_statistics and study.run.extra is None and not isinstance(sizes, Range):
-            check_single(student, views, count, map(int, sizes), "--batch-size")
     check_features(study, [teacher for _, teacher in of_teachers], of_students, views)
 
 
