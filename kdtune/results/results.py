@@ -16,7 +16,7 @@ from kdtune.config.records import NO_LIMITS, Limits, read_costs
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Range, Task, check_names, covers, name_of
 from kdtune.config.text import InputError
-from kdtune.results import comparison, summaries, warnings, words
+from kdtune.results import comparison, formatting, summaries, warnings, words
 from kdtune.results.comparison import Criterion
 from kdtune.results.costs import (
     best_within,
@@ -681,15 +681,15 @@ class Results:
         if len(table := summaries.best_rows(whole, criterion, MAX_PRINTED_ROWS)):
             repeats, scope = self.repeats_phrase, criterion.scope
             note = words.sentence("means", repeats=repeats, scope=scope)
-            parts = [comparison.format_table(table), note]
+            parts = [formatting.format_table(table), note]
         if len(table := self.compare(criterion)):
-            head, rows = comparison.comparison_rows(
+            head, rows = formatting.comparison_rows(
                 table, self.by, criterion, context.anytime_level
             )
             effort = words.effort_text(self.effort, self.task)
             parts += [
                 context.sentence("difference", metric=criterion.label),
-                comparison.markdown(head, rows[:MAX_PRINTED_ROWS]),
+                formatting.markdown(head, rows[:MAX_PRINTED_ROWS]),
                 " ".join([*context.method(), effort]).rstrip(),
             ]
         parts += cost_text(self.costs, teacher_files(self.study))

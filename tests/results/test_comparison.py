@@ -23,12 +23,11 @@ from kdtune.results.comparison import (
     best_config,
     by_repeat,
     compare,
-    format_table,
-    levels,
-    plus_minus,
     with_enough_repeats,
 )
+from kdtune.results.formatting import format_table, plus_minus
 from kdtune.results.results import check_baseline, parse_baseline
+from kdtune.results.summaries import levels
 from kdtune.statistics.tests import max_t
 
 exact = pytest.approx

@@ -31,12 +31,8 @@ from kdtune.config.task import make_task
 from kdtune.config.text import InputError
 from kdtune.planning.ledger import final_test, finalists
 from kdtune.planning.plan import Plan
-from kdtune.results.comparison import (
-    DEFAULT,
-    Criterion,
-    compare,
-    comparison_rows,
-)
+from kdtune.results.comparison import DEFAULT, Criterion, compare
+from kdtune.results.formatting import comparison_rows
 from kdtune.results.results import Results, load
 from kdtune.results.words import (
     ComparisonContext,
