@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from kdtune.config.cli import ComparisonFlags, parse_own_flags, start
 from kdtune.config.fields import Setting, check_fields
@@ -55,10 +55,7 @@ class AnalysisFlags(ComparisonFlags):
     """Dropped runs that count again, by trial_id."""
     reason: str | None = None
     """Why runs are dropped or restored."""
-    for_one_study: ClassVar[tuple[str, ...]] = (
-        *ComparisonFlags.for_one_study,
-        *("by", "columns", "pooled", "drop", "restore", "reason"),
-    )
+    for_one_study = ("by", "columns", "pooled", "drop", "restore", "reason", "max_ms", "max_params")
 
 
 @dataclass(frozen=True)

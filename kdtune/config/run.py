@@ -188,30 +188,37 @@ class Run(BaseRun):
         EpochsOrZero | None,
         Hyperparameter(commands=ALL_COMMANDS, unless=_BASELINE, of_study=True, resolved=True),
     ] = None
-    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are."""
+    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are. None: 10
+    for pretrained weights, 30 for random ones, 0 for a finished teacher of kdtune."""
     teacher_trainable: Annotated[Trainable | None, _RESOLVED] = None
-    """Layers of the teacher that are fine-tuned: all, or only the head (its last layer)."""
+    """Layers of the teacher that are fine-tuned: all, or only the head (its last layer). None:
+    all."""
     teacher_batch_norm: Annotated[BatchNorm | None, _RESOLVED] = None
-    """Mode of the teacher's batch norm layers while it is fine-tuned, "train" or "eval"."""
+    """Mode of the teacher's batch norm layers while it is fine-tuned, "train" or "eval". None:
+    train, "eval" where only the head is trained."""
     teacher_optimizer: Annotated[Optimizer | None, _RESOLVED] = None
-    """Optimizer of the teacher."""
+    """Optimizer of the teacher. None: sgd for pretrained weights, adamw for random ones."""
     teacher_lr: Annotated[LearningRate | None, _RESOLVED] = None
-    """Learning rate of the teacher."""
+    """Learning rate of the teacher. None: 0.001 (sgd, nesterov) or 0.0001 (adamw) for all layers of
+    pretrained weights; 0.1 (sgd, nesterov) or 0.01 (adamw) for the head of pretrained weights; 0.1
+    (sgd, nesterov) or 0.001 (adamw) for random weights."""
     teacher_momentum: Annotated[BelowOne | None, _RESOLVED] = None
-    """Momentum of the teacher's optimizer sgd or nesterov."""
+    """Momentum of the teacher's optimizer sgd or nesterov. None: 0.9."""
     teacher_weight_decay: Annotated[Weight | None, _RESOLVED] = None
-    """Weight decay of the teacher."""
+    """Weight decay of the teacher. None: 0.0001 (sgd, nesterov) or 0.01 (adamw)."""
     teacher_schedule: Annotated[Schedule | None, _RESOLVED] = None
-    """Learning rate schedule of the teacher."""
+    """Learning rate schedule of the teacher. None: cosine for pretrained weights, onecycle for
+    random ones."""
     teacher_lr_step_size: Annotated[StepSize | None, _RESOLVED] = None
-    """Epochs between two decays of the teacher's learning rate with the schedule step."""
+    """Epochs between two decays of the teacher's learning rate with the schedule step. None: 7."""
     teacher_lr_gamma: Annotated[PositiveShare | None, _RESOLVED] = None
-    """Factor of each decay of the teacher's learning rate with the schedule step or multistep."""
+    """Factor of each decay of the teacher's learning rate with the schedule step or multistep.
+    None: 0.1."""
     teacher_lr_milestones: tuple[Fraction, ...] = LR_MILESTONES
     """Decays of the teacher's learning rate with the schedule multistep, as ascending shares of the
     epochs."""
     teacher_batch_size: Annotated[BatchSize | None, _RESOLVED] = None
-    """Images per step of the teacher."""
+    """Images per step of the teacher. None: 32 for pretrained weights, 64 for random ones."""
     teacher_augment: Annotated[Augment | None, _RESOLVED] = None
     """Augmentation of the teacher's training images. None: that of --augment."""
     teacher_train_images: Count | None = None

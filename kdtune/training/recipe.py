@@ -111,7 +111,8 @@ def _teacher_recipe(run: Run, data: Data, members: Sequence[Run]) -> dict[str, A
     """Return the recipe of the teacher as teacher_*."""
     values = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
     members = [replace(member, teacher_weights=run.teacher_weights) for member in members]
-    recipe = teacher_recipe(kind_of_weights(members, data), values)
+    kind = kind_of_weights(members, data)
+    recipe = teacher_recipe(kind, values)
     return {f"teacher_{name}": value for name, value in recipe.items()}
 
 
@@ -137,13 +138,13 @@ def _evaluation(run: Run, data: Data) -> dict[str, Any]:
     student is taken.
     """
     first = run.teacher_members[0]
+    role: Role = "teacher"
     if is_output_file(first.teacher):
         record = load_output_teacher(first, data).record
         if record is not None and record.views:
             return {name: (BEFORE_ORIENTATION | record.views)[name] for name in OF_INPUT}
-        published = untrained(run, data, "student").preprocessing  # nothing else is known
-    else:
-        published = untrained(first, data, "teacher").preprocessing
+        role = "student"  # nothing else is known
+    published = untrained(first, data, role).preprocessing
     images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
     crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
@@ -181,15 +182,16 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
             student and one teacher needs other views than these.
     """
     own = data.of(study.run)
-    run = resolve(_with_searched_augment(study, own), teachers(study), data)
-    study = replace(study, run=run)
+    run = _with_searched_augment(study, own)
+    study = replace(study, run=resolve(run, teachers(study), data))
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
-    of_students = [untrained(run, own, "student") for run in students(study)]
-    of_teacher = {run.teacher: untrained_teacher(run, own) for run in teachers(study)}
+    models = StudyModels.of(study, own)
+    of_teacher = {run.teacher: model for run, model in models.teachers}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
-    every = {view_size(study.run, own, student, *t) for student in of_students for t in members}
+    sizes = [view_size(study.run, own, m, *t) for _, m in models.students for t in members]
+    every = set(sizes)
     if len(every) == 1:
         return study
     if begun:
@@ -227,6 +229,26 @@ def untrained_teacher(run: Run, data: Data) -> Model:
     """Return the run's teacher (no ensemble) with random weights, or its file of outputs."""
     is_file = is_output_file(run.teacher)
     return load_output_teacher(run, data) if is_file else untrained(run, data, "teacher")
+
+
+class StudyModels(NamedTuple):
+    """The models of a study with random weights, each with the study's run that has it."""
+
+    students: list[tuple[Run, Classifier]]
+    teachers: list[tuple[Run, Model]]
+    """The members of an ensemble one by one; or files of outputs."""
+
+    @staticmethod
+    def of(study: Study, data: Data) -> "StudyModels":
+        """Build the models of `students` and `teachers`.
+
+        Raises:
+            InputError: A model does not exist.
+        """
+        return StudyModels(
+            [(run, untrained(run, data, "student")) for run in students(study)],
+            [(run, untrained_teacher(run, data)) for run in teachers(study)],
+        )
 
 
 def students(study: Study) -> list[Run]:
@@ -317,7 +339,9 @@ class RecipeRow(NamedTuple):
     """flag, experiment (or Python), saved study, model's own, or a default with its condition."""
 
 
-def recipe_rows(asked: Study, study: Study, saved: Study | None, data: Data) -> list[RecipeRow]:
+def recipe_rows(
+    asked: Study, study: Study, saved: Study | None, data: Data, models: StudyModels
+) -> list[RecipeRow]:
     """Return the settings of a study that have an effect.
 
     Args:
@@ -325,6 +349,7 @@ def recipe_rows(asked: Study, study: Study, saved: Study | None, data: Data) -> 
         study: The same study as it is run, resolved and merged with the saved one.
         saved: The study that its folder held.
         data: The data of the study.
+        models: Its models.
     """
     rows = []
     for owner in (Run, Study):
@@ -332,10 +357,10 @@ def recipe_rows(asked: Study, study: Study, saved: Study | None, data: Data) -> 
             of_function = owner is Study and name in OF_FUNCTION
             if name in UNSHOWN or of_function or not _has_effect(name, study, data):
                 continue
-            value, source = _value(name, study), _source(name, asked, study, saved, data)
+            value, source = _value(name, study), _source(name, asked, study, saved, data, models)
             shown = "all" if name in WHOLE and value is None else _shown(value)
             rows.append(RecipeRow(name, shown, source))
-    return [*rows, *_input_rows(asked, study, data)]
+    return [*rows, *_input_rows(asked, models)]
 
 
 def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
@@ -427,7 +452,9 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _source(name: str, asked: Study, study: Study, saved: Study | None, data: Data) -> str:
+def _source(
+    name: str, asked: Study, study: Study, saved: Study | None, data: Data, models: StudyModels
+) -> str:
     """Return where the value of a setting came from."""
     before, now = _value(name, asked), _value(name, study)
     if name in ("teacher_weights", "teacher_epochs") and _are_files(study):
@@ -440,7 +467,7 @@ def _source(name: str, asked: Study, study: Study, saved: Study | None, data: Da
     if before != now:  # it was not given
         if name.removeprefix("teacher_") in TEACHER_RECIPE:
             return f"default for {_KINDS[kind_of_weights(teachers(study), data)]}"
-        is_published = name.startswith("eval_") and _is_published(name, study, data)
+        is_published = name.startswith("eval_") and _is_published(name, study, models)
         return "model's own" if is_published else by_data
     here, elsewhere = _value(name, fashion()), _value(name, Study())
     is_fashion = study.run.data == "fashion"
@@ -456,31 +483,29 @@ def _are_files(study: Study) -> bool:
     return all(is_output_file(run.teacher) for run in teachers(study))
 
 
-def _is_published(name: str, study: Study, data: Data) -> bool:
+def _is_published(name: str, study: Study, models: StudyModels) -> bool:
     """Return True if a part of the evaluation transform is the one that the teacher publishes."""
-    published = untrained_teacher(teachers(study)[0], data).preprocessing
+    published = models.teachers[0][1].preprocessing
     own = published.crop if name == "eval_crop" else published.interpolation
     return bool(own == getattr(study.run, name))
 
 
-def _input_rows(asked: Study, study: Study, data: Data) -> Iterator[RecipeRow]:
+def _input_rows(asked: Study, models: StudyModels) -> Iterator[RecipeRow]:
     """Yield how the input of each model is preprocessed."""
-    roles: dict[Role, list[Run]] = {"teacher": teachers(study), "student": students(study)}
-    for role, runs in roles.items():
+    roles: dict[Role, Sequence[tuple[Run, Model]]]
+    roles = {"teacher": models.teachers, "student": models.students}
+    for role, of_role in roles.items():
         by_flag = any(f"{role}_{name}" in asked.flags for name in PREPROCESSING)
-        for name, run in {getattr(run, role): run for run in runs}.items():
-            weights = run.weights_of(role)
-            if role == "teacher" and is_output_file(run.teacher):  # which has no input
+        by_name = {getattr(run, role): (run, model) for run, model in of_role}
+        for name, (run, model) in by_name.items():
+            if not isinstance(model, Classifier):  # a file of outputs, which has no input
                 continue
-            finished = read_finished(Path(weights).expanduser())
-            model = untrained(run, data, role)
-            values = model.preprocessing
-            own = "model's own" if model.is_normalized else "not known"
-            source = own if finished is None else "finished teacher"
-            given = any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING)
-            if given:
+            source = "model's own" if model.is_normalized else "not known"
+            if read_finished(Path(run.weights_of(role)).expanduser()) is not None:
+                source = "finished teacher"
+            if any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING):
                 source = "flag" if by_flag else "experiment"
-            yield RecipeRow(f"input of {name}", describe_preprocessing(values), source)
+            yield RecipeRow(f"input of {name}", describe_preprocessing(model.preprocessing), source)
 
 
 # Teachers of other studies that may have trained on what is now val.
@@ -540,7 +565,9 @@ def find_other_cuts(study: Study, data: Data) -> list[str]:
 # Record of the transforms between a study's images and the inputs of its models.
 
 
-def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, Any]:
+def transforms_of(
+    study: Study, data: Data, models: StudyModels, faults: Sequence[str]
+) -> dict[str, Any]:
     """Return what provenance.json says of a resolved study's images and models.
 
     If its data are no images, there are no transforms between a view and the models.
@@ -548,6 +575,7 @@ def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, 
     Args:
         study: The study.
         data: Its data, with any images without labels.
+        models: Its models.
         faults: Of `find_faults`.
 
     Returns:
@@ -560,29 +588,23 @@ def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, 
         warnings: Sentences on models without preprocessing of their own, on students whose initial
             weights do not vary, on examples that splits share, on teachers that may have trained on
             val, and on images that were left out.
-
-    Raises:
-        InputError: A model does not exist.
     """
-    run, runs = study.run, students(study)
     are_images = data.kind != "tensors"
-    of_students = [untrained(own, data, "student") for own in runs]
-    of_teachers = [untrained_teacher(own, data) for own in teachers(study)] if are_images else []
-    models = {f"teacher {model.name}": model for model in networks(of_teachers)}
-    models |= {f"student {model.name}": model for model in of_students}
-    assumed = {model.name: model for model in models.values() if not model.is_normalized}
-    views = {"image_size": view_size(run, data, *of_teachers, *of_students)}
-    views |= {name: getattr(run, name) for name in OF_INPUT}
+    of_students = [model for _, model in models.students]
+    of_teachers = [model for _, model in models.teachers] if are_images else []
+    named = {f"teacher {model.name}": model for model in networks(of_teachers)}
+    named |= {f"student {model.name}": model for model in of_students}
+    assumed = {model.name: model for model in named.values() if not model.is_normalized}
+    views = {"image_size": view_size(study.run, data, *of_teachers, *of_students)}
+    views |= {name: getattr(study.run, name) for name in OF_INPUT}
+    view = asdict(_input(data, views["image_size"]))
     sentences = list(map(describe_assumption, assumed.values())) if are_images else []
     sentences += [*describe_fixed_students(study), *faults, *data.warnings]
     return {
         "views": views if are_images else {},
-        "models": {n: asdict(m.preprocessing) for n, m in models.items() if are_images},
-        "input": asdict(_input(data, views["image_size"])),
-        "sources": {
-            f"student {model.name}": asdict(_source_of(own, model))
-            for own, model in zip(runs, of_students, strict=True)
-        },
+        "models": {n: asdict(m.preprocessing) for n, m in named.items() if are_images},
+        "input": view,
+        "sources": {f"student {m.name}": asdict(_source_of(run, m)) for run, m in models.students},
         "warnings": sentences,
     }
 

@@ -34,10 +34,9 @@ from kdtune.training.output_teacher import file_names, load_output_teacher
 from kdtune.training.recipe import (
     BEFORE_ORIENTATION,
     OF_INPUT,
+    StudyModels,
     numbered,
     resolve,
-    students,
-    teachers,
     untrained,
     whole_teachers,
 )
@@ -651,7 +650,7 @@ def _whole_split(
     return whole
 
 
-def find_other_views(study: Study, data: Data) -> Iterator[str]:
+def find_other_views(study: Study, data: Data, models: StudyModels) -> Iterator[str]:
     """Yield a sentence for each file of outputs that was made of other views than the students'.
 
     Nothing is known, and so nothing said, of files that kdtune has not written.
@@ -659,15 +658,14 @@ def find_other_views(study: Study, data: Data) -> Iterator[str]:
     Args:
         study: The study, resolved.
         data: Its data.
+        models: Its models.
     """
-    own_students = [untrained(run, data, "student") for run in students(study)]
-    for run in teachers(study):
-        if not is_output_file(run.teacher) or data.kind == "tensors":
+    for run, teacher in models.teachers:
+        if isinstance(teacher, Classifier) or data.kind == "tensors":
             continue
-        teacher = load_output_teacher(run, data)
         made_of = {} if teacher.record is None else teacher.record.views
         seen = {
-            "image_size": max(view_size(run, data, teacher, one) for one in own_students),
+            "image_size": max(view_size(run, data, teacher, one) for _, one in models.students),
             **{name: getattr(run, name) for name in OF_INPUT},
         }
         if data.kind != "files":
