@@ -19,6 +19,11 @@ def test_a_public_name_is_that_of_its_module(name: str) -> None:
     assert getattr(kdtune, name) is getattr(module, name)
 
 
+def test_the_package_says_that_it_is_typed() -> None:
+    """What type checkers see: tests/typed_script.py."""
+    assert (PACKAGE / "py.typed").is_file()
+
+
 def test_other_names_are_errors() -> None:
     with pytest.raises(AttributeError, match="module 'kdtune' has no attribute 'Stduy'"):
         kdtune.Stduy  # noqa: B018
