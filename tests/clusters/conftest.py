@@ -36,7 +36,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
         process.wait()
 
 
-@pytest.fixture(scope="module")  # not session, which would be waited for before a cluster starts
+@pytest.fixture(scope="session")
 def alone(begun: Begun) -> pd.DataFrame:
     """The numbers of the cluster tests' study without a cluster."""
     assert begun.process.wait(300) == 0, begun.log.read_text()
