@@ -47,7 +47,7 @@ from play import rest_of, round_before, start_of
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
-from kdtune.planning.ledger import final_differences, finalists, is_decided
+from kdtune.planning.ledger import final_test, finalists, is_decided
 from kdtune.planning.plan import Plan
 from kdtune.statistics.intervals import paired_difference
 from kdtune.statistics.selection import rank_by_common_mean, rungs
@@ -198,7 +198,7 @@ def planned(replay: Replay, **changes: object) -> Outcome:
     (pair,) = finalists(plan.ledger)
     baseline, distilled = pair.states
     row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.cost.epochs
-    final = final_differences(plan.ledger, pair)
+    final = final_test(plan.ledger, pair).differences
     if study.until_decided:
         return Outcome(row, math.nan, epochs, is_decided(plan.ledger) and float(np.mean(final)) > 0)
     if not final:

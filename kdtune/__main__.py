@@ -9,7 +9,18 @@ import sys
 from typing import NoReturn
 
 from kdtune import __version__
-from kdtune.config.cli import COMMANDS, overview, run_and_exit, start, unknown_command
+from kdtune.config.cli import COMMANDS, run_and_exit, start
+from kdtune.config.text import InputError, did_you_mean
+
+_OVERVIEW = """\
+usage: kdtune COMMAND ...            (or: python -m kdtune.COMMAND ...)
+
+Hyperparameter studies of knowledge distillation for classifiers on Ray Tune.
+
+{commands}
+
+kdtune COMMAND --help lists the flags and exit codes of a command.
+kdtune --version prints the version."""
 
 
 def main() -> NoReturn:
@@ -21,10 +32,20 @@ def main() -> NoReturn:
 
 
 def _answer(word: str) -> int:
-    """Print what a word that is no command asks for; raise InputError if it is none either."""
-    if word not in ("-h", "--help", "--version"):
-        raise unknown_command(word)
-    print(f"kdtune {__version__}" if word == "--version" else overview())
+    """Print what a word that is no command asks for; raise InputError if that is nothing."""
+    if word == "--version":
+        print(f"kdtune {__version__}")
+    elif word in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+        print(_OVERVIEW.format(commands="\n".join(lines)))
+    elif word.startswith("-"):
+        raise InputError(
+            f"flags must follow a command, but got {word} first; kdtune --help lists the commands"
+        )
+    else:
+        hint = did_you_mean(word, COMMANDS) or "; kdtune --help lists them"
+        raise InputError(f"COMMAND must be a command of kdtune, but got {word}{hint}")
     return 0
 
 

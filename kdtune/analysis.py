@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from kdtune.config.cli import ComparisonFlags, parse_own_flags, start
 from kdtune.config.fields import Setting, check_fields
@@ -55,10 +55,7 @@ class AnalysisFlags(ComparisonFlags):
     """Dropped runs that count again, by trial_id."""
     reason: str | None = None
     """Why runs are dropped or restored."""
-    for_one_study: ClassVar[tuple[str, ...]] = (
-        *ComparisonFlags.for_one_study,
-        *("by", "columns", "pooled", "drop", "restore", "reason"),
-    )
+    for_one_study = ("by", "columns", "pooled", "drop", "restore", "reason", "max_ms", "max_params")
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,7 @@ def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
 
 def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     """Return the results of one study or of several as text, and their warnings."""
-    from kdtune.results.comparison import format_table
+    from kdtune.results.formatting import format_table
     from kdtune.results.results import criterion_of, load
     from kdtune.results.several import is_folder_of_studies
 
@@ -238,7 +235,7 @@ def _analyse_several(flags: AnalysisFlags) -> tuple[str, list[str]]:
         warnings = [f"{name} cannot be read" for name in damaged]
         return studies_text(table, criterion, flags.format), warnings
     side = load_several(flags.runs, criterion)
-    for results in side.results:
+    for results in side.studies.values():
         check_baseline(criterion, results.study)
     warnings = [f"{name}: {w}" for name, results in side.studies.items() for w in results.warnings]
     return text(side, flags.format), warnings

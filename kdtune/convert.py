@@ -76,20 +76,17 @@ def parse(words: Sequence[str]) -> ConvertFlags:
 def main(flags: ConvertFlags) -> int:
     """Print kdtune's flags on the first line, then what else changes; return the exit code."""
     conversion = convert(flags.from_, flags.values)
-    given = {n: v for n in _TRAINING if (v := getattr(flags, n)) is not None}
-    training = converted_training(conversion.scale, flags.optimizer, given)
-    print(as_flags({**conversion.hyperparameters, **training}))
+    theirs = {name: getattr(flags, name) for name in _TRAINING}
+    theirs = {name: value for name, value in theirs.items() if value is not None}
+    training = converted_training(conversion.scale, flags.optimizer, theirs)
+    values = dict(conversion.hyperparameters) | training
+    words = {n: v if isinstance(v, str) else f"{v:.12g}" for n, v in values.items()}
+    print(" ".join(f"--{name.replace('_', '-')} {word}" for name, word in words.items()))
     print()
     print(_describe_training(conversion, flags))
     if conversion.note:
         print(conversion.note)
     return 0
-
-
-def as_flags(values: dict[str, float | str]) -> str:
-    """Return hyperparameters as flags: "--alpha 0.1 --temperature 4"."""
-    words = ((name.replace("_", "-"), value) for name, value in values.items())
-    return " ".join(f"--{n} {v if isinstance(v, str) else f'{v:.12g}'}" for n, v in words)
 
 
 def _describe_training(conversion: Conversion, flags: ConvertFlags) -> str:
@@ -104,12 +101,12 @@ def _describe_training(conversion: Conversion, flags: ConvertFlags) -> str:
             f"and the weight decay stay as they are; a limit on the gradient's norm is divided by "
             f"{factor}."
         )
-    is_done = all(getattr(flags, name) is not None for name in ("lr", "weight_decay"))
+    hint = " (--lr LR --weight-decay X converts them)"
+    if flags.lr is not None and flags.weight_decay is not None:
+        hint = ""
     return (
         f"{begin}: with SGD, the learning rate is multiplied by {factor}, and the weight decay and "
-        f"a limit on the gradient's norm are divided by it"
-        f"{'' if is_done else ' (--lr LR --weight-decay X converts them)'}; with AdamW the first "
-        f"two stay."
+        f"a limit on the gradient's norm are divided by it{hint}; with AdamW the first two stay."
     )
 
 

@@ -31,9 +31,9 @@ def main(study: Study) -> int:
         raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
     resources = local_resources(study, data.of(run).photos, progress.show_build)
     check_run(run, data)
-    for own, folder in missing_teachers(run, run.teacher_members, root, data):
-        train_teacher(own, folder, resources, data, progress)
-    gate(run, [run], study.folder, resources, data, progress.print_line)
+    for teacher, folder in missing_teachers(run, run.teacher_members, root, data):
+        train_teacher(teacher, folder, resources, data, progress)
+    gate(run, [run], study.folder, resources, data, progress)
     progress.print_line(
         f"Training the student {run.student}: repeat {run.repeat}, {describe_config(run)}."
     )

@@ -47,7 +47,7 @@ def main(flags: ReportFlags) -> int:
         criterion = criterion_of(flags)
         file = None if flags.out is None else output_file(flags.out)
         side = load_several(flags.runs, criterion)
-        for results in side.results:
+        for results in side.studies.values():
             check_baseline(criterion, results.study)
         print(write_comparison(side, file or output_file(side.default_file)))
         return 0

@@ -8,7 +8,6 @@ if __name__ == "__main__":
 
     start("teacher")  # refuses wrong flags before torch is loaded; does not return
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,8 +38,6 @@ from kdtune.training.teacher import (
     with_views_of_teacher,
 )
 
-_Say = Callable[[str], None]
-
 
 def main(study: Study) -> int:
     """Fine-tune the teachers of a study, as far as they are not ready; print their accuracy.
@@ -63,15 +60,14 @@ def main(study: Study) -> int:
             "--teacher-epochs must be at least 1 to fine-tune a teacher, but got "
             "--teacher-epochs 0, which takes the teacher's weights as they are"
         )
-    _train_missing(study, root, resources, data, progress)
-    every = numbered(study, whole_teachers(study))
-    # a file has the outputs for views of the teacher's own size
-    measured = (
-        every if file is None else [with_views_of_teacher(own, data.of(own)) for own in every]
-    )
-    gate(study.run, measured, study.folder, resources, data, progress.print_line)
+    if study.run.teacher_epochs:
+        _train_missing(study, root, resources, data, progress)
+    runs = numbered(study, whole_teachers(study))
+    if file is not None:  # it has the outputs for views of the teacher's own size
+        runs = [with_views_of_teacher(run, data.of(run)) for run in runs]
+    gate(study.run, runs, study.folder, resources, data, progress)
     if file is not None:
-        counts = dump_teacher(measured[0], root, resources, file, data.of(measured[0]))
+        counts = dump_teacher(runs[0], root, resources, file, data.of(runs[0]))
         shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
         progress.print_line(
             f"Wrote the teacher's logits to {file} ({shown}). kdtune.search uses them with "
@@ -86,28 +82,26 @@ def _train_missing(
     study: Study, root: Path, resources: Resources, data: StudyData, progress: Progress
 ) -> None:
     """Fine-tune the teachers that are not ready."""
-    if study.run.teacher_epochs == 0:
-        return
-    for own in numbered(study, teachers(study)):
-        folder = root / teacher_place(study.run, own)
-        if not missing_teachers(study.run, [own], root, data):
+    for run in numbered(study, teachers(study)):
+        folder = root / teacher_place(study.run, run)
+        if not missing_teachers(study.run, [run], root, data):
             progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
             continue
-        of_run = data.of(own)
-        verify(of_run)
-        probe_teacher(own, of_run, initial_teacher(own, of_run))
-        train_teacher(own, folder, resources, data, progress)
+        data_of_run = data.of(run)
+        verify(data_of_run)
+        probe_teacher(run, data_of_run, initial_teacher(run, data_of_run))
+        train_teacher(run, folder, resources, data, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
 
 
 def _describe_use(study: Study) -> str:
     """Return the line that says how other commands use the teachers."""
-    several = len(numbered(study, teachers(study))) > 1
+    it, any_of_it, weights = "it", "it", str(study.folder)
+    if len(numbered(study, teachers(study))) > 1:
+        it, any_of_it, weights = "them", "one of them", "FILE"
     return (
-        f"kdtune.search with the same --name and teacher flags uses "
-        f"{'them' if several else 'it'}. Other studies of these classes use "
-        f"{'one of them' if several else 'it'} with --teacher {study.run.teacher} "
-        f"--teacher-weights {'FILE' if several else study.folder}."
+        f"kdtune.search with the same --name and teacher flags uses {it}. Other studies of these "
+        f"classes use {any_of_it} with --teacher {study.run.teacher} --teacher-weights {weights}."
     )
 
 
@@ -129,7 +123,7 @@ def gate(
     folder: Path,
     resources: Resources,
     data: StudyData,
-    say: _Say,
+    progress: Progress,
 ) -> None:
     """Print the accuracy of teachers with what is wrong; measure it if it is not known.
 
@@ -139,16 +133,16 @@ def gate(
         folder: Of the study.
         resources: Device, cache and loader workers.
         data: The data of the study.
-        say: Is given each line.
+        progress: Prints each line.
 
     Raises:
         InputError: One is less accurate than --teacher-min-acc.
     """
-    root, every = folder / "teacher", with_members(teachers)
+    root, runs = folder / "teacher", with_members(teachers)
 
-    def measured(known: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        missing = find_unmeasured(run, every, root, known, data)
+    def measure(recorded: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
+        missing = find_unmeasured(run, runs, root, recorded, data)
         return measure_accuracy(run, missing, root, resources, data)
 
-    keys = [key_of(own) for own in every]
-    check_teachers(folder, keys, measured, run.teacher_min_acc, say)
+    keys = [key_of(teacher) for teacher in runs]
+    check_teachers(folder, keys, measure, run.teacher_min_acc, progress.print_line)

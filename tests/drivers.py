@@ -12,6 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+import own_functions
+import pandas as pd
+import pytest
+
+import kdtune
 from kdtune.config.study import Study
 from kdtune.storage.records import read_lines
 
@@ -149,3 +154,24 @@ def recomputed_epochs(folder: Path) -> dict[str, list[float]]:
     for (trial, _), seconds in times.items():
         again[trial] += list(dict.fromkeys(seconds))[:-1]
     return again
+
+
+def numbers(folder: Path) -> pd.DataFrame:
+    """Return every metric of each epoch, sorted; all runs must be completed."""
+    results = kdtune.load(folder)
+    assert set(results.trials.status) == {"completed"}
+    frame = results.epochs.drop(columns=["seconds", "time"], errors="ignore")
+    return frame.sort_values(["trial_id", "epoch", "split"], ignore_index=True)
+
+
+def check_steady(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare each epoch of a complete study of `own_functions.steady` with the function alone."""
+    monkeypatch.setenv("KDTUNE_TEST_SECONDS", "0")
+    trials, val = kdtune.load(study.folder).trials, numbers(study.folder).query("split == 'val'")
+    assert len(trials) == len(study.space["alpha"]) * study.repeats
+    for trial in trials.to_dict("records"):
+        alone = tmp_path / "alone" / trial["trial_id"]
+        alone.mkdir(parents=True)
+        config = {"alpha": trial["config/alpha"]}
+        expected = [one["val/acc"] for one in own_functions.steady(config, trial["repeat"], alone)]
+        assert val[val.trial_id == trial["trial_id"]].acc.tolist() == expected, trial["trial_id"]

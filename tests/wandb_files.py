@@ -12,35 +12,35 @@ FULL, FIRST, LAST = 1, 2, 4
 
 def records_of(file: Path) -> list[bytes]:
     """Return the records of a .wandb file, joined from their fragments."""
-    data, place, found, joined = file.read_bytes(), HEADER, [], b""
+    data, position, records, joined = file.read_bytes(), HEADER, [], b""
     assert data[:4] == b":W&B"
-    while place + HEADER <= len(data):
-        if BLOCK - place % BLOCK < HEADER:  # the rest of a block is padding
-            place += BLOCK - place % BLOCK
+    while position + HEADER <= len(data):
+        if BLOCK - position % BLOCK < HEADER:  # the rest of a block is padding
+            position += BLOCK - position % BLOCK
             continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + HEADER])
-        piece = data[place + HEADER : place + HEADER + length]
+        _, length, kind = struct.unpack("<IHB", data[position : position + HEADER])
+        piece = data[position + HEADER : position + HEADER + length]
         joined = piece if kind in (FULL, FIRST) else joined + piece
         if kind in (FULL, LAST):
-            found.append(joined)
-        place += HEADER + length
-    return found
+            records.append(joined)
+        position += HEADER + length
+    return records
 
 
 def read_run(file: Path) -> dict[str, Any]:
-    """Return id, name, group, job_type, tags, notes, config, history, summary, exit code, files."""
+    """Return id, name, group, tags, notes, config, history, summary and exit code of a run."""
     from wandb.proto import wandb_internal_pb2 as proto
 
-    run: dict[str, Any] = {"history": {}, "summary": {}, "exit_code": None, "artifact": []}
+    run: dict[str, Any] = {"history": {}, "summary": {}, "exit_code": None}
     for text in records_of(file):
         record = proto.Record()
         record.ParseFromString(text)
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            own = record.run
-            config = {u.key: json.loads(u.value_json) for u in own.config.update}
-            run |= {"id": own.run_id, "name": own.display_name, "group": own.run_group}
-            run |= {"job_type": own.job_type, "tags": list(own.tags), "notes": own.notes}
+            new = record.run
+            config = {u.key: json.loads(u.value_json) for u in new.config.update}
+            run |= {"id": new.run_id, "name": new.display_name, "group": new.run_group}
+            run |= {"tags": list(new.tags), "notes": new.notes}
             run["config"] = run.get("config", {}) | config
         elif kind == "history":
             items = {
@@ -55,8 +55,6 @@ def read_run(file: Path) -> dict[str, Any]:
             }
         elif kind == "exit":
             run["exit_code"] = record.exit.exit_code
-        elif kind == "artifact":
-            run["artifact"] += [e.path for e in record.artifact.manifest.contents]
     return run
 
 

@@ -27,7 +27,6 @@ from typing import (
     NamedTuple,
     NoReturn,
     TypeVar,
-    Union,
     get_origin,
 )
 
@@ -45,7 +44,6 @@ from kdtune.config.fields import (
     StudyCommand,
     check_fields,
     declarations,
-    describe_teacher_default,
     docstrings,
     is_output_file,
     searchable,
@@ -57,7 +55,6 @@ from kdtune.config.task import COMPARABLE, Range, ends_of
 from kdtune.config.text import (
     InputError,
     UserError,
-    did_you_mean,
     printable,
     printable_lines,
     repr_or_type,
@@ -160,34 +157,6 @@ def parse_command(command: str, words: Sequence[str]) -> Any:
     if command in ALL_COMMANDS:
         return parse(command, list(words))
     return import_module(f"kdtune.{command}").parse(list(words))
-
-
-def unknown_command(word: str) -> InputError:
-    """Return the error for a word that is no command; it names the nearest one."""
-    if word.startswith("-"):
-        return InputError(
-            f"flags must follow a command, but got {word} first; kdtune --help lists the commands"
-        )
-    hint = did_you_mean(word, COMMANDS) or "; kdtune --help lists them"
-    return InputError(f"COMMAND must be a command of kdtune, but got {word}{hint}")
-
-
-def overview() -> str:
-    """Return the help of `kdtune`: its commands with one line each."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: kdtune COMMAND ...            (or: python -m kdtune.COMMAND ...)",
-            "",
-            "Hyperparameter studies of knowledge distillation for classifiers on Ray Tune.",
-            "",
-            *lines,
-            "",
-            "kdtune COMMAND --help lists the flags and exit codes of a command.",
-            "kdtune --version prints the version.",
-        ]
-    )
 
 
 # The process of a command.
@@ -415,13 +384,11 @@ class ComparisonFlags:
 
 # Commands that take a study.
 
-ABOUT: dict[StudyCommand, str] = {
-    "search": "Run a hyperparameter study of knowledge distillation: every configuration in the "
-    "same repeats. A hyperparameter given several values, or a range (--lr 1e-4..1e-1:log, "
-    "--alpha 0.001..0.999:logit), is searched: --alpha 0.1 0.5 1.",
-    "teacher": "Fine-tune the teacher of a study.",
-    "distill": "Run one distillation and print its epochs.",
-}
+SEARCH_HELP = (
+    "Run a hyperparameter study of knowledge distillation: every configuration in the same "
+    "repeats. A hyperparameter given several values, or a range (--lr 1e-4..1e-1:log, --alpha "
+    "0.001..0.999:logit), is searched: --alpha 0.1 0.5 1."
+)
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
 NOT_OF_FUNCTIONS = ("keep", "max_ms", "max_params", "loader_workers", "cache", "cache_gb")
@@ -437,8 +404,9 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
         InputError: A value is not allowed, or the experiment cannot be run.
     """
     base, arguments = _base(arguments)
+    summary = SEARCH_HELP if command == "search" else COMMANDS[command].summary
     about = (
-        f"{ABOUT[command]}\n\n[EXPERIMENT.py] may stand before the flags: a file with "
+        f"{summary}\n\n[EXPERIMENT.py] may stand before the flags: a file with "
         f"`study = kdtune.Study(...)`; flags take precedence over it."
     )
     if base.train is not None and command != "search":
@@ -509,10 +477,7 @@ def _run_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
     for name, declared in declarations(Run).items():
         if command not in declared.setting.commands:
             continue
-        text = texts[name]
-        if name.startswith("teacher_"):
-            text = f"{text} {describe_teacher_default(name.removeprefix('teacher_'))}".rstrip()
-        about = _help_of(declared, text)
+        about = _help_of(declared, texts[name])
         if is_default_study:
             about += _default_elsewhere(name, base, elsewhere)
         if command == "search" and name in searchable(Run):
@@ -629,39 +594,3 @@ def _number(name: str, text: str, kind: type[int] | type[float]) -> float | None
         raise InputError(
             f"{name} must be {numbers} or a range LOW..HIGH, but got {printable(text)}"
         ) from None
-
-
-# Completion of commands, flags and their choices in a shell, by the script that tyro writes.
-
-_END_OF_BASH = """
-_kdtune() {
-  _tyro_kdtune
-  [[ -n "${COMPREPLY[*]}" ]] || COMPREPLY=()
-}
-complete -o bashdefault -o default -F _kdtune kdtune
-"""
-"""Registers file names for words that tyro does not know: it answers with an empty word, which
-would erase what is typed."""
-
-
-def completion_script(shell: str) -> str:
-    """Return the script that completes the commands of `COMMANDS` in a shell."""
-    import tyro
-
-    kinds: list[Any] = []
-    for name in COMMANDS:
-        if name in ALL_COMMANDS:
-            flags = list(study_flags(name, fashion()))
-        else:
-            owners = import_module(f"kdtune.{name}").FLAGS
-            flags = [flag for owner in owners for flag in flags_of(owner)]
-        unique = {flag.name: flag for flag in reversed(flags) if flag.default is not MISSING}
-        fields = dataclasses.make_dataclass(name, unique.values())
-        kind: Any = Annotated[fields, tyro.conf.subcommand(name)]
-        pairs: Any = kind if name in ALL_COMMANDS else tyro.conf.FlagCreatePairsOff[kind]  # type: ignore[misc]
-        kinds.append(pairs)
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-        commands: Any = Union[tuple(kinds)]  # noqa: UP007 - they are not known in advance
-        tyro.cli(commands, prog="kdtune", args=["--tyro-write-completion", shell, "-"])
-    return output.getvalue() + (_END_OF_BASH if shell == "bash" else "")

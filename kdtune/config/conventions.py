@@ -80,12 +80,12 @@ class Conversion:
     """What else differs, in a sentence, or ""."""
 
 
-def convert(tool: str, given: Mapping[str, str]) -> Conversion:
+def convert(tool: str, parameters: Mapping[str, str]) -> Conversion:
     """Return the hyperparameters whose loss equals a tool's but for a factor.
 
     Args:
         tool: A key of `CONVENTIONS`.
-        given: Values of the tool's parameters as text; the others have its defaults.
+        parameters: Values of the tool's parameters as text; the others have its defaults.
 
     Raises:
         InputError: There is no such tool or parameter, a value is missing or not allowed, or no
@@ -97,7 +97,7 @@ def convert(tool: str, given: Mapping[str, str]) -> Conversion:
             f"{tool or 'none'}{did_you_mean(tool, CONVENTIONS)}"
         )
     convention = CONVENTIONS[tool]
-    values = _read_values(tool, convention, given)
+    values = _read_values(tool, convention, parameters)
     for case, change in convention.cases.items():
         if _applies(case, values):
             if isinstance(change, str):
@@ -149,12 +149,12 @@ def converted_training(
     return {name: value * factors.get(name, 1.0) for name, value in training.items()}
 
 
-def _read_values(tool: str, convention: Convention, given: Mapping[str, str]) -> Parameters:
+def _read_values(tool: str, convention: Convention, parameters: Mapping[str, str]) -> Parameters:
     """Return the values of a tool's parameters; raise InputError for what does not fit them."""
     defaults = {}  # by parameter; "" if there is none
     for parameter in convention.signature.split(", "):
         name, _, defaults[name] = parameter.strip("[]").partition("=")
-    for name in given:
+    for name in parameters:
         if name not in defaults:
             raise InputError(
                 f"NAME=VALUE must be a parameter of {tool} ({convention.signature}), but got "
@@ -162,7 +162,7 @@ def _read_values(tool: str, convention: Convention, given: Mapping[str, str]) ->
             )
     values: dict[str, float | str] = {}
     for name, default in defaults.items():
-        if text := given.get(name, default):
+        if text := parameters.get(name, default):
             values[name] = _read_value(name, text, convention, default)
         elif f"[{name}]" not in convention.signature:
             raise InputError(

@@ -464,12 +464,6 @@ _RECIPES: Mapping[WeightsKind, tuple[dict[str, Any], str]] = {
     "finished": (PRETRAINED | {"epochs": 0}, "lr_pretrained"),
 }
 """Recipe by the kind of the initial weights, and which learning rate of the optimizer it has."""
-_RATES = {
-    "lr_pretrained": "all layers of pretrained weights",
-    "lr_head": "the head of pretrained weights",
-    "lr_random": "random weights",
-}
-"""What each learning rate of an optimizer is for."""
 BATCH_NORM_OF_HEAD = "eval"
 """Mode of batch norm where only the head is trained: nothing of the backbone changes."""
 
@@ -489,34 +483,6 @@ def teacher_recipe(kind: WeightsKind, given: dict[str, Any]) -> dict[str, Any]:
         rate = "lr_random" if kind == "random" else "lr_head"
     optimizer = OPTIMIZERS[recipe["optimizer"]]
     return {"lr": getattr(optimizer, rate), "weight_decay": optimizer.weight_decay, **recipe}
-
-
-def describe_teacher_default(name: str) -> str:
-    """Return the default of a part of the teacher's recipe as a sentence for --help; else ""."""
-    if name == "lr":
-        rates = [f"{_by_optimizer(rate)} for {part}" for rate, part in _RATES.items()]
-        return f"None: {'; '.join(rates)}."
-    if name == "weight_decay":
-        return f"None: {_by_optimizer('weight_decay')}."
-    if name not in PRETRAINED:
-        return ""
-    usual, scratch = PRETRAINED[name], FROM_SCRATCH[name]
-    text = f"None: {usual}"
-    if usual != scratch:
-        text += f" for pretrained weights, {scratch} for random ones"
-    if name == "epochs":
-        text += ", 0 for a finished teacher of kdtune"
-    if name == "batch_norm":
-        text += f', "{BATCH_NORM_OF_HEAD}" where only the head is trained'
-    return f"{text}."
-
-
-def _by_optimizer(attribute: str) -> str:
-    """Return a default of the optimizers in words: "0.1 (sgd, nesterov) or 0.01 (adamw)"."""
-    names: dict[float, list[str]] = {}
-    for name, declared in OPTIMIZERS.items():
-        names.setdefault(getattr(declared, attribute), []).append(name)
-    return " or ".join(f"{value:g} ({', '.join(words)})" for value, words in names.items())
 
 
 # Bounds far outside every practical value. They refuse slips of the keyboard and numbers that

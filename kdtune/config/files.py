@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 
 from kdtune.config.text import InputError, did_you_mean, shown
 
-# Names of a study's files, atomic writes, the cache folder.
-
+# Names of a study's files.
 
 STUDY = "study.json"
 PROVENANCE = "provenance.json"
@@ -93,27 +92,14 @@ def check_links(folder: Path) -> None:
     Folders there must be no symbolic links, and nothing in Ray's own folder may be one. The study's
     folder itself may be reached through a link. Other files may be links: they are replaced.
     """
-    for entry, level in _entries(folder, 2):
-        of_ray = level == 2 and Path(entry.path).parent.name == RAY
-        if entry.is_symlink() and (of_ray or entry.name in FOLDERS or entry.is_dir()):
+    for entry in (*folder.glob("*"), *folder.glob("*/*")):
+        is_followed = entry.name in FOLDERS or entry.parent == folder / RAY
+        if entry.is_symlink() and (is_followed or entry.is_dir()):
             raise InputError(
-                f"{entry.path} must be no symbolic link, since files would be written to where it "
-                f"leads, {os.path.realpath(entry.path)}; replace it by a folder of its own, or "
-                f"copy the study's folder with `cp -rL`"
+                f"{entry} must be no symbolic link, since files would be written to where it "
+                f"leads, {os.path.realpath(entry)}; replace it by a folder, or copy the study's "
+                f"folder with `cp -rL`"
             )
-
-
-def _entries(folder: Path, levels: int, level: int = 1) -> Iterator[tuple[os.DirEntry[str], int]]:
-    """Yield what is in a folder and in the folders in it, with its level, from 1."""
-    try:
-        with os.scandir(folder) as found:
-            entries = list(found)
-    except OSError:  # it does not exist; who needs it says so
-        return
-    for entry in entries:
-        yield entry, level
-        if level < levels and entry.is_dir(follow_symlinks=False):
-            yield from _entries(Path(entry.path), levels, level + 1)
 
 
 @contextmanager
@@ -178,10 +164,8 @@ def cache_folder() -> Path:
 # Who may change a file: files that other users of the machine may write are not trusted.
 #
 # A file is trusted if this user or root owns it, and nobody else may write it. A group may, if it
-# is
-# the user's private one, as Fedora and Debian make it for each user: its name is the user's, and
+# is the user's private one, as Fedora and Debian make it for each user: its name is the user's, and
 # nobody else is in it. OpenSSH asks the same of a user's files.
-
 
 ROOT = 0
 
@@ -201,13 +185,13 @@ class StrangerError(PermissionError):
 def why_untrusted(status: os.stat_result) -> str:
     """Return who else may change a file, as the end of "FILE ..."; "" if nobody may."""
     if status.st_uid not in (os.geteuid(), ROOT):
-        return f"belongs to user {_user(status.st_uid)}"
+        return f"belongs to user {status.st_uid}"
     if stat.S_ISLNK(status.st_mode):
         return ""  # the permissions of a link say nothing
     if status.st_mode & stat.S_IWOTH:
         return "may be written by every user"
     if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
-        return f"may be written by group {_group(status.st_gid)}"
+        return f"may be written by group {status.st_gid}"
     return ""
 
 
@@ -280,27 +264,14 @@ def _is_private(group: int) -> bool:
     if group == ROOT:
         return True
     try:
-        known = grp.getgrgid(group)
+        entry = grp.getgrgid(group)
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:  # a container's user without a name
         return False
-    return known.gr_name == user and set(known.gr_mem) <= {user}
-
-
-def _user(uid: int) -> str:
-    with suppress(KeyError):
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    return str(uid)
-
-
-def _group(gid: int) -> str:
-    with suppress(KeyError):
-        return grp.getgrgid(gid).gr_name
-    return str(gid)
+    return entry.gr_name == user and set(entry.gr_mem) <= {user}
 
 
 # Paths and URIs of object stores that the user gives: those that cannot be are refused.
-
 
 S3, AZURE = ("s3", "s3a"), ("az", "azure", "abfs", "abfss")
 SCHEMES = (*S3, "gs", *AZURE, "file", "memory")
@@ -323,20 +294,15 @@ def check_place(name: str, place: str) -> None:
         check_uri(place)
         return
     if place.startswith("~") and os.path.expanduser(place).startswith("~"):
-        user = place[1:].partition("/")[0]
-        why = f"there is no user {user}" if user else "the home folder is not known (HOME)"
-        here = "" if not user else f", or ./{place} for a name that begins with ~"
         raise InputError(
-            f"{name} must be a path, but got {name}={shown(place)}, and {why}; give the whole "
-            f"path{here}"
+            f"{name} must be a path, but got {name}={shown(place)}, and there is no such home "
+            f"folder; give the whole path, or ./{place} for a name that begins with ~"
         )
     raw = os.fsencode(place)
-    longest = max(map(len, raw.split(b"/")))
-    if len(raw) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
+    if len(raw) > MAX_PATH_BYTES or max(map(len, raw.split(b"/"))) > MAX_NAME_BYTES:
         raise InputError(
             f"{name} must be a path of at most {MAX_PATH_BYTES} bytes, with names of at most "
-            f"{MAX_NAME_BYTES}, but got {len(raw)} bytes, with a name of {longest}: "
-            f"{shown(place[:40])}..."
+            f"{MAX_NAME_BYTES}, but got {shown(place[:40])}..."
         )
 
 

@@ -111,9 +111,9 @@ class Objects:
 
     def only(self, names: Iterable[str]) -> "Objects":
         """Return those of these names."""
-        kept = set(names)
-        passed = {name: one for name, one in self.passed.items() if name in kept}
-        return Objects(passed, self.functions & kept)
+        wanted = set(names)
+        passed = {name: value for name, value in self.passed.items() if name in wanted}
+        return Objects(passed, self.functions & wanted)
 
     def named(self, kind: str, value: object) -> tuple[str, "Objects"]:
         """Return the name of an object, and the objects with it.
@@ -127,14 +127,16 @@ class Objects:
         """
         if isinstance(value, str | os.PathLike):
             return value, self  # type: ignore[return-value] # the check of the fields refuses paths
-        if not (is_module(value) and kind != "data") and not _makes(kind, value):
+        is_function = callable(value) and not is_module(value)
+        if not is_function and not (
+            isinstance(value, Mapping) if kind == "data" else is_module(value)
+        ):
             shown = repr_or_type(value, _MAX_SHOWN)
             raise InputError(f"{kind} must be {_ALLOWED[kind]}, but got {shown}")
-        is_function = callable(value) and not is_module(value)
         name = importable_name(value) if is_function else None
         passed = self.passed
         if name is None:
-            name = self._free_name(f"{OBJECT}{_own_name(kind, value)}", value)
+            name = self._free_name(f"{OBJECT}{_name_of(kind, value)}", value)
             passed = {name: Passed(value), **passed}  # one that is there already stays
         return name, Objects(passed, {*self.functions, name} if is_function else self.functions)
 
@@ -156,30 +158,19 @@ def is_module(value: object) -> bool:
     return ("torch.nn.modules.module", "Module") in bases
 
 
-def _makes(kind: str, value: object) -> bool:
-    """Return True if a value is data, or a function or class that may make data or a model."""
-    if is_module(value):
-        return False
-    return callable(value) or (kind == "data" and isinstance(value, Mapping))
-
-
-def _own_name(kind: str, value: Any) -> str:
+def _name_of(kind: str, value: Any) -> str:
     """Return the name of a function or class, or of the class of a module or dataset."""
     while isinstance(value, functools.partial):
         value = value.func
     if isinstance(value, Mapping):
-        value = type(_innermost(value.get("train")))
+        dataset: Any = value.get("train")
+        while type(dataset).__name__ == "Subset":
+            dataset = dataset.dataset
+        value = type(dataset)
         if GENERIC.fullmatch(value.__module__):
             return "data"
     name = getattr(value, "__name__", None) or type(value).__name__
     return re.sub(r"\W", "", name).strip("_") or ("data" if kind == "data" else "model")
-
-
-def _innermost(dataset: Any) -> Any:
-    """Return the dataset below all subsets."""
-    while type(dataset).__name__ == "Subset":
-        dataset = dataset.dataset
-    return dataset
 
 
 def importable_name(value: object) -> str | None:
@@ -191,23 +182,17 @@ def importable_name(value: object) -> str | None:
 
 
 def is_importable_module(module: str) -> bool:
-    """Return True if other processes find the module that this one has loaded under this name."""
+    """Return True if other processes find the module that this one has loaded under this name.
+
+    A module that was made in memory, or that another file hides, is not found.
+    """
     loaded = sys.modules.get(module)
     if loaded is None or module == "__main__":
         return False
-    path, parts, spec = None, module.split("."), None
-    for end in range(1, len(parts) + 1):
-        spec = _find(".".join(parts[:end]), path)
-        if spec is None:
-            return False
-        path = spec.submodule_search_locations
+    path = getattr(sys.modules.get(module.rpartition(".")[0]), "__path__", None)
+    specs = (finder.find_spec(module, path) for finder in sys.meta_path)
+    spec = next((spec for spec in specs if spec is not None), None)
     return spec is not None and spec.origin == getattr(loaded.__spec__, "origin", None)
-
-
-def _find(name: str, path: Any) -> Any:
-    """Return what the import system would load under a name, whatever is loaded already."""
-    found = (finder.find_spec(name, path) for finder in sys.meta_path)
-    return next((spec for spec in found if spec is not None), None)
 
 
 def describe_object(kind: str, name: str) -> str:
@@ -222,8 +207,8 @@ def missing_error(names: Mapping[str, str], place: str = "this study") -> InputE
         names: The field of a run for each missing name.
         place: What was made with the objects.
     """
-    given = ", ".join(dict.fromkeys(describe_object(kind, name) for name, kind in names.items()))
+    arguments = dict.fromkeys(describe_object(kind, name) for name, kind in names.items())
     return InputError(
         f"{place} was made in Python with objects that its folder does not hold; to train with "
-        f"them, pass them again: kdtune.Run({given})"
+        f"them, pass them again: kdtune.Run({', '.join(arguments)})"
     )

@@ -34,13 +34,18 @@ def _read(kind: Any, text: str | bytes) -> Any:
     return _adapter(kind).validate_json(text, strict=True)
 
 
+def _read_if_good(kind: Any, file: Path) -> Any:
+    """Return the records of a file; None if it is missing or damaged."""
+    with suppress(OSError, ValueError):
+        return _read(kind, file.read_bytes())
+
+
 def _write(file: Path, content: object) -> None:
     with atomic_write(file) as part:
         part.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 # Cost of a model: its numbers, their file, and limits on them.
-
 
 _Number = Annotated[float, Interval(ge=0, le=1e30)]
 _Whole = Annotated[int, Interval(ge=0, le=10**18)]
@@ -90,10 +95,8 @@ def read_costs(folder: Path) -> list[Cost]:
 
     The driver measures what is missing when it next runs trials.
     """
-    with suppress(OSError, ValueError):
-        costs: list[Cost] = _read(_Costs, (folder / COSTS).read_bytes()).models
-        return costs
-    return []
+    content: _Costs | None = _read_if_good(_Costs, folder / COSTS)
+    return content.models if content else []
 
 
 @dataclass(frozen=True)
@@ -209,12 +212,7 @@ class TeacherAccuracy:
 
 def read_teacher_accuracy(folder: Path) -> list[TeacherAccuracy]:
     """Return the record in a study's folder; [] if there is none, or it is damaged."""
-    with suppress(OSError, ValueError):
-        records: list[TeacherAccuracy] = _read(
-            list[TeacherAccuracy], (folder / TEACHER_ACCURACY).read_bytes()
-        )
-        return records
-    return []
+    return _read_if_good(list[TeacherAccuracy], folder / TEACHER_ACCURACY) or []
 
 
 def write_teacher_accuracy(folder: Path, records: Sequence[TeacherAccuracy]) -> None:
@@ -320,12 +318,11 @@ def read_students_record(folder: Path) -> StudentsRecord:
     """
     file = folder / STUDENTS_CONFIG
     try:
-        values = json.loads(text := file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        values = json.loads(text)
         schema = values.get("schema", 1)
-        is_newer = isinstance(schema, int) and schema > SCHEMA
-        if not is_newer:
-            record: StudentsRecord
-            record = _from_1(values) if schema == 1 else _read(StudentsRecord, text)
+        if not (isinstance(schema, int) and schema > SCHEMA):
+            record: StudentsRecord = _from_1(values) if schema == 1 else _read(StudentsRecord, text)
             record.configured_run  # noqa: B018 - checks the values
             return record
     except FileNotFoundError:
@@ -352,9 +349,6 @@ def _reason(error: Exception) -> str:
 
 def _from_1(values: Mapping[str, Any]) -> StudentsRecord:
     run = {key: value for key, value in values.items() if key != "preprocessing"}
-    return StudentsRecord(
-        run=run,
-        model=ModelRecord(run["student"]),
-        preprocessing=values.get("preprocessing"),
-        schema=1,
-    )
+    preprocessing = values.get("preprocessing")
+    model = ModelRecord(run["student"])
+    return StudentsRecord(run=run, model=model, preprocessing=preprocessing, schema=1)

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from kdtune.config.fields import (
@@ -188,30 +187,37 @@ class Run(BaseRun):
         EpochsOrZero | None,
         Hyperparameter(commands=ALL_COMMANDS, unless=_BASELINE, of_study=True, resolved=True),
     ] = None
-    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are."""
+    """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are. None: 10
+    for pretrained weights, 30 for random ones, 0 for a finished teacher of kdtune."""
     teacher_trainable: Annotated[Trainable | None, _RESOLVED] = None
-    """Layers of the teacher that are fine-tuned: all, or only the head (its last layer)."""
+    """Layers of the teacher that are fine-tuned: all, or only the head (its last layer). None:
+    all."""
     teacher_batch_norm: Annotated[BatchNorm | None, _RESOLVED] = None
-    """Mode of the teacher's batch norm layers while it is fine-tuned, "train" or "eval"."""
+    """Mode of the teacher's batch norm layers while it is fine-tuned, "train" or "eval". None:
+    train, "eval" where only the head is trained."""
     teacher_optimizer: Annotated[Optimizer | None, _RESOLVED] = None
-    """Optimizer of the teacher."""
+    """Optimizer of the teacher. None: sgd for pretrained weights, adamw for random ones."""
     teacher_lr: Annotated[LearningRate | None, _RESOLVED] = None
-    """Learning rate of the teacher."""
+    """Learning rate of the teacher. None: 0.001 (sgd, nesterov) or 0.0001 (adamw) for all layers of
+    pretrained weights; 0.1 (sgd, nesterov) or 0.01 (adamw) for the head of pretrained weights; 0.1
+    (sgd, nesterov) or 0.001 (adamw) for random weights."""
     teacher_momentum: Annotated[BelowOne | None, _RESOLVED] = None
-    """Momentum of the teacher's optimizer sgd or nesterov."""
+    """Momentum of the teacher's optimizer sgd or nesterov. None: 0.9."""
     teacher_weight_decay: Annotated[Weight | None, _RESOLVED] = None
-    """Weight decay of the teacher."""
+    """Weight decay of the teacher. None: 0.0001 (sgd, nesterov) or 0.01 (adamw)."""
     teacher_schedule: Annotated[Schedule | None, _RESOLVED] = None
-    """Learning rate schedule of the teacher."""
+    """Learning rate schedule of the teacher. None: cosine for pretrained weights, onecycle for
+    random ones."""
     teacher_lr_step_size: Annotated[StepSize | None, _RESOLVED] = None
-    """Epochs between two decays of the teacher's learning rate with the schedule step."""
+    """Epochs between two decays of the teacher's learning rate with the schedule step. None: 7."""
     teacher_lr_gamma: Annotated[PositiveShare | None, _RESOLVED] = None
-    """Factor of each decay of the teacher's learning rate with the schedule step or multistep."""
+    """Factor of each decay of the teacher's learning rate with the schedule step or multistep.
+    None: 0.1."""
     teacher_lr_milestones: tuple[Fraction, ...] = LR_MILESTONES
     """Decays of the teacher's learning rate with the schedule multistep, as ascending shares of the
     epochs."""
     teacher_batch_size: Annotated[BatchSize | None, _RESOLVED] = None
-    """Images per step of the teacher."""
+    """Images per step of the teacher. None: 32 for pretrained weights, 64 for random ones."""
     teacher_augment: Annotated[Augment | None, _RESOLVED] = None
     """Augmentation of the teacher's training images. None: that of --augment."""
     teacher_train_images: Count | None = None
@@ -504,19 +510,8 @@ DISTILLATION = Task(
 )
 """The task of `Run`: a student learns from a teacher."""
 
-_NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
-
-def canonical(config: Mapping[str, Any]) -> Config:
-    """Return the configuration with None for every hyperparameter that has no effect in it.
-
-    For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
-    the optimizer "adamw", lr_step_size with any schedule but "step".
-    """
-    return DISTILLATION.canonical(config)
-
-
-def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VALUES) -> Config:
+def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] | None = None) -> Config:
     """Return a recorded configuration with the hyperparameters that later versions have added.
 
     They have their neutral values where they have an effect, else None. So a configuration is the
@@ -529,8 +524,8 @@ def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VA
     missing = [name for name in HYPERPARAMETERS if name not in config]
     if not missing:
         return dict(config)
-    neutral = {name: setting.neutral for name, setting in searchable(Run).items()}
-    whole = canonical(neutral | dict(study_values) | dict(config))
+    neutral = {name: setting.neutral for name, setting in DISTILLATION.hyperparameters.items()}
+    whole = DISTILLATION.canonical({**neutral, **(study_values or {}), **config})
     return dict(config) | {name: whole[name] for name in missing}
 
 

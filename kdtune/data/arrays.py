@@ -381,7 +381,7 @@ def read_passed_data(name: str, passed: Passed) -> Data:
 
     Args:
         name: of the object.
-        passed: the object; or a data set, as another process has read it.
+        passed: the object.
 
     Returns:
         The data set, see `load_user_data`.
@@ -389,8 +389,7 @@ def read_passed_data(name: str, passed: Passed) -> Data:
     Raises:
         InputError: it does not fit.
     """
-    value = passed.value
-    return value if isinstance(value, Data) else _read_all(name, value)
+    return _read_all(name, passed.value)
 
 
 def _read_all(name: str, source: Any) -> Data:

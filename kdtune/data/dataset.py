@@ -41,10 +41,6 @@ from kdtune.config.text import (
 # a stamp, since it may be another one at each look in a file system of the network.
 
 
-UNKNOWN = -1
-"""Stamp of a file that this machine has not seen; no file has it, since no hash of Python is -1."""
-
-
 class HashedFiles(NamedTuple):
     """A hash of files, and what tells that they have not changed since."""
 

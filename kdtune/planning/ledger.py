@@ -75,11 +75,6 @@ class ConfigState:
         return Arm.of(self.run)
 
     @property
-    def is_baseline(self) -> bool:
-        """Whether it is trained without distillation."""
-        return self.arm.is_baseline
-
-    @property
     def excluded(self) -> bool:
         """Return True if a run failed, or was pruned or dropped, before the finals.
 
@@ -164,16 +159,15 @@ class Ledger:
         return self._table[: len(self.configs)]
 
     @property
-    def is_in_round(self) -> bool:
-        """Whether a round of final repeats has begun and is not over."""
-        return self.round is not None and not self.is_round_over
+    def open_round(self) -> Round | None:
+        """The round of final repeats that has begun and is not over."""
+        return None if self.is_round_over else self.round
 
     @property
     def first_final_repeat(self) -> int:
         """Number of the first repeat of the round that has begun, else of the next one."""
-        if self.round is None or self.is_round_over:
-            return self.next_final_repeat
-        return self.round.first_repeat
+        round_ = self.open_round
+        return self.next_final_repeat if round_ is None else round_.first_repeat
 
     @property
     def groups(self) -> list[str]:
@@ -352,10 +346,9 @@ def finalists(ledger: Ledger) -> list[Finalists]:
     Before it has begun, and after it is over, these are the best of both arms by search and
     confirmation. They are also those of a study of schema 3 or older, which recorded no finalists.
     """
-    round_ = ledger.round
-    if round_ is not None and round_.is_recorded and ledger.is_in_round:
+    round_, configs = ledger.open_round, ledger.configs
+    if round_ is not None and round_.is_recorded:
         ids = [(pair.baseline, pair.distilled) for pair in round_.pairs]
-        configs = ledger.configs
         return [Finalists(*(None if c is None else configs[c] for c in pair)) for pair in ids]
 
     def best(arm: list[ConfigState]) -> ConfigState | None:
@@ -376,84 +369,57 @@ def _ranked(states: list[ConfigState]) -> list[ConfigState]:
     return [states[i] for i in racing.rank_by_common_mean(rows, range(len(states)))]
 
 
-def final_differences(ledger: Ledger, pair: Finalists) -> list[float]:
-    """Return distilled minus baseline on the final repeats, in order, up to the first gap.
+def final_test(ledger: Ledger, pair: Finalists) -> AnytimeTest:
+    """Return the always-valid test of distilled minus baseline on the final repeats.
 
-    Only the repeats of the round that has begun count (see `current_round`). A repeat in which
-    one of the two has failed is left out and is no gap.
+    Only the repeats of the round that has begun count (see `current_round`), in order up to the
+    first gap. A repeat in which one of the two has failed is left out and is no gap. The test is
+    about new repeats and new images, or about new repeats on these images if records of an older
+    version lack the correctness of each image.
     """
     baseline, distilled = pair
     if baseline is None or distilled is None:
-        return []
-    repeats = _paired_repeats(ledger, baseline, distilled)
-    return [distilled.scores[repeat] - baseline.scores[repeat] for repeat in repeats]
-
-
-def _paired_repeats(ledger: Ledger, baseline: ConfigState, distilled: ConfigState) -> list[int]:
-    """Return the final repeats of the round that both have completed, up to the first gap."""
+        return AnytimeTest(())
     repeats, repeat = [], ledger.first_final_repeat
     while {baseline.status.get(repeat), distilled.status.get(repeat)}.isdisjoint({None, "running"}):
         if repeat in baseline.scores and repeat in distilled.scores:
             repeats.append(repeat)
         repeat += 1
-    return repeats
+    differences = [distilled.scores[repeat] - baseline.scores[repeat] for repeat in repeats]
+    correct = [(distilled.correct.get(r), baseline.correct.get(r)) for r in repeats]
+    rows = [a.astype(float) - b for a, b in correct if a is not None and b is not None]
+    is_complete = len(rows) == len(repeats) and len({len(row) for row in rows}) == 1
+    return AnytimeTest.of(differences, np.stack(rows) if is_complete else None)
 
 
-def final_test(ledger: Ledger, pair: Finalists) -> AnytimeTest:
-    """Return the always-valid test of the difference on the final repeats.
+class Decision(NamedTuple):
+    """Whether the final repeats decide between the two finalists of a student."""
 
-    It is about new repeats and new images, or about new repeats on these images if records of an
-    older version lack the correctness of each image.
-    """
-    differences = final_differences(ledger, pair)
-    baseline, distilled = pair
-    if baseline is None or distilled is None:
-        return AnytimeTest.of(differences)
-    repeats = _paired_repeats(ledger, baseline, distilled)
-    pairs = [(distilled.correct.get(r), baseline.correct.get(r)) for r in repeats]
-    rows = [a.astype(float) - b for a, b in pairs if a is not None and b is not None]
-    is_known = len(rows) == len(repeats) and len({len(row) for row in rows}) == 1
-    return AnytimeTest.of(differences, np.stack(rows) if is_known else None)
+    pair: Finalists
+    test: AnytimeTest
+    level: float
+    """That of the study, divided by the number of pairs of finalists (Bonferroni)."""
 
-
-def complete_pairs(ledger: Ledger) -> list[Finalists]:
-    """Return the finalists of the students that have one in each arm."""
-    return [pair for pair in finalists(ledger) if len(pair.states) == 2]
+    @property
+    def state(self) -> Literal["decided", "not decided", "undecidable with these images"]:
+        """Whether p <= level, and if not, whether more repeats can achieve it."""
+        if self.test.excludes_0(self.level):
+            return "decided"
+        undecidable = self.test.is_undecidable(self.level)
+        return "undecidable with these images" if undecidable else "not decided"
 
 
-def level_per_pair(ledger: Ledger) -> float:
-    """Return the study's level, divided by the number of pairs of finalists (Bonferroni)."""
-    return ledger.study.level / max(1, len(complete_pairs(ledger)))
-
-
-def undecided(ledger: Ledger) -> list[Finalists]:
-    """Return the pairs of finalists whose always-valid p value exceeds their level."""
-    level = level_per_pair(ledger)
-    return [
-        pair for pair in complete_pairs(ledger) if not final_test(ledger, pair).excludes_0(level)
-    ]
-
-
-def decidable(ledger: Ledger) -> list[Finalists]:
-    """Return the undecided pairs that more repeats of the same images may decide."""
-    level = level_per_pair(ledger)
-    return [
-        pair for pair in undecided(ledger) if not final_test(ledger, pair).is_undecidable(level)
-    ]
-
-
-def describe_decision(ledger: Ledger, pair: Finalists) -> str:
-    """Return whether a complete pair is decided, and its p value, e.g. "decided (... p = 0.02)"."""
-    test, level = final_test(ledger, pair), level_per_pair(ledger)
-    state = "decided" if test.excludes_0(level) else "not decided"
-    if state != "decided" and test.is_undecidable(level):
-        state = "undecidable with these images"
-    return f"{state} (always-valid p = {test.p:.2g})"
+def decisions(ledger: Ledger) -> list[Decision]:
+    """Return the decision about each student that has a finalist in both arms."""
+    pairs = [pair for pair in finalists(ledger) if len(pair.states) == 2]
+    level = ledger.study.level / max(1, len(pairs))
+    return [Decision(pair, final_test(ledger, pair), level) for pair in pairs]
 
 
 def is_decided(ledger: Ledger) -> bool:
-    """Return True if there is a pair of finalists and no pair is undecided."""
-    return bool(complete_pairs(ledger)) and not undecided(ledger)
+    """Return True if there is a pair of finalists and each pair is decided."""
+    states = {decision.state for decision in decisions(ledger)}
+    return states == {"decided"}
 
 
 # Rounds of final repeats: which configurations run one, and when another one begins.
@@ -471,23 +437,22 @@ def is_decided(ledger: Ledger) -> bool:
 
 def current_round(ledger: Ledger) -> Round | None:
     """Return the round that has begun, else the one that begins next; None without a finalist."""
-    if ledger.is_in_round:
-        return ledger.round
+    if ledger.open_round is not None:
+        return ledger.open_round
     pairs = [pair for pair in finalists(ledger) if pair.states]
     if not pairs:
         return None
-    number = 0 if ledger.round is None else ledger.round.number + 1
     recorded = []
     for pair in pairs:
         ids = [None if state is None else state.run.config_id for state in pair]
         recorded.append(FinalPair(pair.states[0].arm.group, *ids))
     ranking = _ranked([state for pair in pairs for state in pair.states])
     return Round(
-        number,
-        ledger.next_final_repeat,
-        tuple(recorded),
-        tuple(state.run.config_id for state in ranking),
-        _recipes_default(ledger),
+        number=0 if ledger.round is None else ledger.round.number + 1,
+        first_repeat=ledger.next_final_repeat,
+        pairs=tuple(recorded),
+        ranking=tuple(state.run.config_id for state in ranking),
+        default=_recipes_default(ledger),
     )
 
 

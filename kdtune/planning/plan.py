@@ -19,7 +19,7 @@ from kdtune.planning.ledger import (
     active_configs,
     configs_to_confirm,
     current_round,
-    decidable,
+    decisions,
     default_of_round,
     finalists,
     phase_of,
@@ -321,7 +321,8 @@ class Plan:
         if not self.study.until_decided:
             chosen = [*(s for pair in pairs for s in pair.states), *default]
             return self._first_missing(chosen, first, count)
-        open_pairs = [s for pair in decidable(self.ledger) for s in pair.states]
+        undecided = [d.pair for d in decisions(self.ledger) if d.state == "not decided"]
+        open_pairs = [s for pair in undecided for s in pair.states]
         single = [s for pair in pairs if len(pair.states) < 2 for s in pair.states]
         begun = max((max(s.status) for pair in pairs for s in pair.states), default=first - 1)
         return (

@@ -30,6 +30,7 @@ from kdtune.data.checks import (
     describe_data,
     find_changes,
 )
+from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
 from kdtune.raytune.folder import add_warning, finish, remove_parts, write_study
@@ -42,6 +43,7 @@ from kdtune.raytune.machines import (
     check_local_resources,
     fingerprints_of,
     preflight,
+    read_data,
 )
 from kdtune.raytune.objects import freeze_objects, share_objects
 from kdtune.raytune.progress import (
@@ -62,12 +64,7 @@ from kdtune.raytune.session import (
     ray_session,
     summarised,
 )
-from kdtune.raytune.teachers import (
-    gate_teachers,
-    measure_before_ray,
-    measure_with_ray,
-    train_teachers,
-)
+from kdtune.raytune.teachers import Preparation, measure_before_ray
 from kdtune.raytune.trial import distillation_epochs, files_of_teachers
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
@@ -78,6 +75,7 @@ from kdtune.streams.cache import Cache
 from kdtune.tracking.callbacks import Tracker
 from kdtune.training.recipe import (
     RecipeRow,
+    StudyModels,
     find_faults,
     format_recipe,
     numbered,
@@ -164,6 +162,9 @@ class EarlyStopper(FIFOScheduler):
 # The driver: asked study -> resolved -> plan -> trials -> records -> results.
 
 
+RUN_BYTES_PER_STUDENT_BYTE = 9
+"""Size of a trial's files in sizes of its student: three states, while one of them is written, each
+with the weights and up to two moments of the optimiser. The student's own file comes after them."""
 MAX_CONCURRENT_TRIALS = 10_000
 """Without a limit Tune starts trials one after another; `Capacity` sets a lower one."""
 MAX_RESTARTS_WITHOUT_PROGRESS = 3
@@ -188,8 +189,10 @@ class Prepared:
     """None with a training function of the user's own."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What provenance.json says of the trials."""
-    faults: Sequence[str] = ()
-    """Sentences on data that make results wrong or too good, see `find_faults`."""
+    warnings: Sequence[str] = ()
+    """Sentences on what makes the study slower or less useful."""
+    run_bytes: int = 0
+    """Size of the files of one trial."""
 
     def find_changes(self) -> str:
         """Return a sentence on data that have changed meanwhile, or ""."""
@@ -321,14 +324,17 @@ def _begin(
     if not is_done:
         _check_resources(study, ray_init)
     if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
-        current = fingerprints_of(study, data)
+        current = fingerprints_of(study, data or read_data(study))
         check_same(study, saved, current)
         fingerprints |= current
     if is_done:
         write_study(study, fingerprints)
         return study, None
     if data is None:
-        prepared = Prepared(study, fingerprints, partial(run_trial, function_epochs))
+        absent = "the study has no baseline (baseline={...}), so there will be no verdict"
+        warnings = [] if study.has_plain else [absent]
+        trainable = partial(run_trial, function_epochs)
+        prepared = Prepared(study, fingerprints, trainable, warnings=warnings)
     else:
         prepared = prepare(asked, study, saved, fingerprints, data)
     write_study(study, fingerprints, prepared.provenance)
@@ -369,16 +375,25 @@ def prepare(
     Cache(study.cache, study.cache_gb).check()
     missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher", data)
     own = data.with_extra(study.run)
-    rows = recipe_rows(asked, study, saved.study if saved else None, own)
+    models = StudyModels.of(study, own)
+    rows = recipe_rows(asked, study, saved.study if saved else None, own, models)
     faults = find_faults(study, own)
     provenance = {
         "classes": own.classes,
         "data_set": data_record(own),
         "recipe": [row._asdict() for row in rows],
-        **transforms_of(study, own, faults),
+        **transforms_of(study, own, models, faults),
     }
     epochs = partial(distillation_epochs, contents=Contents.of(data))
-    return Prepared(study, fingerprints, partial(run_trial, epochs), data, provenance, faults)
+    return Prepared(
+        study,
+        fingerprints,
+        partial(run_trial, epochs),
+        data,
+        provenance,
+        list(find_warnings(study, own, models, faults)),
+        run_bytes=RUN_BYTES_PER_STUDENT_BYTE * max(model.nbytes for _, model in models.students),
+    )
 
 
 @contextmanager
@@ -416,19 +431,24 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
     with ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(plan, Cache(study.cache, study.cache_gb)))
         say = display.print_line
+        photos = False
         if prepared.data is not None:
-            for line in describe_data(prepared.data.with_extra(study.run)):
+            data = prepared.data.with_extra(study.run)
+            photos = data.photos
+            for line in describe_data(data):
                 say(line)
-        inspection = Inspection.of(study, capacity.trial, prepared.fingerprints, prepared.data)
+        inspection = Inspection(
+            study, capacity.trial, prepared.fingerprints, photos, prepared.run_bytes
+        )
         for line in preflight(inspection):
             say(line)
-        for sentence in find_warnings(prepared):
+        for sentence in prepared.warnings:
             say(f"warning: {sentence}")
         if prepared.data is not None:
-            data = prepared.data
-            measure_with_ray(study, data, mirror, capacity.trial, say)
-            train_teachers(study, data, capacity.trial, say, display.print_epoch)
-            gate_teachers(study, data, mirror, capacity.trial, say)
+            preparation = Preparation(study, prepared.data, mirror, capacity.trial, say)
+            preparation.measure_costs()
+            preparation.train_teachers(display.print_epoch)
+            preparation.gate_teachers()
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
         say(f"Running {left}, {count} at a time. Results are written to {place}.")
@@ -462,22 +482,21 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
             say(describe_end(plan))
 
 
-def find_warnings(prepared: Prepared) -> Iterator[str]:
-    """Yield a sentence for what makes a study slower or less useful.
+def find_warnings(
+    study: Study, data: Data, models: StudyModels, faults: Sequence[str]
+) -> Iterator[str]:
+    """Yield a sentence for what makes a study of distillation slower or less useful.
 
     Args:
-        prepared: The study.
+        study: The study, resolved.
+        data: Its data, with any images without labels.
+        models: Its models.
+        faults: Of `find_faults`.
     """
-    study = prepared.study
-    if prepared.data is None:
-        if not study.has_plain:
-            yield "the study has no baseline (baseline={...}), so there will be no verdict"
-        return
-    data = prepared.data.with_extra(study.run)
     yield from flags_without_effect(study)
     yield from data.warnings
-    yield from prepared.faults
-    yield from find_other_views(study, data)
+    yield from faults
+    yield from find_other_views(study, data, models)
     yield from describe_fixed_students(study)
     if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault

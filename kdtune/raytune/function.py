@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,14 +36,26 @@ _Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
-class FunctionEpoch:
-    """What a training function has yielded for one epoch."""
+class EpochReport:
+    """Results of one epoch."""
 
     number: int
-    splits: dict[str, dict[str, float]]
-    """Metrics by split."""
-    examples: dict[str, dict[str, _Values]] = field(default_factory=dict)
-    """_Values per example, [N], of the metrics that were given as arrays, by split."""
+    """0, 1, 2, ..."""
+    seconds: float
+    """Wall time."""
+    splits: Mapping[str, Mapping[str, float | int | None]]
+    """Metrics by split, and n_examples."""
+    correct: str | None = None
+    """In the last epoch: the correctness of each example of val, as of `pack_correct`."""
+    examples: Mapping[str, Mapping[str, _Values]] = field(default_factory=dict)
+    """Values per example, [N], of a function's metrics that it gives as arrays, by split. They are
+    not reported."""
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What is reported and recorded of it."""
+        values = {"number": self.number, "seconds": self.seconds, "splits": self.splits}
+        return values if self.correct is None else values | {CORRECT: self.correct}
 
 
 def yielded(train: Callable[[], object]) -> Iterator[Any]:
@@ -74,15 +86,17 @@ def _as_epochs(result: object) -> Iterable[Mapping[str, Any]]:
     return result
 
 
-def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
-    """Return an epoch of what a training function has yielded.
+def parse_epoch(given: object, study: Study, run: BaseRun, number: int) -> EpochReport:
+    """Return an epoch of what a training function has yielded, without its time.
 
     Args:
         given: SPLIT/NAME to a number, or to an array of a value per example, [N], whose mean is the
             metric; and perhaps "epoch", its number.
-        score: Metric on val that it must hold.
+        study: Says whether its test needs binary values.
+        run: Names the metric on val that it must hold.
         number: Of the epoch, unless it says another.
     """
+    score = run.task.score
     if not isinstance(given, Mapping):
         raise ValueError(f"train must yield dicts of metrics, but yielded {given!r:.80}")
     if len(given) > MAX_YIELDED_METRICS:
@@ -90,7 +104,7 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
             f"train must yield at most {MAX_YIELDED_METRICS:,} metrics per epoch, but yielded "
             f"{len(given):,}; give values per example as one array [N]"
         )
-    splits: dict[str, dict[str, float]] = {}
+    splits: dict[str, dict[str, float | int | None]] = {}
     examples: dict[str, dict[str, _Values]] = {}
     for key, value in given.items():
         if key == "epoch":
@@ -98,11 +112,11 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
             continue
         split, name = _parse_key(key)
         values = _as_numbers(key, value)
-        if values.ndim > 1 or not values.size:
-            raise ValueError(f"{key} must be a number or an array [N], but has {values.shape}")
         if values.ndim == 1:
             examples.setdefault(split, {})[name] = values
-        splits.setdefault(split, {})[name] = mean = float(values.mean())
+        mean = float(values.mean())
+        # JSON has neither NaN nor infinity
+        splits.setdefault(split, {})[name] = mean if math.isfinite(mean) else None
         if own_metric(name).unit == "points" and math.isfinite(mean) and not 0 <= mean <= 1:
             raise ValueError(
                 f"{key} must be a share in [0, 1], as kdtune's {name} is, but is {mean:g}; divide "
@@ -112,19 +126,41 @@ def parse_epoch(given: object, score: str, number: int) -> FunctionEpoch:
         raise ValueError(
             f"train must yield val/{score} in each epoch, but yielded {list(given)!r:.200}"
         )
-    for split, arrays in examples.items():
-        if len({len(values) for values in arrays.values()}) > 1:
+    if splits["val"][score] is None:
+        raise Diverged(f"val/{score} is {float(np.mean(given[f'val/{score}']))} in epoch {number}")
+    for split, metrics in splits.items():
+        counts = {len(values) for values in examples.get(split, {}).values()}
+        if len(counts) > 1:
             raise ValueError(f"arrays of {split} must have one value per example each")
-    if not math.isfinite(splits["val"][score]):
-        raise Diverged(f"val/{score} is {splits['val'][score]} in epoch {number}")
-    return FunctionEpoch(number, splits, examples)
+        splits[split] = {"n_examples": next(iter(counts), None), **metrics}
+    correct = _correct(examples.get("val", {}).get(score), study, run, number)
+    return EpochReport(number, 0.0, splits, correct, examples)
+
+
+def _correct(score: _Values | None, study: Study, run: BaseRun, number: int) -> str | None:
+    """Return the correctness of val's examples in the last epoch, if their score is binary."""
+    if score is None:
+        return None
+    if not np.isin(score, (0, 1)).all():
+        if not study.until_decided:
+            return None
+        raise ValueError(
+            f"val/{run.task.score} must be 0 or 1 for each example, or one number, with repeats "
+            f"auto, whose test needs binary values; yield its mean"
+        )
+    planned = run.planned_epochs
+    is_last = study.until_decided if planned is None else number + 1 == planned
+    return pack_correct(score == (1 if run.task.sign > 0 else 0)) if is_last else None
 
 
 def _as_numbers(key: str, value: Any) -> _Values:
     try:
-        return np.asarray(value, dtype=np.float64)
+        values = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{key} must be a number or an array [N], but is {value!r:.80}") from None
+    if values.ndim > 1 or not values.size:
+        raise ValueError(f"{key} must be a number or an array [N], but has {values.shape}")
+    return values
 
 
 def _parse_number(value: Any) -> int:
@@ -148,20 +184,6 @@ REPORT_SECONDS = 0.5
 
 MAX_ERROR = 2000
 """Letters of an error that the records keep; the trial's error.txt has it whole."""
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """Results of one epoch."""
-
-    number: int
-    """0, 1, 2, ..."""
-    seconds: float
-    """Wall time."""
-    splits: Mapping[str, Mapping[str, float | int | None]]
-    """Metrics by split, and n_examples."""
-    correct: str | None = None
-    """In the last epoch: the correctness of each example of val, as of `pack_correct`."""
 
 
 def make_run(study: Study, config: Mapping[str, Any]) -> Any:
@@ -209,13 +231,7 @@ def as_report(epochs: Sequence[EpochReport], error: str | None = None) -> dict[s
         split: {name: value for name, value in metrics.items() if value is not None}
         for split, metrics in last.items()
     }
-    return {"epochs": [_values(epoch) for epoch in epochs], "error": error, **curves}
-
-
-def _values(epoch: EpochReport) -> dict[str, Any]:
-    """Return what is recorded of an epoch."""
-    values = {"number": epoch.number, "seconds": epoch.seconds, "splits": epoch.splits}
-    return values if epoch.correct is None else values | {CORRECT: epoch.correct}
+    return {"epochs": [epoch.recorded for epoch in epochs], "error": error, **curves}
 
 
 def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
@@ -350,7 +366,7 @@ def function_epochs(
 
 def _logged_epochs(
     study: Study, run: BaseRun, folder: Path, push: Callable[[], None]
-) -> Generator[EpochReport, None, FunctionEpoch]:
+) -> Generator[EpochReport, None, EpochReport]:
     """Yield the epochs of the log and those of a call of the function; return the last one."""
     logged = _read_log(folder)
     reports: list[EpochReport] = []
@@ -359,16 +375,16 @@ def _logged_epochs(
         if not reports:
             reports = logged[: epoch.number]
             yield from reports
-        reports.append(_report(epoch, study, run, time.monotonic() - began))
+        reports.append(replace(epoch, seconds=time.monotonic() - began))
         with atomic_write(folder / LOG) as part:
-            part.write_text(json.dumps([asdict(report) for report in reports]), encoding="utf-8")
+            part.write_text(json.dumps([report.recorded for report in reports]), encoding="utf-8")
         yield reports[-1]
         push()
         began = time.monotonic()
-    return epoch
+    return reports[-1]
 
 
-def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[FunctionEpoch]:
+def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[EpochReport]:
     """Call the training function of a study; yield its epochs, checked.
 
     Python's, numpy's and, if the function's module uses it, torch's generators are seeded from the
@@ -392,7 +408,7 @@ def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[
     values = {name: value for name, value in run.config.items() if value is not None}
     planned, due = run.planned_epochs, None
     for given in yielded(lambda: train(values, run.repeat, **options)):
-        epoch = parse_epoch(given, run.task.score, due or 0)
+        epoch = parse_epoch(given, study, run, due or 0)
         if due is None and epoch.number > logged:
             raise CannotResumeError(epoch.number, logged)
         if due is not None and epoch.number != due:
@@ -416,30 +432,7 @@ def _read_log(folder: Path) -> list[EpochReport]:
     return []
 
 
-def _report(epoch: FunctionEpoch, study: Study, run: BaseRun, seconds: float) -> EpochReport:
-    splits: dict[str, dict[str, float | int | None]] = {}
-    for split, metrics in epoch.splits.items():
-        own = epoch.examples.get(split, {})
-        n = len(next(iter(own.values()))) if own else None
-        # JSON has neither NaN nor infinity
-        known = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        splits[split] = {"n_examples": n, **known}
-    score = epoch.examples.get("val", {}).get(run.task.score)
-    is_binary = score is not None and bool(np.isin(score, (0, 1)).all())
-    if study.until_decided and score is not None and not is_binary:
-        raise ValueError(
-            f"val/{run.task.score} must be 0 or 1 for each example, or one number, with repeats "
-            f"auto, whose test needs binary values; yield its mean"
-        )
-    planned, correct = run.planned_epochs, None
-    is_last = study.until_decided if planned is None else epoch.number + 1 == planned
-    if is_binary and is_last:
-        assert score is not None  # noqa: S101 - is_binary says so
-        correct = pack_correct(score == (1 if run.task.sign > 0 else 0))
-    return EpochReport(epoch.number, seconds, splits, correct)
-
-
-def _save_examples(run: BaseRun, epoch: FunctionEpoch, file: Path) -> None:
+def _save_examples(run: BaseRun, epoch: EpochReport, file: Path) -> None:
     """Write the values per example of val and test; nothing if there are none."""
     import pandas as pd
 
@@ -448,7 +441,7 @@ def _save_examples(run: BaseRun, epoch: FunctionEpoch, file: Path) -> None:
         if own := epoch.examples.get(split):
             n = len(next(iter(own.values())))
             columns = {"trial_id": run.trial_id, "split": split, "example": np.arange(n)}
-            parts.append(pd.DataFrame(columns | own))
+            parts.append(pd.DataFrame({**columns, **own}))
     if not parts:
         return
     with atomic_write(file) as part:

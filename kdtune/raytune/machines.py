@@ -26,7 +26,7 @@ from kdtune.config.task import check_signature, ends_of, is_importable, load_fun
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
 from kdtune.data.sources import StudyData
 from kdtune.models.registry import ObjectSource, source_digest
-from kdtune.results.comparison import markdown
+from kdtune.results.formatting import markdown
 from kdtune.storage.store import (
     RETRY_TIMEOUT_SECONDS,
     SHORT_RETRY_TIMEOUT_SECONDS,
@@ -44,7 +44,6 @@ from kdtune.streams.views import (
     losses_of,
     trials_on_gpus,
 )
-from kdtune.training.recipe import students, untrained
 from kdtune.training.run import check_objectives, check_study, try_batch
 
 # The machines of a Ray cluster: what they have, what may be added, how many trials fit.
@@ -269,9 +268,6 @@ _ANSWER_SECONDS = 180.0
 """Time for a machine to answer, beside an outage of the store; its worker first imports torch."""
 PROPAGATION_SECONDS = 5.0
 """A shared folder may show what other machines wrote with a delay (NFS: 3 s)."""
-RUN_BYTES_PER_STUDENT_BYTE = 9
-"""Size of a trial's files in sizes of its student: three states, while one of them is written, each
-with the weights and up to two moments of the optimiser. The student's own file comes after them."""
 
 
 class StorageProbe:
@@ -286,24 +282,19 @@ class StorageProbe:
         self.retry_timeout = retry_timeout
         self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
         self.uri = None if study.uri is None else join_uri(study.uri, self.folder.name)
-        self.place = study.uri or str(study.folder)
 
-    def describe_unseen(self, writer: str) -> str:
-        """Return the end of a sentence about a machine that does not see a file."""
-        return (
-            f"does not see what {writer} wrote into {self.place}; --out must be a folder that all "
-            f"machines share, or s3://BUCKET/PREFIX"
-        )
-
-    def exchange(self, name: str) -> None:
-        """Read the driver's file, then write one of this name for the driver.
+    def answer(self, name: str) -> None:
+        """Read the driver's file and write one of another name into the same place.
 
         Raises:
             InputError: The driver's file is not there.
             OSError: The place cannot be written.
         """
-        if not self.sees("driver"):
-            raise InputError(self.describe_unseen("the driver"))
+        if not self._sees("driver"):
+            raise InputError(
+                f"does not see what the driver wrote into {self.uri or self.folder}; --out must be "
+                f"a folder that all machines share, or s3://BUCKET/PREFIX"
+            )
         self.write(name)
 
     def write(self, name: str) -> None:
@@ -316,8 +307,7 @@ class StorageProbe:
         with suppress(ConflictError):  # an attempt whose answer was lost has written it
             store.retry(lambda: store.write_if(None, name.encode(), name))
 
-    def sees(self, name: str) -> bool:
-        """Return True if the file of this name is there."""
+    def _sees(self, name: str) -> bool:
         if self.uri is not None:
             store = Store(self.uri, self.retry_timeout)
             return store.retry(lambda: store.read(name)) is not None
@@ -336,33 +326,17 @@ class StorageProbe:
                     store.delete(name)
 
 
-@dataclass(frozen=True)
-class Inspection:
+class Inspection(NamedTuple):
     """What every machine of a study is inspected for; the driver makes it once."""
 
     study: Study
     trial: TrialResources
     fingerprints: Mapping[str, str]
     """Of what its trials are made of, in the driver's process; see `fingerprints_of`."""
-    run_bytes: int = 0
-    """Size of the files of one trial; 0 if it is not known."""
     photos: bool = False
     """Whether its examples are image files."""
-
-    @staticmethod
-    def of(
-        study: Study,
-        trial: TrialResources,
-        fingerprints: Mapping[str, str],
-        data: StudyData | None,
-    ) -> "Inspection":
-        """Return what follows from a study and its data; None: it has a training function."""
-        if data is None:
-            return Inspection(study, trial, fingerprints)
-        own = data.of(study.run)
-        largest = max(untrained(run, own, "student").nbytes for run in students(study))
-        size = RUN_BYTES_PER_STUDENT_BYTE * largest
-        return Inspection(study, trial, fingerprints, size, own.photos)
+    run_bytes: int = 0
+    """Size of the files of one trial."""
 
 
 @dataclass(frozen=True)
@@ -381,18 +355,24 @@ class NodeReport:
     """Why the machine did not answer: it or its worker was lost, which is no fault."""
 
 
+def read_data(study: Study) -> StudyData | None:
+    """Read the data of a study; None with a training function of the user's own."""
+    return StudyData(study.run) if study.train is None else None
+
+
 def fingerprints_of(study: Study, data: StudyData | None) -> dict[str, str]:
     """Return content hashes of what a study's trials are made of.
 
     Args:
         study: The study.
-        data: Its data; None reads them, unless it has a training function of the user's own.
+        data: Its data; None with a training function of the user's own.
 
     Raises InputError if data, a model, an objective or the training function cannot work.
     """
     if study.train is not None:
         return {"train": _fingerprint(study)}
-    own = (data or StudyData(study.run)).with_extra(study.run)
+    assert data is not None  # noqa: S101 - such a study has none alone
+    own = data.with_extra(study.run)
     objectives = check_objectives(study, len(own.classes))
     return check_study(study, own) | objectives
 
@@ -417,20 +397,18 @@ def report_node(
             faults.append(first_line(error))
             return otherwise
 
-    attempt(lambda: probe.exchange(node.id))
+    attempt(lambda: probe.answer(node.id))
     found = inspection.fingerprints
     if not is_driver:
-        found = attempt(lambda: fingerprints_of(study, None), {})
+        found = attempt(lambda: fingerprints_of(study, read_data(study)), {})
     cache = Cache(study.cache, study.cache_gb)
     gpus = attempt(lambda: _visible_gpus(study), 0)
     free = attempt(lambda: {str(place): _free_bytes(place) for place in _folders(study)}, {})
     if study.train is None:
         attempt(cache.check)
-    available = free.get(str(study.folder), inspection.run_bytes)
-    if available < inspection.run_bytes:
-        faults.append(
-            f"{study.folder} has {available} free bytes, but one run needs {inspection.run_bytes}"
-        )
+    need = inspection.run_bytes
+    if (available := free.get(str(study.folder), need)) < need:
+        faults.append(f"{study.folder} has {available} free bytes, but one run needs {need}")
     if count_trials(node.resources, inspection.trial):
         attempt(lambda: check_precision(study.run, device_of(study, gpus)))
     facts = {"kdtune": __version__, "torch": torch.__version__.split("+")[0], **found}
@@ -554,14 +532,9 @@ def inspect_nodes(
         tasks = {node: start_on(node, report_node, node, probe, inspection) for node in others}
         reports = {first: report_node(first, probe, inspection, is_driver=True)}
         reports |= {node: _wait_for_report(task, retry_timeout) for node, task in tasks.items()}
-        faults = find_node_faults(reports)
-        for node in others:
-            answered = not (reports[node].faults or reports[node].no_answer)
-            if answered and not probe.sees(node.id):
-                faults[node].append(f"{first} {probe.describe_unseen(str(node))}")
     finally:
         probe.remove()
-    return reports, faults
+    return reports, find_node_faults(reports)
 
 
 def start_on(node: Node, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

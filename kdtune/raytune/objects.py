@@ -3,8 +3,8 @@
 import io
 import pickle
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +19,7 @@ from kdtune.config.objects import Objects, Passed, describe_object
 from kdtune.config.study import Study, object_names
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import read_passed_data
-from kdtune.data.dataset import UNKNOWN, Data, Split
+from kdtune.data.dataset import Data
 from kdtune.models.registry import source_of
 
 # Copies of passed models as bytes, for the driver and for Ray's workers.
@@ -60,20 +60,29 @@ class Frozen(Passed):
         return thaw(self.content)
 
 
-def freeze(value: Any) -> bytes:
-    """Return a copy of a module or function as bytes, its tensors on the CPU."""
+def freeze(value: Any, buffers: list[Any] | None = None) -> bytes:
+    """Return a copy of an object as bytes, its tensors on the CPU.
+
+    Args:
+        value: A module, a function or data.
+        buffers: Gets the memory of tensors and arrays, uint8 [bytes] each, in place of a copy.
+    """
     stream = io.BytesIO()
-    _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    keep = None if buffers is None else (lambda buffer: buffers.append(np.asarray(buffer.raw())))
+    _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=keep).dump(value)
     return stream.getvalue()
 
 
-def thaw(content: Any) -> Any:
+def thaw(content: Any, buffers: Sequence[Any] = ()) -> Any:
     """Return a new copy of what `freeze` has made bytes of, bit for bit.
 
     Args:
-        content: bytes, or a buffer of them.
+        content: Bytes, or a buffer of them.
+        buffers: Memory that it was given; the copy reads it where it lies.
     """
-    return pickle.loads(content)  # noqa: S301 - bytes of this process
+    with warnings.catch_warnings():  # nothing writes to read-only memory
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return pickle.loads(content, buffers=buffers)  # noqa: S301 - bytes of this process
 
 
 class _Storage:
@@ -223,20 +232,22 @@ def share_objects(study: Study) -> Study:
     study itself is copied to every worker, so it has references alone.
 
     Args:
-        study: Of `objects.take_objects`.
+        study: Of `freeze_objects`.
     """
     shared = {name: _share(name, passed) for name, passed in study.run.objects.passed.items()}
     return with_passed(study, shared) if shared else study
 
 
 def _share(name: str, passed: Passed) -> "_Shared":
+    buffers: list[Any] = []
     if isinstance(passed, Frozen):
-        content: Any = np.frombuffer(passed.content, dtype=np.uint8)  # bytes alone would be copied
-        source = source_of(passed)
+        content, source = passed.content, source_of(passed)
     else:
-        content = PackedData.of(passed.once("data", lambda: read_passed_data(name, passed)))
-        source = None
-    shared = _Shared(uuid4().hex, ray.put(content), passed.is_module, source)
+        data = passed.once("data", lambda: read_passed_data(name, passed))
+        content, source = freeze(data, buffers), None
+    # bytes alone would be copied by each worker
+    reference = ray.put((np.frombuffer(content, dtype=np.uint8), buffers))
+    shared = _Shared(uuid4().hex, reference, passed.is_module, source)
     shared.value, shared.notes = passed.value, passed.notes  # what this process has made of it
     _remember(shared)
     return shared
@@ -247,7 +258,7 @@ class _Shared(Passed):
 
     Args:
         token: Tells it from all others.
-        reference: To what the store holds of it.
+        reference: To what the store holds of it: bytes and buffers.
         is_module: Whether it is a module.
         source: Of its code, see `source_of`; None for data.
     """
@@ -258,8 +269,9 @@ class _Shared(Passed):
         self._reference, self._is_module = reference, is_module
 
     def fresh(self) -> Any:
-        """Return a new copy of the module or function."""
-        return thaw(memoryview(ray.get(self._reference)))
+        """Return a new copy of the module or function, or the data."""
+        content, buffers = ray.get(self._reference)
+        return thaw(memoryview(content), buffers)
 
     def __reduce__(self) -> Any:
         return attach, self._state
@@ -285,73 +297,17 @@ def attach(token: str, reference: Any, is_module: bool, source: Any) -> Passed:
     if token not in _attached:
         shared = _Shared(token, reference, is_module, source)
         if source is None:
-            shared.value = ray.get(reference).unpacked()
+            shared.notes["data"] = _with_own_stamps(shared.fresh())
         else:
             shared.notes["source"] = source
         _remember(shared)
     return _attached[token]
 
 
-@dataclass(frozen=True)
-class _PackedTensor:
-    """A tensor whose bytes other processes read where they lie."""
-
-    values: np.ndarray[Any, Any]
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @staticmethod
-    def of(tensor: Tensor) -> "_PackedTensor":
-        flat = tensor.contiguous().view(-1).view(torch.uint8)  # NumPy lacks some types
-        return _PackedTensor(flat.numpy(), tensor.dtype, tuple(tensor.shape))
-
-    def unpacked(self) -> Tensor:
-        with warnings.catch_warnings():  # the memory is read-only, and nothing writes to it
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(self.values).view(self.dtype).view(self.shape)
-
-
-@dataclass(frozen=True)
-class PackedData:
-    """A data set that has been read."""
-
-    splits: dict[str, tuple[_PackedTensor, _PackedTensor | tuple[str, ...], _PackedTensor | None]]
-    """Labels, inputs and contents of the files of each split."""
-    rest: dict[str, Any]
-    """The other fields of `Data`."""
-
-    @staticmethod
-    def of(data: Data) -> "PackedData":
-        """Return a data set for other processes, without what only holds on this machine."""
-        packed = {
-            name: (
-                _PackedTensor.of(split.labels),
-                _PackedTensor.of(split.inputs)
-                if isinstance(split.inputs, Tensor)
-                else split.inputs,
-                None if split.stamps is None else _PackedTensor.of(split.stamps[:, 1]),
-            )
-            for name, split in data.splits.items()
-        }
-        names = ("classes", "fingerprint", "photos", "root", "warnings", "remarks")
-        return PackedData(packed, {name: getattr(data, name) for name in names})
-
-    def unpacked(self) -> Data:
-        """Return the data set, whose tensors lie where they were packed."""
-        splits = {
-            name: Split(
-                labels.unpacked(),
-                inputs.unpacked() if isinstance(inputs, _PackedTensor) else inputs,
-                None if contents is None else _unseen(contents.unpacked()),
-            )
-            for name, (labels, inputs, contents) in self.splits.items()
-        }
-        return Data(splits=splits, **self.rest)
-
-
-def _unseen(contents: Tensor) -> Tensor:
-    """Return the stamps of files of known contents, int64 [N, 2], that are read here first.
-
-    On another machine equal files have other times: each is compared by its content once.
-    """
-    return torch.stack([torch.full_like(contents, UNKNOWN), contents], 1)
+def _with_own_stamps(data: Data) -> Data:
+    """Return data with copies of the stamps of files, which a process updates as it reads them."""
+    splits = {
+        name: split if split.stamps is None else replace(split, stamps=split.stamps.clone())
+        for name, split in data.splits.items()
+    }
+    return replace(data, splits=splits)

@@ -25,17 +25,15 @@ from kdtune.planning.ledger import (
     ConfigState,
     Finalists,
     active_configs,
-    complete_pairs,
-    describe_decision,
-    final_differences,
+    decisions,
     final_test,
     finalists,
     is_decided,
-    level_per_pair,
 )
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
-from kdtune.results.comparison import Criterion, cell
+from kdtune.results.comparison import Criterion
+from kdtune.results.formatting import cell
 from kdtune.results.results import Results
 from kdtune.results.words import undecidable_sentence
 from kdtune.statistics.intervals import mean_interval, paired_difference
@@ -234,13 +232,12 @@ def describe_state(plan: Plan) -> str:
 
 def describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
-    pairs, level = complete_pairs(plan.ledger), level_per_pair(plan.ledger)
-    shown, undecidable = [], []
-    for pair in pairs:
-        test = final_test(plan.ledger, pair)
+    pairs, shown, undecidable = decisions(plan.ledger), [], []
+    for decision in pairs:
+        pair, test, level = decision
         student = f"{pair.states[0].arm.group}: " * (len(pairs) > 1)
         shown.append(f"{student}{test.n} final repeats, always-valid p = {test.p:.2g}")
-        if not test.excludes_0(level) and test.is_undecidable(level):
+        if decision.state == "undecidable with these images":
             criterion = Criterion(task=plan.study.task)
             words = undecidable_sentence(test.images, test.least_decidable(level), criterion)
             undecidable.append(f"{student}{words}")
@@ -261,11 +258,12 @@ def _describe_lead(
 ) -> str:
     criterion = Criterion(task=plan.study.task)
     scale, unit = criterion.scale, " points" * criterion.in_points
-    if final := final_differences(plan.ledger, pair):
+    if final := final_test(plan.ledger, pair).differences:
         mean = scale * criterion.sign * sum(final) / len(final)
         text = f"{mean:{_form(criterion)}}{unit} over {len(final)} final repeats"
         if plan.study.until_decided:
-            text += f", {describe_decision(plan.ledger, pair)}"
+            decision = next(d for d in decisions(plan.ledger) if d.pair.baseline is baseline)
+            text += f", {decision.state} (always-valid p = {decision.test.p:.2g})"
         return text
     common = sorted(baseline.scores.keys() & distilled.scores.keys())
     sign, form = scale * criterion.sign, _form(criterion)

@@ -156,10 +156,9 @@ def _lost_sentence() -> str | None:
     """Return a sentence if a process of the Ray that this process has started has ended."""
     node = ray._private.worker._global_node
     # a copy, since another thread may shut Ray down; Ray's dead_processes() makes none
-    started: list[tuple[str, Any]] = [] if node is None else list(node.all_processes.items())
-    for kind, infos in started:
-        ended = any(info.process.poll() is not None for info in infos)
-        if ended and kind in ("gcs_server", "raylet"):
+    started: dict[str, list[Any]] = {} if node is None else dict(node.all_processes)
+    for kind in ("gcs_server", "raylet"):
+        if any(info.process.poll() is not None for info in started.get(kind, ())):
             return (
                 f"Ray's process {kind} has ended (it was killed, perhaps for lack of memory, or "
                 f"has crashed); run the same command again to resume"
@@ -223,13 +222,13 @@ def _watch_ray(is_over: threading.Event) -> None:
 def _end(sentence: str) -> None:
     """End this process; as interrupted if it was told to end, since Ray was told so, too."""
     interrupted = _arrived.is_set()
+    text = f"error: {sentence}"
     try:
         if interrupted:
             _print_summary(print)
-            sentence = "interrupted; run the same command again to resume"
+            text = "interrupted; run the same command again to resume"
         with suppress(OSError):  # of a terminal that is closed
-            sys.stdout.flush()
-            print(sentence if interrupted else f"error: {sentence}", file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
         _kill_ray()
     finally:
         os._exit(130 if interrupted else 1)
@@ -237,14 +236,11 @@ def _end(sentence: str) -> None:
 
 def _kill_ray() -> None:
     """Kill what is left of the local Ray and remove its private folder."""
-    node = ray._private.worker._global_node
-    if node is not None:
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    if (node := ray._private.worker._global_node) is not None:
         parent = Path(node.get_temp_dir_path()).parent
-        below = psutil.Process().children(recursive=True)
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
-        for child in below:  # workers notice the death of their parent, but late
-            with suppress(psutil.Error):
-                child.kill()
         if parent.name.startswith(RAY_PREFIX):
             shutil.rmtree(parent, ignore_errors=True)
 
@@ -299,20 +295,17 @@ def private_ray(arguments: Mapping[str, Any]) -> Iterator[None]:
 @contextmanager
 def environment_set(**values: str | None) -> Iterator[None]:
     """Set environment variables, or unset those that are None; restore all of them at the end."""
-    before = {name: os.environ.get(name) for name in values}
-    _update(values)
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in values.items() if value is not None})
+    for name in values:
+        if values[name] is None:
+            os.environ.pop(name, None)
     try:
         yield
     finally:
-        _update(before)
-
-
-def _update(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
+        for name in values:
             os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+        os.environ.update({name: before[name] for name in values if name in before})
 
 
 @contextmanager
@@ -531,27 +524,26 @@ def folder_watch(folder: Path, say: Callable[[str], None] = print) -> Iterator[N
         say: Gets the lines, in another thread.
     """
     is_over = threading.Event()
-    watch = threading.Thread(target=_watch_folder, args=(folder, is_over, say), daemon=True)
-    watch.start()
+
+    def touch() -> None:
+        with suppress(OSError):  # an error is an answer; who writes there says it
+            os.utime(folder / LOCK)  # changes what is on the disk, and makes nothing
+
+    def watch() -> None:
+        while not is_over.wait(ASK_SECONDS):
+            question = threading.Thread(target=touch, daemon=True)
+            question.start()
+            question.join(FOLDER_SILENT_SECONDS)
+            if question.is_alive() and not is_over.is_set():
+                with suppress(OSError, UserError):  # of a terminal that is closed
+                    say(
+                        f"warning: {folder} has not answered for {FOLDER_SILENT_SECONDS} s; waiting"
+                    )
+                    question.join()
+                    say(f"{folder} answers again; the study goes on")
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         is_over.set()
-
-
-def _watch_folder(folder: Path, is_over: threading.Event, say: Callable[[str], None]) -> None:
-    while not is_over.wait(ASK_SECONDS):
-        question = threading.Thread(target=_touch, args=[folder], daemon=True)
-        question.start()
-        question.join(FOLDER_SILENT_SECONDS)
-        if question.is_alive() and not is_over.is_set():
-            with suppress(OSError, UserError):  # of a terminal that is closed
-                say(f"warning: {folder} has not answered for {FOLDER_SILENT_SECONDS} s; waiting")
-            question.join()
-            with suppress(OSError, UserError):
-                say(f"{folder} answers again; the study goes on")
-
-
-def _touch(folder: Path) -> None:
-    with suppress(OSError):  # an error is an answer; who writes there says it
-        os.utime(folder / LOCK)  # changes what is on the disk, and makes nothing

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -37,52 +38,121 @@ from kdtune.training.teacher import (
     with_members,
 )
 
-# The teachers of a study before its trials: their training, and the gate on their accuracy.
-
-
 _MAX_RETRIES = 3
 """Times that the training of teachers goes on in another process after one has died."""
 WAIT_SECONDS = 2.0
 """Time between two looks at the process that trains a teacher."""
+Say = Callable[[str], None]
+Missing = list[tuple[Role, str]]
+"""Models whose costs are not measured."""
 
 
-def train_teachers(
-    study: Study,
-    data: StudyData,
-    trial: TrialResources,
-    say: Callable[[str], None],
-    say_epoch: Callable[[str], None],
-) -> None:
-    """Train the teachers that are not ready, in a Ray actor, which then releases its GPU.
+@dataclass(frozen=True)
+class Preparation:
+    """What is made under Ray before a study's trials: costs of models, teachers, their accuracy."""
 
-    Args:
-        study: The study.
-        data: Its data.
-        trial: What a trial uses, and a teacher, too.
-        say: Gets a line about each teacher.
-        say_epoch: Gets a line about each of its epochs.
+    study: Study
+    data: StudyData
+    mirror: Mirror
+    trial: TrialResources
+    """What a trial uses, and a task of the preparation, too. Such a task releases its GPU on
+    return, which the driver's own process could not."""
+    say: Say
+    """Gets lines for the terminal."""
 
-    Raises:
-        InputError: If one cannot be trained.
-        FolderUnusableError: A folder can no longer be used.
-    """
-    root, trainer = study.folder / "teacher", None
-    try:
-        every = numbered(study, teachers(study))
-        for run, folder in missing_teachers(study.run, every, root, data):
-            say(describe_training(run, data.of(run)))
-            trainer = trainer or _start_trainer(trial)
-            training = trainer.train.options(num_returns="streaming")
-            references = training.remote(study, run, folder, Contents.of(data))
-            for line in _watched(trainer, references, say):
-                say_epoch(f"  {line}")
-    except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
-        text = f"the teacher could not be trained: {describe_ray_error(error)}"
-        raise _of_folder(error) or InputError(text) from error
-    finally:
-        if trainer is not None:  # else it goes on after Ctrl-C, in a Ray that the user has started
-            with suppress(ray.exceptions.RayError):
-                ray.kill(trainer)
+    def train_teachers(self, say_epoch: Say) -> None:
+        """Train the teachers that are not ready, in a Ray actor.
+
+        Args:
+            say_epoch: Gets a line about each of their epochs.
+
+        Raises:
+            InputError: If one cannot be trained.
+            FolderUnusableError: A folder can no longer be used.
+        """
+        study, data, trainer = self.study, self.data, None
+        every, root = numbered(study, teachers(study)), study.folder / "teacher"
+        try:
+            for run, folder in missing_teachers(study.run, every, root, data):
+                self.say(describe_training(run, data.of(run)))
+                trainer = trainer or self._start_trainer()
+                training = trainer.train.options(num_returns="streaming")
+                references = training.remote(study, run, folder, Contents.of(data))
+                for line in self._watched(trainer, references):
+                    say_epoch(f"  {line}")
+        except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
+            text = f"the teacher could not be trained: {describe_ray_error(error)}"
+            raise _of_folder(error) or InputError(text) from error
+        finally:
+            if trainer is not None:  # else it goes on after Ctrl-C, in a Ray that the user started
+                with suppress(ray.exceptions.RayError):
+                    ray.kill(trainer)
+
+    def _start_trainer(self) -> Any:
+        """Return the actor that trains teachers; Ray starts it anew if its process dies."""
+        actor: Any = ray.remote(TeacherTrainer)
+        retries = {"max_restarts": _MAX_RETRIES, "max_task_retries": _MAX_RETRIES}
+        cpu, gpu = self.trial
+        return actor.options(num_cpus=cpu, num_gpus=gpu, **retries).remote()
+
+    def _watched(self, trainer: Any, references: Any) -> Iterator[str]:
+        """Yield the lines of a training; if the actor's process is frozen, it is killed."""
+        watch = ProcessWatch(self.say)
+        watch.begin("the teacher", lambda: trainer)
+        while True:
+            watch.poll()
+            if ray.wait([references], timeout=WAIT_SECONDS)[0]:
+                watch.hear("the teacher")
+                try:
+                    reference = next(references)
+                except StopIteration:
+                    return
+                yield ray.get(reference)
+
+    def gate_teachers(self) -> None:
+        """Measure the accuracy of the teachers once, and print it with what is wrong.
+
+        Raises InputError if one is less accurate than --teacher-min-acc.
+        """
+        study, root = self.study, self.study.folder / "teacher"
+        runs = with_members(numbered(study, whole_teachers(study)))
+        self.mirror.pull(*files_of_teachers(study))  # perhaps another machine has trained them
+
+        def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
+            missing = find_unmeasured(study.run, runs, root, measured, self.data)
+            return self._measure(missing) if missing else []
+
+        keys, least = [key_of(run) for run in runs], study.run.teacher_min_acc
+        try:
+            results.check_teachers(study.folder, keys, measure_missing, least, self.say)
+        finally:
+            self.mirror.push(TEACHER_ACCURACY)
+
+    def _measure(self, missing: list[Run]) -> list[TeacherAccuracy]:
+        """Measure teachers here, or in a Ray task where that takes a GPU or a cluster."""
+        if _runs_on_these_cpus(self.study):
+            threads = torch.get_num_threads()
+            try:
+                return measure_teachers(self.study, missing, self.data)
+            finally:
+                torch.set_num_threads(threads)
+        try:
+            measured: list[TeacherAccuracy] = self._in_task(measure_teachers, missing)
+            return measured
+        except ray.exceptions.RayTaskError as error:
+            text = f"the teacher's accuracy cannot be measured: {error.cause}"
+            raise _of_folder(error) or InputError(text) from error
+
+    def measure_costs(self) -> None:
+        """Measure what costs.json lacks if the study runs on GPUs or on a cluster."""
+        if not _runs_on_these_cpus(self.study):  # else it was measured before Ray
+            _add(self.study, self.mirror, self.say, partial(self._in_task, measure_all))
+
+    def _in_task(self, function: Callable[..., Any], items: Any) -> Any:
+        """Call a function of the study, items and data in a Ray task with a trial's resources."""
+        cpu, gpu = self.trial
+        task: Any = ray.remote(num_cpus=cpu, num_gpus=gpu)(with_data)
+        return ray.get(task.remote(function, self.study, items, Contents.of(self.data)))
 
 
 def _of_folder(error: ray.exceptions.RayError) -> FolderUnusableError | None:
@@ -91,83 +161,10 @@ def _of_folder(error: ray.exceptions.RayError) -> FolderUnusableError | None:
     return cause if isinstance(cause, FolderUnusableError) else None
 
 
-def _start_trainer(trial: TrialResources) -> Any:
-    """Return the actor that trains teachers; Ray starts it anew if its process dies."""
-    actor: Any = ray.remote(TeacherTrainer)
-    retries = {"max_restarts": _MAX_RETRIES, "max_task_retries": _MAX_RETRIES}
-    return actor.options(num_cpus=trial.cpu, num_gpus=trial.gpu, **retries).remote()
-
-
-def _watched(trainer: Any, references: Any, say: Callable[[str], None]) -> Iterator[str]:
-    """Yield the lines of a training; if the actor's process is frozen, it is killed."""
-    watch = ProcessWatch(say)
-    watch.begin("the teacher", lambda: trainer)
-    while True:
-        watch.poll()
-        if ray.wait([references], timeout=WAIT_SECONDS)[0]:
-            watch.hear("the teacher")
-            try:
-                reference = next(references)
-            except StopIteration:
-                return
-            yield ray.get(reference)
-
-
-def gate_teachers(
-    study: Study,
-    data: StudyData,
-    mirror: Mirror,
-    trial: TrialResources,
-    say: Callable[[str], None],
-) -> None:
-    """Measure the accuracy of the teachers once, and print it with what is wrong.
-
-    Raises InputError if one is less accurate than --teacher-min-acc.
-    """
-    root = study.folder / "teacher"
-    runs = with_members(numbered(study, whole_teachers(study)))
-    mirror.pull(*files_of_teachers(study))  # perhaps another machine has trained them
-
-    def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        missing = find_unmeasured(study.run, runs, root, measured, data)
-        return _measure(study, data, missing, trial) if missing else []
-
-    keys = [key_of(run) for run in runs]
-    try:
-        results.check_teachers(study.folder, keys, measure_missing, study.run.teacher_min_acc, say)
-    finally:
-        mirror.push(TEACHER_ACCURACY)
-
-
-def _measure(
-    study: Study, data: StudyData, missing: list[Run], trial: TrialResources
-) -> list[TeacherAccuracy]:
-    """Measure teachers in this process, or in a Ray task where that takes a GPU or a cluster.
-
-    The task releases its GPU on return, which the driver's own process could not.
-    """
-    if _runs_on_these_cpus(study):
-        threads = torch.get_num_threads()
-        try:
-            return measure_teachers(study, missing, data)
-        finally:
-            torch.set_num_threads(threads)
-    task: Any = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu)(with_data)
-    try:
-        reference = task.remote(measure_teachers, study, missing, Contents.of(data))
-        measured: list[TeacherAccuracy] = ray.get(reference)
-        return measured
-    except ray.exceptions.RayTaskError as error:
-        text = f"the teacher's accuracy cannot be measured: {error.cause}"
-        raise _of_folder(error) or InputError(text) from error
-
-
 # Cost of the study's students and teachers, measured once before its trials.
 
 
-def measure_before_ray(
-    study: Study, data: StudyData, mirror: Mirror, say: Callable[[str], None] = print
-) -> None:
+def measure_before_ray(study: Study, data: StudyData, mirror: Mirror, say: Say = print) -> None:
     """Measure what costs.json lacks if the study runs on the CPUs of this machine.
 
     The machine is idle now; workers of Ray would use its cores.
@@ -176,40 +173,14 @@ def measure_before_ray(
         _add(study, mirror, say, lambda missing: measure_all(study, missing, data))
 
 
-def measure_with_ray(
-    study: Study,
-    data: StudyData,
-    mirror: Mirror,
-    trial: TrialResources,
-    say: Callable[[str], None],
-) -> None:
-    """Measure what costs.json still lacks in a Ray task that has the resources of a trial.
-
-    The task releases its GPU on return, which the driver's own process could not.
-    """
-    if _runs_on_these_cpus(study):
-        return  # what is lacking now could not be measured
-    task = ray.remote(num_cpus=trial.cpu, num_gpus=trial.gpu, max_retries=0)(with_data)
-    contents = Contents.of(data)
-    _add(
-        study,
-        mirror,
-        say,
-        lambda missing: ray.get(task.remote(measure_all, study, missing, contents)),
-    )
-
-
 def _runs_on_these_cpus(study: Study) -> bool:
     return not study.address and device_of(study).type == "cpu"
-
-
-Missing = list[tuple[Role, str]]
 
 
 def _add(
     study: Study,
     mirror: Mirror,
-    say: Callable[[str], None],
+    say: Say,
     measure_missing: Callable[[Missing], tuple[list[Cost], list[str]]],
 ) -> None:
     """Add what costs.json lacks; what is there is never measured again."""

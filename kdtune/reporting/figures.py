@@ -31,10 +31,7 @@ from kdtune.reporting.canvas import (
 from kdtune.results.comparison import (
     Criterion,
     by_repeat,
-    cell,
     completed,
-    difference_and_interval,
-    levels,
     metric_values,
     students_of,
     with_enough_repeats,
@@ -49,9 +46,11 @@ from kdtune.results.examples import (
     confusion,
     read_arms,
 )
+from kdtune.results.formatting import cell, difference_text, interval_text
 from kdtune.results.frames import short_model
 from kdtune.results.results import Results
 from kdtune.results.several import SideBySide
+from kdtune.results.summaries import levels
 from kdtune.statistics.intervals import mean_interval
 
 # Figures of confusion and calibration of the best distilled configuration and its baseline.
@@ -579,7 +578,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
             here = [scale * row.low_here, scale * row.high_here]
             axes.plot(here, [y, y], color=COLOURS[0], lw=6, alpha=0.4, solid_capstyle="butt")
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5, gid=f"row-{y}")
-        difference, ends = difference_and_interval(row, scale)
+        difference, ends = difference_text(row, scale), interval_text(row.low, row.high, scale)
         titles[f"row-{y}"] = f"{results.label(row.config_id)}: {difference} {ends}, n = {row.n:.0f}"
     axes.axvline(0, color=INK, lw=1)
     unit = " in percentage points (pp)" if criterion.in_points else ""
@@ -706,10 +705,10 @@ def means_plot(side: SideBySide) -> CaptionedFigure:
     axes.set_xlabel(f"{metric}{' (%)' * side.criterion.in_points}")
     if len(side.splits) > 1:
         figure.legend(loc="outside lower center", ncols=2)
+    intervals = dict.fromkeys(r.design.single_interval for r in side.studies.values())
     caption = (
-        f"Mean of the best configurations with its 95% t interval "
-        f"{' or '.join(side.single_intervals)}. Means on val are "
-        f"optimistic, since val selected the configurations."
+        f"Mean of the best configurations with its 95% t interval {' or '.join(intervals)}. "
+        f"Means on val are optimistic, since val selected the configurations."
     )
     return CaptionedFigure("best-of-studies", caption, figure)
 

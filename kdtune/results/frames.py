@@ -144,6 +144,8 @@ def label_by_config(trials: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:
 _NUMBERS = ["trial_id", "split", "example", "label", "predicted", "p_label", "teacher", "correct"]
 _NUMBERS += ["kl", "logit_diff"]
 """Columns that metrics per example are computed from. Files of older versions lack some."""
+_UNREADABLE = (ImportError, OSError, ValueError)
+"""Errors of a missing or damaged file, and of pandas without pyarrow, which reads no parquet."""
 
 
 def read_predictions(
@@ -164,14 +166,12 @@ def read_predictions(
         trial_ids: trials to read.
         columns: columns to read; None for all.
     """
-    try:
-        import pyarrow as pa
-    except ImportError:  # pandas works without pyarrow, but cannot read parquet
-        return pd.DataFrame()
     names = None if columns is None else ["trial_id", *columns]
     tables = list(_tables(folder, trial_ids, names).values())
     if not tables:
         return pd.DataFrame()
+    import pyarrow as pa
+
     # permissive: trials recorded by version 0.1 lack columns
     return pa.concat_tables(tables, promote_options="permissive").to_pandas()
 
@@ -188,13 +188,13 @@ def of_trials(folder: Path, trials: pd.DataFrame, split: str) -> pd.DataFrame:
         trial_id, config_id, configuration (its readable label), repeat, then the columns of
         `read_predictions`. Empty if no predictions were kept.
     """
-    done = trials[trials.status == "completed"]
-    frame = read_predictions(folder, list(done.trial_id))
+    trials = trials[trials.status == "completed"]
+    frame = read_predictions(folder, list(trials.trial_id))
     if not len(frame):
         return frame
-    named = done[["trial_id", "config_id", "label", "repeat"]]
-    named = named.rename(columns={"label": "configuration"})
-    return named.merge(frame[frame.split == split], on="trial_id").reset_index(drop=True)
+    trials = trials[["trial_id", "config_id", "label", "repeat"]]
+    trials = trials.rename(columns={"label": "configuration"})
+    return trials.merge(frame[frame.split == split], on="trial_id").reset_index(drop=True)
 
 
 def read_examples(
@@ -205,21 +205,18 @@ def read_examples(
     A trial whose predictions are missing, or do not give the metric, is left out; see
     `config.task.Metric.of_example`.
     """
-    of_example = metric.of_example
+    of_example, by_trial = metric.of_example, {}
     if of_example is None:
         return {}
-    with suppress(ImportError):
-        values_of = {}
-        for trial, table in _tables(folder, trial_ids, [*_NUMBERS, metric.name]).items():
-            # predictions of an older version lack columns, those without a teacher values
-            with suppress(KeyError, TypeError, ValueError):
-                frame = table.to_pandas()
-                values = of_example(np, frame[frame.split == split].sort_values("example"))
-                values_of[trial] = np.asarray(values, dtype=float)
-        finite = {t: v for t, v in values_of.items() if len(v) and np.isfinite(v).all()}
-        # trials of a training function may be of other examples: they are not paired
-        return finite if len({len(values) for values in finite.values()}) < 2 else {}
-    return {}
+    for trial, table in _tables(folder, trial_ids, [*_NUMBERS, metric.name]).items():
+        # predictions of an older version lack columns, those without a teacher values
+        with suppress(KeyError, TypeError, ValueError):
+            frame = table.to_pandas()
+            values = of_example(np, frame[frame.split == split].sort_values("example"))
+            by_trial[trial] = np.asarray(values, dtype=float)
+    finite = {t: v for t, v in by_trial.items() if len(v) and np.isfinite(v).all()}
+    # trials of a training function may be of other examples: they are not paired
+    return finite if len({len(values) for values in finite.values()}) < 2 else {}
 
 
 def _tables(
@@ -228,10 +225,10 @@ def _tables(
     """Return the predictions of trials as pyarrow tables, in the order of the trials."""
     tables: dict[str, Any] = {}
     for trial in trial_ids:
-        with suppress(OSError, ValueError):
+        with suppress(*_UNREADABLE):
             tables[trial] = _read(folder / "trials" / trial / PREDICTIONS, names)
     if missing := [trial for trial in trial_ids if trial not in tables]:
-        with suppress(OSError, ValueError):
+        with suppress(*_UNREADABLE):
             tables |= _split(_read(folder / PREDICTIONS, names), missing)
     return {trial: tables[trial] for trial in trial_ids if trial in tables}
 
@@ -261,7 +258,7 @@ def _split(table: Any, trial_ids: Sequence[str]) -> dict[str, Any]:
 
 def trials_with_predictions(folder: Path) -> set[str]:
     """Return the trials that the study's predictions.parquet holds; empty if it cannot be read."""
-    with suppress(ImportError, OSError, ValueError):
+    with suppress(*_UNREADABLE):
         from pyarrow import compute
 
         table = _read(folder / PREDICTIONS, ["trial_id"])
@@ -280,7 +277,7 @@ accuracy, which is optimistic."""
 _SPLITS = ("train", "val", "test")
 _LINE = ("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", CORRECT)
 """What a record of an epoch holds besides its number, its seconds and its metrics."""
-ENDING = ["status", "error", "node"]
+_ENDING = ["status", "error", "node"]
 
 
 @dataclass(frozen=True)
@@ -345,11 +342,11 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
             dropped.pop(line["trial_id"], None)
         elif line["kind"] == "epoch" and line["trial_id"] in starts:
             epochs.add(line)
-    named = _started(starts, study)
-    frame = epochs.frame(named.drop(columns=["phase", "epochs"]))
+    started = _started(starts, study)
+    frame = epochs.frame(started.drop(columns=["phase", "epochs"]))
     unended = "running" if running else "truncated"
     endings = [_ending(ends.get(t), unended, dropped.get(t)) for t in starts]
-    trials = pd.concat([named, pd.DataFrame(endings, columns=ENDING)], axis=1)
+    trials = pd.concat([started, pd.DataFrame(endings, columns=_ENDING)], axis=1)
     metrics = study.task.with_metrics(epochs.metrics)
     table = _trials(trials, frame, metrics)
     return Frames(frame, table, incomplete, running, last, round_, metrics.recorded)
@@ -458,7 +455,7 @@ def _ending(end: Line | None, unended: str, dropped: Line | None) -> Line:
     """Return status, error and node of a trial; the status is `unended` if it has no end."""
     ending = {"status": unended, "error": None, "node": None}
     if end is not None:
-        ending = {name: end[name] for name in ENDING}
+        ending = {name: end[name] for name in _ENDING}
     return ending if dropped is None else ending | {"status": "dropped", "error": dropped["reason"]}
 
 

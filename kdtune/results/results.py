@@ -14,9 +14,9 @@ from kdtune.config.fields import Value
 from kdtune.config.files import describe_missing
 from kdtune.config.records import NO_LIMITS, Limits, read_costs
 from kdtune.config.study import Scope, Study
-from kdtune.config.task import Range, Task, check_names, name_of
+from kdtune.config.task import Range, Task, check_names, covers, name_of
 from kdtune.config.text import InputError
-from kdtune.results import comparison, summaries, warnings, words
+from kdtune.results import comparison, formatting, summaries, warnings, words
 from kdtune.results.comparison import Criterion
 from kdtune.results.costs import (
     best_within,
@@ -58,24 +58,17 @@ def load(folder: str | Path) -> "Results":
     Raises:
         InputError: if there is no study.
     """
+    path, is_running = Path(folder).expanduser(), None
     if "://" in str(folder):
-        from kdtune.storage.mirror import fetch
+        from kdtune.storage.mirror import fetch  # obstore takes long to import
 
         path, is_running = fetch(str(folder))
-        return _read(path, is_running)
-    path = Path(folder).expanduser()
-    if not path.is_dir():
+    elif not path.is_dir():
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")
-    return _read(path)
-
-
-def _read(folder: Path, running: bool | None = None) -> "Results":
-    study = read_study(folder)
-    frames = read_frames(folder, running, study)
-    costs = cost_frame(read_costs(folder))
-    return Results(
-        folder, study, replace(frames, trials=with_student_costs(frames.trials, costs)), costs
-    )
+    study, costs = read_study(path), cost_frame(read_costs(path))
+    frames = read_frames(path, is_running, study)
+    frames = replace(frames, trials=with_student_costs(frames.trials, costs))
+    return Results(path, study, frames, costs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -208,11 +201,6 @@ class Results:
             self.final_trials, self.trials, self.default_criterion
         )
 
-    @property
-    def finalists_are_recorded(self) -> bool:
-        """Return whether the finalists were recorded before the first of their final repeats."""
-        return self.frames.round is not None
-
     def trials_for(self, criterion: Criterion) -> pd.DataFrame:
         """Return the trials that a criterion is judged by: final ones if it uses held-out repeats.
 
@@ -232,14 +220,18 @@ class Results:
 
         Empty for a complete study.
         """
-        models = [*self._teacher_warnings, *warnings.recorded_warnings(self.folder)]
-        if unequal := words.effort_warning(self.effort, self.study):
-            models.append(unequal)
-        if longer := words.steps_warning(comparison.completed(self.trials), self.task):
-            models.append(longer)
-        problems = warnings.find_problems(self.study, self.frames, self.by, self.task)
-        missing = warnings.find_missing_files(self.folder, self.study, self.frames, self.best())
-        return [*models, *problems, *missing]
+        teachers: list[str] = []
+        if self.task.is_distillation:
+            teachers = warnings.teacher_warnings(self.folder, self.search_trials)
+        texts = [
+            *teachers,
+            *warnings.recorded_warnings(self.folder),
+            words.effort_warning(self.effort, self.study),
+            words.steps_warning(comparison.completed(self.trials), self.task),
+            *warnings.find_problems(self.study, self.frames, self.by, self.task),
+            *warnings.find_missing_files(self.folder, self.study, self.frames, self.best()),
+        ]
+        return [text for text in texts if text]
 
     @cached_property
     def effort(self) -> pd.DataFrame:
@@ -250,12 +242,6 @@ class Results:
         0        2                 1
         """
         return comparison.tuning_effort(self.trials, self.default_criterion)
-
-    @property
-    def _teacher_warnings(self) -> list[str]:
-        if not self.task.is_distillation:
-            return []
-        return warnings.teacher_warnings(self.folder, self.search_trials)
 
     @cached_property
     def by(self) -> list[str]:
@@ -563,37 +549,24 @@ class Results:
         planned = self.planned_repeats
         if held_out:  # the number is fixed in a race, but not with --repeats auto
             planned = self.study.repeats if level is None else math.nan
-        images, why = self._images(criterion)
-        return ComparisonContext(
-            self.baseline(criterion, student),
-            planned,
-            held_out,
-            level,
-            images,
-            why,
-            self.design,
-            self.finalists_are_recorded,
-            self.names_recorded_best(criterion),
-        )
-
-    def _images(self, criterion: Criterion) -> tuple[int | None, str]:
-        """Return the number of images that a comparison generalises from, or why it does not."""
-        examples, metric = self.task.examples, criterion.declared
-        if self.design.folds is not None:
-            return None, f"each repeat has other {examples} in val"
-        if metric.of_example is None:
-            return None, f"{metric.label} has no value per {examples[:-1]}"
-        if criterion.scope != "last":
-            return None, "predictions of the last epoch only are kept"
-        table = self.compare(criterion)
+        table, images, why = self.compare(criterion), None, ""
         tested = table[table.n >= MIN_REPEATS] if len(table) else table
-        if not len(tested):
-            return None, ""
-        if tested.n_images.notna().all():
-            return int(tested.n_images.max()), ""
-        if self.task.is_distillation:
-            return None, "predictions of runs are missing"
-        return None, "runs have no values for the same examples"
+        if len(tested) and tested.n_images.notna().all():
+            images = int(tested.n_images.max())
+        else:
+            has_tests = len(tested) > 0
+            why = words.sentence("these images", r=self, criterion=criterion, has_tests=has_tests)
+        return ComparisonContext(
+            baseline=self.baseline(criterion, student),
+            planned=planned,
+            held_out=held_out,
+            anytime_level=level,
+            images=images,
+            why_these_images=why,
+            design=self.design,
+            is_recorded=self.frames.round is not None,
+            names_recorded_best=self.names_recorded_best(criterion),
+        )
 
     def verdict(self, criterion: Criterion | None = None) -> str:
         """Return the conclusion in words, a line for each student; see `words.verdict`.
@@ -608,25 +581,20 @@ class Results:
         without them come last.
         """
         criterion = criterion or self.default_criterion
-        text = self._verdict_by_student(criterion)
-        weak = ""
-        if self.task.is_distillation:
-            weak = warnings.weak_teachers_text(self.folder, self.search_trials)
-        return f"{self.best_within_limits(criterion)}\n{text}\n{weak}".strip()
-
-    def _verdict_by_student(self, criterion: Criterion) -> str:
-        """Return the conclusion, a line for each student if there are several."""
         table, students = self.compare(criterion), self.compared_students(criterion)
+        lines = [self.best_within_limits(criterion)]
         if len(students) < 2:
-            return words.verdict(table, criterion, self.by, self.context(criterion))
-        m = int(table.p_holm.notna().sum())
-        by = [name for name in self.by if name != self.task.group]
-        lines = []
-        for student in students:
-            rows = table[criterion.groups(table) == student]
-            text = words.verdict(rows, criterion, by, self.context(criterion, student), m)
-            lines.append(f"{student}: {text}")
-        return "\n".join(lines)
+            lines.append(words.verdict(table, criterion, self.by, self.context(criterion)))
+        else:
+            m = int(table.p_holm.notna().sum())
+            by = [name for name in self.by if name != self.task.group]
+            for student in students:
+                rows = table[criterion.groups(table) == student]
+                text = words.verdict(rows, criterion, by, self.context(criterion, student), m)
+                lines.append(f"{student}: {text}")
+        if self.task.is_distillation:
+            lines.append(warnings.weak_teachers_text(self.folder, self.search_trials))
+        return "\n".join(line for line in lines if line)
 
     def best_within_limits(self, criterion: Criterion | None = None) -> str:
         """Return the best student within the limits in words; "" without limits."""
@@ -662,19 +630,21 @@ class Results:
         fixed = {*criterion.fixed} if student is None else {*criterion.fixed, task.group}
         others = [n for n in self.by if n not in fixed and not pd.isna(chosen[f"config/{n}"])]
         aids = regularisers(task, {name: chosen[f"config/{name}"] for name in others})
-        if aids:
-            but = " but" * criterion.has_plain_baseline
-            text += f"{but} with {join_words(aids.values())}"
-        rest = [name for name in others if name not in aids]
-        return f"{text} ({config_label(chosen, rest)})" if rest else text
+        rest = config_label(chosen, [name for name in others if name not in aids])
+        return words.sentence(
+            "tuned baseline",
+            baseline=text,
+            is_plain=criterion.has_plain_baseline,
+            aids=join_words(aids.values()) if aids else "",
+            rest=rest if len(others) > len(aids) else "",
+        )
 
     def edges(self, criterion: Criterion | None = None) -> str:
         """Return whether the best configuration is at the edge of the search space; else ""."""
         criterion = criterion or self.default_criterion
         best = self.best(criterion)
         ends = summaries.edges(self.search_trials, best, self.by, criterion) if best else []
-        text = "The best configuration is at the edge of the search space"
-        return f"{text}: {', '.join(ends)}. Consider extending the range." if ends else ""
+        return words.sentence("edge", ends=ends) if ends else ""
 
     def default_text(self, criterion: Criterion | None = None) -> str:
         """Return how the chosen configuration compares with the recipe's default.
@@ -705,23 +675,23 @@ class Results:
         ...
         """
         criterion = criterion or self.default_criterion
-        scope, columns = criterion.scope, columns or self.task.table_metrics
-        whole = self.summary(by, columns, scope, full=True)
+        columns, context = columns or self.task.table_metrics, self.context(criterion)
+        whole = self.summary(by, columns, criterion.scope, full=True)
         parts = ["No run has completed."]
         if len(table := summaries.best_rows(whole, criterion, MAX_PRINTED_ROWS)):
-            optimistic = " (optimistic: selected by the reported accuracy)" * (scope == "best")
-            note = f"mean ± SD over n repeats{self.repeats_phrase}, val, scope {scope}"
-            parts = [comparison.format_table(table), f"{note}{optimistic}"]
+            repeats, scope = self.repeats_phrase, criterion.scope
+            note = words.sentence("means", repeats=repeats, scope=scope)
+            parts = [formatting.format_table(table), note]
         if len(table := self.compare(criterion)):
-            context = self.context(criterion)
-            head, rows = comparison.comparison_rows(
+            head, rows = formatting.comparison_rows(
                 table, self.by, criterion, context.anytime_level
             )
-            about = f"from {context.baseline}{context.repeats_phrase}"
-            parts.append(f"Difference in {criterion.label} {about}:")
-            parts.append(comparison.markdown(head, rows[:MAX_PRINTED_ROWS]))
             effort = words.effort_text(self.effort, self.task)
-            parts.append(" ".join([*context.method(), effort]).rstrip())
+            parts += [
+                context.sentence("difference", metric=criterion.label),
+                formatting.markdown(head, rows[:MAX_PRINTED_ROWS]),
+                " ".join([*context.method(), effort]).rstrip(),
+            ]
         parts += cost_text(self.costs, teacher_files(self.study))
         if best := self.best(criterion):
             table, context = self.selection(criterion), self.context(criterion, self.student(best))
@@ -769,16 +739,13 @@ def check_baseline(criterion: Criterion, study: Study) -> None:
 
     The default, training without distillation, is not checked: a study may do without it.
     """
-    task = study.task
-    for name, value in {} if criterion.has_plain_baseline else criterion.fixed.items():
+    if criterion.has_plain_baseline:
+        return
+    for name, value in criterion.fixed.items():
         values = study.values(name)
-        if isinstance(values, Range):
-            is_searched = not isinstance(value, str) and values.low <= value <= values.high
-        else:
-            is_searched = value in values
         # samplers add alpha = 1 even if the list or range of alphas does not hold it
-        is_searched |= study.has_plain and task.baseline.get(name) == value
-        if not is_searched:
+        is_added = study.has_plain and study.task.baseline.get(name) == value
+        if not is_added and not covers(values, (value,)):
             shown = values if isinstance(values, Range) else ", ".join(map(str, values))
             raise InputError(
                 f"--baseline must be a configuration of the study ({name}: {shown}), but got "
@@ -798,15 +765,10 @@ def parse_baseline(text: str, names: Collection[str], hint: str = "") -> dict[st
     values: dict[str, Value] = {}
     for part in text.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or name not in names or not value:
+        if not equals or name not in names or not value or name in values:
             raise InputError(
-                f"--baseline must be NAME=VALUE[,NAME=VALUE...] with names of hyperparameters, but "
-                f"got {text}. {hint}"
-            )
-        if name in values:
-            raise InputError(
-                f"--baseline must give each hyperparameter one value, but got {name} twice in "
-                f"{text}. The baseline is one configuration"
+                f"--baseline must be NAME=VALUE[,NAME=VALUE...] with names of hyperparameters, "
+                f"each once, but got {text}. {hint}"
             )
         try:
             values[name] = float(value)

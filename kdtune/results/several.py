@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
@@ -25,18 +25,15 @@ from kdtune.results.comparison import (
     Criterion,
     by_repeat,
     compare_pairs,
-    comparison_rows,
     completed,
     completed_configs,
-    format_table,
-    markdown,
     mean_columns,
     over_known,
-    plus_minus,
 )
 from kdtune.results.design import Design, Pair, difference_table, stricter
+from kdtune.results.formatting import comparison_rows, format_table, markdown, plus_minus
 from kdtune.results.results import Results, data_name, load
-from kdtune.results.words import ComparisonContext, short_verdict, verdict
+from kdtune.results.words import ComparisonContext, sentence, short_verdict, verdict
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import read_saved
 
@@ -46,17 +43,13 @@ from kdtune.storage.records import read_saved
 SHARED_BY_PAIRS = ("seed", "train_images", "augmentation", "folds", "teachers")
 """What a repeat of two studies must share: it fixes order and augmentation of the same images, the
 split into train and val, and which of the teachers it learns from."""
-NOT_COMPARED = {
-    *("name", "out", "run", "space", "keep", "rerun_dropped", "address", "cache", "cache_gb"),
-    *("gpus", "gpus_per_trial", "loader_workers", "data", "extra", "repeat", "study_values"),
-}
+_NOT_COMPARED = """
+name out run space keep rerun_dropped address cache cache_gb gpus gpus_per_trial loader_workers
+data extra repeat study_values
+"""
+NOT_COMPARED = frozenset(_NOT_COMPARED.split())
 """Fields of `Study` and `Run` without an influence on results, or that are compared otherwise: data
 by their content, the run and the space value by value."""
-
-
-def _fingerprints_of(results: Results) -> dict[str, str]:
-    """Return the content hashes of a study's data, teacher and student, as far as known."""
-    return read_saved(results.folder).fingerprints
 
 
 def check_same_data(studies: Mapping[str, Results]) -> str:
@@ -65,9 +58,8 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
     Returns:
         A sentence if that is not known for some of them, else "".
     """
-    prints = {name: _fingerprints_of(results).get("data") for name, results in studies.items()}
-    sizes = {name: val_size(results) for name, results in studies.items()}
-    unknown = [name for name, text in prints.items() if text is None]
+    prints = {name: _fingerprints(results).get("data") for name, results in studies.items()}
+    sizes = {name: _val_size(results) for name, results in studies.items()}
     if len({*prints.values(), None}) > 2 or len({*sizes.values(), 0}) > 2:
         shown = "; ".join(
             f"{name}: {results.study.run.data}, fingerprint {prints[name] or 'not known'}, "
@@ -78,16 +70,16 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
             f"studies can be compared on the same data only, but these have different data "
             f"({shown}); name studies of one data set, or one study"
         )
-    if not unknown:
-        return ""
-    have = "has" if len(unknown) == 1 else "have"
-    return (
-        f"It is not known whether the data are the same, since {' and '.join(unknown)} {have} no "
-        f"fingerprint of them; the comparison assumes it."
-    )
+    unknown = [name for name, fingerprint in prints.items() if fingerprint is None]
+    return sentence("data not known", studies=unknown) if unknown else ""
 
 
-def val_size(results: Results) -> int:
+def _fingerprints(results: Results) -> dict[str, str]:
+    """Return the content hashes of a study's data, teacher and student, as far as known."""
+    return read_saved(results.folder).fingerprints
+
+
+def _val_size(results: Results) -> int:
     """Return the number of val images of a study; 0 before its first epoch."""
     val = results.epochs[results.epochs.split == "val"]
     return int(val.n_examples.max()) if len(val) else 0
@@ -124,19 +116,18 @@ def _settings(results: Results) -> Iterator[tuple[str, str]]:
     for f in fields(Study):
         if f.name not in NOT_COMPARED:
             yield f.name, _shown(getattr(study, f.name))
-    for name, text in _fingerprints_of(results).items():
+    for name, text in _fingerprints(results).items():
         if name != "data":
             yield f"fingerprint of the {name}", text
 
 
 def _all_values(study: Study, name: str) -> Values:
     """Return the values of a hyperparameter in their order, those of the baseline included."""
-    values = study.values(name)
+    values, baseline = study.values(name), study.task.baseline
     if isinstance(values, Range):
         return values
-    baseline = study.task.baseline
-    more = (baseline[name],) if name in baseline and study.has_plain else ()
-    values = tuple(dict.fromkeys((*values, *more)))
+    if name in baseline and study.has_plain:
+        values = tuple(dict.fromkeys((*values, baseline[name])))
     return values if any(isinstance(v, str) for v in values) else tuple(sorted(values))
 
 
@@ -151,10 +142,29 @@ def _shown(value: Any) -> str:
 # of teachers; otherwise they are independent samples.
 
 
-_SPLITS = ("val", "test")
-_Row = dict[str, Any]
 MAX_FILE_NAME = 100
 """Characters of the studies' names in the name of a file."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration of a study that is compared with one of another study."""
+
+    study: str
+    """Name of the study."""
+    kind: str
+    """"distilled" or "plain"; "other" or "baseline" for another baseline."""
+    is_best: bool
+    """Whether it is the best of the study, of either kind."""
+    config_id: str
+    label: str
+    trials: pd.DataFrame = field(repr=False)
+    """Its trials by which the criterion is judged."""
+
+    def sample(self, split: str, criterion: Criterion) -> pd.Series:
+        """Return the criterion's metric on a split by repeat."""
+        scope = criterion.scope if split == "val" else "last"
+        return by_repeat(self.trials, criterion.metric, scope, split)[self.config_id].dropna()
 
 
 def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "SideBySide":
@@ -200,6 +210,24 @@ class SideBySide:
         return next(iter(self.studies))
 
     @cached_property
+    def candidates(self) -> list[Candidate]:
+        """The best configuration of each study, and its best baseline."""
+        plain = self.criterion.has_plain_baseline
+        kinds = {False: "distilled", True: "plain"} if plain else {False: "other", True: "baseline"}
+        candidates = []
+        for name, results in self.studies.items():
+            best, trials = results.best(self.criterion), results.trials_for(self.criterion)
+            is_baseline = self.criterion.is_baseline(completed_configs(results.trials))
+            for value, kind in kinds.items():
+                group = list(is_baseline.index[is_baseline == value])
+                config = best if best in group else results.best_among(group, self.criterion)
+                if config is not None:
+                    label, of_config = results.label(config), trials[trials.config_id == config]
+                    is_best = config == best
+                    candidates.append(Candidate(name, kind, is_best, config, label, of_config))
+        return candidates
+
+    @cached_property
     def best(self) -> pd.DataFrame:
         """The best configuration of each study, and its best baseline.
 
@@ -208,35 +236,14 @@ class SideBySide:
         sd, n and the ends of its 95 % t interval: <split>/mean, /std, /n, /low, /high for val and
         test. The mean on val is optimistic, since val selected the configuration.
         """
-        rows = [row for name in self.studies for row in self._best_of(name)]
-        statistics = [f"{s}/{k}" for s in _SPLITS for k in ("mean", "std", "n", "low", "high")]
-        columns = ["study", "kind", "is_best", "config_id", "label", *statistics]
-        return pd.DataFrame(rows, columns=columns)
-
-    def _best_of(self, name: str) -> Iterator[_Row]:
-        results = self.studies[name]
-        values = self._values(name, "val").dropna(axis=1, how="all")
-        can_be = self.criterion.is_baseline(completed_configs(results.trials))
-        kinds = (
-            ("plain", "distilled") if self.criterion.has_plain_baseline else ("baseline", "other")
-        )
-        best = results.best(self.criterion)
-        for kind, wanted in zip(reversed(kinds), (False, True), strict=True):
-            group = [config for config in values if can_be[config] == wanted]
-            config = best if best in group else results.best_among(group, self.criterion)
-            if config is None:
-                continue
-            row: _Row = {"study": name, "kind": kind, "is_best": config == best}
-            row |= {"config_id": config, "label": results.label(config)}
-            for split in _SPLITS:
-                row |= mean_columns(split, self._values(name, split)[config])
-            yield row
-
-    def _values(self, name: str, split: str) -> pd.DataFrame:
-        """Return the metric of a study's trials: a row per repeat, a column per config_id."""
-        trials = self.studies[name].trials_for(self.criterion)
-        scope = self.criterion.scope if split == "val" else "last"
-        return by_repeat(trials, self.criterion.metric, scope, split)
+        names = ["study", "kind", "is_best", "config_id", "label"]
+        rows = [
+            {name: getattr(candidate, name) for name in names}
+            | mean_columns("val", candidate.sample("val", self.criterion))
+            | mean_columns("test", candidate.sample("test", self.criterion))
+            for candidate in self.candidates
+        ]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=names)
 
     @cached_property
     def splits(self) -> list[str]:
@@ -250,88 +257,79 @@ class SideBySide:
 
         One row per split, study and pair of configurations ("best": the best of each study;
         "plain": the best baseline of each, unless they are the best): split, study, pair, label,
-        against (label in the first study), diff, low, high (simultaneous 95 % t interval:
-        Bonferroni over the rows of the split; for new repeats and new images if n_images is known,
-        see `design.Pair`), n (repeats of the study, the common ones if paired), n_reference,
-        n_images, p, p_holm (over the rows of the split), paired, why (if it is not). There is no
-        interval and no p value (NaN) with fewer than three repeats, or for unpaired repeats with
-        folds.
+        against (label in the first study), paired, why (if it is not), n (repeats of the study, the
+        common ones if paired), n_baseline, p_holm (over the rows of the split), and the other
+        columns of `comparison.compare`. The interval is simultaneous: Bonferroni over the rows of
+        the split. There is no interval and no p value (NaN) with fewer than three repeats, or for
+        unpaired repeats with folds.
         """
-        table = self.statistics
-        columns = ["split", "study", "pair", "label", "against", "paired", "why"]
-        columns += ["diff", "low", "high", "p", "n", "n_images", "n_baseline", "p_holm"]
-        return table[columns].rename(columns={"n_baseline": "n_reference"}) if len(table) else table
-
-    @cached_property
-    def statistics(self) -> pd.DataFrame:
-        """`comparisons` with all columns of `comparison.compare_pairs`."""
         kinds = list(self._pairs())
         parts = []
         for split in self.splits if kinds else ():
             pairs = [self._pair(split, a, b) for _, a, b in kinds]
-            table = compare_pairs(pairs, self.criterion, m=len(pairs))
             names = [
-                [split, a.study, kind, a.label, b.label, not pair.why_unpaired, pair.why_unpaired]
+                {
+                    "split": split,
+                    "study": a.study,
+                    "pair": kind,
+                    "label": a.label,
+                    "against": b.label,
+                    "paired": not pair.why_unpaired,
+                    "why": pair.why_unpaired,
+                    "n_baseline": len(b.sample(split, self.criterion)),
+                }
                 for (kind, a, b), pair in zip(kinds, pairs, strict=True)
             ]
-            columns = ["split", "study", "pair", "label", "against", "paired", "why"]
-            table[columns] = pd.DataFrame(names, columns=columns)
+            table = pd.DataFrame(names).join(compare_pairs(pairs, self.criterion, m=len(pairs)))
             # repeats, even where the means of teachers are the sample
-            sizes = [[len(self._sample(row, split)) for row in (a, b)] for _, a, b in kinds]
-            unpaired = ~table.paired.astype(bool)
-            table["n_baseline"] = table.n
-            table.loc[unpaired, ["n", "n_baseline"]] = np.array(sizes)[unpaired]
+            sizes = [len(a.sample(split, self.criterion)) for _, a, _ in kinds]
+            table["n"] = table.n.where(table.paired, sizes)
+            table["n_baseline"] = table.n.where(table.paired, table.n_baseline)
             parts.append(table.assign(p_holm=over_known(table.p)))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-    def _pairs(self) -> Iterator[tuple[str, pd.Series, pd.Series]]:
-        """Yield the pairs of rows of `best` that are compared, and what they are."""
-        rows = self.best
-        first = rows[rows.study == self.reference]
+    def _pairs(self) -> Iterator[tuple[str, Candidate, Candidate]]:
+        """Yield the pairs of configurations that are compared, and what they are."""
         for name in list(self.studies)[1:]:
-            others = rows[rows.study == name]
             for kind in ("best", "plain", "baseline"):
-                a, b = (_of_kind(table, kind) for table in (others, first))
-                if a is None or b is None:
-                    continue
-                if kind == "best" or not (a.is_best and b.is_best):
+                a, b = self._candidate(name, kind), self._candidate(self.reference, kind)
+                if a and b and (kind == "best" or not (a.is_best and b.is_best)):
                     yield kind, a, b
 
-    def _pair(self, split: str, a: pd.Series, b: pd.Series) -> Pair:
+    def _candidate(self, name: str, kind: str) -> Candidate | None:
+        """Return the best configuration of a study, of all or of a kind; None without any."""
+        of_study = (c for c in self.candidates if c.study == name)
+        return next((c for c in of_study if (c.is_best and kind == "best") or c.kind == kind), None)
+
+    def _pair(self, split: str, a: Candidate, b: Candidate) -> Pair:
         """Return the pair of a configuration of a study with one of the first study."""
-        x, y = (self._sample(row, split) for row in (a, b))
+        x, y = a.sample(split, self.criterion), b.sample(split, self.criterion)
         common = x.index.intersection(y.index)
-        obstacles = pairing_obstacles(*(self.studies[row.study].study for row in (b, a)))
+        obstacles = pairing_obstacles(*(self.studies[c.study].study for c in (b, a)))
         if not obstacles and len(common) <= min(len(x), len(y)) / 2:
             obstacles = [f"{len(common) or 'no'} common repeats"]
         design = self.design_against(a.study)
         if why := ", ".join(obstacles):
-            means, others = self._unit_means(a.study, x), self._unit_means(b.study, y)
+            means, others = self._unit_means(a, x), self._unit_means(b, y)
             return Pair(means, others, design=design, why_unpaired=why)
-        tables = [self._examples(row, split, common, design) for row in (a, b)]
+        tables = [self._examples(c, split, common, design) for c in (a, b)]
         x, y, repeats = x[common], y[common], [int(repeat) for repeat in common]
         return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables), repeats, design)
 
-    def _sample(self, row: pd.Series, split: str) -> pd.Series:
-        """Return the metric of a row of `best` by repeat."""
-        return self._values(row.study, split)[row.config_id].dropna()
+    def _unit_means(self, candidate: Candidate, sample: pd.Series) -> np.ndarray:
+        """Return the independent numbers of a sample: its repeats, or the means of teachers."""
+        design = self.studies[candidate.study].design
+        return design.unit_means(sample.to_numpy(dtype=float), list(sample.index))
 
     def _examples(
-        self, row: pd.Series, split: str, repeats: pd.Index, design: Design
+        self, candidate: Candidate, split: str, repeats: pd.Index, design: Design
     ) -> list[np.ndarray | None]:
         """Return the metric of each example by repeat, as far as known."""
         if design.folds is not None:  # each repeat has other images
             return [None] * len(repeats)
-        results = self.studies[row.study]
-        trials = completed(results.trials_for(self.criterion))
-        ids = trials[trials.config_id == row.config_id].set_index("repeat").trial_id[repeats]
-        by_trial = results.examples(self.criterion, split)(list(ids))
+        ids = completed(candidate.trials).set_index("repeat").trial_id[repeats]
+        by_trial = self.studies[candidate.study].examples(self.criterion, split)(list(ids))
         return [by_trial.get(trial) for trial in ids]
-
-    def _unit_means(self, name: str, sample: pd.Series) -> np.ndarray:
-        """Return the independent numbers of a sample: its repeats, or the means of teachers."""
-        design = self.studies[name].design
-        return design.unit_means(sample.to_numpy(dtype=float), list(sample.index))
 
     def design_against(self, name: str) -> Design:
         """Return the design that decides the comparison of a study with the first one."""
@@ -342,29 +340,16 @@ class SideBySide:
 
     def context(self, row: pd.Series) -> ComparisonContext:
         """Return the baseline of a row of `comparisons`, with the sentences about it."""
+        studies = self.studies.values()
+        adaptive = any(math.isnan(r.planned_repeats) or r.study.until_decided for r in studies)
         return ComparisonContext(
             baseline=f"{row.against} in {self.reference}",
-            planned=math.nan if self.is_adaptive else 0,
+            planned=math.nan if adaptive else 0,
             images=None if math.isnan(row.n_images) else int(row.n_images),
             design=self.design_against(row.study),
             split=row.split,
             is_one_study=False,
         )
-
-    @cached_property
-    def settings(self) -> pd.DataFrame:
-        """The settings that differ; see `differing_settings`."""
-        return differing_settings(self.studies)
-
-    @property
-    def single_intervals(self) -> list[str]:
-        """What the intervals of `best` are computed over, and hold for; one text per design."""
-        return list(dict.fromkeys(results.design.single_interval for results in self.results))
-
-    @property
-    def is_adaptive(self) -> bool:
-        """Whether the number of repeats of a study depended on its results."""
-        return any(math.isnan(r.planned_repeats) or r.study.until_decided for r in self.results)
 
     @property
     def default_file(self) -> str:
@@ -372,22 +357,12 @@ class SideBySide:
         names = "-".join(Path(name).name for name in self.studies)
         return f"comparison-{names[:MAX_FILE_NAME]}.html"
 
-    @property
-    def results(self) -> list[Results]:
-        """The studies without their names."""
-        return list(self.studies.values())
-
-
-def _of_kind(rows: pd.DataFrame, kind: str) -> pd.Series | None:
-    """Return the row of the best configuration, or of the best one of a kind; None without any."""
-    matches = rows[rows.is_best] if kind == "best" else rows[rows.kind == kind]
-    return matches.iloc[0] if len(matches) else None
-
 
 # Tables and sentences of studies side by side, shared by the terminal and the report.
 
 
-_Rows = tuple[list[str], list[list[str]]]
+_IN_JSON = ["split", "study", "pair", "label", "against", "paired", "why", "diff", "low", "high"]
+_IN_JSON += ["p", "n", "n_images", "n_reference", "p_holm"]
 
 
 def text(side: SideBySide, format: Format = "md") -> str:
@@ -395,12 +370,15 @@ def text(side: SideBySide, format: Format = "md") -> str:
 
     "json" is the three tables alone, "csv" the one of the best configurations.
     """
-    if format == "json":
-        tables = {"best": side.best, "comparisons": side.comparisons, "settings": side.settings}
-        parsed = {name: json.loads(format_table(t, "json")) for name, t in tables.items()}
-        return json.dumps({"studies": list(side.studies), **parsed}, indent=2)
     if format == "csv":
         return format_table(side.best, "csv")
+    if format == "json":
+        comparisons = side.comparisons.rename(columns={"n_baseline": "n_reference"})
+        comparisons = comparisons.reindex(columns=_IN_JSON if len(comparisons) else [])
+        settings = differing_settings(side.studies)
+        tables = {"best": side.best, "comparisons": comparisons, "settings": settings}
+        parsed = {name: json.loads(format_table(t, "json")) for name, t in tables.items()}
+        return json.dumps({"studies": list(side.studies), **parsed}, indent=2)
     parts = [markdown(*best_rows(side)), best_note(side)]
     if len(side.comparisons):
         parts += [f"Difference from {side.reference}:", markdown(*difference_rows(side))]
@@ -409,19 +387,15 @@ def text(side: SideBySide, format: Format = "md") -> str:
     return "\n\n".join(part for part in [*parts, side.doubt, *conclusions(side)] if part)
 
 
-def best_rows(side: SideBySide) -> _Rows:
+def best_rows(side: SideBySide) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table of the best configurations."""
     scale, percent = side.criterion.scale, " (%)" * side.criterion.in_points
     head = ["study", "", "configuration", "n"]
     head += [f"{split} {side.criterion.metric}{percent}" for split in side.splits]
     rows = []
     for _, row in side.best.iterrows():
-        cells = [
-            row.study,
-            f"{row.kind}{' (best)' * row.is_best}",
-            row.label,
-            f"{row['val/n']:.0f}",
-        ]
+        kind = f"{row.kind}{' (best)' * row.is_best}"
+        cells = [row.study, kind, row.label, f"{row['val/n']:.0f}"]
         for split in side.splits:
             cells.append(plus_minus(scale * row[f"{split}/mean"], scale * row[f"{split}/std"]))
         rows.append(cells)
@@ -430,26 +404,21 @@ def best_rows(side: SideBySide) -> _Rows:
 
 def best_note(side: SideBySide) -> str:
     """Return what the numbers of the best configurations are."""
-    scope = "" if side.criterion.scope == "last" else f", scope {side.criterion.scope} on val"
-    note = (
-        f"mean ± SD over n repeats{scope}. val selected the configurations, so their means on val "
-    )
-    note += "are optimistic, the more so the more configurations a study has"
-    return f"{note}; test selected nothing." if "test" in side.splits else f"{note}."
+    return sentence("best of each", scope=side.criterion.scope, has_test="test" in side.splits)
 
 
-def difference_rows(side: SideBySide) -> _Rows:
+def difference_rows(side: SideBySide) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table of differences from the first study."""
-    table = side.statistics
+    table = side.comparisons.drop(columns=["wins", "low_here"])
     kinds = table["pair"].map(lambda kind: "" if kind == "best" else f"{kind}: ")
-    table = table.assign(label=kinds + table.label).drop(columns=["wins", "low_here"])
+    table = table.assign(label=kinds + table.label)
     columns = {"study": "study", "label": "configuration", "against": f"against {side.reference}'s"}
     return comparison_rows(table, columns | {"split": "split"}, side.criterion)
 
 
-def setting_rows(side: SideBySide) -> _Rows:
+def setting_rows(side: SideBySide) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table of settings that differ."""
-    table = side.settings
+    table = differing_settings(side.studies)
     return list(table.columns), [list(row) for row in table.itertuples(index=False)]
 
 
@@ -459,7 +428,7 @@ def method(side: SideBySide) -> str:
     Once for val and test, as long as both are paired by image or neither is; test stands for both.
     """
     sentences = {}
-    for _, row in side.statistics.iterrows():
+    for _, row in side.comparisons.iterrows():
         context = side.context(row)
         # unpaired folds have no test, as the conclusion says
         if row.paired or context.design.folds is None:
@@ -469,17 +438,16 @@ def method(side: SideBySide) -> str:
 
 def conclusions(side: SideBySide) -> Iterator[str]:
     """Yield a sentence for each other study on its best configuration, on test if there is one."""
-    table = side.statistics
+    table = side.comparisons
     if not len(table):
-        yield "No comparison: each study needs completed runs."
+        yield sentence("no studies")
         return
     split = side.splits[-1]
     criterion = replace(side.criterion, split=split)
     table = table[table.split == split]
     for _, row in table[table["pair"] == "best"].iterrows():
-        context = side.context(row)
         rows = row.to_frame().T.infer_objects().assign(label=f"{row.label} in {row.study}")
-        yield verdict(rows, criterion, None, context, m=len(table))
+        yield verdict(rows, criterion, None, side.context(row), m=len(table))
 
 
 # The list of the studies in a folder: state, data, best configuration, conclusion, date.
@@ -516,40 +484,37 @@ def list_studies(folder: str | Path, criterion: Criterion = DEFAULT) -> pd.DataF
     return table.sort_values("last_record", ascending=False, na_position="last", kind="stable")
 
 
-def _describe_folder(folder: Path, criterion: Criterion) -> _Row:
+def _describe_folder(folder: Path, criterion: Criterion) -> dict[str, Any]:
+    """Return the row of a folder; a list is of one line each, so reasons lack the path."""
+    row: dict[str, Any] = {"name": folder.name}
     try:
-        return {"name": folder.name} | _describe(load(folder), criterion)
-    except InputError as error:
-        # a list is of one line each: of the reason the first part, without the path
-        reason = str(error).replace(f"{folder}/", "").replace(str(folder), "it")
-        return {"name": folder.name, "state": f"damaged: {reason}"}
+        return row | _describe(load(folder), criterion)
     except Exception as error:  # whatever damaged records raise, the other studies are listed
-        return {"name": folder.name, "state": f"damaged: {first_line(error)}"}
+        reason = str(error) if isinstance(error, InputError) else first_line(error)
+        reason = reason.replace(f"{folder}/", "").replace(str(folder), "it")
+        return row | {"state": f"damaged: {reason}"}
 
 
-def _describe(results: Results, criterion: Criterion) -> _Row:
+def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
     if results.task is not criterion.task:
         criterion = results.default_criterion
-    row: _Row = {
-        "state": results.status.partition("; last record")[0],
-        "data": data_name(results.study),
-        "metric": criterion.metric,
-    }
-    if (time := results.frames.last_record_time) is not None:
-        row["last_record"] = f"{datetime.fromtimestamp(time, UTC):%F %T}"
+    state, time = results.status.partition("; last record")[0], results.frames.last_record_time
     if incomplete := len(results.frames.incomplete):
-        row["state"] += f", {incomplete} damaged record{'s' * (incomplete > 1)}"
+        state += f", {incomplete} damaged record{'s' * (incomplete > 1)}"
+    row = {"state": state, "data": data_name(results.study), "metric": criterion.metric}
+    if time is not None:
+        row["last_record"] = f"{datetime.fromtimestamp(time, UTC):%F %T}"
     best = results.best(criterion)
     if best is None:
         return row
     values = by_repeat(results.trials_for(criterion), criterion.metric, criterion.scope)
     interval = mean_interval(values[best].dropna())
-    row |= {"best": results.label(best), "mean": interval.mean, "std": interval.sd}
     table = results.compare(criterion)
     if len(results.compared_students(criterion)) > 1:  # the best one's student against itself
         table = table[criterion.groups(table) == results.student(best)]
-    row["verdict"] = short_verdict(table, criterion, results.context(criterion))
-    return row | {"n": interval.n}
+    words = short_verdict(table, criterion, results.context(criterion))
+    numbers = {"mean": interval.mean, "std": interval.sd, "n": interval.n}
+    return row | numbers | {"best": results.label(best), "verdict": words}
 
 
 def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md") -> str:
@@ -563,12 +528,12 @@ def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md
         head[6] = "against the baseline"
     rows = []
     for _, row in table.iterrows():
-        scale, n = criterion.scale, "-" if math.isnan(row.n) else f"{row.n:.0f}"
-        value = plus_minus(scale * row["mean"], scale * row["std"])
+        texts = row.where(row.notna(), "-")
+        value = plus_minus(criterion.scale * row["mean"], criterion.scale * row["std"])
         if isinstance(row.metric, str) and row.metric != criterion.metric:
             value = f"{plus_minus(row['mean'], row['std'])} ({row.metric})"
-        texts = ["-" if pd.isna(row[c]) else str(row[c]) for c in ("data", "best", "verdict")]
-        last = "-" if pd.isna(row.last_record) else str(row.last_record)[:16]
+        n = "-" if math.isnan(row.n) else f"{row.n:.0f}"
         state = shorten(row.state, _MAX_STATE, placeholder=" ...")
-        rows.append([row["name"], state, *texts[:2], value, n, texts[2], last])
+        cells = [row["name"], state, texts.data, texts.best, value, n, texts.verdict]
+        rows.append([*cells, str(texts.last_record)[:16]])
     return markdown(head, rows)

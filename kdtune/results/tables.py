@@ -26,16 +26,12 @@ from kdtune.results.comparison import (
     Criterion,
     best_config,
     best_first,
-    cell,
     compare_pairs,
-    comparison_rows,
-    format_table,
-    markdown,
     mean_columns,
     over_known,
-    plus_minus,
 )
 from kdtune.results.design import Design, Pair, max_t_over_repeats
+from kdtune.results.formatting import cell, comparison_rows, format_table, markdown, plus_minus
 from kdtune.results.frames import group_label
 from kdtune.results.sources import read_table
 from kdtune.results.words import ComparisonContext, sentence, verdict
@@ -148,6 +144,8 @@ class Runs:
     """Configurations in words, by number."""
     rows: pd.DataFrame
     """Rows of the table that count, with the number of their configuration."""
+    values: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row per run, at its last epoch, mean over examples: its key and the metrics."""
     confounded: list[str] = field(default_factory=list)
     """Other columns that differ between configurations."""
     warnings: list[str] = field(default_factory=list)
@@ -164,11 +162,6 @@ class Runs:
         if epoch is None:
             return self.rows
         return self.rows[self.rows[epoch] == self.rows.groupby(self.key)[epoch].transform("max")]
-
-    @cached_property
-    def values(self) -> pd.DataFrame:
-        """A row per run, at its last epoch, mean over examples: its key and the metrics."""
-        return self.last.groupby(self.key)[self.columns.metrics].mean().reset_index()
 
     def names(self, rows: pd.DataFrame) -> list[str]:
         """Return the runs of rows in words, e.g. ["alpha = 0.5, seed = 1"]."""
@@ -208,6 +201,7 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
                 f"runs without all values of {columns.example}: {_some(runs.names(fewer))}. A "
                 f"difference is over the examples that all its runs have"
             )
+    runs.values = runs.last.groupby(runs.key)[columns.metrics].mean().reset_index()
     counts = runs.values.groupby(_CONFIG).size().reindex(configs.index, fill_value=0)
     if fewer := [f"{runs.labels[c]}: {n}" for c, n in counts.items() if n < counts.max()]:
         runs.warnings.append(
@@ -422,18 +416,16 @@ class TableComparison:
         if baseline is None or not others:
             return pd.DataFrame()
         pairs = [self._pair(config, baseline) for config in others]
-        table = compare_pairs(pairs, self.criterion)
-        table.insert(0, "paired", [not pair.why_unpaired for pair in pairs])
-        table.insert(1, "why", [pair.why_unpaired for pair in pairs])
-        table.insert(2, "n_baseline", [len(pair.b) for pair in pairs])
-        table = table.assign(config_id=others, baseline=baseline)
+        table = self.runs.labels.to_frame("label").join(self.runs.configs.add_prefix("config/"))
+        table = table.loc[others].rename_axis("config_id").reset_index()
+        table["paired"] = [not pair.why_unpaired for pair in pairs]
+        table["why"] = [pair.why_unpaired for pair in pairs]
+        table["n_baseline"] = [len(pair.b) for pair in pairs]
+        table = table.join(compare_pairs(pairs, self.criterion)).assign(baseline=baseline)
         table["p_holm"] = over_known(table.p)
         table["p_max_t"] = math.nan
         if table.paired.all():
             table["p_max_t"] = max_t_over_repeats(self.values, dict.fromkeys(others, baseline))
-        configs = self.runs.configs.add_prefix("config/")
-        configs.insert(0, "label", self.runs.labels)
-        table = configs.rename_axis("config_id").reset_index().merge(table, on="config_id")
         return best_first(table, self.criterion.sign)
 
     @cached_property
@@ -447,28 +439,32 @@ class TableComparison:
 
     def _pair(self, config: int, baseline: int) -> Pair:
         """Return a configuration and the baseline in their common repeats, or unpaired."""
-        columns, last = self.columns, self.runs.last
+        columns = self.columns
         a, b = (self.values[c].dropna() for c in (config, baseline))
-        common, why = a.index.intersection(b.index), ""
+        common = a.index.intersection(b.index)
         if self.unpaired:
             why = "--unpaired"
         elif len(common) <= min(len(a), len(b)) / 2:
             why = f"{len(common) or 'no'} common {columns.repeat}"
-        elif columns.example is not None:
-            rows = last[last[columns.repeat].isin(common)]
-            index = [_CONFIG, columns.repeat]
-            table = rows.pivot(index=index, columns=columns.example, values=columns.metric)
-            x, y = table.loc[config], table.loc[baseline]
+        elif columns.example is None:
+            return Pair(a[common].to_numpy(), b[common].to_numpy())
+        else:
+            x, y = (self._by_example(c).loc[common] for c in (config, baseline))
             shared = (x + y).dropna(axis=1).columns
-            # one example alone does not vary, so that the comparison is over repeats
-            examples = (x - y)[shared].to_numpy() if len(shared) > 1 else None
-            x, y = (t[shared].mean(axis=1).to_numpy() for t in (x, y))
             if len(shared):
-                return Pair(x, y, examples)
+                x, y = x[shared], y[shared]
+                # one example alone does not vary, so that the comparison is over repeats
+                examples = (x - y).to_numpy() if len(shared) > 1 else None
+                return Pair(x.mean(axis=1).to_numpy(), y.mean(axis=1).to_numpy(), examples)
             why = f"no common {columns.example}"
-        if why:
-            return Pair(a.to_numpy(), b.to_numpy(), why_unpaired=why)
-        return Pair(a[common].to_numpy(), b[common].to_numpy())
+        return Pair(a.to_numpy(), b.to_numpy(), why_unpaired=why)
+
+    def _by_example(self, config: int) -> pd.DataFrame:
+        """Return the metric of a configuration: a row per repeat, a column per example."""
+        columns, rows = self.columns, self.runs.last
+        return rows[rows[_CONFIG] == config].pivot(
+            index=columns.repeat, columns=columns.example, values=columns.metric
+        )
 
     @property
     def context(self) -> ComparisonContext:

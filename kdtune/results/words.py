@@ -1,4 +1,7 @@
-"""Results in words: findings, advice, selection and tuning effort, no stronger than the numbers."""
+"""Results in words: findings, advice, selection and tuning effort, no stronger than the numbers.
+
+The sentences are templates in sentences.toml. The functions here choose one and give it numbers.
+"""
 
 import math
 import tomllib
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import DictLoader, Environment, StrictUndefined
 
 from kdtune.config.study import Study
 from kdtune.config.task import Task
@@ -14,15 +18,8 @@ from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     Criterion,
     Finding,
-    amount,
-    count_of_planned,
-    decimals,
-    difference_and_interval,
     find,
     have_enough_repeats,
-    interval_words,
-    n_text,
-    plus_minus,
 )
 from kdtune.results.design import (
     ONE_TEACHER,
@@ -32,22 +29,17 @@ from kdtune.results.design import (
     p_text,
     since_interval,
 )
+from kdtune.results.formatting import (
+    count_of_planned,
+    decimals,
+    difference_text,
+    interval_words,
+    n_text,
+    plus_minus,
+)
 from kdtune.results.frames import config_label
 from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING, Components, t_quantile
 from kdtune.statistics.tests import detectable_difference, detectable_effect, repeats_needed, shrunk
-
-# The sentences. Studies, studies side by side and tables made elsewhere have the same ones.
-
-
-_SENTENCES: dict[str, str] = tomllib.loads(
-    Path(__file__).with_name("sentences.toml").read_text("utf-8")
-)
-"""Templates by what they say; slots are numbers, or texts of the functions below."""
-
-
-def sentence(key: str, /, **slots: object) -> str:
-    """Return a sentence of the table, with texts and numbers in its slots."""
-    return _SENTENCES[key].format(**slots)
 
 
 def count_of(number: float, noun: str) -> str:
@@ -55,7 +47,16 @@ def count_of(number: float, noun: str) -> str:
     return f"{number:.0f} {noun}{'s' * (number != 1)}"
 
 
-# What a comparison is based on.
+_TEMPLATES = Environment(  # noqa: S701 - plain text; the page of the report escapes it
+    loader=DictLoader(tomllib.loads(Path(__file__).with_name("sentences.toml").read_text("utf-8"))),
+    undefined=StrictUndefined,
+)
+_TEMPLATES.filters["count_of"] = count_of
+
+
+def sentence(key: str, /, **slots: object) -> str:
+    """Return a sentence of sentences.toml, with texts and numbers in its slots."""
+    return _TEMPLATES.get_template(key).render(slots)
 
 
 @dataclass(frozen=True)
@@ -88,33 +89,19 @@ class ComparisonContext:
     is_one_study: bool = True
     """Whether the runs are of one study, whose flags the advice may name."""
 
-    @property
-    def examples(self) -> str:
-        """What the splits consist of, in words: "images"."""
-        return self.design.examples
-
-    @property
-    def _variants(self) -> dict[str, bool]:
-        """Which variants of a sentence apply, the one that goes first in front."""
-        return {
-            "any time": self.anytime_level is not None,
-            "not recorded": self.held_out and not self.is_recorded,
-            "held out": self.held_out,
-            "not fixed": math.isnan(self.planned),
-            "folds": self.design.folds is not None,
-            "these": self.images is None,
-        }
-
     def sentence(self, key: str, /, **slots: object) -> str:
-        """Return a sentence of the table, in the first variant ("KEY, VARIANT") that applies.
+        """Return a sentence of sentences.toml about this comparison, there named `c`."""
+        return sentence(key, c=self, **slots)
 
-        Args:
-            key: of the sentence; its template may name attributes of this context, as {c.examples}.
-            slots: other texts and numbers in it.
-        """
-        variants = [f"{key}, {name}" for name, applies in self._variants.items() if applies]
-        name = next((variant for variant in variants if variant in _SENTENCES), key)
-        return sentence(name, c=self, **slots)
+    @property
+    def any_time(self) -> bool:
+        """Whether intervals and p values are always-valid."""
+        return self.anytime_level is not None
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the number of repeats was not fixed in advance."""
+        return math.isnan(self.planned)
 
     @property
     def level(self) -> float:
@@ -124,23 +111,27 @@ class ComparisonContext:
     @property
     def rule(self) -> tuple[float, bool]:
         """The level, and whether p = level is significant: adaptive studies stop at p <= level."""
-        return self.level, self.anytime_level is not None
+        return self.level, self.any_time
+
+    @property
+    def examples(self) -> str:
+        """What the splits consist of, in words: "images"."""
+        return self.design.examples
 
     @property
     def interval(self) -> str:
         """Kind of the interval, e.g. "simultaneous 95% CI"."""
-        return self.sentence("interval", percent=100 * (1 - self.level))
+        return self.sentence("interval")
 
     @property
     def single_interval(self) -> str:
         """Kind of the interval where there is one comparison."""
-        return "95% CI" if self.anytime_level is None else self.interval
+        return self.interval if self.any_time else "95% CI"
 
     @property
     def repeats_phrase(self) -> str:
         """Which repeats are used, after a comma; "" if they are those of the search."""
-        added = ", added until the comparison is decided" * (self.anytime_level is not None)
-        return self.sentence("finalists", added=added) if self.held_out else ""
+        return self.sentence("finalists")
 
     @property
     def kind_of_repeats(self) -> str:
@@ -150,8 +141,6 @@ class ComparisonContext:
     @property
     def bias_of_best(self) -> str:
         """What biases the best configuration's metric on val, as a note in parentheses."""
-        if self.held_out and not (self.is_recorded and self.names_recorded_best):
-            return self.sentence("bias of the better finalist")
         return self.sentence("bias")
 
     @property
@@ -182,21 +171,11 @@ class ComparisonContext:
         """Rows of the table of comparisons that are adjusted for."""
         return "rows" if self.is_one_study or not self.split else "rows of the split"
 
-    @property
-    def baseline_note(self) -> str:
-        """How the baseline was selected, and whether the p values account for that."""
-        images = "those" if self.design.folds is None else "of the pool"
-        return self.sentence("baseline", images=images, not_recorded=sentence("not recorded"))
-
     def method(self, why_unpaired: str = "") -> list[str]:
         """Return the sentences of the note below the comparison's table."""
-        how = "unpaired" if why_unpaired else "method"
-        sentences = [
-            self.sentence(how, why=why_unpaired),
-            self.sentence("adaptive"),
-            self.sentence("about"),
-        ]
-        return [text for text in sentences if text]
+        how = self.sentence("unpaired", why=why_unpaired) if why_unpaired else ""
+        sentences = [how or self.sentence("method"), self.sentence("adaptive")]
+        return [text for text in [*sentences, self.sentence("about")] if text]
 
 
 # Findings in words.
@@ -223,40 +202,53 @@ def verdict(
             has them all.
     """
     finding = find(table, criterion.sign, *context.rule, m)
+    is_against_plain = criterion.has_plain_baseline and criterion.task.is_distillation
     if finding.kind == "no comparison":
-        is_distillation = criterion.has_plain_baseline and criterion.task.is_distillation
-        key = "no arms" if is_distillation else "no runs"
-        return sentence(key if criterion.fixed else "no baseline", baseline=context.baseline)
+        key = "no arms" if is_against_plain else "no runs"
+        return context.sentence(key if criterion.fixed else "no baseline")
     if finding.kind == "no test":
         return _no_test(finding.tested, context)
-    row, metric = finding.row, criterion.label
+    row, m = finding.row, finding.m
     label = str(row.label) if by is None else config_label(row, by)
-    is_against_plain = context.is_one_study and criterion.has_plain_baseline
-    distilled = criterion.task.subject if is_against_plain else ""
-    is_open = finding.kind == "not significant"
-    significant = ""
-    if count := finding.significant:
-        significant = sentence("significant", significant=count, tested=len(finding.tested))
-    implied = bool(distilled) and context.baseline == criterion.task.baseline_words
-    against = "" if implied else f" compared with {context.baseline}"
-    return sentence(
+    distilled = ""
+    if context.is_one_study and criterion.has_plain_baseline:
+        distilled = criterion.task.subject
+    signed = f"{difference_text(row, criterion.scale)} {criterion.unit}".rstrip()
+    paired = bool(row.get("paired", True))
+    with_here = context.images is not None and "low_here" in row
+    advice, help = "", ""
+    if finding.kind == "not significant":
+        advice = _advice(finding, criterion, context)
+    elif finding.kind == "better" and not context.any_time and _has_components(row):
+        help = what_would_help(row, m, criterion)
+    return context.sentence(
         finding.kind,
         subject=f"{distilled} ({label})" if distilled else label,
-        every=f"{distilled} in every" if distilled else "Every other",
+        distilled=distilled,
         label=label,
-        metric=metric,
-        baseline=context.baseline,
-        effect=f"{amount(row, criterion.scale, criterion.unit)}{against}",
-        signed=amount(row, criterion.scale, criterion.unit, signed=True),
-        evidence=_evidence(row, criterion, context, finding.m),
-        here=_for_these_images(row, criterion, context),
-        help=_help(finding, criterion, context),
-        others=_others(finding),
+        metric=criterion.label,
+        baseline_is_implied=distilled and context.baseline == criterion.task.baseline_words,
+        effect=signed.lstrip("+-"),
+        signed=signed,
+        # the evidence
+        m=m,
+        ends=interval_words(row.low, row.high, criterion.scale),
+        p=p_text(row.p_holm),
+        exact_test=exact_test(row.low, paired),
+        n=n_text(row, context.planned),
+        teachers=row.n_units if row.get("n_units", row.n) < row.n else 0,
+        images=row.n_images,
+        paired=paired,
+        # what qualifies it
+        ends_here=with_here and interval_words(row.low_here, row.high_here, criterion.scale),
         since=since_interval(row.p_holm, row.low, row.high, *context.rule),
         every_repeat=in_every_repeat(row),
-        too_small=_too_small(finding, criterion, context) if is_open else "",
-        advice=_advice(finding, criterion, context) if is_open else "",
-        significant=significant,
+        too_small=_is_too_small(finding, criterion, context),
+        help=help,
+        advice=advice,
+        untested=finding.untested,
+        tested=len(finding.tested),
+        significant=finding.significant,
     )
 
 
@@ -267,50 +259,13 @@ def short_verdict(table: pd.DataFrame, criterion: Criterion, context: Comparison
         return "no comparison"
     kind = "worse" if finding.kind == "all worse" else finding.kind
     unit = " points" if criterion.in_points else ""
-    value = difference_and_interval(finding.row, criterion.scale)[0]
+    value = difference_text(finding.row, criterion.scale)
     return f"{kind}: {value}{unit}, {p_text(finding.row.p_holm)}"
-
-
-def _evidence(row: pd.Series, criterion: Criterion, context: ComparisonContext, m: int) -> str:
-    """Return interval, p value and n of a comparison."""
-    kind = f" {context.kind_of_repeats}" * context.held_out
-    n = f"n = {n_text(row, context.planned)}{kind} repeats"
-    if row.get("n_units", row.n) < row.n:
-        n += f" of {row.n_units:.0f} teachers"
-    if not math.isnan(row.n_images):
-        n += f" × {row.n_images:,.0f} {context.examples}"
-    paired = bool(row.get("paired", True))
-    n += ", unpaired" * (not paired)
-    interval = interval_words(row.low, row.high, criterion.scale)
-    parts = [f"{context.single_interval if m == 1 else context.interval} {interval}"]
-    if context.anytime_level is not None:
-        p = f"always-valid {p_text(row.p_holm)}"
-    else:
-        p = p_text(row.p_holm) + exact_test(row.low, paired)
-        if m > 1:
-            p = f"Holm-adjusted {p} over {count_of(m, 'comparison')}"
-    return ", ".join([*(parts if interval else []), p, n])
-
-
-def _for_these_images(row: pd.Series, criterion: Criterion, context: ComparisonContext) -> str:
-    """Return a sentence with the interval over repeats alone; "" where it is the only one."""
-    if context.images is None or "low_here" not in row:
-        return ""
-    ends = interval_words(row.low_here, row.high_here, criterion.scale)
-    return sentence("here", examples=context.image_count, ends=ends) if ends else ""
-
-
-def _others(finding: Finding) -> str:
-    """Return what there is to say about the other configurations where the best one is worse."""
-    if finding.untested:
-        have = "configuration has" if finding.untested == 1 else "configurations have"
-        return sentence("untested", untested=finding.untested, have=have)
-    return sentence("no better") * (len(finding.tested) > 1)
 
 
 def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
     """Return that no comparison has a p value, and why."""
-    n, units, repeats, about = 0, 0, "no common repeats", ""
+    n, units, repeats, label = 0, 0, "no common repeats", ""
     if len(table):
         counts = table.reindex(columns=["n", "n_baseline"]).min(axis=1)
         row = table.loc[counts.idxmax()]
@@ -318,18 +273,17 @@ def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
         is_paired = row.get("paired", True)
         repeats = count_of(n, "common repeat") if is_paired else f"{n_text(row)} repeats"
         if len(table) == 1 and not context.is_one_study:
-            about = f" on {row.label} against {context.baseline}"
-    if n < MIN_REPEATS:
-        is_planned = context.is_one_study and context.anytime_level is None
-        hint = "; four are rarely enough, use --repeats 8" * is_planned
-        why = sentence("few repeats", repeats=repeats, least=MIN_REPEATS, hint=hint)
-    elif units < MIN_REPEATS:
-        why = sentence("few teachers", units=count_of(units, "teacher"), least=MIN_REPEATS)
-    else:
-        unpaired = not table.get("paired", pd.Series(True)).all()
-        no_folds = unpaired and context.design.folds is not None
-        why = sentence("no folds" if no_folds else "equal", n=n)
-    return sentence("no test", about=about, why=why)
+            label = row.label
+    return context.sentence(
+        "no test",
+        label=label,
+        n=n,
+        units=units,
+        repeats=repeats,
+        least=MIN_REPEATS,
+        advise=context.is_one_study and not context.any_time,
+        unpaired=not table.get("paired", pd.Series(True)).all(),
+    )
 
 
 # Advice: what a study could have detected, and whether repeats or images would help.
@@ -344,30 +298,21 @@ SMALL_DIFFERENCE = 0.01
 """A difference of 1 point, which many studies of distillation hope to show."""
 
 
-def _help(finding: Finding, criterion: Criterion, context: ComparisonContext) -> str:
-    """Return what would narrow the interval of a difference that is significantly better."""
-    is_fixed = context.anytime_level is None
-    if finding.kind != "better" or not is_fixed or not _has_components(finding.row):
-        return ""
-    return _next(what_would_help(finding.row, finding.m, criterion))
-
-
-def _too_small(finding: Finding, criterion: Criterion, context: ComparisonContext) -> str:
-    """Return that a study detects only differences that distillation rarely makes; else ""."""
-    is_planned = context.is_one_study and context.anytime_level is None
-    if not is_planned or not criterion.in_points:
-        return ""
-    is_large = detectable(finding.row, finding.m) > LARGE_DIFFERENCE
-    return sentence("too small") * is_large
+def _is_too_small(finding: Finding, criterion: Criterion, context: ComparisonContext) -> bool:
+    """Return whether a study detects only differences that distillation rarely makes."""
+    is_planned = context.is_one_study and not context.any_time
+    is_open = finding.kind == "not significant" and is_planned and criterion.in_points
+    return is_open and detectable(finding.row, finding.m) > LARGE_DIFFERENCE
 
 
 def _advice(finding: Finding, criterion: Criterion, context: ComparisonContext) -> str:
     """Return what ends the sentence on a difference that is not significant."""
-    if context.anytime_level is not None:
+    row = finding.row
+    if context.any_time:
         return undecided_text(finding.tested, criterion, context)
-    if not finding.row.get("paired", True):
-        return sentence("equal runs") if math.isnan(finding.row.low) else "."
-    if not _has_components(finding.row):
+    if not row.get("paired", True) and math.isnan(row.low):
+        return sentence("equal runs")
+    if not _has_components(row):
         return "."
     return power_text(finding.tested, finding.m, criterion, context.is_one_study)
 
@@ -397,11 +342,9 @@ def describe_detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
     least = detectable(row, m)
     if not least < criterion.largest_difference:
         return ""
-    parts = [f"{row.n:.0f} repeats"]
-    if not math.isnan(row.n_images):
-        parts.append(_examples(row.n_images, criterion))
-    design = f"{', '.join(parts)} and {count_of(m, 'comparison')}"
-    return sentence("able", design=design, least=with_unit(least, criterion))
+    examples = "" if math.isnan(row.n_images) else _examples(row.n_images, criterion)
+    n, unit = f"{row.n:.0f}", with_unit(least, criterion)
+    return sentence("able", n=n, examples=examples, m=m, least=unit)
 
 
 def _examples(count: float, criterion: Criterion) -> str:
@@ -435,7 +378,7 @@ def _has_independent_repeats(row: pd.Series) -> bool:
     return bool(row.df >= row.n - 1 and row.error <= 1.001 * as_crossed)
 
 
-def power_text(table: pd.DataFrame, m: int, criterion: Criterion, is_one_study: bool = True) -> str:
+def power_text(table: pd.DataFrame, m: int, criterion: Criterion, has_flags: bool = True) -> str:
     """Return what a study without a significant difference could detect, and what would help.
 
     It is about the first row of the table, which the verdict names.
@@ -444,47 +387,41 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion, is_one_study: 
         table: of `comparison.compare`, one student's.
         m: number of comparisons.
         criterion: by which the table was made.
-        is_one_study: whether the sentences may name flags of the study.
+        has_flags: whether the sentences may name flags of the study.
     """
-    row = table.iloc[0]
+    row, level = table.iloc[0], SIGNIFICANCE_LEVEL / m
+    n, parts, images = f"{row.n:.0f}", _components(row), row.n_images
     if row.sd <= ROUNDING * abs(row["diff"]) and not row.error > 0:
-        if row["diff"] == 0:
-            return sentence("all 0", n=row.n)
-        least = math.floor(2 - math.log2(SIGNIFICANCE_LEVEL / m))  # with 2 / 2^n < level
-        flag = f" (--repeats {least})" * is_one_study
-        return sentence("all equal", n=row.n, least=least, flag=flag)
+        least = math.floor(2 - math.log2(level))  # with 2 / 2^n < level
+        return sentence("all equal", n=n, diff=row["diff"], least=least, has_flags=has_flags)
     able = describe_detectable(row, m, criterion)
     if not able:
-        return sentence("no power", n=row.n)
-    text = sentence("detectable", able=able)
-    if criterion.sign * row["diff"] <= ROUNDING:
-        text += sentence("no improvement")
-    elif _has_independent_repeats(row):
-        text += _repeats(table, m, criterion, is_one_study)
-    limit = _next(limit_of_images(row, m, criterion))
-    return f"{text}{_next(what_would_help(row, m, criterion))}{limit}"
-
-
-def _repeats(table: pd.DataFrame, m: int, criterion: Criterion, is_one_study: bool) -> str:
-    """Return the repeats that 80 % power needs if the shrunk estimate is the true difference."""
-    row, level = table.iloc[0], SIGNIFICANCE_LEVEL / m
-    parts, images = _components(row), row.n_images
+        return sentence("no power", n=n)
+    gain, needed, limit = 0.0, None, 0.0
     with_error = table[table.error > 0]
-    signed = (criterion.sign * with_error["diff"]).tolist()
-    gain = shrunk(signed, with_error.error.tolist(), 0)
-    n = len(with_error)
-    why = f"because it is the largest of {n}" if n > 1 else "by its uncertainty"
-    text = sentence("assumed", gain=with_unit(gain, criterion), why=why)
-    needed = repeats_needed(gain, parts, images, level, most=MAX_SUGGESTED_REPEATS)
-    if needed:
-        flag = f" (--repeats {needed})" * is_one_study
-        auto = "; those of --repeats auto do" * is_one_study
-        return text + sentence("repeats", needed=needed, flag=flag, auto=auto)
-    limit = detectable_difference(parts, math.inf, images, level)
-    if parts.has_images and limit > gain:
-        examples = _examples(images, criterion)
-        return text + sentence("never", examples=examples, limit=with_unit(limit, criterion))
-    return text + sentence("many", most=MAX_SUGGESTED_REPEATS)
+    repeats_help = _has_independent_repeats(row)
+    is_improvement = criterion.sign * row["diff"] > ROUNDING
+    if is_improvement and repeats_help:
+        # the repeats that 80 % power needs if the shrunk estimate is the true difference
+        signed = (criterion.sign * with_error["diff"]).tolist()
+        gain = shrunk(signed, with_error.error.tolist(), 0)
+        needed = repeats_needed(gain, parts, images, level, most=MAX_SUGGESTED_REPEATS)
+        if parts.has_images:
+            limit = detectable_difference(parts, math.inf, images, level)
+    return sentence(
+        "power",
+        able=able,
+        gain=with_unit(gain, criterion) if is_improvement else None,
+        repeats_help=repeats_help,
+        tested=len(with_error),
+        needed=needed,
+        has_flags=has_flags,
+        examples=_examples(images, criterion),
+        least=with_unit(limit, criterion) if limit > gain else "",
+        most=MAX_SUGGESTED_REPEATS,
+        help=what_would_help(row, m, criterion),
+        limit=limit_of_images(row, m, criterion),
+    )
 
 
 def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
@@ -505,25 +442,22 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
     # relative to the present design: components that are cut at 0 add up to a little more
     scale = criterion.scale * half / half_width(parts, n, images, m)
-    now, more_repeats, more_images = (
-        f"±{width:.{decimals(width, 0)}f}"
-        for width in (
-            scale * half_width(parts, repeats, count, m)
-            for repeats, count in ((n, images), (2 * n, images), (n, 2 * images))
-        )
-    )
 
-    def step(more: str, end: str) -> str:
-        return f"{more} would {f'narrow it to {end}' if end != now else 'hardly narrow it'}"
+    def width(repeats: float, images: float) -> str:
+        width = scale * half_width(parts, repeats, images, m)
+        return f"±{width:.{decimals(width, 0)}f}"
 
-    text = sentence(
-        "variance", repeat=repeat, image=image, examples=criterion.task.examples, rest=rest
-    )
-    return text + sentence(
-        "narrower",
-        now=now,
-        more_repeats=step(f"{n:.0f} more repeats", more_repeats),
-        more_images=step(f"{images:,.0f} more {criterion.examples}", more_images),
+    return sentence(
+        "help",
+        criterion=criterion,
+        repeat=repeat,
+        image=image,
+        rest=rest,
+        n=f"{n:.0f}",
+        images=f"{images:,.0f}",
+        now=width(n, images),
+        more_repeats=width(2 * n, images),
+        more_images=width(n, 2 * images),
     )
 
 
@@ -533,9 +467,8 @@ def limit_of_images(row: pd.Series, m: int, criterion: Criterion) -> str:
     if not (criterion.in_points and parts.has_images and _has_independent_repeats(row)):
         return ""
     limit = detectable_difference(parts, math.inf, images, SIGNIFICANCE_LEVEL / m)
-    if not limit > SMALL_DIFFERENCE * 100 / criterion.scale:
-        return ""
-    return sentence("images", examples=_examples(images, criterion))
+    is_too_large = limit > SMALL_DIFFERENCE * 100 / criterion.scale
+    return sentence("images", examples=_examples(images, criterion)) if is_too_large else ""
 
 
 def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
@@ -551,13 +484,14 @@ def undecided_text(table: pd.DataFrame, criterion: Criterion, context: Compariso
     It is about the first row of the table, which the verdict names.
     """
     row, task = table.iloc[0], criterion.task
-    text = sentence("undecided", n=row.n)
-    if not criterion.decides_the_search:
-        return text + sentence("other metric", label=task.metrics[task.score].label)
-    if row.undecidable:
-        return f"{text}. {undecidable_sentence(row.n_images, row.least_decidable, criterion)}"
-    more = " (a larger --budget adds repeats)" * bool((table.p > context.level).all())
-    return f"{text}{more}."
+    return sentence(
+        "undecided",
+        row=row,
+        criterion=criterion,
+        score=task.metrics[task.score].label,
+        undecidable=undecidable_sentence(row.n_images, row.least_decidable, criterion),
+        all_open=bool((table.p > context.level).all()),
+    )
 
 
 def undecidable_sentence(images: float, least: float, criterion: Criterion) -> str:
@@ -568,17 +502,8 @@ def undecidable_sentence(images: float, least: float, criterion: Criterion) -> s
         least: `AnytimeTest.least_decidable`.
         criterion: that decides the search.
     """
-    return sentence(
-        "undecidable",
-        count=_examples(images, criterion),
-        least=with_unit(least, criterion),
-        examples=criterion.task.examples,
-    )
-
-
-def _next(text: str) -> str:
-    """Return a sentence, if there is one, as it follows another."""
-    return f" {text}" if text else ""
+    count, least_text = _examples(images, criterion), with_unit(least, criterion)
+    return sentence("undecidable", count=count, least=least_text, examples=criterion.task.examples)
 
 
 # The chosen configuration on val and test, beside its baseline and the recipe's default.
@@ -590,37 +515,22 @@ def best_sentence(
     """Return the performance of the best configuration, from a table of `comparison.selection`."""
     if not len(selection):
         return ""
-    form = ".1f" if criterion.in_points else ".4g"
     rows = selection.set_index("row")
-    best, metric = rows.loc["best"], criterion.declared.label
-    names = {"val": "validation", "corrected": "corrected for selection", "test": "test"}
-    means = [
-        f"{kind} {criterion.scale * best[f'{column}/mean']:{form}}"
-        for column, kind in names.items()
-        if not math.isnan(best[f"{column}/mean"])
-    ]
-    means[0] += f" ({context.bias_of_best})"
-    if criterion.has_predictions and not context.held_out and math.isnan(best["corrected/mean"]):
-        means.insert(1, sentence("uncorrected"))
-    percent = " (%)" if criterion.in_points else ""
-    text = sentence("best", name=name, metric=metric, percent=percent, means=", ".join(means))
-    if "difference" not in rows.index or math.isnan(rows.loc["difference", "test/low"]):
-        return text
-    row = _on_split(rows.loc["difference"], "test")
-    return text + sentence(
-        "best on test",
-        metric=metric,
-        baseline=context.baseline,
-        signed=amount(row, criterion.scale, criterion.unit, signed=True),
-        kind=context.single_interval,
-        ends=interval_words(row.low, row.high, criterion.scale),
+    best = rows.loc["best"]
+    is_corrected = not math.isnan(best["corrected/mean"])
+    signed, ends = _difference(rows, "difference", "test", criterion)
+    return context.sentence(
+        "best",
+        name=name,
+        metric=criterion.declared.label,
+        percent=criterion.in_points,
+        val=_mean(best, "val", criterion),
+        is_uncorrected=criterion.has_predictions and not context.held_out and not is_corrected,
+        corrected=_mean(best, "corrected", criterion),
+        test=_mean(best, "test", criterion),
+        signed=signed,
+        ends=ends,
     )
-
-
-def _on_split(row: pd.Series, split: str) -> pd.Series:
-    """Return a row of `comparison.selection` on a split as one of `comparison.compare`."""
-    names = {"mean": "diff", "low": "low", "high": "high"}
-    return pd.Series({name: row[f"{split}/{column}"] for column, name in names.items()})
 
 
 def default_text(
@@ -643,30 +553,40 @@ def default_text(
         return ""
     if "chosen - default" not in rows.index:
         return sentence("is default")
-    split = "test" if math.isfinite(rows.loc["chosen - default", "test/mean"]) else "val"
-    row = _on_split(rows.loc["chosen - default"], split)
-    if math.isnan(row["diff"]):
+    difference = rows.loc["chosen - default"]
+    split = "test" if math.isfinite(difference["test/mean"]) else "val"
+    if math.isnan(difference[f"{split}/mean"]):
         return ""
-    bias = "optimistic, since it selected the chosen configuration"
-    if context.held_out and context.names_recorded_best:
-        bias = (
-            f"held-out repeats, but the {context.examples} that selected the chosen configuration"
-        )
-    metric, form = criterion.declared.label, ".1f" if criterion.in_points else ".4g"
-    ends = interval_words(row.low, row.high, criterion.scale)
-    warning = ""
-    if criterion.sign * row["diff"] < 0:
-        warning = sentence("loss" if row.low * row.high > 0 else "no gain")
-    return sentence(
+    signed, ends = _difference(rows, "chosen - default", split, criterion)
+    is_loss = criterion.sign * difference[f"{split}/mean"] < 0
+    return context.sentence(
         "default",
-        subject=f"Test {metric}" if split == "test" else f"Validation {metric} ({bias})",
+        split=split,
+        metric=criterion.declared.label,
         name=name,
-        value=f"{criterion.scale * rows.loc['default', f'{split}/mean']:{form}}",
-        percent="%" * criterion.in_points,
-        signed=amount(row, criterion.scale, criterion.unit, signed=True),
-        interval=f" ({context.single_interval} {ends})" if ends else "",
-        warning=warning,
+        value=_mean(rows.loc["default"], split, criterion),
+        percent=criterion.in_points,
+        signed=signed,
+        ends=ends,
+        is_loss=is_loss,
+        is_clear_loss=is_loss and difference[f"{split}/low"] * difference[f"{split}/high"] > 0,
     )
+
+
+def _mean(row: pd.Series, split: str, criterion: Criterion) -> str:
+    """Return a mean of `comparison.selection` as text; "" if there is none."""
+    mean = criterion.scale * row[f"{split}/mean"]
+    return "" if math.isnan(mean) else f"{mean:{'.1f' if criterion.in_points else '.4g'}}"
+
+
+def _difference(rows: pd.DataFrame, name: str, split: str, criterion: Criterion) -> tuple[str, str]:
+    """Return a difference of `comparison.selection` with its unit, and the ends of its interval."""
+    if name not in rows.index:
+        return "", ""
+    mean, low, high = rows.loc[name, [f"{split}/mean", f"{split}/low", f"{split}/high"]]
+    row = pd.Series({"diff": mean, "low": low, "high": high})
+    signed = f"{difference_text(row, criterion.scale)} {criterion.unit}".rstrip()
+    return signed, interval_words(low, high, criterion.scale)
 
 
 # Tuning effort of each arm of a study: its configurations, runs and steps, with a warning.
@@ -690,19 +610,8 @@ def effort_text(effort: pd.DataFrame, task: Task) -> str:
         effort: of `tuning_effort`.
         task: whose words name the arms.
     """
-    both = effort[(effort.configs > 0) & (effort.baseline_configs > 0)] if len(effort) else effort
-    if not len(both):
-        return ""
-    parts = []
-    for _, row in both.iterrows():
-        arm = f"{count_of(row.configs, 'configuration')} ({count_of(row.runs, 'run')})"
-        other = f"{row.baseline_configs} ({count_of(row.baseline_runs, 'run')})"
-        of_group = f"{row.group}: " * (len(both) > 1)
-        if task.is_distillation:
-            parts.append(f"{of_group}{arm} with distillation, {other} without")
-        else:
-            parts.append(f"{of_group}{arm}, and {other} of the baseline")
-    return f"Tuning: {'; '.join(parts)}."
+    rows = [row for row in effort.to_dict("records") if row["configs"] and row["baseline_configs"]]
+    return sentence("effort", rows=rows, is_distillation=task.is_distillation) if rows else ""
 
 
 def effort_warning(effort: pd.DataFrame, study: Study) -> str:
@@ -724,20 +633,14 @@ def effort_warning(effort: pd.DataFrame, study: Study) -> str:
             "one-sided",
             arm=arm,
             of_group=f" of {row.group}" * bool(row.group and len(effort) > 1),
-            few=count_of(few, "configuration"),
+            few=few,
             many=many,
-            remedy=_remedy(study),
+            half=HALF,
+            has_share=study.search != "grid" and study.plain_share < HALF,
+            is_grid=study.search == "grid",
+            is_distillation=task.is_distillation,
         )
     return ""
-
-
-def _remedy(study: Study) -> str:
-    """Return what would give both arms the same number of configurations."""
-    if study.search != "grid" and study.plain_share < HALF:
-        return sentence("plain share", half=HALF)
-    flags = " (--lr 0.001..0.1:log, --label-smoothing 0..0.2)" * study.task.is_distillation
-    name = "ranges" if study.search == "grid" else "no ranges"
-    return sentence(name, common=f"what both sides have{flags}")
 
 
 def steps_warning(trials: pd.DataFrame, task: Task) -> str:

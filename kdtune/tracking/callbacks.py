@@ -6,12 +6,10 @@ processes for each trial, ends failed trials like completed ones, and says nothi
 reached.
 """
 
-import getpass
 import os
 import re
 import time
 from collections.abc import Callable, Mapping, Set
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -210,8 +208,6 @@ MLFLOW_PAGE = "runs?workflowType=machine_learning&compareRunsMode=CHART"
 """Without it, MLflow 3 opens its page for language models, or a table without metrics."""
 MLFLOW_STATUS = {"completed": "FINISHED", "failed": "FAILED"}
 """MLflow's status; all others are KILLED. The tag `status` has kdtune's."""
-_MAX_METRICS = 900
-"""Metrics in one request; the server takes 1000."""
 MAX_TEXT = 5000
 """Characters of a tag or a parameter; MLflow's limit for tags."""
 
@@ -236,10 +232,8 @@ class MlflowRuns:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or self.study.name
         self.experiment = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
         if not self.experiment:
-            existing = self.client.get_experiment_by_name(name)
-            self.experiment = (
-                existing.experiment_id if existing else self.client.create_experiment(name)
-            )
+            other = self.client.get_experiment_by_name(name)
+            self.experiment = other.experiment_id if other else self.client.create_experiment(name)
         uri = self.client.tracking_uri.rstrip("/")
         if not uri.startswith("http"):
             return f"experiment {name} of {uri}"
@@ -251,8 +245,6 @@ class MlflowRuns:
 
         if trial not in self.run_ids:  # a second call only repeats the request that failed
             tags = {"config": trial.group, "mlflow.source.name": "kdtune"}
-            with suppress(KeyError, OSError):  # a user without a name
-                tags["mlflow.user"] = getpass.getuser()
             names = ("config_id", "repeat", "student")
             tags |= {n: str(trial.parameters[n]) for n in names if n in trial.parameters}
             run = self.client.create_run(self.experiment, tags=tags, run_name=trial.name)
@@ -261,13 +253,12 @@ class MlflowRuns:
         self.client.log_batch(self.run_ids[trial], params=params)
 
     def log(self, trial: TrackedTrial, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Send the metrics of an epoch, in one request if there are not very many."""
+        """Send the metrics of an epoch in one request."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
         points = [Metric(_allowed(n), value, now, epoch) for n, value in metrics.items()]
-        for i in range(0, len(points), _MAX_METRICS):
-            self.client.log_batch(self.run_ids[trial], metrics=points[i : i + _MAX_METRICS])
+        self.client.log_batch(self.run_ids[trial], metrics=points)
 
     def end(self, trial: TrackedTrial) -> None:
         """Set the status of the run, and why the trial failed."""

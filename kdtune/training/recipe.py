@@ -52,10 +52,8 @@ OF_INPUT = ("orientation", "eval_crop", "eval_interpolation")
 """Settings of the transform of val and test images."""
 BEFORE_ORIENTATION = {"orientation": "stored"}
 """What the views of records of earlier versions, which do not say it, were."""
-OF_IMAGES = (
-    *("augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"),
-    *(f"{r}_{n}" for r in ("teacher", "student") for n in ("mean", "std", "size", "interpolation")),
-)
+OF_IMAGES = ["augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"]
+OF_IMAGES += [f"{r}_{name}" for r in ("teacher", "student") for name in PREPROCESSING]
 """Settings without a meaning for data that are no images."""
 
 
@@ -76,8 +74,8 @@ def resolve(run: Run, members: Sequence[Run] = (), data: StudyData | None = None
     names = [n for n in names if n not in OF_EACH_MODEL]
     if all(getattr(run, name) is not None for name in names):
         return run
-    own = load_data(run) if data is None else data.of(run)
-    values = _teacher_recipe(run, own, members or run.teacher_members) | _transforms(run, own)
+    of_run = load_data(run) if data is None else data.of(run)
+    values = _teacher_recipe(run, of_run, members or run.teacher_members) | _transforms(run, of_run)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
 
 
@@ -87,9 +85,9 @@ def with_weights_of_studies(run: Run) -> Run:
     Raises:
         InputError: A study has no fine-tuned teacher, or several.
     """
-    if isinstance(given := run.teacher_weights, str):
-        return replace(run, teacher_weights=teacher_file(given))
-    return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(given)))
+    if isinstance(weights := run.teacher_weights, str):
+        return replace(run, teacher_weights=teacher_file(weights))
+    return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(weights)))
 
 
 def kind_of_weights(members: Sequence[Run], data: Data) -> WeightsKind:
@@ -111,7 +109,8 @@ def _teacher_recipe(run: Run, data: Data, members: Sequence[Run]) -> dict[str, A
     """Return the recipe of the teacher as teacher_*."""
     values = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
     members = [replace(member, teacher_weights=run.teacher_weights) for member in members]
-    recipe = teacher_recipe(kind_of_weights(members, data), values)
+    kind = kind_of_weights(members, data)
+    recipe = teacher_recipe(kind, values)
     return {f"teacher_{name}": value for name, value in recipe.items()}
 
 
@@ -137,13 +136,13 @@ def _evaluation(run: Run, data: Data) -> dict[str, Any]:
     student is taken.
     """
     first = run.teacher_members[0]
+    role: Role = "teacher"
     if is_output_file(first.teacher):
         record = load_output_teacher(first, data).record
         if record is not None and record.views:
             return {name: (BEFORE_ORIENTATION | record.views)[name] for name in OF_INPUT}
-        published = untrained(run, data, "student").preprocessing  # nothing else is known
-    else:
-        published = untrained(first, data, "teacher").preprocessing
+        role = "student"  # nothing else is known
+    published = untrained(first, data, role).preprocessing
     images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
     crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
@@ -181,23 +180,27 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
             student and one teacher needs other views than these.
     """
     own = data.of(study.run)
-    run = resolve(_with_searched_augment(study, own), teachers(study), data)
-    study = replace(study, run=run)
+    run = _with_searched_augment(study, own)
+    study = replace(study, run=resolve(run, teachers(study), data))
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
-    of_students = [untrained(run, own, "student") for run in students(study)]
-    of_teacher = {run.teacher: untrained_teacher(run, own) for run in teachers(study)}
+    models = StudyModels.of(study, own)
+    of_teacher = {run.teacher: model for run, model in models.teachers}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
-    every = {view_size(study.run, own, student, *t) for student in of_students for t in members}
-    if len(every) == 1:
+    sizes = {
+        view_size(study.run, own, student, *ensemble)
+        for _, student in models.students
+        for ensemble in members
+    }
+    if len(sizes) == 1:
         return study
     if begun:
         raise InputError(
             f"the models of a study must see images of one size, but those of {study.folder} need "
-            f"{', '.join(map(str, sorted(every)))} pixels; begin another study (--name OTHER)"
+            f"{', '.join(map(str, sorted(sizes)))} pixels; begin another study (--name OTHER)"
         )
-    return replace(study, run=replace(study.run, image_size=max(every)))
+    return replace(study, run=replace(study.run, image_size=max(sizes)))
 
 
 def _with_searched_augment(study: Study, data: Data) -> Run:
@@ -229,6 +232,26 @@ def untrained_teacher(run: Run, data: Data) -> Model:
     return load_output_teacher(run, data) if is_file else untrained(run, data, "teacher")
 
 
+class StudyModels(NamedTuple):
+    """The models of a study with random weights, each with the study's run that has it."""
+
+    students: list[tuple[Run, Classifier]]
+    teachers: list[tuple[Run, Model]]
+    """The members of an ensemble one by one; or files of outputs."""
+
+    @staticmethod
+    def of(study: Study, data: Data) -> "StudyModels":
+        """Build the models of `students` and `teachers`.
+
+        Raises:
+            InputError: A model does not exist.
+        """
+        return StudyModels(
+            [(run, untrained(run, data, "student")) for run in students(study)],
+            [(run, untrained_teacher(run, data)) for run in teachers(study)],
+        )
+
+
 def students(study: Study) -> list[Run]:
     """Return the study's run with each of its students."""
     return [replace(study.run, student=name) for name in _names(study, "student")]
@@ -239,12 +262,12 @@ def teachers(study: Study) -> list[Run]:
 
     A teacher that is fine-tuned for several numbers of epochs is there once for each.
     """
-    found: dict[tuple[str, Any], Run] = {}
+    by_name: dict[tuple[str, Any], Run] = {}
     for name in _names(study, "teacher"):
         for epochs in _names(study, "teacher_epochs"):
             for run in replace(study.run, teacher=name, teacher_epochs=epochs).teacher_members:
-                found.setdefault((run.teacher, epochs), run)
-    return list(found.values())
+                by_name.setdefault((run.teacher, epochs), run)
+    return list(by_name.values())
 
 
 def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
@@ -261,8 +284,8 @@ def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
     """
     fixed = study.policy == "all" and not study.until_decided
     repeats = study.repeats if fixed or study.run.folds else study.run.teachers
-    every = (replace(run, repeat=repeat) for repeat in range(repeats) for run in runs)
-    return [run for run in every if run.teacher_number == run.repeat]
+    repeated = (replace(run, repeat=repeat) for repeat in range(repeats) for run in runs)
+    return [run for run in repeated if run.teacher_number == run.repeat]
 
 
 def whole_teachers(study: Study) -> list[Run]:
@@ -283,15 +306,15 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 # The recipe of a study as a table: every setting that has an effect, and where it came from.
 
 
-UNSHOWN = {
-    *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
-    *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify", "train"),
-    "dump",
-    *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
-}
+UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
+UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
+UNSHOWN |= {"train", "dump", "val_share"}
+UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 ONLY_WITH = {
-    **{"samples": ("search", ("random", "tpe")), "race_level": ("policy", ("race",))},
-    **{"confirm": ("policy", ("race",)), "level": ("until_decided", (True,))},
+    "samples": ("search", ("random", "tpe")),
+    "race_level": ("policy", ("race",)),
+    "confirm": ("policy", ("race",)),
+    "level": ("until_decided", (True,)),
     "budget": ("until_decided", (True,)),
 }
 """Settings of a study that have an effect only with these values of another."""
@@ -317,7 +340,9 @@ class RecipeRow(NamedTuple):
     """flag, experiment (or Python), saved study, model's own, or a default with its condition."""
 
 
-def recipe_rows(asked: Study, study: Study, saved: Study | None, data: Data) -> list[RecipeRow]:
+def recipe_rows(
+    asked: Study, study: Study, saved: Study | None, data: Data, models: StudyModels
+) -> list[RecipeRow]:
     """Return the settings of a study that have an effect.
 
     Args:
@@ -325,6 +350,7 @@ def recipe_rows(asked: Study, study: Study, saved: Study | None, data: Data) -> 
         study: The same study as it is run, resolved and merged with the saved one.
         saved: The study that its folder held.
         data: The data of the study.
+        models: Its models.
     """
     rows = []
     for owner in (Run, Study):
@@ -332,10 +358,10 @@ def recipe_rows(asked: Study, study: Study, saved: Study | None, data: Data) -> 
             of_function = owner is Study and name in OF_FUNCTION
             if name in UNSHOWN or of_function or not _has_effect(name, study, data):
                 continue
-            value, source = _value(name, study), _source(name, asked, study, saved, data)
+            value, source = _value(name, study), _source(name, asked, study, saved, data, models)
             shown = "all" if name in WHOLE and value is None else _shown(value)
             rows.append(RecipeRow(name, shown, source))
-    return [*rows, *_input_rows(asked, study, data)]
+    return [*rows, *_input_rows(asked, models)]
 
 
 def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
@@ -386,8 +412,6 @@ def _has_effect(name: str, study: Study, data: Data) -> bool:
         return "multistep" in study.values("schedule")  # type: ignore[operator]
     if name == "orientation":
         return data.kind == "files"
-    if name == "val_share":
-        return False
     return _value(name, study) is not None
 
 
@@ -427,60 +451,49 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _source(name: str, asked: Study, study: Study, saved: Study | None, data: Data) -> str:
+def _source(
+    name: str, asked: Study, study: Study, saved: Study | None, data: Data, models: StudyModels
+) -> str:
     """Return where the value of a setting came from."""
     before, now = _value(name, asked), _value(name, study)
-    if name in ("teacher_weights", "teacher_epochs") and _are_files(study):
+    runs, of_weights = teachers(study), ("teacher_weights", "teacher_epochs")
+    if name in of_weights and all(is_output_file(run.teacher) for run in runs):
         return "the file"
     if name in asked.flags and (before == now or saved is None):
         return "flag"
-    if saved is not None and before != now:
-        return "saved study"
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
+        if saved is not None:
+            return "saved study"
         if name.removeprefix("teacher_") in TEACHER_RECIPE:
-            return f"default for {_KINDS[kind_of_weights(teachers(study), data)]}"
-        is_published = name.startswith("eval_") and _is_published(name, study, data)
-        return "model's own" if is_published else by_data
-    here, elsewhere = _value(name, fashion()), _value(name, Study())
-    is_fashion = study.run.data == "fashion"
-    if here == elsewhere:
-        return "default" if now == here else "experiment"
-    if now == (here if is_fashion else elsewhere):
+            return f"default for {_KINDS[kind_of_weights(runs, data)]}"
+        if name in ("eval_crop", "eval_interpolation"):
+            published = models.teachers[0][1].preprocessing
+            if getattr(published, name.removeprefix("eval_")) == now:
+                return "model's own"
         return by_data
-    return "experiment"
+    of_fashion, of_others = _value(name, fashion()), _value(name, Study())
+    if now != (of_fashion if study.run.data == "fashion" else of_others):
+        return "experiment"
+    return "default" if of_fashion == of_others else by_data
 
 
-def _are_files(study: Study) -> bool:
-    """Return True if every teacher of the study is a file of outputs."""
-    return all(is_output_file(run.teacher) for run in teachers(study))
-
-
-def _is_published(name: str, study: Study, data: Data) -> bool:
-    """Return True if a part of the evaluation transform is the one that the teacher publishes."""
-    published = untrained_teacher(teachers(study)[0], data).preprocessing
-    own = published.crop if name == "eval_crop" else published.interpolation
-    return bool(own == getattr(study.run, name))
-
-
-def _input_rows(asked: Study, study: Study, data: Data) -> Iterator[RecipeRow]:
+def _input_rows(asked: Study, models: StudyModels) -> Iterator[RecipeRow]:
     """Yield how the input of each model is preprocessed."""
-    roles: dict[Role, list[Run]] = {"teacher": teachers(study), "student": students(study)}
-    for role, runs in roles.items():
+    roles: dict[Role, Sequence[tuple[Run, Model]]]
+    roles = {"teacher": models.teachers, "student": models.students}
+    for role, of_role in roles.items():
         by_flag = any(f"{role}_{name}" in asked.flags for name in PREPROCESSING)
-        for name, run in {getattr(run, role): run for run in runs}.items():
-            weights = run.weights_of(role)
-            if role == "teacher" and is_output_file(run.teacher):  # which has no input
+        by_name = {getattr(run, role): (run, model) for run, model in of_role}
+        for name, (run, model) in by_name.items():
+            if not isinstance(model, Classifier):  # a file of outputs, which has no input
                 continue
-            finished = read_finished(Path(weights).expanduser())
-            model = untrained(run, data, role)
-            values = model.preprocessing
-            own = "model's own" if model.is_normalized else "not known"
-            source = own if finished is None else "finished teacher"
-            given = any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING)
-            if given:
+            source = "model's own" if model.is_normalized else "not known"
+            if read_finished(Path(run.weights_of(role)).expanduser()) is not None:
+                source = "finished teacher"
+            if any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING):
                 source = "flag" if by_flag else "experiment"
-            yield RecipeRow(f"input of {name}", describe_preprocessing(values), source)
+            yield RecipeRow(f"input of {name}", describe_preprocessing(model.preprocessing), source)
 
 
 # Teachers of other studies that may have trained on what is now val.
@@ -520,27 +533,29 @@ def find_other_cuts(study: Study, data: Data) -> list[str]:
         study: The study, with files of weights in place of folders (`with_weights_of_studies`).
         data: Its data.
     """
-    found = {}
+    sentences = {}
     for run in teachers(study):
         weights = run.weights_of("teacher")
         if (finished := _recorded(run, data)) is None or finished.data is None:
             continue
         is_other = finished.data != data.fingerprint
         if data.fold is not None or (is_other and (finished.has_cut_val or data.cut is not None)):
-            found[weights] = (
+            sentences[weights] = (
                 f"the teacher {run.teacher} ({weights}) was fine-tuned with another val than this "
                 f"study's, so it may have been trained on examples of val, and metrics on val may "
                 f"be optimistic; use data with a val folder, the --seed and --val-share of the "
                 f"study that fine-tuned it or, with --folds, a teacher that is fine-tuned for each "
                 f"repeat"
             )
-    return list(found.values())
+    return list(sentences.values())
 
 
 # Record of the transforms between a study's images and the inputs of its models.
 
 
-def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, Any]:
+def transforms_of(
+    study: Study, data: Data, models: StudyModels, faults: Sequence[str]
+) -> dict[str, Any]:
     """Return what provenance.json says of a resolved study's images and models.
 
     If its data are no images, there are no transforms between a view and the models.
@@ -548,6 +563,7 @@ def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, 
     Args:
         study: The study.
         data: Its data, with any images without labels.
+        models: Its models.
         faults: Of `find_faults`.
 
     Returns:
@@ -560,29 +576,23 @@ def transforms_of(study: Study, data: Data, faults: Sequence[str]) -> dict[str, 
         warnings: Sentences on models without preprocessing of their own, on students whose initial
             weights do not vary, on examples that splits share, on teachers that may have trained on
             val, and on images that were left out.
-
-    Raises:
-        InputError: A model does not exist.
     """
-    run, runs = study.run, students(study)
     are_images = data.kind != "tensors"
-    of_students = [untrained(own, data, "student") for own in runs]
-    of_teachers = [untrained_teacher(own, data) for own in teachers(study)] if are_images else []
-    models = {f"teacher {model.name}": model for model in networks(of_teachers)}
-    models |= {f"student {model.name}": model for model in of_students}
-    assumed = {model.name: model for model in models.values() if not model.is_normalized}
-    views = {"image_size": view_size(run, data, *of_teachers, *of_students)}
-    views |= {name: getattr(run, name) for name in OF_INPUT}
+    of_students = [model for _, model in models.students]
+    of_teachers = [model for _, model in models.teachers] if are_images else []
+    named = {f"teacher {model.name}": model for model in networks(of_teachers)}
+    named |= {f"student {model.name}": model for model in of_students}
+    assumed = {model.name: model for model in named.values() if not model.is_normalized}
+    views = {"image_size": view_size(study.run, data, *of_teachers, *of_students)}
+    views |= {name: getattr(study.run, name) for name in OF_INPUT}
+    view = asdict(_input(data, views["image_size"]))
     sentences = list(map(describe_assumption, assumed.values())) if are_images else []
     sentences += [*describe_fixed_students(study), *faults, *data.warnings]
     return {
         "views": views if are_images else {},
-        "models": {n: asdict(m.preprocessing) for n, m in models.items() if are_images},
-        "input": asdict(_input(data, views["image_size"])),
-        "sources": {
-            f"student {model.name}": asdict(_source_of(own, model))
-            for own, model in zip(runs, of_students, strict=True)
-        },
+        "models": {n: asdict(m.preprocessing) for n, m in named.items() if are_images},
+        "input": view,
+        "sources": {f"student {m.name}": asdict(_source_of(run, m)) for run, m in models.students},
         "warnings": sentences,
     }
 

@@ -53,9 +53,14 @@ DEEP = "[" * 50_000
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"params": "many"}, {"params": -1}, {"params": 1.5}, {"role": 3}, {"model": None}),
-        *({"latency_ms": float("nan")}, {"latency_ms": "fast"}, {"latency_ms": 10**400}),
-        *({"threads": True}, {"flops": [1]}, {"hardware": {}}),
+        {"params": "many"},
+        {"params": -1},
+        {"params": 1.5},
+        {"role": 3},
+        {"model": None},
+        {"latency_ms": float("nan")},
+        {"latency_ms": 10**400},
+        {"threads": True},
     ],
 )
 def test_costs_of_other_types_are_measured_again(tmp_path: Path, wrong: dict[str, Any]) -> None:
@@ -72,15 +77,14 @@ MEASURED = TeacherAccuracy("resnet50", 3, "f.pt", 10, {"val": Accuracy(50, 40, 5
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"teacher": 1}, {"epochs": "3"}, {"weights": None}, {"classes": 1.5}, {"number": "0"}),
-        *({"splits": []}, {"splits": {"val": 3}}, {"acc_before": "high"}, {"fingerprint": 5}),
-        *(
-            {"splits": {"val": {"n": 50, "correct": 40, "largest_class": 5} | of_val}}
-            for of_val in (
-                *({"n": 0}, {"n": -1}, {"correct": 51}, {"correct": -1}, {"largest_class": 51}),
-                *({"n": "50"}, {"n": 1.5}, {"correct": None}, {"correct": True}),
-            )
-        ),
+        {"epochs": "3"},
+        {"weights": None},
+        {"splits": []},
+        {"splits": {"val": 3}},
+        {"splits": {"val": {"n": 0, "correct": 0, "largest_class": 0}}},
+        {"splits": {"val": {"n": 50, "correct": 51, "largest_class": 5}}},
+        {"splits": {"val": {"n": 50, "correct": 40, "largest_class": 51}}},
+        {"splits": {"val": {"n": 50, "correct": True, "largest_class": 5}}},
     ],
 )
 def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) -> None:
@@ -103,12 +107,15 @@ STUDENTS = StudentsRecord(
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"classes": "ab"}, {"classes": [1, 2]}, {"classes": 3}, {"model": 3}, {"run": [1]}),
-        *({"model": {"name": 3}}, {"model": {"name": "m", "file": 3}}, {"input": 3}),
-        *({"input": {"kind": "images", "shape": shape, "dtype": "uint8"}} for shape in ("ab", [0])),
-        *({"input": {"kind": "images", "shape": [3], "dtype": 8}}, {"students": [3]}),
-        *({"students": [{"repeat": "0", "file": "f"}]}, {"preprocessing": [1]}, {"schema": None}),
-        *({"configuration": 3}, {"versions": []}, {"run": {"alpha": 10**400}}, {"run": {"lr": {}}}),
+        {"classes": "ab"},
+        {"model": {"name": 3}},
+        {"input": {"kind": "images", "shape": [0], "dtype": "uint8"}},
+        {"students": [{"repeat": "0", "file": "f"}]},
+        {"preprocessing": [1]},
+        {"schema": None},
+        {"run": [1]},
+        {"run": {"alpha": 10**400}},
+        {"run": {"lr": {}}},
     ],
 )
 def test_a_record_of_students_of_other_types_is_damaged(tmp_path: Path, wrong: Any) -> None:

@@ -14,13 +14,16 @@ import pytest
 from kdtune.analysis import AnalysisFlags, TableFlags
 from kdtune.config.fields import (
     LOSSES,
+    OPTIMIZERS,
     Bounds,
     Hyperparameter,
     Setting,
     check_fields,
     declarations,
+    docstrings,
     keyword_parameters,
     searchable,
+    teacher_recipe,
 )
 from kdtune.config.records import Limits
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run, complete
@@ -118,6 +121,21 @@ def test_the_losses_are_those_of_training() -> None:
         assert LOSSES[name].takes == keyword_parameters(function)
         first = list(inspect.signature(function).parameters)[:2]
         assert LOSSES[name].of_features == (first == ["student_features", "teacher_features"])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["pretrained", "random"])
+def test_the_help_of_a_teachers_recipe_has_its_defaults(kind: Any, optimizer: str) -> None:
+    texts = docstrings(Run)
+    recipes = [teacher_recipe(kind, {})]
+    recipes += [
+        teacher_recipe(kind, {"optimizer": optimizer, "trainable": t}) for t in ("all", "head")
+    ]
+    for recipe in recipes:
+        for name, value in recipe.items():
+            default = texts[f"teacher_{name}"].partition("None: ")[2]
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            assert shown in default or {name, value} & {"trainable", "optimizer"}, name
 
 
 IDS_OF_VERSION_0_1: list[tuple[dict[str, Any], str]] = [

@@ -43,7 +43,7 @@ MAKE, NET, PETS = local(2)
 
 
 def objects_of(run: Run) -> list[Any]:
-    return [one.value for one in run.objects.passed.values()]
+    return [passed.value for passed in run.objects.passed.values()]
 
 
 def test_fields_hold_names_and_the_run_the_objects() -> None:
@@ -54,12 +54,7 @@ def test_fields_hold_names_and_the_run_the_objects() -> None:
     assert run.objects.get("teacher", "object:Net").value is net
     assert run.objects.get("student", "object:make").value is MAKE
     assert Run().objects == Objects() and not Run().objects
-    for other in (
-        replace(run, alpha=0.2),
-        run.sample(alpha=1.0),
-        copy.deepcopy(run),
-        run.absolute(),
-    ):
+    for other in (replace(run, alpha=0.2), run.sample(alpha=1.0), run.absolute()):
         assert other.objects == run.objects and other.student == "object:make"
     again = Run(data=data, teacher=net, student=MAKE)
     assert again == run and hash(again) == hash(run) and again.config_id == run.config_id
@@ -96,9 +91,7 @@ def test_two_objects_never_share_a_name_and_one_has_one() -> None:
     assert (run.teacher, run.student) == ("object:Net", "object:Net-2")
     study = Study(run=run, space={"student": (b, c, a)})
     assert study.space["student"] == ("object:Net-2", "object:Net-3", "object:Net")
-    assert objects_of(study.run) == [c, b, a] or set(map(id, objects_of(study.run))) == set(
-        map(id, (a, b, c))
-    )
+    assert set(map(id, objects_of(study.run))) == set(map(id, (a, b, c)))
     assert Run(teacher=a, student=a).student == "object:Net"
 
 
@@ -134,12 +127,12 @@ def test_json_has_names_alone() -> None:
 def test_copies_of_objects_are_the_objects() -> None:
     """Ray Tune copies what it is given; 100 MB must not be among it."""
     run = Run(student=NET(2, 2))
-    (one,) = run.objects.passed.values()
-    assert copy.deepcopy(one) is copy.copy(one) is one
-    assert one.fresh() is not one.value
-    torch.testing.assert_close(one.fresh().weight, one.value.weight)
-    one.once("key", lambda: 1)
-    assert one.once("key", lambda: 2) == 1
+    (passed,) = run.objects.passed.values()
+    assert copy.deepcopy(passed) is copy.copy(passed) is passed
+    assert passed.fresh() is not passed.value
+    torch.testing.assert_close(passed.fresh().weight, passed.value.weight)
+    passed.once("key", lambda: 1)
+    assert passed.once("key", lambda: 2) == 1
     assert pickle.loads(pickle.dumps(Run(data={"train": (X, Y)}))).objects.passed["object:data"]
 
 
@@ -147,13 +140,11 @@ def test_copies_of_objects_are_the_objects() -> None:
     ("values", "words"),
     [
         ({"student": 5}, "student must be text, an nn.Module, or a function .* but got 5"),
-        ({"student": None}, "but got None"),
         ({"teacher": {"a": 1}}, "teacher must be text, an nn.Module, or a function that returns"),
         (
             {"data": TensorDataset(X)},
             'data must be text, a dict such as {"train": .*a TensorDataset',
         ),
-        ({"data": NET(2, 2)}, "data must be text, a dict"),
         ({"data": list(range(1000))}, "but got a list$"),
     ],
 )

@@ -11,13 +11,17 @@ import pytest
 import kdtune
 
 PACKAGE = Path(kdtune.__file__).parent
-SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("name", kdtune.__all__)
 def test_a_public_name_is_that_of_its_module(name: str) -> None:
     module = import_module(f"kdtune.{kdtune._MODULES[name]}")
     assert getattr(kdtune, name) is getattr(module, name)
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    """What type checkers see: tests/typed_script.py."""
+    assert (PACKAGE / "py.typed").is_file()
 
 
 def test_other_names_are_errors() -> None:
@@ -44,14 +48,13 @@ def _defined(tree: ast.Module) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_name_the_module_that_defines(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("kdtune"):
-            continue
-        place = PACKAGE.parent / str(node.module).replace(".", "/")
-        home = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-        defined = _defined(ast.parse(home.read_text()))
-        for alias in node.names:
-            is_module = (place / alias.name).is_dir() or (place / f"{alias.name}.py").is_file()
-            assert alias.name in defined or is_module, f"{node.module}.{alias.name}"
+def test_imports_name_the_module_that_defines() -> None:
+    trees = {file: ast.parse(file.read_text()) for file in PACKAGE.rglob("*.py")}
+    names = {file: _defined(tree) for file, tree in trees.items()}
+    for node in (node for tree in trees.values() for node in ast.walk(tree)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("kdtune"):
+            place = PACKAGE.parent / str(node.module).replace(".", "/")
+            home = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            for alias in node.names:
+                is_module = (place / alias.name).is_dir() or (place / f"{alias.name}.py").is_file()
+                assert alias.name in names[home] or is_module, f"{node.module}.{alias.name}"

@@ -17,17 +17,14 @@ from kdtune.planning.ledger import (
     RunCost,
     Rung,
     current_round,
-    decidable,
-    describe_decision,
-    final_differences,
+    decisions,
     final_test,
     finalists,
     is_decided,
     phase_of,
-    undecided,
 )
 from kdtune.planning.plan import Plan
-from kdtune.raytune.progress import describe_end
+from kdtune.raytune.progress import describe_end, describe_state
 from kdtune.statistics.tests import anytime_p
 from kdtune.storage.records import Round
 
@@ -69,7 +66,7 @@ def test_a_completed_run_by_hand() -> None:
     assert state.status == {2: "completed"} and state.scores == {2: 0.8}
     assert ledger.cost == RunCost(runs=1, epochs=8, seconds=8.0) and not ledger.running
     want = [[np.nan, np.nan, 0.8, np.nan]]
-    assert np.array_equal(ledger.table, want, equal_nan=True) and state.is_baseline
+    assert np.array_equal(ledger.table, want, equal_nan=True) and state.arm.is_baseline
     assert not ledger.rungs  # pruning compares the first repeat alone
 
 
@@ -150,7 +147,7 @@ def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
     study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
     plan = Plan(study, play(study, curve))
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
-    differences = final_differences(plan.ledger, finalists(plan.ledger)[0])
+    differences = final_test(plan.ledger, finalists(plan.ledger)[0]).differences
     assert anytime_p(differences) <= 0.05 < anytime_p(differences[:-1])
 
     small = replace(study, budget="10runs")
@@ -191,7 +188,7 @@ def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
         assert ran == {s.run.config_id for s in pair.states} | {default}
         assert len(ran) == (3 if study is race else 2)
         finals = [r for r in pair.baseline.status if phase_of(r) == "final"]
-        assert len(final_differences(plan.ledger, pair)) == len(finals) - 1
+        assert final_test(plan.ledger, pair).n == len(finals) - 1
     assert is_decided(plan.ledger)
 
 
@@ -244,14 +241,12 @@ def played(gain: float, of_images: float, records_images: bool = True) -> Plan:
 def test_a_study_stops_where_its_images_cannot_decide_it() -> None:
     """Over repeats alone the same study is decided."""
     plan = played(0.7, 1.5)
-    (pair,) = undecided(plan.ledger)
-    assert decidable(plan.ledger) == [] and plan.is_done and not is_decided(plan.ledger)
-    assert plan.ledger.cost.runs < 120
-    test = final_test(plan.ledger, pair)
+    ((_, test, _),) = decisions(plan.ledger)
+    assert plan.is_done and not is_decided(plan.ledger) and plan.ledger.cost.runs < 120
     assert test.images == 300 and test.p > 0.05 and test.is_undecidable(0.05)
     assert describe_end(plan).startswith("Not decided: 11 final repeats, always-valid p = 0.97. ")
     assert "More repeats cannot decide it with 300 val images: on these, a" in describe_end(plan)
-    assert describe_decision(plan.ledger, pair).startswith("undecidable with these images (alw")
+    assert decisions(plan.ledger)[0].state == "undecidable with these images"
     alone = played(0.7, 1.5, records_images=False)
     (pair,) = finalists(alone.ledger)
     assert is_decided(alone.ledger) and final_test(alone.ledger, pair).images == 0
@@ -260,10 +255,9 @@ def test_a_study_stops_where_its_images_cannot_decide_it() -> None:
 def test_a_difference_that_the_images_can_show_is_decided() -> None:
     plan = played(1.0, 0.3)
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
-    (pair,) = finalists(plan.ledger)
-    test, rows = final_test(plan.ledger, pair), final_differences(plan.ledger, pair)
-    assert test.images == 300 and test.p <= 0.05 < anytime_p(rows[:2])
-    assert describe_decision(plan.ledger, pair) == f"decided (always-valid p = {test.p:.2g})"
+    test = final_test(plan.ledger, finalists(plan.ledger)[0])
+    assert test.images == 300 and test.p <= 0.05 < anytime_p(test.differences[:2])
+    assert f", decided (always-valid p = {test.p:.2g})" in describe_state(plan)
 
 
 def test_records_without_correctness_are_judged_over_repeats_alone() -> None:
@@ -276,7 +270,7 @@ def test_records_without_correctness_are_judged_over_repeats_alone() -> None:
     ledger = Plan(AUTO, lines).ledger
     test = final_test(ledger, finalists(ledger)[0])
     assert test.images == 0
-    assert test.p == anytime_p(final_differences(ledger, finalists(ledger)[0]))
+    assert test.p == anytime_p(test.differences)
 
 
 # -- Rounds of final repeats: finalists that are fixed before them, on simulated studies --
@@ -327,7 +321,7 @@ def test_a_study_that_is_extended_begins_another_round_on_other_repeats() -> Non
     new = final_runs(extended) - final_runs(lines)
     assert {repeat for _, repeat in new} == set(range(2004, 2010))
     ledger = Plan(more, extended).ledger
-    assert len(final_differences(ledger, finalists(ledger)[0])) == 6
+    assert final_test(ledger, finalists(ledger)[0]).n == 6
     assert play(more, curve, lines=extended) == extended  # nothing is left
 
 

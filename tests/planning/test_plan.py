@@ -6,6 +6,7 @@ that version 0.1 of kdtune has decided.
 """
 
 import csv
+import itertools
 import json
 import random
 from collections import Counter
@@ -24,7 +25,7 @@ from kdtune.config.text import InputError
 from kdtune.planning.ledger import (
     FIRST_REPEAT,
     active_configs,
-    final_differences,
+    final_test,
     finalists,
     is_decided,
     phase_of,
@@ -51,80 +52,77 @@ def phases_overlap(lines: list[Line]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("stop_early", [False, True])
-@pytest.mark.parametrize("policy", ["all", "race"])
-@pytest.mark.parametrize(("search", "space"), SEARCHES)
-class TestContract:
-    """Holds for every sampler and policy."""
+CASES = list(itertools.product(SEARCHES, ["all", "race"], [False, True]))
 
-    def test_the_study_ends_with_every_run_done_once(
-        self, search, space, policy, stop_early
-    ) -> None:
-        study = make(search, space, policy, stop_early)
-        for width in (1, 3):
-            lines = play(study, curve, width)
-            runs = runs_of(lines)
-            assert len(set(runs)) == len(runs) == statuses(lines).total()
-            done = Plan(study, lines)
-            assert len(done.ledger.configs) == (12 if search != "grid" else 15)
-            baselines = [state for state in done.ledger.configs.values() if state.is_baseline]
-            assert len(baselines) == 3 and finalists(done.ledger)[0].baseline in baselines
-            assert all(0 in state.status for state in done.ledger.configs.values())
-            assert not statuses(lines)["pruned"] or stop_early
-            assert not phases_overlap(lines)
 
-    def test_all_configurations_share_the_same_repeats(
-        self, search, space, policy, stop_early
-    ) -> None:
-        """Each has the first repeats of the search, without a gap; the finalists the same ones."""
-        study = make(search, space, policy, stop_early)
-        done = Plan(study, play(study, curve))
-        for state in done.ledger.configs.values():
-            search_repeats = sorted(r for r in state.status if phase_of(r) == "search")
-            assert search_repeats == list(range(len(search_repeats)))
-            assert policy == "race" or state.excluded or len(search_repeats) == 4
-        ((baseline, distilled),) = finalists(done.ledger)
-        if policy == "race":
-            assert baseline.status.keys() >= {r for r in distilled.status if r >= 1000}
-            assert {r for r in baseline.status if r >= 2000} == {2000, 2001, 2002, 2003}
-            assert len(baseline.scores) >= len(distilled.scores)
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def played(request: pytest.FixtureRequest) -> tuple[Study, list[Line]]:
+    """Return a study of each sampler and policy, and its records from beginning to end."""
+    (search, space), policy, stop_early = request.param
+    study = make(search, space, policy, stop_early)
+    return study, play(study, curve)
 
-    def test_a_crash_after_every_line_changes_nothing(
-        self, search, space, policy, stop_early
-    ) -> None:
-        study = make(search, space, policy, stop_early)
-        whole, broken = play(study, curve), play_and_crash(study, curve)
-        assert runs_of(whole) == runs_of(broken)
-        assert finalists(Plan(study, whole).ledger) == finalists(Plan(study, broken).ledger)
 
-    def test_failures_and_nan_do_not_stop_the_study(
-        self, search, space, policy, stop_early
-    ) -> None:
-        study = make(search, space, policy, stop_early)
-        lines = play(study, faulty, 3)
-        assert statuses(lines)["failed"] and statuses(lines)["completed"]
+def test_the_study_ends_with_every_run_done_once(played) -> None:
+    study, whole = played
+    for lines in (whole, play(study, curve, 3)):
+        runs = runs_of(lines)
+        assert len(set(runs)) == len(runs) == statuses(lines).total()
         done = Plan(study, lines)
-        assert not any(state.excluded for pair in finalists(done.ledger) for state in pair.states)
-        failed = done.ledger.retryable
-        if done._sampler is not None:  # no trial is left running in Optuna
-            for arm in done._sampler.arms.values():
-                assert all(trial.state.is_finished() for trial in arm.get_trials())
-        again = play(study, faulty, 3, lines=lines)[len(lines) :]
-        assert failed.keys() <= {line["trial_id"] for line in again}  # but not diverged runs
-        assert {line["config_id"] for line in again} == {run.config_id for run in failed.values()}
+        assert len(done.ledger.configs) == (12 if study.search != "grid" else 15)
+        baselines = [state for state in done.ledger.configs.values() if state.arm.is_baseline]
+        assert len(baselines) == 3 and finalists(done.ledger)[0].baseline in baselines
+        assert all(0 in state.status for state in done.ledger.configs.values())
+        assert not statuses(lines)["pruned"] or study.stop_early
+        assert not phases_overlap(lines)
 
-    def test_more_repeats_and_samples_extend_the_study(
-        self, search, space, policy, stop_early
-    ) -> None:
-        study = make(search, space, policy, stop_early)
-        lines = play(study, curve)
-        more = replace(study, repeats=6, samples=16)
-        extended = play(more, curve, lines=lines)
-        runs = runs_of(extended)
-        assert len(runs) == len(set(runs)) > len(runs_of(lines))
-        if search != "grid":
-            most = 15 if space is LISTS else 16  # the lists hold no more
-            assert len(Plan(more, extended).ledger.configs) == most
+
+def test_all_configurations_share_the_same_repeats(played) -> None:
+    """Each has the first repeats of the search, without a gap; the finalists the same ones."""
+    study, lines = played
+    done = Plan(study, lines)
+    for state in done.ledger.configs.values():
+        search_repeats = sorted(r for r in state.status if phase_of(r) == "search")
+        assert search_repeats == list(range(len(search_repeats)))
+        assert study.policy == "race" or state.excluded or len(search_repeats) == 4
+    ((baseline, distilled),) = finalists(done.ledger)
+    if study.policy == "race":
+        assert baseline.status.keys() >= {r for r in distilled.status if r >= 1000}
+        assert {r for r in baseline.status if r >= 2000} == {2000, 2001, 2002, 2003}
+        assert len(baseline.scores) >= len(distilled.scores)
+
+
+def test_a_crash_after_every_line_changes_nothing(played) -> None:
+    study, whole = played
+    broken = play_and_crash(study, curve)
+    assert runs_of(whole) == runs_of(broken)
+    assert finalists(Plan(study, whole).ledger) == finalists(Plan(study, broken).ledger)
+
+
+def test_failures_and_nan_do_not_stop_the_study(played) -> None:
+    study, _ = played
+    lines = play(study, faulty, 3)
+    assert statuses(lines)["failed"] and statuses(lines)["completed"]
+    done = Plan(study, lines)
+    assert not any(state.excluded for pair in finalists(done.ledger) for state in pair.states)
+    failed = done.ledger.retryable
+    if done._sampler is not None:  # no trial is left running in Optuna
+        for arm in done._sampler.arms.values():
+            assert all(trial.state.is_finished() for trial in arm.get_trials())
+    again = play(study, faulty, 3, lines=lines)[len(lines) :]
+    assert failed.keys() <= {line["trial_id"] for line in again}  # but not diverged runs
+    assert {line["config_id"] for line in again} == {run.config_id for run in failed.values()}
+
+
+def test_more_repeats_and_samples_extend_the_study(played) -> None:
+    study, lines = played
+    more = replace(study, repeats=6, samples=16)
+    extended = play(more, curve, lines=lines)
+    runs = runs_of(extended)
+    assert len(runs) == len(set(runs)) > len(runs_of(lines))
+    if study.search != "grid":
+        most = 15 if isinstance(study.values("lr"), tuple) else 16  # the lists hold no more
+        assert len(Plan(more, extended).ledger.configs) == most
 
 
 def test_the_default_grid_runs_in_blocks_of_repeats() -> None:
@@ -312,19 +310,6 @@ def test_what_is_minimised_is_the_negative_of_what_is_maximised(search: Any) -> 
     assert True in plain and False in plain
 
 
-def test_a_crash_after_every_line_changes_nothing() -> None:
-    study = Study(
-        train="own_functions:wave",
-        space={"alpha": (0.1, 0.5, 1.0), "lr": (1e-3, 1e-2)},
-        baseline={"alpha": 1.0},
-        epochs=RUN.epochs,
-        policy="race",
-        repeats=3,
-    )
-    names = ["alpha", "lr"]
-    assert order(play_and_crash(study, score), names) == order(play(study, score), names)
-
-
 # -- Studies of several students: each has its own arms, finalists and share of the samples --
 
 
@@ -340,7 +325,7 @@ def of_student(run: Run) -> list[float]:
 def test_students_take_turns(search: str) -> None:
     study = replace(make(search, {**RANGES, **STUDENTS}, "all"), samples=16)
     plan = Plan(study, play(study, of_student))
-    kinds = Counter((state.run.student, state.is_baseline) for state in plan.ledger.by_row)
+    kinds = Counter((state.run.student, state.arm.is_baseline) for state in plan.ledger.by_row)
     assert kinds == {(s, plain): 2 if plain else 6 for s in ("small", "large") for plain in (0, 1)}
 
 
@@ -350,11 +335,11 @@ def test_a_race_has_finalists_of_each_student() -> None:
     plan = Plan(study, play(study, of_student))
     small, large = finalists(plan.ledger)
     for pair, student in ((small, "small"), (large, "large")):
-        assert [(s.run.student, s.is_baseline) for s in pair.states] == [
+        assert [(s.run.student, s.arm.is_baseline) for s in pair.states] == [
             (student, True),
             (student, False),
         ]
-        assert len(final_differences(plan.ledger, pair)) == study.repeats
+        assert final_test(plan.ledger, pair).n == study.repeats
     by_student = active_configs(plan.ledger)
     assert list(by_student) == ["small", "large"]
     alive = [s for arms in by_student.values() for arm in arms for s in arm]
@@ -380,8 +365,7 @@ def test_repeats_are_added_until_each_student_is_decided() -> None:
     study = Study(run=RUN, space=space, until_decided=True, budget="120runs", repeats=4)
     plan = Plan(study, play(study, gain))
     lengths = {
-        p.states[0].run.student: len(final_differences(plan.ledger, p))
-        for p in finalists(plan.ledger)
+        p.states[0].run.student: final_test(plan.ledger, p).n for p in finalists(plan.ledger)
     }
     assert lengths["large"] < lengths["small"] and not is_decided(plan.ledger)
 
@@ -428,7 +412,7 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(
     monkeypatch.setenv("HOME", str(tmp_path))
     at_home = replace(study, warm_start="~/other")
     assert best_of_other(at_home) == best_of_other(replace(study, warm_start=str(other.folder)))
-    with pytest.raises(InputError, match="a grid runs all"):
+    with pytest.raises(InputError, match="--warm-start must be left out"):
         replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
     with pytest.raises(InputError, match="must hold study"):
         Plan(replace(study, warm_start=str(tmp_path)))
@@ -451,7 +435,7 @@ def test_the_winner_of_a_race_comes_first_although_its_first_repeat_was_bad(tmp_
     best = finalists(ledger)[0].states
     assert [state.run.lr for state in best] == [1e-2, 1e-2]
     for winner in best:
-        arm = [s for s in ledger.by_row if s.is_baseline == winner.is_baseline]
+        arm = [s for s in ledger.by_row if s.arm.is_baseline == winner.arm.is_baseline]
         assert sum(state.scores[0] > winner.scores[0] for state in arm) == 2
         assert min(len(state.scores) for state in arm) == 1
     study = replace(other, policy="all", search="tpe", warm_start=str(other.folder))

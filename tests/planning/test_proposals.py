@@ -60,7 +60,7 @@ def test_baselines_have_their_share_of_the_suggestions() -> None:
         study = Study(run=RUN, search="random", samples=40, plain_share=share, space=RANGES)
         plan = Plan(study)
         plan.next_run()
-        assert sum(state.is_baseline for state in plan.ledger.configs.values()) == count
+        assert sum(state.arm.is_baseline for state in plan.ledger.configs.values()) == count
 
 
 def test_a_finite_space_is_suggested_to_the_last() -> None:
@@ -369,7 +369,7 @@ def test_optuna_reads_the_export(search: str, space: dict, tmp_path: Path) -> No
         assert trial.user_attrs["n"] == 4
         assert [trial.user_attrs[f"repeat/{r}"] for r in range(4)] == scores
         assert trial.params["lr"] == state.run.lr and trial.params["alpha"] == state.run.alpha
-        assert ("temperature" in trial.params) == (search == "tpe" and not state.is_baseline)
+        assert ("temperature" in trial.params) == (search == "tpe" and not state.arm.is_baseline)
         assert trial.duration is not None and trial.duration.total_seconds() > 0
     assert set(optuna.importance.get_param_importances(loaded)) >= {"lr", "alpha"}
     with warnings.catch_warnings(action="ignore"):  # experimental

@@ -17,7 +17,7 @@ from kdtune.data.sources import StudyData
 from kdtune.raytune import teachers
 from kdtune.raytune import teachers as costs
 from kdtune.raytune.machines import TrialResources
-from kdtune.raytune.teachers import measure_before_ray
+from kdtune.raytune.teachers import Preparation, measure_before_ray
 from kdtune.storage.mirror import Mirror, fetch
 from kdtune.training.recipe import resolve_study
 
@@ -43,7 +43,7 @@ def check(study: Study) -> list[str]:
     lines: list[str] = []
     mirror = Mirror(study)
     mirror.pull(TEACHER_ACCURACY)
-    teachers.gate_teachers(study, StudyData(study.run), mirror, ONE_CORE, lines.append)
+    Preparation(study, StudyData(study.run), mirror, ONE_CORE, lines.append).gate_teachers()
     return lines
 
 

@@ -79,16 +79,23 @@ def test_incomplete_predictions_are_left_out(made) -> None:
     assert edit(made, lambda f: f[(f.trial_id != trial) | (f.split != "test")]) == {}
 
 
+exact = pytest.approx
+
+
+def arms(label, predicted, p_predicted=None, classes=("ant", "bee", "cat")) -> BothArms:
+    """Return predictions [2, R, N] without files."""
+    predicted = np.asarray(predicted)
+    p = np.full(predicted.shape, 0.5) if p_predicted is None else np.asarray(p_predicted)
+    label, repeats = np.asarray(label), tuple(range(predicted.shape[1]))
+    names = (None,) * len(label)
+    return BothArms("val", ("d", "b"), repeats, tuple(classes), label, names, predicted, p, p)
+
+
 def by_hand() -> BothArms:
     """Three repeats of four images of class 0; the counts of correct students are below."""
     distilled = [[0, 0, 1, 1], [0, 2, 2, 1], [0, 2, 1, 1]]  # 3, 1, 0, 0
     baseline = [[1, 0, 0, 1], [1, 0, 0, 2], [0, 0, 1, 1]]  # 1, 3, 2, 0
-    predicted = np.array([distilled, baseline])
-    p = np.full(predicted.shape, 0.5)
-    names = ("ant", "bee", "cat")
-    return BothArms(
-        "val", ("d", "b"), (0, 1, 2), names, np.zeros(4, int), (None,) * 4, predicted, p, p
-    )
+    return arms([0, 0, 0, 0], [distilled, baseline])
 
 
 def test_the_images_that_differ_most_are_worked_by_hand() -> None:
@@ -117,8 +124,10 @@ def test_thumbnails_are_in_the_folder_or_made_from_files(tmp_path) -> None:
     photo.save(tmp_path / "a.png")
     assert read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == content
     assert read_thumbnail(tmp_path, tmp_path, "val", 3, "gone.png") == b""
-    (tmp_path / "text.png").write_text("no image")
-    assert read_thumbnail(tmp_path, tmp_path, "val", 3, "text.png") == b""
+    cut = (tmp_path / "a.png").read_bytes()[:99]
+    for content in (b"no image", cut):
+        (tmp_path / "a.png").write_bytes(content)
+        assert read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == b""
 
 
 @pytest.mark.parametrize("tag", [0x100, 0x11A])
@@ -128,26 +137,6 @@ def test_an_image_with_damaged_exif_data_has_a_thumbnail(tmp_path, tag) -> None:
     for orientation, size in ((None, (20, 40)), ("exif", (20, 40)), ("stored", (40, 20))):
         content = read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png", orientation)
         assert Image.open(io.BytesIO(content)).size == size
-
-
-def test_an_image_that_pillow_cannot_read_has_no_thumbnail(tmp_path) -> None:
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
-    content = bytearray((tmp_path / "a.png").read_bytes())
-    for cut in range(0, len(content), 5):
-        (tmp_path / "a.png").write_bytes(content[:cut])
-        assert isinstance(read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png"), bytes)
-
-
-exact = pytest.approx
-
-
-def arms(label, predicted, p_predicted=None, classes=("ant", "bee", "cat")) -> BothArms:
-    """Return predictions [2, R, N] without files."""
-    predicted = np.asarray(predicted)
-    p = np.full(predicted.shape, 0.5) if p_predicted is None else np.asarray(p_predicted)
-    label, repeats = np.asarray(label), tuple(range(predicted.shape[1]))
-    names = (None,) * len(label)
-    return BothArms("val", ("d", "b"), repeats, tuple(classes), label, names, predicted, p, p)
 
 
 def drawn(n: int = 60, repeats: int = 4) -> BothArms:

@@ -92,16 +92,6 @@ def test_paired_numbers_are_scipys_and_holm_by_hand() -> None:
     assert result.comparisons["diff"].is_monotonic_decreasing  # the best first
 
 
-def test_order_of_rows_and_names_of_columns_do_not_matter() -> None:
-    frame = table()
-    names = {"alpha": "weight", "seed": "label", "acc": "config_id"}
-    other = frame.sample(frac=1, random_state=0).rename(columns=names)
-    want = compare(frame)
-    got = kdtune.compare(other, "weight", "label", "config_id", baseline={"weight": 1})
-    numbers = ["diff", "low", "high", "p_holm", "p_max_t", "n", "wins"]
-    pd.testing.assert_frame_equal(want.comparisons[numbers], got.comparisons[numbers])
-
-
 def test_repeats_decide_whether_runs_are_paired() -> None:
     frame = table()
     apart = compare(frame.assign(seed=np.arange(len(frame))))

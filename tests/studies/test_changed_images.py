@@ -8,6 +8,7 @@ from threading import Thread
 
 import pandas as pd
 import pytest
+from drivers import numbers
 from photos import photo, save
 
 import kdtune
@@ -62,13 +63,6 @@ def after_the_first_run(study: Study, change: Callable[[], None]) -> Thread:
     thread = Thread(target=wait)
     thread.start()
     return thread
-
-
-def numbers(folder: Path) -> pd.DataFrame:
-    frame = kdtune.load(folder).frames.epochs
-    order = ["trial_id", "epoch"]
-    wanted = [c for c in frame if c in order or c.startswith(("val", "train"))]
-    return frame[wanted].sort_values(order, ignore_index=True)
 
 
 def test_an_overwritten_image_stops_the_study_which_goes_on_when_it_is_back(

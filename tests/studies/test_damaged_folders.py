@@ -9,20 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from drivers import numbers
 
 import kdtune
 from kdtune.config.study import Study
 from kdtune.storage.records import read_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray", "one_at_a_time")]
-
-
-def numbers(folder: Path) -> pd.DataFrame:
-    """Return every metric of each epoch, sorted; all runs must be completed."""
-    results = kdtune.load(folder)
-    assert set(results.trials.status) == {"completed"}
-    frame = results.epochs.drop(columns=["seconds", "time"], errors="ignore")
-    return frame.sort_values(["trial_id", "epoch", "split"]).reset_index(drop=True)
 
 
 @contextmanager

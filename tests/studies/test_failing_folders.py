@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import own_functions
 import pytest
 from disks import Disk, why_not
-from drivers import Driver, recomputed_epochs, wait_until
+from drivers import Driver, check_steady, recomputed_epochs, wait_until
 from tiny_run import TINY
 
-import kdtune
 from kdtune.config.study import Study
 from kdtune.raytune.session import FOLDER_SILENT_SECONDS
 from kdtune.storage.records import read_lines
@@ -53,25 +51,11 @@ def start(study: Study, tmp_path: Path, seconds: float = 0.6) -> Driver:
     return Driver(study, tmp_path / "d", {"KDTUNE_TEST_SECONDS": str(seconds)})
 
 
-def check_numbers(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare each epoch of a complete study with the function called alone."""
-    monkeypatch.setenv("KDTUNE_TEST_SECONDS", "0")
-    results = kdtune.load(study.folder)
-    assert len(results.trials) == 4 and set(results.trials.status) == {"completed"}
-    for trial in results.trials.to_dict("records"):
-        alone = tmp_path / "alone" / trial["trial_id"]
-        alone.mkdir(parents=True)
-        config = {"alpha": trial["config/alpha"]}
-        expected = [one["val/acc"] for one in own_functions.steady(config, trial["repeat"], alone)]
-        own = results.epochs[results.epochs.trial_id == trial["trial_id"]]
-        assert own[own.split == "val"].sort_values("epoch").acc.tolist() == expected
-
-
 def resume(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Give the same command again, which completes the study; return what it has printed."""
     with start(study, tmp_path) as driver:
         assert driver.wait() == 0, driver.said()
-    check_numbers(study, tmp_path, monkeypatch)
+    check_steady(study, tmp_path, monkeypatch)
     return driver.said()
 
 
@@ -143,19 +127,6 @@ def test_parts_of_the_folder_are_deleted_in_mid_study(
         assert len(starts) == 4
 
 
-def test_rays_part_and_the_trials_are_deleted_in_mid_study(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray's part is not needed; trials write their files again, or fail and are tried again."""
-    with start(study, tmp_path) as driver:
-        wait_until(lambda: driver.epochs() >= 3)
-        for name in ("tune", "trials"):
-            shutil.rmtree(study.folder / name, ignore_errors=True)
-        assert driver.wait() in (0, 1), driver.said()
-        assert "Traceback" not in driver.said()
-    resume(study, tmp_path, monkeypatch)
-
-
 def test_a_silent_mount_is_waited_for(
     disk: Disk, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +144,7 @@ def test_a_silent_mount_is_waited_for(
     assert f"{study.folder} answers again; the study goes on" in said
     assert "so it is killed" not in said and "Traceback" not in said, said
     assert not any(recomputed_epochs(study.folder).values())
-    check_numbers(study, tmp_path, monkeypatch)
+    check_steady(study, tmp_path, monkeypatch)
 
 
 def test_ctrl_c_during_a_silence(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from drivers import numbers
 
 import kdtune
 from kdtune.config.study import Study
@@ -48,13 +49,6 @@ def small(study: Study) -> Study:
     return replace(study, run=replace(study.run, epochs=6))
 
 
-def numbers(study: Study) -> pd.DataFrame:
-    results = kdtune.load(study.folder)
-    assert set(results.trials.status) == {"completed"}
-    frame = results.epochs.drop(columns=["seconds", "time"], errors="ignore")
-    return frame.sort_values(["trial_id", "epoch", "split"]).reset_index(drop=True)
-
-
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_the_disk_of_a_study_is_full(
     taught: Study, disk: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +71,7 @@ def test_the_disk_of_a_study_is_full(
     (disk / "ballast").unlink()
     kdtune.run(study)
     kdtune.run(calm)
-    pd.testing.assert_frame_equal(numbers(study), numbers(calm))
+    pd.testing.assert_frame_equal(numbers(study.folder), numbers(calm.folder))
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
@@ -93,7 +87,7 @@ def test_the_disk_of_the_cache_is_full(
     assert said.count(f"the cache folder {disk / 'cache'} cannot be written") == 1
     assert "No space left on device" in said
     kdtune.run(calm)
-    pd.testing.assert_frame_equal(numbers(study), numbers(calm))
+    pd.testing.assert_frame_equal(numbers(study.folder), numbers(calm.folder))
     assert not list(disk.rglob("*.part"))
 
 

@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import own_functions
 import pytest
-from drivers import Driver, recomputed_epochs, wait_until
+from drivers import Driver, check_steady, recomputed_epochs, wait_until
 
 import kdtune
 from kdtune.config.study import Study
@@ -32,23 +31,13 @@ def make(tmp_path: Path, **changes: Any) -> Study:
 
 
 def check_numbers(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare each epoch of a study with the function called alone."""
-    monkeypatch.setenv("KDTUNE_TEST_SECONDS", "0")
-    trials, epochs = kdtune.load(study.folder).trials, kdtune.load(study.folder).epochs
-    assert set(trials.status) == {"completed"}
-    assert len(trials) == len(study.space["alpha"]) * study.repeats
+    """Compare a study with the function called alone; each trial has completed once."""
+    check_steady(study, tmp_path, monkeypatch)
     ends = [line for line in read_lines(study.folder)[0] if line["kind"] == "end"]
     completed = [line["trial_id"] for line in ends if line["status"] == "completed"]
-    assert sorted(completed) == sorted(trials.trial_id)  # each once
+    assert sorted(completed) == sorted(kdtune.load(study.folder).trials.trial_id)
     for line in ends:  # a worker that is killed three times is the only other end
         assert line["status"] == "completed" or line["error"] == THRICE, line
-    for trial in trials.itertuples():
-        alone = tmp_path / "alone" / trial.trial_id
-        alone.mkdir(parents=True)
-        config = {"alpha": trials.set_index("trial_id")["config/alpha"][trial.trial_id]}
-        expected = [one["val/acc"] for one in own_functions.steady(config, trial.repeat, alone)]
-        own = epochs[(epochs.trial_id == trial.trial_id) & (epochs.split == "val")]
-        assert own.sort_values("epoch").acc.tolist() == expected, trial.trial_id
 
 
 def test_a_study_whose_processes_are_killed_20_times(
@@ -134,38 +123,53 @@ def test_a_lost_ray_is_one_sentence(process: str, tmp_path: Path) -> None:
         assert driver.left() == []
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("when", ["Ray starts", "runs are trained"])
-def test_a_study_that_is_told_to_end(when: str, name: str, tmp_path: Path) -> None:
-    with Driver(make(tmp_path), tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}) as driver:
-        starts = when == "Ray starts"
-        wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
-        driver.process.send_signal(getattr(signal, name))
+def wait_for(when: str, driver: Driver) -> None:
+    starts = when == "Ray starts"
+    wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
+
+
+def tell(driver: Driver, how: str) -> None:
+    """Send a signal to a driver; "all" signals Ray's processes as well, as a closed terminal does.
+
+    So do `timeout` and batch systems.
+    """
+    name, _, whom = how.partition(" ")
+    number = getattr(signal, name)
+    if whom == "all":
+        os.killpg(driver.process.pid, number)
+        return
+    driver.process.send_signal(number)
+    if whom == "twice":
+        time.sleep(0.4)
+        driver.process.send_signal(number)
+
+
+WAYS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGTERM all", "SIGHUP all", "SIGTERM background")
+STARTS, TRAINED = "Ray starts", "runs are trained"
+IGNORED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""As the shell starts `python -m kdtune.search &` in a script."""
+
+
+@pytest.mark.parametrize(
+    ("when", "how"),
+    [*((when, how) for when in (STARTS, TRAINED) for how in WAYS), (TRAINED, "SIGINT twice")],
+)
+def test_a_study_that_is_told_to_end(when: str, how: str, tmp_path: Path) -> None:
+    code = IGNORED if "background" in how else ""
+    with Driver(make(tmp_path), tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}, code) as driver:
+        wait_for(when, driver)
+        tell(driver, how)
         assert driver.wait() == 130, driver.said()
         said = driver.said()
         assert "run the same command again to resume" in said and "Traceback" not in said
-        assert "So far: " in said or starts
+        if "all" in how:
+            assert "error: " not in said and said.count("So far: ") == (when == TRAINED)
+        if when == TRAINED and how in WAYS[:3]:
+            assert "So far: " in said
         assert driver.left() == []
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-@pytest.mark.parametrize("when", ["Ray starts", "runs are trained"])
-def test_a_study_all_of_whose_processes_are_told_to_end(
-    when: str, name: str, tmp_path: Path
-) -> None:
-    """A terminal that is closed, `timeout` and batch systems signal Ray's processes as well."""
-    with Driver(make(tmp_path), tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}) as driver:
-        starts = when == "Ray starts"
-        wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
-        os.killpg(driver.process.pid, getattr(signal, name))
-        assert driver.wait() == 130, driver.said()
-        said = driver.said()
-        assert "run the same command again to resume" in said and "Traceback" not in said
-        assert "error: " not in said and said.count("So far: ") == (not starts)
-        assert driver.left() == []
-
-
-@pytest.mark.parametrize("when", ["Ray starts", "runs are trained"])
+@pytest.mark.parametrize("when", [STARTS, TRAINED])
 def test_a_terminal_that_is_closed(when: str, tmp_path: Path) -> None:
     """The system sends SIGHUP, and whatever is printed after it fails."""
     study, screen = make(tmp_path), list[bytes]()
@@ -174,8 +178,7 @@ def test_a_terminal_that_is_closed(when: str, tmp_path: Path) -> None:
         os.close(terminal)
         reader = threading.Thread(target=lambda: screen.extend(iter(lambda: read(own_end), b"")))
         reader.start()
-        starts = when == "Ray starts"
-        wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
+        wait_for(when, driver)
         os.close(own_end)
         reader.join()
         assert driver.wait() == 130, b"".join(screen)
@@ -195,33 +198,6 @@ def read(terminal: int) -> bytes:
         return os.read(terminal, 4096)
     except OSError:
         return b""
-
-
-@pytest.mark.parametrize("when", ["Ray starts", "runs are trained"])
-def test_a_background_job_that_ignores_ctrl_c_is_told_to_end(when: str, tmp_path: Path) -> None:
-    """As `python -m kdtune.search &` in a script."""
-    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    slow = {"KDTUNE_TEST_SECONDS": "0.6"}
-    with Driver(make(tmp_path), tmp_path / "d", slow, ignored) as driver:
-        starts = when == "Ray starts"
-        wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
-        driver.process.send_signal(signal.SIGTERM)
-        assert driver.wait() == 130, driver.said()
-        said = driver.said()
-        assert "run the same command again to resume" in said and "Traceback" not in said
-        assert driver.left() == []
-
-
-def test_an_impatient_user_presses_ctrl_c_twice(tmp_path: Path) -> None:
-    with Driver(make(tmp_path), tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}) as driver:
-        wait_until(lambda: driver.epochs() > 3)
-        for _ in range(2):
-            driver.process.send_signal(signal.SIGINT)
-            time.sleep(0.4)
-        assert driver.wait() == 130, driver.said()
-        said = driver.said()
-        assert "run the same command again to resume" in said and "Traceback" not in said
-        assert driver.left() == []
 
 
 def test_ctrl_c_during_the_end_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,16 +236,4 @@ def test_a_driver_whose_clock_jumps_by_days(
     results = kdtune.load(study.folder)
     assert (results.epochs.seconds >= 0).all() and (results.trials.seconds >= 0).all()
     assert "-86" not in results.text()
-    check_numbers(study, tmp_path, monkeypatch)
-
-
-def test_a_driver_without_terminal_input_and_output(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All three streams are closed, as by a careless daemon."""
-    study = make(tmp_path, repeats=2)
-    closed = "import os\nfor i in (0, 1, 2): os.close(i)"
-    with Driver(study, tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0"}, code=closed) as driver:
-        driver.wait()
-        assert driver.left() == []
     check_numbers(study, tmp_path, monkeypatch)

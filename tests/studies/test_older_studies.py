@@ -94,7 +94,7 @@ def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_the
     """The finals of schema 3 stay repeats 2000 and 2001, those of the new round begin at 2002."""
     results, lines = kdtune.load(DATA / "study_schema_3"), read_lines(DATA / "study_schema_3")[0]
     assert "held-out" not in results.text() and len(results.final_trials) == 4
-    assert "did not record the finalists" in results.context().baseline_note
+    assert "did not record the finalists" in results.context().sentence("baseline")
     new = play(replace(results.study, repeats=3), curve, lines=lines)[len(lines) :]
     (round_,) = (Round.from_line(line) for line in new if line["kind"] == "finalists")
     assert (round_.number, round_.first_repeat, len(round_.finalists)) == (1, 2002, 2)
@@ -102,7 +102,11 @@ def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_the
     assert final == {2002, 2003, 2004}
 
 
-@pytest.mark.parametrize("saved", ["study_v0_1", "study_schema_2"], indirect=True)
+@pytest.mark.parametrize(
+    "saved",
+    ["study_v0_1", pytest.param("study_schema_2", marks=pytest.mark.slow)],
+    indirect=True,
+)
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_it_is_extended(study: Study, saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_lines(study.folder)[0]

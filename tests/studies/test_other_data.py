@@ -90,7 +90,10 @@ def plain_loop(run: Run, arrays: Arrays, student: nn.Module, teacher: nn.Module)
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
-@pytest.mark.parametrize(("run", "read"), [(TEXT, of_text), (TABLES, of_tables)])
+@pytest.mark.parametrize(
+    ("run", "read"),
+    [(TEXT, of_text), pytest.param(TABLES, of_tables, marks=pytest.mark.slow)],
+)
 def test_a_study_equals_the_plain_loop(
     run: Run, read: Callable[[], Arrays], tmp_path: Path
 ) -> None:

@@ -169,7 +169,7 @@ def test_ctrl_c_exits_130_and_the_same_command_goes_on(
     taught: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Interrupted once a run has ended; test_killed_studies.py kills drivers."""
-    run = replace(taught.run, epochs=300)
+    run = replace(taught.run, epochs=150)
     study = replace(taught, run=run, space={"alpha": (0.0, 1.0)}, repeats=1)
 
     def interrupt() -> None:

@@ -26,7 +26,13 @@ from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.output_teacher import load_output_teacher
-from kdtune.training.recipe import find_other_cuts, resolve, resolve_study, transforms_of
+from kdtune.training.recipe import (
+    StudyModels,
+    find_other_cuts,
+    resolve,
+    resolve_study,
+    transforms_of,
+)
 from kdtune.training.run import check_run, check_study, clear_cached_models, distill
 from kdtune.training.teacher import dump_teacher, find_other_views, measure_accuracy
 
@@ -65,8 +71,7 @@ def results(run: Run, teacher: Path, folder: Path) -> tuple[list[Any], dict[str,
     return [epoch.splits for epoch in epochs], load_file(folder / "student.safetensors")
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "npz"])
-@pytest.mark.parametrize("trainable", ["all", "head"])
+@pytest.mark.parametrize(("suffix", "trainable"), [("parquet", "all"), ("npz", "head")])
 def test_the_file_equals_the_network_bit_for_bit(
     made: Path, tmp_path: Path, suffix: str, trainable: Any
 ) -> None:
@@ -234,12 +239,15 @@ def test_the_views_of_a_dump_are_the_defaults_of_its_study(photos: Path, tmp_pat
         Study(run=with_file(replace(run, image_size=None), tmp_path / "t.npz")), StudyData(run)
     )
     assert (study.run.eval_crop, study.run.eval_interpolation) == (0.7, "bicubic")
-    record = transforms_of(study, load_data(study.run), ())
+    data = load_data(study.run)
+    record = transforms_of(study, data, StudyModels.of(study, data), ())
     assert record["views"]["image_size"] == 40
     assert list(record["models"]) == ["student cifar_resnet20"]
-    assert not list(find_other_views(study, load_data(study.run)))
+    assert not list(find_other_views(study, data, StudyModels.of(study, data)))
     other = replace(study, run=replace(study.run, image_size=48, eval_crop=0.7))
-    assert "(image_size 40 → 48)" in next(find_other_views(other, load_data(other.run)))
+    assert "(image_size 40 → 48)" in next(
+        find_other_views(other, data, StudyModels.of(other, data))
+    )
 
 
 def test_the_command_writes_the_file_and_refuses_what_it_cannot(

@@ -8,9 +8,10 @@ from tiny_run import TINY
 
 from kdtune.config.cli import parse
 from kdtune.config.study import Study
-from kdtune.data.sources import StudyData, load_data
+from kdtune.data.sources import StudyData
 from kdtune.training.recipe import (
     RecipeRow,
+    StudyModels,
     describe_config,
     format_recipe,
     recipe_rows,
@@ -19,12 +20,13 @@ from kdtune.training.recipe import (
 
 
 def rows(asked: Study, saved: Study | None = None) -> dict[str, RecipeRow]:
-    return {
-        row.setting: row
-        for row in recipe_rows(
-            asked, resolve_study(asked, StudyData(asked.run)), saved, load_data(asked.run)
-        )
-    }
+    return {row.setting: row for row in table_of(asked, asked, saved)}
+
+
+def table_of(asked: Study, merged: Study, saved: Study | None) -> list[RecipeRow]:
+    data = StudyData(asked.run)
+    study, own = resolve_study(merged, data), data.of(asked.run)
+    return recipe_rows(asked, study, saved, own, StudyModels.of(study, own))
 
 
 def test_sources_on_the_command_line() -> None:
@@ -86,9 +88,7 @@ def test_sources_in_python_and_of_a_saved_study(tmp_path: Path) -> None:
         StudyData(study.run),
     )
     merged = replace(study, repeats=5, run=replace(study.run, teacher_trainable="head"))
-    table = recipe_rows(
-        study, resolve_study(merged, StudyData(merged.run)), saved, load_data(study.run)
-    )
+    table = table_of(study, merged, saved)
     sources = {row.setting: row.source for row in table}
     assert sources["repeats"] == sources["teacher_trainable"] == "saved study"
 

@@ -23,7 +23,7 @@ from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
-from kdtune.training.recipe import resolve, transforms_of
+from kdtune.training.recipe import StudyModels, resolve, transforms_of
 from kdtune.training.teacher import initial_teacher
 
 COUNT, WRONG = 16, 4
@@ -161,7 +161,8 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
 ) -> None:
     run = Run(data=str(photos), teacher="resnet18", teacher_weights="none", teacher_epochs=0)
     study = Study(run=resolve(run), space={"student": ("factories:bare_student", "cifar_resnet20")})
-    record = transforms_of(study, load_data(study.run), ())
+    data = load_data(study.run)
+    record = transforms_of(study, data, StudyModels.of(study, data), ())
     views = {"image_size": 224, "orientation": "exif", "eval_crop": 224 / 256}
     views["eval_interpolation"] = "bilinear"
     assert record["views"] == views
@@ -178,4 +179,5 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
     (warning,) = record["warnings"]
     assert warning.startswith("the model factories:bare_student has no preprocessing")
     known = replace(study, run=replace(study.run, student_std=(0.5,)))
-    assert transforms_of(known, load_data(known.run), ())["warnings"] == []
+    data = load_data(known.run)
+    assert transforms_of(known, data, StudyModels.of(known, data), ())["warnings"] == []

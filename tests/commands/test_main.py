@@ -1,0 +1,220 @@
+"""`python -m kdtune` and the console script: exit codes, signals, odd surroundings.
+
+Reference: docs/commands.md. What is printed is frozen in tests/goldens.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import kdtune
+from kdtune.__main__ import main
+from kdtune.config.cli import COMMANDS, EXIT_CODES, run_and_exit
+from kdtune.config.text import Diverged, InputError, LeaseLostError, NodeMismatchError
+
+ROOT = Path(kdtune.__file__).parents[1]
+HEAVY = {"torch", "ray", "pandas", "matplotlib", "scipy", "optuna"}
+CONVERT = "-m kdtune.convert --from repdistiller gamma=1 alpha=1"
+"""A command that imports little and prints a little."""
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+SEARCH = (
+    "-m kdtune.search --train-images 60 --epochs 1 --teacher-epochs 1 --gpus 0 --repeats 1 "
+    "--alpha 0 1 --temperature 1 --teacher factories:tiny_teacher --student factories:tiny_student"
+)
+
+
+def shell(script: str, cwd: Path, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """Run a script of bash, in which $PYTHON is this Python; None unsets a variable.
+
+    It prints neither a traceback nor Python's own complaint about a stream.
+    """
+    changed = os.environ | variables | {"PYTHON": sys.executable}
+    ran = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={name: value for name, value in changed.items() if value is not None},
+        check=False,
+    )
+    printed = ran.stdout + ran.stderr
+    assert "Traceback" not in printed and "Exception ignored" not in printed, printed
+    return ran
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--gpus 4", "flags must follow a command, but got --gpus first"),
+        ("analysis no-such-run", "a study must be a folder"),
+        ("\x1b[31m\u202e", r"\x1b[31m\u202e"),  # cannot act on the terminal
+    ],
+)
+def test_a_refusal_is_one_line(
+    words: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["kdtune", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (InputError("alpha is wrong"), 2, "error: alpha is wrong\n"),
+        (NodeMismatchError("node7 has no torch"), 2, "error: node7 has no torch\n"),
+        (Diverged("loss became nan"), 1, "error: loss became nan\n"),
+        (LeaseLostError("taken over"), 1, "error: taken over\n"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume\n"),
+        (KeyboardInterrupt("no disk"), 130, "interrupted (no disk); run the same command "),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_and_exit(fail, resumes=True)
+    assert ended.value.code == code
+    assert capsys.readouterr().err.startswith(printed)
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_and_exit(lambda: 1 // 0)
+    with pytest.raises(SystemExit) as ended:
+        run_and_exit(lambda: 3)
+    assert ended.value.code == 3
+
+
+def test_the_exit_codes_are_documented() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text()
+    rows = re.findall(r"^\| +(\d+) \| (.+) \|$", text, re.MULTILINE)
+    assert [int(code) for code, _ in rows] == list(EXIT_CODES)
+    assert "no run completed" in dict(rows)["1"] and "--strict" in dict(rows)["3"]
+    for command in COMMANDS.values():
+        assert set(command.exit_codes) <= set(EXIT_CODES)
+
+
+@pytest.mark.parametrize("line", ["serach", "search --alpa 1", "report --formt x", "analysis -h"])
+def test_it_answers_without_heavy_modules(line: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "kdtune", *line.split()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    loaded = set(re.findall(r"^import time:.*\| +(\S+)$", ran.stderr, re.MULTILINE))
+    assert "kdtune.config.cli" in loaded and not HEAVY & loaded
+    assert ("tyro" in loaded) == (line != "serach")
+
+
+def test_the_console_script_finds_modules_in_the_current_folder(tmp_path: Path) -> None:
+    """As `python -m` does: a model or an experiment may be a module there."""
+    script = tmp_path / "bin" / "kdtune"
+    script.parent.mkdir()
+    script.write_text("import sys; from kdtune.__main__ import console; sys.exit(console())")
+    (tmp_path / "my_models.py").write_text("lr = 7.0")
+    (tmp_path / "bin" / "wave.py").write_text("raise SystemExit('beside the script')")
+    text = "import wave, kdtune, my_models\nkdtune.Study(run=kdtune.Run(lr=-my_models.lr))"
+    (tmp_path / "mine.py").write_text(text)
+    ran = shell(f"$PYTHON {script} search mine.py", tmp_path, PYTHONPATH=str(ROOT))
+    assert ran.returncode == 2 and "lr=-7.0" in ran.stderr, ran.stderr
+
+
+WAITING = """
+import sys, time, types
+from kdtune.config.cli import start
+def main(flags):
+    print("begun", flush=True)
+    while True:
+        print("x" * 1000, flush=True) if {prints} else time.sleep(0.1)
+sys.modules["kdtune.report"] = types.SimpleNamespace(main=main, parse=list)
+start("report", ["runs/x"])
+"""
+
+
+@pytest.mark.parametrize(("code", "prints"), [(130, False), (-signal.SIGTERM, False), (141, True)])
+def test_a_command_that_is_ended(code: int, prints: bool) -> None:
+    """Of the command only `main` is replaced; the shell reports -15 as 143."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING.format(prints=prints)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    ends: dict[int, Callable[[], None]] = {
+        130: lambda: process.send_signal(signal.SIGINT),
+        -signal.SIGTERM: process.terminate,
+        141: process.stdout.close,
+    }
+    with process:
+        process.stdout.readline()  # the process runs
+        ends[code]()
+        assert process.wait(30) == code
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_a_reader_of_the_help_that_has_ended(tmp_path: Path) -> None:
+    script = "{ sleep 0.2; $PYTHON -m kdtune.search --help; } | true; exit ${PIPESTATUS[0]}"
+    assert shell(script, tmp_path).returncode == 141
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HOME": "/nonexistent", "TMPDIR": "/nonexistent", "XDG_CACHE_HOME": "/etc/passwd"},
+        {"TERM": None, "COLUMNS": "10", "PYTHONOPTIMIZE": "1", **ASCII},
+    ],
+    ids=["no-folder", "ascii"],
+)
+def test_a_command_works(variables: dict[str, str | None], tmp_path: Path) -> None:
+    ran = shell(f"$PYTHON {CONVERT}", tmp_path, **variables)
+    assert ran.returncode == 0 and "--loss kl --alpha 0.5 --temperature 4" in ran.stdout
+
+
+def test_a_current_folder_that_was_deleted_is_an_error(tmp_path: Path) -> None:
+    ran = shell(f"mkdir gone; cd gone; rmdir ../gone; $PYTHON {CONVERT}", tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: the current folder cannot be used (No such file or")
+
+
+def test_a_name_that_the_locale_cannot_read_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    ran = shell("$PYTHON -m kdtune.search --data ärzte", tmp_path, **ASCII)
+    assert ran.returncode == 2
+    assert "the locale has the encoding ascii; set PYTHONUTF8=1" in ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after", "variables"),
+    [
+        ("ulimit -n 256;", "", {"HOME": "/nonexistent", **ASCII}),
+        ("", "</dev/null", {"PYTHONOPTIMIZE": "1", "COLUMNS": "10", "TERM": None}),
+        ("", "", {"HOME": "/etc/passwd", "TMPDIR": "/nonexistent", "XDG_CACHE_HOME": None}),
+    ],
+    ids=["256-files", "without-asserts", "no-folders"],
+)
+def test_a_study_works(
+    before: str, after: str, variables: dict[str, str | None], tmp_path: Path
+) -> None:
+    assert shell(f"{before} $PYTHON {SEARCH} {after}", tmp_path, **variables).returncode == 0
+    table = shell(f"{before} $PYTHON -m kdtune.analysis runs/fashion", tmp_path, **variables)
+    assert table.returncode == 0 and "| alpha |" in table.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("out", ["/etc/passwd", "/proc/x"])
+def test_a_study_in_no_folder_is_refused(out: str, tmp_path: Path) -> None:
+    ran = shell(f"$PYTHON {SEARCH} --out {out}", tmp_path)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"error: {out}/fashion cannot be written (")
