@@ -21,8 +21,8 @@ SEARCH = (
     "python -m kdtune.search --train-images 2000 --batch-size 8 --epochs 16 --teacher-epochs 2 "
     "--repeats 2 --alpha 0.1 1 --temperature 4"
 )
-"""Four trials, of a quarter of a minute each where three share two cores; the epochs are long enough
-that a checkpoint is written after each."""
+"""Four trials, of a quarter of a minute each where three share two cores; the epochs are long
+enough that a checkpoint is written after each."""
 
 
 class Cluster:
