@@ -72,11 +72,6 @@ def frozen(classes: int) -> nn.Module:
     return small_cnn(classes, width=2).requires_grad_(False)
 
 
-def blind(classes: int) -> nn.Module:
-    """Its logits are its last biases."""
-    return Changed(classes, lambda y, net: y * 0 + net.net[-1].bias)
-
-
 def exits(classes: int) -> nn.Module:
     sys.exit(0)
 
@@ -98,14 +93,6 @@ _shared = small_cnn(3, width=2)
 
 def shared(classes: int) -> nn.Module:
     return _shared
-
-
-def with_running_statistics(classes: int) -> nn.Module:
-    """Batch norm after a linear layer, which one example has no statistics for."""
-    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(4), nn.BatchNorm1d(4), nn.Linear(4, classes))
-    net(torch.zeros(2, 1, 8, 8))
-    net.preprocessing = Preprocessing()
-    return net
 
 
 def turns_gradients_off(classes: int) -> nn.Module:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from kdtune.config.fields import (
@@ -511,19 +510,8 @@ DISTILLATION = Task(
 )
 """The task of `Run`: a student learns from a teacher."""
 
-_NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
-
-def canonical(config: Mapping[str, Any]) -> Config:
-    """Return the configuration with None for every hyperparameter that has no effect in it.
-
-    For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
-    the optimizer "adamw", lr_step_size with any schedule but "step".
-    """
-    return DISTILLATION.canonical(config)
-
-
-def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VALUES) -> Config:
+def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] | None = None) -> Config:
     """Return a recorded configuration with the hyperparameters that later versions have added.
 
     They have their neutral values where they have an effect, else None. So a configuration is the
@@ -536,8 +524,8 @@ def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VA
     missing = [name for name in HYPERPARAMETERS if name not in config]
     if not missing:
         return dict(config)
-    neutral = {name: setting.neutral for name, setting in searchable(Run).items()}
-    whole = canonical(neutral | dict(study_values) | dict(config))
+    neutral = {name: setting.neutral for name, setting in DISTILLATION.hyperparameters.items()}
+    whole = DISTILLATION.canonical({**neutral, **(study_values or {}), **config})
     return dict(config) | {name: whole[name] for name in missing}
 
 

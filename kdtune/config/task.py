@@ -285,8 +285,9 @@ class Task:
     def canonical(self, config: Mapping[str, Any]) -> Config:
         """Return the configuration with None for every hyperparameter that has no effect in it.
 
-        So equivalent configurations are equal. Whole floats become integers: 1 and 1.0 are one
-        value.
+        For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum
+        with the optimizer "adamw". So equivalent configurations are equal. Whole floats become
+        integers: 1 and 1.0 are one value.
 
         Args:
             config: A value of each hyperparameter; None is kept.

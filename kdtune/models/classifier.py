@@ -3,8 +3,8 @@
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,8 +15,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kdtune.config.fields import requirement_error
-from kdtune.config.run import Interpolation, Precision
+from kdtune.config.fields import check, check_fields
+from kdtune.config.run import Interpolation, Pixels, PositiveShare, Precision, Share
 from kdtune.config.text import InputError, are_images, first_line, user_code
 
 # Preprocessing of a model, as its library, its factory or the user gives it.
@@ -27,8 +27,6 @@ from kdtune.config.text import InputError, are_images, first_line, user_code
 
 EXAMPLE = '{"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "size": 224}'
 """A dict that is a preprocessing, for error messages."""
-MAX_SIZE = 4096
-"""Greatest side of a model's input in pixels, as of `Run.teacher_size`, and number of channels."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +37,18 @@ class Preprocessing:
         InputError: a value has another type or is out of its range.
     """
 
-    size: int | None = None
+    size: Pixels | None = None
     """Side of the model's input in pixels; larger views are shrunk to it. None: any size."""
-    channels: int | None = None
+    channels: Pixels | None = None
     """Channels of the model's input; a grey view is repeated. None: any number."""
-    mean: tuple[float, ...] = (0.0,)
+    mean: tuple[Share, ...] = (0.0,)
     """Mean of each channel, or one for all, in [0, 1]; subtracted after scaling to [0, 1]."""
-    std: tuple[float, ...] = (1.0,)
+    std: tuple[PositiveShare, ...] = (1.0,)
     """Standard deviation of each channel, or one for all, in (0, 1]; divides the difference."""
     interpolation: Interpolation = "bilinear"
     """Interpolation with which larger images are shrunk; that of the published evaluation transform
     is the default of `Run.eval_interpolation`."""
-    crop: float | None = None
+    crop: PositiveShare | None = None
     """Side of the central crop of the published evaluation transform, as a share of the resized
     image's shorter side, in (0, 1]: the default of `Run.eval_crop`. None: it is not known."""
 
@@ -61,7 +59,11 @@ class Preprocessing:
             object.__setattr__(self, name, values)
         if isinstance(self.size, list | tuple) and len(set(self.size)) == 1:  # (224, 224)
             object.__setattr__(self, "size", self.size[0])
-        _check(self)
+        check_fields(self)
+        channels = self.channels or max(len(self.mean), len(self.std))
+        requirement = f"be one number, or one for each of {channels} channels"
+        for name in ("mean", "std"):
+            check(self, name, 0 < len(getattr(self, name)) in (1, channels), requirement)
 
     def __call__(self, views: Tensor) -> Tensor:
         """Return the model's input, float32 [B, channels, size, size].
@@ -179,38 +181,30 @@ def of_module(net: nn.Module, name: str) -> Preprocessing | None:
     Raises:
         InputError: the attribute is something else, or a value is not allowed.
     """
-    with user_code(f"the preprocessing of {name} cannot be read"):
-        value = getattr(net, "preprocessing", None)
-    if value is None:
-        configs = [getattr(net, attribute, None) for attribute in ("pretrained_cfg", "default_cfg")]
-        needed = {"input_size", "mean", "std"}
-        value = next((c for c in configs if isinstance(c, Mapping) and needed <= c.keys()), None)
     try:
+        value = getattr(net, "preprocessing", None)
+        if value is None:
+            configs = [getattr(net, word, None) for word in ("pretrained_cfg", "default_cfg")]
+            needed = {"input_size", "mean", "std"}
+            value = next(
+                (c for c in configs if isinstance(c, Mapping) and needed <= c.keys()), None
+            )
         return None if value is None else _read(value)
-    except InputError as error:
-        raise InputError(f"the preprocessing of {name} is not valid: {error}") from None
-    except Exception as error:  # an object that only looks like a library's
-        reason = f"{type(error).__name__}: {first_line(error, 120)}"
+    except Exception as error:  # the user's, or of an object that only looks like a library's
         raise InputError(
-            f"the preprocessing of {name} is not valid ({reason}); give a dict such as {EXAMPLE}"
+            f"the preprocessing of {name} is not valid ({first_line(error, 200)}); give a dict "
+            f"such as {EXAMPLE}, for images that are scaled to [0, 1] (divide numbers for 0 to 255 "
+            f"by 255)"
         ) from None
 
 
-def _read(value: object) -> Preprocessing:
+def _read(value: Any) -> Preprocessing:
     if isinstance(value, Preprocessing):
         return value
     if hasattr(value, "crop_size") and hasattr(value, "resize_size"):
         return _of_torchvision(value)
-    if not isinstance(value, Mapping):
-        raise InputError(
-            f"it must be a kdtune.models.Preprocessing or a dict such as {EXAMPLE}, but is "
-            f"{type(value).__name__}"
-        )
     if "input_size" in value:  # timm.data.resolve_data_config
         return published_by_timm(value)
-    names = [field.name for field in fields(Preprocessing)]
-    if unknown := [key for key in value if key not in names]:
-        raise InputError(f"its keys must be of {', '.join(names)}, but got {unknown[0]!r}")
     return Preprocessing(**value)
 
 
@@ -220,40 +214,6 @@ def _of_torchvision(transforms: Any) -> Preprocessing:
     word = transforms.interpolation.value.removesuffix("-exact")
     mean, std = tuple(transforms.mean), tuple(transforms.std)
     return Preprocessing(size, 3, mean, std, word, min(1.0, size / resized))
-
-
-def _check(p: Preprocessing) -> None:
-    """Raise InputError unless all values are allowed."""
-    channels = p.channels or max(len(p.mean), len(p.std))
-    whole = f"be a whole number from 1 to {MAX_SIZE}, or None"
-    numbers = (
-        f"be a number in {{}}, or one for each of {channels} channels, since images are scaled to "
-        f"[0, 1] first (divide numbers for 0 to 255 by 255)"
-    )
-    words = get_args(Interpolation)
-    for name, requirement, holds in (
-        ("size", whole, _is_size(p.size)),
-        ("channels", whole, _is_size(p.channels)),
-        ("mean", numbers.format("[0, 1]"), _are_numbers(p.mean, channels)),
-        ("std", numbers.format("(0, 1]"), _are_numbers(p.std, channels) and min(p.std) > 0),
-        ("interpolation", f"be one of {', '.join(words)}", p.interpolation in words),
-        ("crop", "lie in (0, 1], or be None", p.crop is None or (_is_share(p.crop) and p.crop > 0)),
-    ):
-        if not holds:
-            raise requirement_error(name, requirement, getattr(p, name))
-
-
-def _is_size(value: object) -> bool:
-    return value is None or (type(value) is int and 1 <= value <= MAX_SIZE)
-
-
-def _are_numbers(values: Sequence[object], channels: int) -> bool:
-    return 0 < len(values) in (1, channels) and all(map(_is_share, values))
-
-
-def _is_share(value: object) -> bool:
-    """Return True for a number from 0 to 1; NaN is none."""
-    return isinstance(value, int | float) and type(value) is not bool and 0 <= value <= 1
 
 
 # Classifiers.

@@ -4,7 +4,6 @@ import argparse
 import importlib
 import json
 import re
-import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -59,7 +58,6 @@ _INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Na
 _FOREIGN = {
     b"version https://git-lfs": "a Git LFS pointer, not the file; run git lfs pull",
     b"<": "a web page or another text, not a checkpoint; download the file again",
-    b"\x1f\x8b": "compressed; unpack it and give the file inside",
 }
 """First bytes of files that are no checkpoints, and what these are."""
 _MAX_SHOWN = 80
@@ -135,8 +133,6 @@ def _shown(key: object) -> str:
 
 def _load_torch(file: Path) -> object:
     """Return what `torch.save` wrote: tensors, numbers and texts, in containers."""
-    if tarfile.is_tarfile(file):
-        raise InputError(f"{file} is an archive; unpack it and give the file inside")
     try:
         # a stream, since torch would go by the suffix of a name
         with torch.serialization.safe_globals(_INERT), file.open("rb") as stream:

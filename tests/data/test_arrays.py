@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from types import ModuleType
@@ -348,8 +349,13 @@ def with_images(run: Run) -> Data:
     return with_extra(load_data(run), run)
 
 
+@cache
+def fashion() -> Data:
+    return load_data(Run())
+
+
 def rows(split: str, start: int, stop: int) -> Tensor:
-    inputs = load_data(Run()).splits[split].inputs
+    inputs = fashion().splits[split].inputs
     assert isinstance(inputs, Tensor)
     return inputs[start:stop]
 
@@ -393,7 +399,7 @@ def test_a_function_returns_the_images_in_many_forms(own_module: Any, form: str)
     split = data.splits["extra"]
     assert isinstance(split.inputs, Tensor) and torch.equal(split.inputs, seven())
     assert split.labels.tolist() == [-1] * 7  # whatever labels there were
-    assert data.fingerprint == load_data(Run()).fingerprint
+    assert data.fingerprint == fashion().fingerprint
     assert "extra" not in load_data(run).splits
     by_name = with_images(Run(extra=f"{__name__}:seven"))
     assert data.extra is not None and by_name.extra is not None
@@ -524,8 +530,7 @@ def test_rest_must_leave_something() -> None:
     ("values", "words"),
     [
         ({"extra": "rest"}, "--extra rest must have --train-images"),
-        ({"extra_share": 0.5}, "--extra-share must be 0 without --extra"),
-        ({"extra": "torchvision:SVHN"}, "must be a folder of images, rest or module:factory"),
+        ({"extra": "torchvision:SVHN"}, "must be a folder of images, rest,? or module:factory"),
         ({"extra": "a", "extra_share": 0.5, "batch_size": 1}, "--batch-size must be 2 or more"),
         ({"extra": torch.zeros(3)}, "extra must be text or a function of a module.*a Tensor"),
     ],
@@ -541,17 +546,12 @@ def test_what_a_study_may_not_have() -> None:
         Study(run=run)
     with pytest.raises(InputError, match="--batch-size must be 2 or more"):
         Study(run=run, space={"extra_share": (0.0, 0.5), "batch_size": (1, 8), "alpha": (0.1,)})
-    assert Study(run=run, space={"extra_share": (0.0, 0.5), "alpha": (0.1,)}).run == run
-
-
-def test_a_function_is_given_by_itself() -> None:
-    assert Run(extra=seven).extra == f"{__name__}:seven"  # type: ignore[arg-type]
 
 
 def test_only_a_folder_has_an_absolute_path() -> None:
-    shares = {"train_images": 300}
+    assert Run(extra=seven).extra == f"{__name__}:seven"  # type: ignore[arg-type]
     for extra in ("rest", "mine:images"):
-        assert Run(extra=extra, **shares).absolute().extra == extra  # type: ignore[arg-type]
+        assert Run(extra=extra, train_images=300).absolute().extra == extra
     assert Run(extra="a/b").absolute().extra == str(Path.cwd() / "a" / "b")
     assert Run(extra="./rest").absolute().extra == str(Path.cwd() / "rest")
 

@@ -65,31 +65,6 @@ def test_a_folder_becomes_images_and_labels(tmp_path):
     verify(data)
 
 
-def drop_train(root):
-    shutil.rmtree(root / "train")
-
-
-def rename_class(root):
-    (root / "val" / "bees").rename(root / "val" / "wasps")
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        (shutil.rmtree, "there is no folder"),
-        (drop_train, "must have train, but has val"),
-        (rename_class, "train/ lacks wasps and val/ lacks bees"),
-    ],
-)
-def test_faults_of_a_folder_are_refused_in_one_sentence(tmp_path, fault, words):
-    root = make_folder(tmp_path / "photos")
-    fault(root)
-    with pytest.raises(InputError) as caught:
-        load_data(Run(data=str(root)))
-    assert str(root) in str(caught.value) and words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_images_of_16_bits_are_scaled_to_8(tmp_path):
     root = make_folder(tmp_path / "photos")
     values = np.arange(0, 65536, 13, dtype=np.uint16)[:4800].reshape(60, 80)

@@ -73,11 +73,6 @@ def test_models_learn_with_a_frozen_backbone_and_whole(name):
         probe(model, torch.zeros(2, 1, side, side, dtype=torch.uint8), 7, whole=False)
 
 
-@pytest.mark.parametrize(("classes", "mean"), [(10, 0.4914), (100, 0.5071), (7, 0.4914)])
-def test_option_b_is_normalised_as_its_published_weights(classes, mean):
-    assert build("cifar_resnet20_b", "none", classes, seed=1).preprocessing.mean[0] == mean
-
-
 def akamaster(state):
     keys = {key: f"module.{key.replace('fc.', 'linear.')}" for key in state}
     return {"state_dict": {keys[key]: state[key] for key in state}, "best_prec1": 91.7}
@@ -104,14 +99,17 @@ def test_published_layouts_load(tmp_path, name, layout, zipped):
     assert all(torch.equal(value, filled[key]) for key, value in net.state_dict().items())
 
 
-def test_keys_are_those_of_published_option_b_weights():
-    keys = build("cifar_resnet20_b", "none", 10, seed=1).net.state_dict().keys()
+def test_option_b_has_the_keys_and_numbers_of_its_published_weights():
+    models = {
+        classes: build("cifar_resnet20_b", "none", classes, seed=1) for classes in (7, 10, 100)
+    }
+    means = {classes: model.preprocessing.mean[0] for classes, model in models.items()}
+    assert means == {7: 0.4914, 10: 0.4914, 100: 0.5071}
+    keys = models[10].net.state_dict().keys()
     assert {"layer2.0.downsample.0.weight", "layer3.0.downsample.1.running_mean"} <= keys
     assert not any("layer1.0.downsample" in key for key in keys)
-    assert (
-        "layer1.0.downsample.0.weight"
-        in build("cifar_resnet8x4_b", "none", 10, seed=1).net.state_dict()
-    )
+    wide = build("cifar_resnet8x4_b", "none", 10, seed=1).net.state_dict()
+    assert "layer1.0.downsample.0.weight" in wide
 
 
 @pytest.mark.parametrize(

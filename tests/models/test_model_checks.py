@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from kdtune.config.text import InputError
 from kdtune.models.checks import (
     check_learns,
-    check_single,
     count_flops,
     measure_cost,
     probe,
@@ -67,16 +66,6 @@ def test_an_input_that_is_changed_in_place_is_refused() -> None:
 
     with pytest.raises(InputError, match="must leave its input as it is"):
         probe(Classifier("mine:net", Halves(4, 3), None), torch.ones(2, 4), 3, whole=True)
-
-
-def test_a_last_batch_of_one_is_refused_where_it_cannot_be_trained() -> None:
-    normed = build("hostile_models:with_running_statistics", "none", 3, seed=0)
-    check_single(normed, VIEWS, 41, [16, 41], "--batch-size")
-    small = build("factories:tiny_student", "none", 3, seed=0)
-    check_single(small, VIEWS, 41, [20], "--batch-size")
-    for size in (20, 1):
-        with pytest.raises(InputError, match=rf"one example .* --batch-size {size} makes such a"):
-            check_single(normed, VIEWS, 41, [16, size], "--batch-size")
 
 
 # -- costs ----------------------------------------------------------------------------------------

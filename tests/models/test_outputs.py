@@ -25,7 +25,7 @@ CLASSES = ("ant", "bee", "cat", "dog")
 RECORD = OutputsRecord("resnet50", "0123", has_cut_val=True, views={"image_size": 32})
 
 
-def parquet(folder: Path, classes: tuple[str, ...] | None = None, **columns: Any) -> Path:
+def parquet(folder: Path, classes: Any = None, **columns: Any) -> Path:
     file = folder / "outputs.parquet"
     columns = {"split": ["val"] * len(next(iter(columns.values()))), **columns}
     columns.setdefault("example", range(len(columns["split"])))
@@ -106,10 +106,9 @@ def test_the_rest_of_the_top_classes_is_spread_evenly(
 
 def test_rows_may_have_different_numbers_of_top_classes(tmp_path: Path) -> None:
     top, values = [["bee"], ["ant", "bee", "cat", "dog"]], [[0.4], [0.1, 0.2, 0.3, 0.4]]
-    found = softmax(
-        read_outputs(parquet(tmp_path, top_classes=top, top_probabilities=values), CLASSES)
-    )
-    assert found == pytest.approx(np.array([[0.2, 0.4, 0.2, 0.2], [0.1, 0.2, 0.3, 0.4]]), rel=1e-6)
+    file = parquet(tmp_path, top_classes=top, top_probabilities=values)
+    want = np.array([[0.2, 0.4, 0.2, 0.2], [0.1, 0.2, 0.3, 0.4]])
+    assert softmax(read_outputs(file, CLASSES)) == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "npz"])
@@ -180,11 +179,9 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
         read_outputs(tmp_path / "x.npz", CLASSES)
 
 
-@pytest.mark.parametrize("classes", [5, "abcd", {"a": 0}, [["ant"]], [0.5], [True], list("aabc")])
+@pytest.mark.parametrize("classes", [5, {"a": 0}, [["ant"]], [True], list("aabc")])
 def test_classes_that_are_not_those_of_the_data_are_refused(tmp_path: Path, classes: Any) -> None:
-    file = parquet(tmp_path, logits=[GOOD])
-    table = pq.read_table(file).replace_schema_metadata({"classes": json.dumps(classes)})
-    pq.write_table(table, file)
+    file = parquet(tmp_path, classes, logits=[GOOD])
     with pytest.raises(InputError, match=r"outputs.parquet: `classes` must be a list of the class"):
         read_outputs(file, ("a", "b", "c", "d"))
 
@@ -217,9 +214,7 @@ def test_probabilities_are_the_mean() -> None:
 def test_one_member_is_itself_and_equal_members_agree_with_it() -> None:
     one = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     assert combine([one]) is one
-    assert combine([one, one, one]).softmax(1).numpy() == pytest.approx(
-        one.softmax(1).numpy(), 1e-5
-    )
+    assert torch.allclose(combine([one, one, one]).softmax(1), one.softmax(1), rtol=1e-5)
 
 
 def test_extreme_logits_are_finite() -> None:

@@ -1,11 +1,9 @@
 """Weights: what is written is read, layouts of checkpoints, refusals; nothing is unpickled."""
 
 import argparse
-import gzip
 import json
 import pickle
 import struct
-import tarfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -159,7 +157,6 @@ def test_files_of_torch_that_hold_something_else_are_refused(file, state, change
         (b"no weights", "or is damaged"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "run git lfs pull"),
         (b"<!DOCTYPE html>404", "a web page or another text"),
-        (gzip.compress(b"x", mtime=0), "compressed; unpack it"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_refused(file, content, words):
@@ -167,11 +164,7 @@ def test_files_that_are_no_checkpoints_are_refused(file, content, words):
     refused(file, words)
 
 
-def test_archives_folders_and_missing_files_are_refused(file, tmp_path, state):
-    save_file(state, tmp_path / "inner")
-    with tarfile.open(file, "w") as archive:
-        archive.add(tmp_path / "inner", "weights.safetensors")
-    refused(file, "an archive; unpack it")
+def test_folders_and_missing_files_are_refused(tmp_path):
     refused(tmp_path / "missing.pt", "missing.pt does not exist")
     refused(tmp_path, "is not one")
 
@@ -314,19 +307,11 @@ def test_counters_and_half_precision_are_converted(tmp_path: Path) -> None:
     assert torch.equal(filled["0.weight"], own["0.weight"].float())
 
 
-def test_infinities_of_the_network_itself_are_no_fault(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_infinities_of_the_network_itself_are_no_fault() -> None:
     """As in masks of attention."""
-    (tmp_path / "masked.py").write_text(
-        "import torch\nfrom kdtune.models import fashion_student\n\n"
-        "def net(classes):\n    net = fashion_student(classes)\n"
-        "    net.register_buffer('mask', torch.tensor([0.0, float('-inf')]))\n    return net\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    file = tmp_path / "weights.pt"
-    torch.save(build("masked:net", "none", 10, seed=1).net.state_dict(), file)
-    build("masked:net", str(file), 10, seed=1)
+    net = fashion_student(10)
+    net.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    assert not fill(net, net.state_dict(), "12", "weights", replace_head=True)
 
 
 def test_names_reach_a_message_short_and_without_codes_of_the_terminal(tmp_path: Path) -> None:
@@ -336,54 +321,34 @@ def test_names_reach_a_message_short_and_without_codes_of_the_terminal(tmp_path:
         assert "unexpected keys: 1, first " in short_refusal(file)
 
 
-def safetensors(header: bytes | dict[str, Any], length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + bytes(8)
-
-
-def entry(*shape: int) -> dict[str, Any]:
-    return {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}
-
-
 @pytest.mark.parametrize(
-    "content",
+    "header",
     [
-        safetensors({"a": entry(2)}, length=10**10),
-        safetensors({"a": entry(2), "b": entry(2)}),  # overlap
-        safetensors({"a": entry(-2)}),
-        safetensors({"a": entry(2**40, 2**40)}),
-        safetensors(b'{"a":' + b"[" * 50_000),
-        safetensors({"__metadata__": {"kdtune_teacher": 3}, "a": entry(2)}),
-        safetensors(b'{"\xff":1}'),
+        b'{"a":' + b"[" * 50_000,
+        b'{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}',
+        b'{"__metadata__":{"kdtune_teacher":3}}',
     ],
 )
-def test_a_hostile_header_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_hostile_header_is_refused(tmp_path: Path, header: bytes) -> None:
     file = tmp_path / "weights.safetensors"
-    file.write_bytes(content)
+    file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     assert "is not a whole safetensors file" in short_refusal(file)
     assert read_finished(file) is None
 
 
 WRONG_ENTRIES: list[dict[str, Any]] = [
-    {"classes": 5},
-    {"classes": [{}]},
     {"classes": "ab"},
     {"model": 5},
-    {"data": 5},
     {"has_cut_val": "maybe"},
     {"from_the_future": 1},
+    *({"preprocessing": wrong} for wrong in (None, {"mean": "x"}, {"z": 1}, {"size": 10**9})),
 ]
 GOOD = {"model": "m:net", "classes": ["a", "b"], "preprocessing": {"mean": [0.2], "std": [0.3]}}
 
 
 @pytest.mark.parametrize(
     "record",
-    [
-        *("[" * 50_000, "[1]", "3", "null", "{", "{}", '{"model": ' + "9" * 5000 + "}"),
-        *(GOOD | wrong for wrong in WRONG_ENTRIES),
-        *(GOOD | {"preprocessing": wrong} for wrong in (None, [1], {"mean": "x"}, {"z": 1})),
-        *(GOOD | {"preprocessing": wrong} for wrong in ({"mean": [10**400]}, {"size": 10**9})),
-    ],
+    ["[" * 50_000, "null", "{", "{}", *(GOOD | wrong for wrong in WRONG_ENTRIES)],
 )
 def test_a_damaged_record_of_a_finished_teacher_is_not_ignored(tmp_path: Path, record: Any) -> None:
     """Without the preprocessing in it, the teacher's predictions would be wrong."""
