@@ -181,7 +181,7 @@ def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
 
 def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     """Return the results of one study or of several as text, and their warnings."""
-    from kdtune.results.comparison import format_table
+    from kdtune.results.formatting import format_table
     from kdtune.results.results import criterion_of, load
     from kdtune.results.several import is_folder_of_studies
 

@@ -44,7 +44,7 @@ from kdtune.models.checks import hardware_name
 from kdtune.planning.proposals import FILE as OPTUNA
 from kdtune.planning.proposals import export_for_optuna
 from kdtune.raytune.function import FILES, LOG
-from kdtune.results.comparison import Criterion, csv_text
+from kdtune.results.comparison import Criterion
 from kdtune.results.examples import (
     configuration_record,
     has_thumbnails,
@@ -52,6 +52,7 @@ from kdtune.results.examples import (
     trial_metrics,
     write_thumbnails,
 )
+from kdtune.results.formatting import csv_text
 from kdtune.results.frames import write_frames
 from kdtune.results.results import Results, load
 from kdtune.results.warnings import exported_config

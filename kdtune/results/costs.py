@@ -14,16 +14,8 @@ from kdtune.config.files import COSTS
 from kdtune.config.records import Cost, Limits
 from kdtune.config.study import Study
 from kdtune.config.task import ends_of
-from kdtune.results.comparison import (
-    Criterion,
-    best_config,
-    by_repeat,
-    cell,
-    completed,
-    decimals,
-    markdown,
-    students_of,
-)
+from kdtune.results.comparison import Criterion, best_config, by_repeat, completed, students_of
+from kdtune.results.formatting import cell, decimals, markdown
 from kdtune.results.frames import config_label
 from kdtune.results.words import sentence
 from kdtune.statistics.intervals import mean_interval

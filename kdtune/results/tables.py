@@ -26,16 +26,12 @@ from kdtune.results.comparison import (
     Criterion,
     best_config,
     best_first,
-    cell,
     compare_pairs,
-    comparison_rows,
-    format_table,
-    markdown,
     mean_columns,
     over_known,
-    plus_minus,
 )
 from kdtune.results.design import Design, Pair, max_t_over_repeats
+from kdtune.results.formatting import cell, comparison_rows, format_table, markdown, plus_minus
 from kdtune.results.frames import group_label
 from kdtune.results.sources import read_table
 from kdtune.results.words import ComparisonContext, sentence, verdict
