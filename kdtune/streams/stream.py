@@ -118,7 +118,7 @@ class Stream:
     def train(self, epoch: int) -> Iterator[Batch]:
         """Yield the training batches of an epoch, in the order of the repeat.
 
-        Images without labels are the last ones of each batch, see `streams.extra`.
+        Images without labels are the last ones of each batch, see `views.ExtraImages`.
         """
         batches = self._on_host("train", epoch, self.run.labelled_per_batch)
         if self.extra is not None:

@@ -285,8 +285,8 @@ OBJECTIVES: dict[str, Objective] = {
     function.__name__: function
     for function in (kl, mse, dkd, ls, dist, nkd, features_mse, features_cosine)
 }
-"""All objectives by name. A new one is one function in `logit_losses` or `feature_losses`, and its
-test."""
+"""All objectives by name. A new one is a function above, named here and declared in `LOSSES` of
+config/fields.py, and its test."""
 
 
 @dataclass(frozen=True)
