@@ -42,9 +42,7 @@ from kdtune.reporting.figures import (
 from kdtune.results.comparison import Criterion
 from kdtune.results.results import Results
 
-HOSTILE = (
-    "</td></script><script>alert('1')</script> & \"two\" $verdict ${data} $\\frac{1$ <b>"
-)
+HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict ${data} $\\frac{1$ <b>"
 
 
 def html_of(results: Results, criterion: Criterion | None = None) -> str:
