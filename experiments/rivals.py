@@ -24,8 +24,8 @@ import pandas as pd
 import kdtune
 from kdtune import Range, Study
 from kdtune.config.study import fashion
-from kdtune.results.comparison import interval_words, plus_minus
 from kdtune.results.design import p_value
+from kdtune.results.formatting import interval_words, plus_minus
 from kdtune.results.several import SideBySide, load_several
 
 LR = Range(0.003, 0.1, log=True)

@@ -19,8 +19,8 @@ import pandas as pd
 import kdtune
 from kdtune import Study
 from kdtune.config.study import fashion
-from kdtune.results.comparison import interval_words, plus_minus
 from kdtune.results.design import p_value
+from kdtune.results.formatting import interval_words, plus_minus
 from kdtune.results.several import load_several
 
 BATCH = 64

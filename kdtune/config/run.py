@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from kdtune.config.fields import (
@@ -511,19 +510,8 @@ DISTILLATION = Task(
 )
 """The task of `Run`: a student learns from a teacher."""
 
-_NO_VALUES: Mapping[str, Any] = MappingProxyType({})
 
-
-def canonical(config: Mapping[str, Any]) -> Config:
-    """Return the configuration with None for every hyperparameter that has no effect in it.
-
-    For example temperature with the loss "mse", loss and temperature at alpha = 1, momentum with
-    the optimizer "adamw", lr_step_size with any schedule but "step".
-    """
-    return DISTILLATION.canonical(config)
-
-
-def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VALUES) -> Config:
+def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] | None = None) -> Config:
     """Return a recorded configuration with the hyperparameters that later versions have added.
 
     They have their neutral values where they have an effect, else None. So a configuration is the
@@ -536,8 +524,8 @@ def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] = _NO_VA
     missing = [name for name in HYPERPARAMETERS if name not in config]
     if not missing:
         return dict(config)
-    neutral = {name: setting.neutral for name, setting in searchable(Run).items()}
-    whole = canonical(neutral | dict(study_values) | dict(config))
+    neutral = {name: setting.neutral for name, setting in DISTILLATION.hyperparameters.items()}
+    whole = DISTILLATION.canonical({**neutral, **(study_values or {}), **config})
     return dict(config) | {name: whole[name] for name in missing}
 
 
@@ -711,10 +699,10 @@ def _weights_with_functions(weights: Weights, names: Sequence[str], objects: Obj
     """
     if isinstance(weights, str) and weights != "default":
         return weights
-    named = () if isinstance(weights, str) else weights
-    models = {model for model, _ in pairs(named)}
+    passed = () if isinstance(weights, str) else weights
+    models = {model for model, _ in pairs(passed)}
     new = [f"{name}=none" for name in names if name in objects.functions and name not in models]
-    return (*named, *new) or weights
+    return (*passed, *new) or weights
 
 
 def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
@@ -725,21 +713,21 @@ def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, 
     Raises:
         InputError: The space cannot have an object.
     """
-    objects, named, changes = run.objects, dict(space), dict[str, Any]()
+    objects, listed, changes = run.objects, dict(space), dict[str, Any]()
     for role in ("teacher", "student"):
         if isinstance(values := space.get(role), list | tuple):
             names = []
             for value in values:
                 name, objects = objects.named(role, value)
                 names.append(name)
-            named[role] = tuple(names)
+            listed[role] = tuple(names)
             are_objects = all(a is not b for a, b in zip(names, values, strict=True))
             has_epochs = run.teacher_epochs is not None or "teacher_epochs" in space
             if role == "teacher" and are_objects and not has_epochs:
                 changes["teacher_epochs"] = 0
     if not (objects or objects.functions):
         return run, space
-    models = {role: _models(run, named, role) for role in ("teacher", "student")}
+    models = {role: _models(run, listed, role) for role in ("teacher", "student")}
     used = [run.data, *models["teacher"], *models["student"]]
     unused = {f"{name}=none" for name in objects.functions - set(used)}
     for role, names in models.items():
@@ -747,7 +735,7 @@ def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, 
         if not isinstance(weights, str):  # without those of functions that the study lacks
             weights = tuple(pair for pair in weights if pair not in unused) or "default"
         changes[f"{role}_weights"] = weights
-    return replace(run, **changes, objects=objects.only(used)), named
+    return replace(run, **changes, objects=objects.only(used)), listed
 
 
 def _models(run: Run, space: Mapping[str, Any], role: str) -> list[str]:
@@ -819,9 +807,9 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
                 f"--teacher must name files with different names, but got {before} and {path}; "
                 f"rename one of them"
             )
-    named = tuple(Path(t).name if t in files else t for t in teachers)
+    names = tuple(Path(t).name if t in files else t for t in teachers)
     weights = tuple(f"{model}={file}" for model, file in paths.items())
-    return replace(run, teacher_weights=weights), {**space, "teacher": named}
+    return replace(run, teacher_weights=weights), {**space, "teacher": names}
 
 
 # Schema of study.json, and migrations from older ones. It is raised when the meaning of a study's

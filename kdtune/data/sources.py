@@ -175,7 +175,7 @@ SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
 """Functions that load the data sets that have a name."""
 
 
-MAX_CUTS = 8
+MAX_CUTS = 4
 """Cuts of a study's data that are kept; each may hold a copy of the examples that are tensors."""
 
 
@@ -196,6 +196,7 @@ class StudyData:
         """Tells this reading from all others."""
         self._whole = _read(run)
         self._cuts: dict[object, Data] = {}
+        self._with_extra: dict[object, Data] = {}
 
     def of(self, run: Run) -> Data:
         """Return the data of a run, with a val that is cut from train if they have none.
@@ -204,11 +205,11 @@ class StudyData:
         """
         if run.folds is not None:
             fold = FoldCut(run.seed, run.folds, run.split_repeat)
-            return self._once(fold, lambda: cut_fold(self._whole, fold))
+            return _once(self._cuts, fold, lambda: cut_fold(self._whole, fold))
         if "val" in self._whole.splits:
             return self._whole
         cut = ValCut(run.seed, run.val_share)
-        return self._once(cut, lambda: cut_val(self._whole, cut))
+        return _once(self._cuts, cut, lambda: cut_val(self._whole, cut))
 
     def with_extra(self, run: Run) -> Data:
         """Return the data of a run with its images without labels as the split "extra".
@@ -220,19 +221,20 @@ class StudyData:
         if run.extra is None:
             return data
         key = (data, run.train_images, run.seed)
-        return self._once(key, lambda: with_extra(data, run, self._extra))
+        return _once(self._with_extra, key, lambda: with_extra(data, run, self._extra))
 
     @cached_property
     def _extra(self) -> UnlabelledImages | None:
         extra = self.run.extra
         return None if extra is None or extra == REST else read_extra(extra)
 
-    def _once(self, key: object, make: Callable[[], Data]) -> Data:
-        if key not in self._cuts:
-            self._cuts[key] = make()
-            while len(self._cuts) > MAX_CUTS:
-                del self._cuts[next(iter(self._cuts))]
-        return self._cuts[key]
+
+def _once(made: dict[object, Data], key: object, make: Callable[[], Data]) -> Data:
+    """Return the data of a key, which are made unless they are among the latest ones."""
+    made[key] = made.pop(key) if key in made else make()
+    while len(made) > MAX_CUTS:
+        del made[next(iter(made))]
+    return made[key]
 
 
 def load_data(run: Run) -> Data:

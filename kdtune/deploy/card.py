@@ -25,8 +25,9 @@ from kdtune.config.text import printable
 from kdtune.deploy.onnx import OUTPUT, Predict, Signature
 from kdtune.deploy.subject import Subject
 from kdtune.models.classifier import describe_preprocessing
-from kdtune.results.comparison import completed, interval_words
+from kdtune.results.comparison import completed
 from kdtune.results.examples import configuration_record, student_classes, trial_metrics
+from kdtune.results.formatting import interval_words
 from kdtune.results.frames import read_predictions
 from kdtune.results.results import Results
 from kdtune.results.warnings import exported_config

@@ -31,8 +31,8 @@ from kdtune.deploy.onnx import (
 )
 from kdtune.deploy.subject import Subject, write_facts
 from kdtune.models.checks import hardware_name
-from kdtune.results.comparison import decimals, interval_words
 from kdtune.results.design import Design
+from kdtune.results.formatting import decimals, interval_words
 from kdtune.statistics.intervals import MIN_REPEATS, mean_interval, wilson_interval
 from kdtune.students.loading import find_students
 

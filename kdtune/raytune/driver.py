@@ -30,6 +30,7 @@ from kdtune.data.checks import (
     describe_data,
     find_changes,
 )
+from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
 from kdtune.raytune.folder import add_warning, finish, remove_parts, write_study
@@ -189,7 +190,7 @@ class Prepared:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What provenance.json says of the trials."""
     warnings: Sequence[str] = ()
-    """Sentences on what makes it less useful, or its results wrong or too good."""
+    """Sentences on what makes the study slower or less useful."""
     run_bytes: int = 0
     """Size of the files of one trial."""
 
@@ -321,7 +322,10 @@ def _begin(
         mirror.pull(*files_of_teachers(study))
     fingerprints = dict(saved.fingerprints) if saved else {}
     if not is_done:
-        _check_resources(study, ray_init)
+        if study.address is None:
+            check_local_resources(study, ray_init)
+        else:
+            check_address(study.address)
     if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
         current = fingerprints_of(study, data or read_data(study))
         check_same(study, saved, current)
@@ -330,7 +334,10 @@ def _begin(
         write_study(study, fingerprints)
         return study, None
     if data is None:
-        prepared = Prepared(study, fingerprints, partial(run_trial, function_epochs))
+        absent = "the study has no baseline (baseline={...}), so there will be no verdict"
+        warnings = [] if study.has_plain else [absent]
+        trainable = partial(run_trial, function_epochs)
+        prepared = Prepared(study, fingerprints, trainable, warnings=warnings)
     else:
         prepared = prepare(asked, study, saved, fingerprints, data)
     write_study(study, fingerprints, prepared.provenance)
@@ -380,13 +387,6 @@ def prepare(
         "recipe": [row._asdict() for row in rows],
         **transforms_of(study, own, models, faults),
     }
-    warnings = [
-        *flags_without_effect(study),
-        *own.warnings,
-        *faults,
-        *find_other_views(study, own, models),
-        *describe_fixed_students(study),
-    ]
     epochs = partial(distillation_epochs, contents=Contents.of(data))
     return Prepared(
         study,
@@ -394,7 +394,7 @@ def prepare(
         partial(run_trial, epochs),
         data,
         provenance,
-        warnings,
+        list(find_warnings(study, own, models, faults)),
         run_bytes=RUN_BYTES_PER_STUDENT_BYTE * max(model.nbytes for _, model in models.students),
     )
 
@@ -417,14 +417,6 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         raise Interrupted(str(error)) from error
 
 
-def _check_resources(study: Study, ray_init: dict[str, Any] | None) -> None:
-    """Raise InputError if the machine or the cluster is not what the study asks for."""
-    if study.address is None:
-        check_local_resources(study, ray_init)
-    else:
-        check_address(study.address)
-
-
 def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> None:
     """Prepare what the trials need, then run every trial that is left."""
     capacity = Capacity(prepared.study, print)
@@ -445,7 +437,7 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
         )
         for line in preflight(inspection):
             say(line)
-        for sentence in find_warnings(prepared):
+        for sentence in prepared.warnings:
             say(f"warning: {sentence}")
         if prepared.data is not None:
             preparation = Preparation(study, prepared.data, mirror, capacity.trial, say)
@@ -485,18 +477,22 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
             say(describe_end(plan))
 
 
-def find_warnings(prepared: Prepared) -> Iterator[str]:
-    """Yield a sentence for what makes a study slower or less useful.
+def find_warnings(
+    study: Study, data: Data, models: StudyModels, faults: Sequence[str]
+) -> Iterator[str]:
+    """Yield a sentence for what makes a study of distillation slower or less useful.
 
     Args:
-        prepared: The study.
+        study: The study, resolved.
+        data: Its data, with any images without labels.
+        models: Its models.
+        faults: Of `find_faults`.
     """
-    study = prepared.study
-    if prepared.data is None:
-        if not study.has_plain:
-            yield "the study has no baseline (baseline={...}), so there will be no verdict"
-        return
-    yield from prepared.warnings
+    yield from flags_without_effect(study)
+    yield from data.warnings
+    yield from faults
+    yield from find_other_views(study, data, models)
+    yield from describe_fixed_students(study)
     if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault
     count_used = len({run.teacher_number for run in numbered(study, teachers(study))})

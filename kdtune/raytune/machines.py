@@ -26,7 +26,7 @@ from kdtune.config.task import check_signature, ends_of, is_importable, load_fun
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
 from kdtune.data.sources import StudyData
 from kdtune.models.registry import ObjectSource, source_digest
-from kdtune.results.comparison import markdown
+from kdtune.results.formatting import markdown
 from kdtune.storage.store import (
     RETRY_TIMEOUT_SECONDS,
     SHORT_RETRY_TIMEOUT_SECONDS,

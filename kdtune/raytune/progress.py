@@ -32,7 +32,8 @@ from kdtune.planning.ledger import (
 )
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
-from kdtune.results.comparison import Criterion, cell
+from kdtune.results.comparison import Criterion
+from kdtune.results.formatting import cell
 from kdtune.results.results import Results
 from kdtune.results.words import undecidable_sentence
 from kdtune.statistics.intervals import mean_interval, paired_difference

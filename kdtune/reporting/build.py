@@ -41,9 +41,10 @@ from kdtune.reporting.figures import (
     shown_configs,
 )
 from kdtune.results import several
-from kdtune.results.comparison import Criterion, comparison_rows, completed
+from kdtune.results.comparison import Criterion, completed
 from kdtune.results.costs import COST_AXES, cost_note, cost_rows, teacher_files
 from kdtune.results.examples import BothArms, read_arms
+from kdtune.results.formatting import comparison_rows
 from kdtune.results.frames import add_derived
 from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide

@@ -31,11 +31,7 @@ from kdtune.reporting.canvas import (
 from kdtune.results.comparison import (
     Criterion,
     by_repeat,
-    cell,
     completed,
-    difference_text,
-    interval_text,
-    levels,
     metric_values,
     students_of,
     with_enough_repeats,
@@ -50,9 +46,11 @@ from kdtune.results.examples import (
     confusion,
     read_arms,
 )
+from kdtune.results.formatting import cell, difference_text, interval_text
 from kdtune.results.frames import short_model
 from kdtune.results.results import Results
 from kdtune.results.several import SideBySide
+from kdtune.results.summaries import levels
 from kdtune.statistics.intervals import mean_interval
 
 # Figures of confusion and calibration of the best distilled configuration and its baseline.

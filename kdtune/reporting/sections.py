@@ -22,13 +22,9 @@ from kdtune.reporting.figures import MAX_MATRIX_CLASSES, judged_split
 from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     Criterion,
-    cell,
-    comparison_rows,
     completed,
     completed_configs,
-    count_of_planned,
     have_enough_repeats,
-    plus_minus,
 )
 from kdtune.results.costs import COST_AXES
 from kdtune.results.design import is_significant, p_value
@@ -41,6 +37,7 @@ from kdtune.results.examples import (
     most_different,
     read_thumbnail,
 )
+from kdtune.results.formatting import cell, comparison_rows, count_of_planned, plus_minus
 from kdtune.results.frames import SCOPES, config_label
 from kdtune.results.results import Results, data_name
 from kdtune.results.words import ComparisonContext, describe_detectable

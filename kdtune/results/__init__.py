@@ -3,7 +3,8 @@
 - summaries: means over repeats, and how much the ranking depends on choices
 - frames: dataframes of a study's records: epochs, trials, predictions, labels
 - design: design of a comparison: what repeats vary, pairs by repeat and image, significance
-- comparison: comparison of configurations with the baseline, findings, and tables as text
+- comparison: comparison of configurations with the baseline, findings and selection
+- formatting: tables and numbers as text
 - results: results of a study: dataframes, tables, comparisons and the conclusion
 - costs: what the students cost, beside what they achieve
 - words: findings in words, with the templates of sentences.toml; no stronger than the numbers allow

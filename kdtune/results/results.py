@@ -16,7 +16,7 @@ from kdtune.config.records import NO_LIMITS, Limits, read_costs
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Range, Task, check_names, covers, name_of
 from kdtune.config.text import InputError
-from kdtune.results import comparison, summaries, warnings, words
+from kdtune.results import comparison, formatting, summaries, warnings, words
 from kdtune.results.comparison import Criterion
 from kdtune.results.costs import (
     best_within,
@@ -549,7 +549,13 @@ class Results:
         planned = self.planned_repeats
         if held_out:  # the number is fixed in a race, but not with --repeats auto
             planned = self.study.repeats if level is None else math.nan
-        images, why = self._images(criterion)
+        table, images, why = self.compare(criterion), None, ""
+        tested = table[table.n >= MIN_REPEATS] if len(table) else table
+        if len(tested) and tested.n_images.notna().all():
+            images = int(tested.n_images.max())
+        else:
+            has_tests = len(tested) > 0
+            why = words.sentence("these images", r=self, criterion=criterion, has_tests=has_tests)
         return ComparisonContext(
             baseline=self.baseline(criterion, student),
             planned=planned,
@@ -561,25 +567,6 @@ class Results:
             is_recorded=self.frames.round is not None,
             names_recorded_best=self.names_recorded_best(criterion),
         )
-
-    def _images(self, criterion: Criterion) -> tuple[int | None, str]:
-        """Return the number of images that a comparison generalises from, or why it does not."""
-        examples, metric = self.task.examples, criterion.declared
-        if self.design.folds is not None:
-            return None, f"each repeat has other {examples} in val"
-        if metric.of_example is None:
-            return None, f"{metric.label} has no value per {examples[:-1]}"
-        if criterion.scope != "last":
-            return None, "predictions of the last epoch only are kept"
-        table = self.compare(criterion)
-        tested = table[table.n >= MIN_REPEATS] if len(table) else table
-        if not len(tested):
-            return None, ""
-        if tested.n_images.notna().all():
-            return int(tested.n_images.max()), ""
-        if self.task.is_distillation:
-            return None, "predictions of runs are missing"
-        return None, "runs have no values for the same examples"
 
     def verdict(self, criterion: Criterion | None = None) -> str:
         """Return the conclusion in words, a line for each student; see `words.verdict`.
@@ -643,11 +630,14 @@ class Results:
         fixed = {*criterion.fixed} if student is None else {*criterion.fixed, task.group}
         others = [n for n in self.by if n not in fixed and not pd.isna(chosen[f"config/{n}"])]
         aids = regularisers(task, {name: chosen[f"config/{name}"] for name in others})
-        if aids:
-            but = " but" * criterion.has_plain_baseline
-            text += f"{but} with {join_words(aids.values())}"
-        rest = [name for name in others if name not in aids]
-        return f"{text} ({config_label(chosen, rest)})" if rest else text
+        rest = config_label(chosen, [name for name in others if name not in aids])
+        return words.sentence(
+            "tuned baseline",
+            baseline=text,
+            is_plain=criterion.has_plain_baseline,
+            aids=join_words(aids.values()) if aids else "",
+            rest=rest if len(others) > len(aids) else "",
+        )
 
     def edges(self, criterion: Criterion | None = None) -> str:
         """Return whether the best configuration is at the edge of the search space; else ""."""
@@ -691,15 +681,15 @@ class Results:
         if len(table := summaries.best_rows(whole, criterion, MAX_PRINTED_ROWS)):
             repeats, scope = self.repeats_phrase, criterion.scope
             note = words.sentence("means", repeats=repeats, scope=scope)
-            parts = [comparison.format_table(table), note]
+            parts = [formatting.format_table(table), note]
         if len(table := self.compare(criterion)):
-            head, rows = comparison.comparison_rows(
+            head, rows = formatting.comparison_rows(
                 table, self.by, criterion, context.anytime_level
             )
             effort = words.effort_text(self.effort, self.task)
             parts += [
                 context.sentence("difference", metric=criterion.label),
-                comparison.markdown(head, rows[:MAX_PRINTED_ROWS]),
+                formatting.markdown(head, rows[:MAX_PRINTED_ROWS]),
                 " ".join([*context.method(), effort]).rstrip(),
             ]
         parts += cost_text(self.costs, teacher_files(self.study))

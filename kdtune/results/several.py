@@ -25,16 +25,13 @@ from kdtune.results.comparison import (
     Criterion,
     by_repeat,
     compare_pairs,
-    comparison_rows,
     completed,
     completed_configs,
-    format_table,
-    markdown,
     mean_columns,
     over_known,
-    plus_minus,
 )
 from kdtune.results.design import Design, Pair, difference_table, stricter
+from kdtune.results.formatting import comparison_rows, format_table, markdown, plus_minus
 from kdtune.results.results import Results, data_name, load
 from kdtune.results.words import ComparisonContext, sentence, short_verdict, verdict
 from kdtune.statistics.intervals import mean_interval

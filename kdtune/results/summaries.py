@@ -19,7 +19,6 @@ from kdtune.results.comparison import (
     completed,
     completed_configs,
     have_enough_repeats,
-    levels,
     mean_columns,
     metric_values,
     with_enough_repeats,
@@ -133,6 +132,25 @@ def best_rows(table: pd.DataFrame, criterion: Criterion, most: int) -> pd.DataFr
     if len(table) <= most or column not in table:
         return table
     return table.loc[(-criterion.sign * table[column]).sort_values().index[:most]]
+
+
+def levels(values: pd.Series) -> pd.Series:
+    """Return a hyperparameter's values as groups: four ranges if there are more than 8 numbers."""
+    numeric = pd.to_numeric(values, errors="coerce")
+    if values.nunique() <= 8 or numeric.isna().sum() > values.isna().sum():
+        return values
+    cut = pd.qcut(numeric, 4, labels=False, duplicates="drop")
+    ends = numeric.groupby(cut).agg(["min", "max"])
+    names = dict(zip(ends.index, _range_names(ends.to_numpy().tolist()), strict=True))
+    return cut.map(names).astype(pd.CategoricalDtype(list(names.values()), ordered=True))
+
+
+def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
+    """Return ranges as text with enough digits to tell all their ends apart, at least 3."""
+    values = {end for pair in ends for end in pair}
+    enough = (d for d in range(3, 17) if len({f"{v:.{d}g}" for v in values}) == len(values))
+    digits = next(enough, 17)  # 17 tell any two apart
+    return [f"{low:.{digits}g} … {high:.{digits}g}" for low, high in ends]
 
 
 # Sensitivity of a study's ranking: epoch selection, shares of variance, importances, range ends.

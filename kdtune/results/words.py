@@ -18,14 +18,8 @@ from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     Criterion,
     Finding,
-    count_of_planned,
-    decimals,
-    difference_text,
     find,
     have_enough_repeats,
-    interval_words,
-    n_text,
-    plus_minus,
 )
 from kdtune.results.design import (
     ONE_TEACHER,
@@ -34,6 +28,14 @@ from kdtune.results.design import (
     in_every_repeat,
     p_text,
     since_interval,
+)
+from kdtune.results.formatting import (
+    count_of_planned,
+    decimals,
+    difference_text,
+    interval_words,
+    n_text,
+    plus_minus,
 )
 from kdtune.results.frames import config_label
 from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING, Components, t_quantile

@@ -57,8 +57,8 @@ def read(path: Path, text: str) -> Tensors | None:
     try:
         with open_trusted(path) as opened:
             # the file that was checked, whatever has its name now; a path is all safe_open takes
-            place = f"/dev/fd/{opened.fileno()}" if HAS_DEV_FD else path
-            with safe_open(place, "pt") as file:
+            source = f"/dev/fd/{opened.fileno()}" if HAS_DEV_FD else path
+            with safe_open(source, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
             if metadata.get("key") != text or metadata.get("crc") != str(checksum(tensors)):
@@ -85,8 +85,7 @@ def checksum(tensors: Tensors) -> int:
 #
 # A key that lacks a part gives old numbers silently; a key with a part too many computes equal
 # numbers again. So all keys are made here, and a test changes each part in turn. Hyperparameters
-# that
-# do not change a stream (alpha, temperature, lr, epochs, the optimiser, ...) never enter.
+# that do not change a stream (alpha, temperature, lr, epochs, the optimiser, ...) never enter.
 
 
 _Kind = Literal["views", "logits", "teacher-features", "features"]
@@ -321,17 +320,13 @@ def timm_version() -> str | None:
 # Content-addressed cache of tensors on disk, shared by all processes of a machine.
 #
 # An entry is a safetensors file named by the hash of its key. It is written to a temporary file
-# and
-# renamed, with its key and a checksum inside. The first process that needs an entry builds it and
-# holds the lock of its key; others wait. A process that waits for a builder that has died or
-# hangs
-# builds the entry itself. An entry that cannot be read is built again, and one that cannot be
-# written
-# is not kept, so the numbers are the same as without a cache.
+# and renamed, with its key and a checksum inside. The first process that needs an entry builds it
+# and holds the lock of its key; others wait. A process that waits for a builder that has died or
+# hangs builds the entry itself. An entry that cannot be read is built again, and one that cannot
+# be written is not kept, so the numbers are the same as without a cache.
 #
 # Whoever may write an entry decides numbers of a study. So the folder must be this user's or
-# root's,
-# and nobody else's to write, and an entry of another user counts as missing.
+# root's, and nobody else's to write, and an entry of another user counts as missing.
 
 
 PROCESS_START = time.time()
@@ -403,9 +398,9 @@ class Cache:
         """
         if not self.limit:
             return build(lambda done, total: None)
-        found = self.find(key)
-        if found is not None:
-            return found
+        entry = self.find(key)
+        if entry is not None:
+            return entry
         if self.is_full(key.kind):  # nobody need wait for an entry that will not be there
             return build(lambda done, total: None)
         try:
@@ -435,11 +430,11 @@ class Cache:
 
     def check(self) -> None:
         """Raise InputError if other users may change what is in the folder."""
-        if self.limit and (found := distrust_of(self.folder)):
+        if self.limit and (distrust := distrust_of(self.folder)):
             raise InputError(
-                f"the cache must be a folder that only you may write, but {found.why}, who could "
-                f"change the logits that runs read; name another one (--cache FOLDER), or "
-                f"{found.remedy}"
+                f"the cache must be a folder that only you may write, but {distrust.why}, who "
+                f"could change the logits that runs read; name another one (--cache FOLDER), or "
+                f"{distrust.remedy}"
             )
 
     def fault(self) -> str | None:

@@ -16,9 +16,8 @@ from kdtune.streams.views import HAS_MPS, Batch, Chunks, collect, rebatched, see
 #
 # With batch norm in train mode they depend on the batch, and those of val and test on the running
 # statistics, which drift from batch to batch. Both depend on the stream only, so one pass through
-# the
-# backbone serves every configuration of a repeat. If views are the same in every epoch and the
-# backbone treats each image by itself, one pass serves all epochs.
+# the backbone serves every configuration of a repeat. If views are the same in every epoch and
+# the backbone treats each image by itself, one pass serves all epochs.
 
 
 SAME = {"fp32": 1e-3, "bf16": 3e-2}
@@ -118,11 +117,11 @@ class Features:
         half = len(views) // 2
         parts = torch.cat([self._forward(views[:half]), self._forward(views[half:])])
         drew = any(not torch.equal(a, b) for a, b in zip(states, _generators(), strict=True))
-        kept = any(not torch.equal(a, b) for a, b in zip(before, buffers, strict=True))
+        changed = any(not torch.equal(a, b) for a, b in zip(before, buffers, strict=True))
         for values, old in zip(buffers, before, strict=True):
             values.copy_(old)
         margin = SAME[self.run.precision] * whole.abs().max()
-        return not drew and not kept and bool((whole - parts).abs().max() <= margin)
+        return not drew and not changed and bool((whole - parts).abs().max() <= margin)
 
     # -- running statistics --------------------------------------------------------------------
 
@@ -141,10 +140,10 @@ class Features:
     @cached_property
     def _buffers(self) -> dict[torch.dtype, list[Tensor]]:
         """Running statistics of batch norm, and all other persistent buffers of the network."""
-        kept, by_type = self.student.net.state_dict(), dict[torch.dtype, list[Tensor]]()
+        saved, by_type = self.student.net.state_dict(), dict[torch.dtype, list[Tensor]]()
         for name, _ in self.student.net.named_buffers():
-            if name in kept:
-                by_type.setdefault(kept[name].dtype, []).append(kept[name])
+            if name in saved:
+                by_type.setdefault(saved[name].dtype, []).append(saved[name])
         return by_type
 
 
@@ -213,9 +212,9 @@ class TeacherPasses:
 
         def passes() -> Iterator[Tensor]:
             for batch in self._batches(inputs):
-                own, features = self._forward(0, batch)
+                output, features = self._forward(0, batch)
                 assert features is not None  # noqa: S101 - as the caller asks
-                logits.append(own)
+                logits.append(output)
                 yield features
 
         def build(progress: ReportProgress) -> Tensors:
@@ -236,9 +235,9 @@ class TeacherPasses:
         for batch in batches:
             logits, features = [], None
             for member, values in enumerate(made):
-                own, features = self._forward(member, batch)
-                logits.append(own)
-                values.append(own)
+                output, features = self._forward(member, batch)
+                logits.append(output)
+                values.append(output)
             if features is not None:
                 of_teacher.append(features)
             read = features if self.run.compares_features else None

@@ -57,22 +57,19 @@ def mixed_labels(run: Run, epoch: int, labels: Tensor, shape: torch.Size) -> Bat
         labels: In the order of the epoch, int64 [N].
         shape: Of a view.
     """
-    every = list(mixed(run, epoch, [Batch(labels)], shape))
-    partners = torch.cat([batch.partners for batch in every if batch.partners is not None])
-    shares = torch.cat([batch.shares for batch in every if batch.shares is not None])
+    batches = list(mixed(run, epoch, [Batch(labels)], shape))
+    partners = torch.cat([batch.partners for batch in batches if batch.partners is not None])
+    shares = torch.cat([batch.shares for batch in batches if batch.shares is not None])
     return Batch(labels, partners=partners, shares=shares)
 
 
 # The stream of one repeat: its batches, computed once and shared by every configuration.
 #
 # The order of the images, their augmented views, the labels, the teacher's logits on exactly
-# those
-# views, its features where a loss compares them and, if the student's backbone is frozen, those
-# of
-# the student depend on the data, the models, the repeat and the epoch, and on nothing that is
-# searched. A `Stream` yields them batch by batch; what is costly to compute comes a chunk at a
-# time
-# from the cache. Logits are stored as they are: the temperature is applied later.
+# those views, its features where a loss compares them and, if the student's backbone is frozen,
+# those of the student depend on the data, the models, the repeat and the epoch, and on nothing
+# that is searched. A `Stream` yields them batch by batch; what is costly to compute comes a chunk
+# at a time from the cache. Logits are stored as they are: the temperature is applied later.
 
 
 EVALUATION_BATCH = 64
@@ -261,8 +258,8 @@ class Stream:
         if self.features is None:
             return replace(batch, views=next(views()).views)
         if same:
-            every = self._views("extra", 0, own_order=True)
-            return replace(batch, features=self.features.get("extra", 0, every, True)[rows])
+            batches = self._views("extra", 0, own_order=True)
+            return replace(batch, features=self.features.get("extra", 0, batches, True)[rows])
         features = self.features.get("extra", part.epoch, views(), False, part)
         return replace(batch, features=features)
 

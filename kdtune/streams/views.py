@@ -388,9 +388,9 @@ class Chunks:
             keep: whether a new one is stored in the cache.
             member: of the teacher, if it is an ensemble.
         """
-        found = self._in_memory(key, split, member)
-        if found is not None:
-            return found
+        chunk = self._in_memory(key, split, member)
+        if chunk is not None:
+            return chunk
         kind = key.kind.replace("-", " ")
         what = f"{kind}, {split}"
         if split in AUGMENTED_SPLITS and key.of_one_repeat:
@@ -419,10 +419,10 @@ class Chunks:
         """Return True if the chunk of this key need not be built."""
         if self._in_memory(key, split, member) is not None:
             return True
-        found = self.resources.cache.find(key)
-        if found is not None:
-            self._held[key.kind, split, member] = (key, found)
-        return found is not None
+        entry = self.resources.cache.find(key)
+        if entry is not None:
+            self._held[key.kind, split, member] = (key, entry)
+        return entry is not None
 
     def _in_memory(self, key: Key, split: str, member: int) -> Tensors | None:
         held = self._held.get((key.kind, split, member))
@@ -438,8 +438,7 @@ class Chunks:
 # Views of a split, in shards of bounded size.
 #
 # A shard holds consecutive views of one split. Views that fit one shard are held in memory; more
-# are
-# stored in the cache shard by shard, or else computed a batch at a time at each use.
+# are stored in the cache shard by shard, or else computed a batch at a time at each use.
 
 
 SHARD_BYTES = 2**29
@@ -602,10 +601,10 @@ class ShardedViews:
         index, shards = self.chunks.index(split), []
         for start in range(0, len(index), self._shard_length):
             count = len(self._shard(split, 0, index, start, self._shard_length))
-            found = self.chunks.resources.cache.find(self.chunks.keys.views(split, 0, start, count))
-            if found is None:
+            entry = self.chunks.resources.cache.find(self.chunks.keys.views(split, 0, start, count))
+            if entry is None:
                 return []
-            shards.append(found["views"])
+            shards.append(entry["views"])
         return shards
 
     def _computed(self, split: str, epoch: int, index: Tensor) -> Iterator[Tensor]:
@@ -616,9 +615,9 @@ class ShardedViews:
     def _views(self, split: str, epoch: int, index: Tensor) -> Views:
         chunks = self.chunks
         training = epoch if split in AUGMENTED_SPLITS else None
-        own = chunks.data.splits[split]
+        examples = chunks.data.splits[split]
         name = "view" if split == "train" else "extra view"
-        return Views(own, index, chunks.run, chunks.size, training, name)
+        return Views(examples, index, chunks.run, chunks.size, training, name)
 
     @property
     def _batch(self) -> int:
@@ -634,11 +633,9 @@ class ShardedViews:
 # Images without labels: an endless sequence, from which each training batch takes the next few.
 #
 # The sequence is pass after pass over all of them, each in an order and with views of its own.
-# Pass k
-# is for these images what epoch k is for train. It does not depend on how many of them a batch
-# takes,
-# so configurations with any batch size and any share have the same views and logits. A pass is
-# computed in blocks, since a run may need a small part of it.
+# Pass k is for these images what epoch k is for train. It does not depend on how many of them a
+# batch takes, so configurations with any batch size and any share have the same views and logits.
+# A pass is computed in blocks, since a run may need a small part of it.
 
 
 BLOCK = 1024

@@ -108,8 +108,8 @@ class WeightAverage:
         """Restore a state; raise ValueError, and change nothing, if it is of another student."""
         if [x.shape for x in state["averages"]] != [x.shape for x in self._averages]:
             raise ValueError("the average is of another student")
-        for own, saved in zip(self._averages, state["averages"], strict=True):
-            own.copy_(saved)
+        for average, saved in zip(self._averages, state["averages"], strict=True):
+            average.copy_(saved)
         self.updates = state["updates"]
 
 
@@ -163,14 +163,14 @@ class Losses:
 
 def _cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
     """Return the mean over the labelled images; of a mixed image, that of both labels by share."""
-    own = batch.labelled
-    logits = logits[: len(own)]
-    if own.partners is None:
-        return cross_entropy(logits, own.labels, smoothing)
-    assert own.shares is not None  # noqa: S101 - mixed, with a teacher
-    first = cross_entropy(logits, own.labels, smoothing, of_each=True)
-    second = cross_entropy(logits, own.partners, smoothing, of_each=True)
-    return (own.shares * first + (1 - own.shares) * second).mean()
+    labelled = batch.labelled
+    logits = logits[: len(labelled)]
+    if labelled.partners is None:
+        return cross_entropy(logits, labelled.labels, smoothing)
+    assert labelled.shares is not None  # noqa: S101 - mixed, with a teacher
+    first = cross_entropy(logits, labelled.labels, smoothing, of_each=True)
+    second = cross_entropy(logits, labelled.partners, smoothing, of_each=True)
+    return (labelled.shares * first + (1 - labelled.shares) * second).mean()
 
 
 def _distillation(objective: BoundObjective, outputs: Outputs, batch: Batch) -> Tensor:
@@ -253,34 +253,33 @@ def save_predictions(
     not files), label, predicted, p_predicted, p_label, teacher, kl, logit_diff (all three null
     without a teacher), correct. Classes are indices.
     """
-    frames = [_frame(run, data, split, own) for split, own in predictions.items()]
+    frames = [_frame(run, data, split, of_split) for split, of_split in predictions.items()]
     with atomic_write(file) as part:
         pd.concat(frames).to_parquet(part, index=False)
 
 
-def _frame(run: Run, data: Data, name: str, own: Predictions) -> pd.DataFrame:
+def _frame(run: Run, data: Data, name: str, predictions: Predictions) -> pd.DataFrame:
     """Return the rows of one split."""
-    count = len(own.label)
+    count = len(predictions.label)
     files: list[str | None] = [None] * count
     inputs = data.splits[name].inputs
     if isinstance(inputs, tuple):
         files = [Path(path).relative_to(data.root).as_posix() for path in inputs]
-    teacher = [None] * count if own.teacher is None else own.teacher.numpy()
+    teacher = [None] * count if predictions.teacher is None else predictions.teacher.numpy()
     unknown = np.full(count, np.nan, dtype=np.float32)
+    columns: dict[str, Any] = {
+        column: unknown if values is None else values.numpy()
+        for column, values in vars(predictions).items()
+    }
+    columns["teacher"] = pd.Series(teacher, dtype="Int64")
     return pd.DataFrame(
         {
             "trial_id": run.trial_id,
             "split": name,
             "example": data.numbers(name).numpy(),
             "file": pd.Series(files, dtype="string"),
-            "label": own.label.numpy(),
-            "predicted": own.predicted.numpy(),
-            "p_predicted": own.p_predicted.numpy(),
-            "p_label": own.p_label.numpy(),
-            "teacher": pd.Series(teacher, dtype="Int64"),
-            "kl": unknown if own.kl is None else own.kl.numpy(),
-            "logit_diff": unknown if own.logit_diff is None else own.logit_diff.numpy(),
-            "correct": own.correct.numpy(),
+            **columns,
+            "correct": predictions.correct.numpy(),
         }
     )
 
@@ -378,10 +377,12 @@ class Meter:
             of: Whose logits. Without a teacher, none of its logits is wrong.
             batches: Of the first batches only; None: of all.
         """
-        own = self._batches[:batches]
-        logits = [student if of == "student" else teacher for student, teacher, _ in own]
-        wrong = sum(int((~one.isfinite()).any(1).sum()) for one in logits if one is not None)
-        return wrong, sum(len(labels) for *_, labels in own)
+        outputs = self._batches[:batches]
+        logits = [student if of == "student" else teacher for student, teacher, _ in outputs]
+        wrong = sum(
+            int((~values.isfinite()).any(1).sum()) for values in logits if values is not None
+        )
+        return wrong, sum(len(labels) for *_, labels in outputs)
 
     @torch.no_grad()
     def is_finite(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor]) -> bool:
@@ -403,8 +404,8 @@ class Meter:
     def _outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return the logits of student and teacher [N, K] and the labels [N]."""
         student, teacher, labels = zip(*self._batches, strict=True)
-        known = None if teacher[0] is None else torch.cat(teacher)
-        return torch.cat(student), known, torch.cat(labels)
+        of_teacher = None if teacher[0] is None else torch.cat(teacher)
+        return torch.cat(student), of_teacher, torch.cat(labels)
 
 
 # Linear projector from the student's features to the teacher's, and the checks it needs.
@@ -455,8 +456,8 @@ def check_features(
         )
     ensembles = [name for name in map(str, study.values("teacher")) if "+" in name]  # type: ignore[arg-type]
     faults = [f"--teacher {name} is an ensemble" for name in ensembles]
-    faults += [f"--teacher {own.name} {_fault_of_features(own, views)}" for own in teachers]
-    faults += [f"--student {own.name} {_fault_of_features(own, views)}" for own in students]
+    faults += [f"--teacher {model.name} {_fault_of_features(model, views)}" for model in teachers]
+    faults += [f"--student {model.name} {_fault_of_features(model, views)}" for model in students]
     for fault in faults:
         if not fault.endswith(" "):
             raise InputError(

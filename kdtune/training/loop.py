@@ -355,8 +355,8 @@ class Checkpoint:
                 self._is_last_whole = file == self.file
                 break
         if faults:
-            what = f"resumes after epoch {past[-1].number}" if past else "begins again"
-            self._say(f"{' and '.join(faults)}, so the run {what}")
+            outcome = f"resumes after epoch {past[-1].number}" if past else "begins again"
+            self._say(f"{' and '.join(faults)}, so the run {outcome}")
         return past
 
     def _restore(self, file: Path, training: Training) -> list[Epoch]:
@@ -377,13 +377,15 @@ class Checkpoint:
 
 def _values(epoch: Epoch) -> dict[str, Any]:
     """Return the epoch as numbers, tensors and dicts of them, which torch loads without pickle."""
-    predictions = {split: vars(own) for split, own in epoch.predictions.items()}
+    predictions = {split: vars(of_split) for split, of_split in epoch.predictions.items()}
     return {**vars(epoch), "predictions": predictions}
 
 
 def _epoch_of_state(values: dict[str, Any]) -> Epoch:
     """Return the epoch of `_values`."""
-    predictions = {split: Predictions(**own) for split, own in values["predictions"].items()}
+    predictions = {
+        split: Predictions(**of_split) for split, of_split in values["predictions"].items()
+    }
     return Epoch(**{**values, "predictions": predictions})
 
 
@@ -438,8 +440,8 @@ def _epoch(training: Training, stream: Stream, number: int) -> Epoch:
                 meters[split] = _evaluate(training, stream.evaluate(split, number))
     splits = {split: meter.metrics() for split, meter in meters.items()}
     _check_finite(training, meters, splits, number)
-    kept = [split for split in meters if is_last and split != "train"]
-    predictions = {split: meters[split].predictions() for split in kept}
+    predicted = [split for split in meters if is_last and split != "train"]
+    predictions = {split: meters[split].predictions() for split in predicted}
     return Epoch(number, time.perf_counter() - started, splits, predictions)
 
 

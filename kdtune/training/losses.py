@@ -172,8 +172,8 @@ def _soften(
     student: Tensor, teacher: Tensor, temperature: float, teacher_temperature: float | None
 ) -> tuple[Tensor, Tensor]:
     """Return the logits of both models divided by their temperatures, in at least float32."""
-    own = temperature if teacher_temperature is None else teacher_temperature
-    return wide(student) / temperature, wide(teacher) / own
+    of_teacher = temperature if teacher_temperature is None else teacher_temperature
+    return wide(student) / temperature, wide(teacher) / of_teacher
 
 
 def _decouple(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -364,8 +364,8 @@ def find_objective(loss: str) -> Objective:
 def objective(run: Run) -> BoundObjective:
     """Return the run's objective. Raises InputError as `find_objective` does."""
     weights = (1.0, run.loss_weight)
-    own = zip(weights, terms_of(run.loss), strict=False)
-    return BoundObjective(tuple(Term(w, _bind(n, run), takes_features(n)) for w, n in own))
+    terms = zip(weights, terms_of(run.loss), strict=False)
+    return BoundObjective(tuple(Term(w, _bind(n, run), takes_features(n)) for w, n in terms))
 
 
 def _bind(name: str, run: Run) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -396,11 +396,11 @@ def _check_own(name: str, run: Run, classes: int) -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(4, classes, generator=generator) for _ in range(2))
     student.requires_grad_()
-    given = {"student": student, "teacher": teacher, "labels": torch.arange(4) % classes}
-    before = {argument: value.detach().clone() for argument, value in given.items()}
+    arguments = {"student": student, "teacher": teacher, "labels": torch.arange(4) % classes}
+    before = {argument: value.detach().clone() for argument, value in arguments.items()}
     with user_code(f"the objective {name} failed on random logits of shape [4, {classes}]"):
-        loss: Any = function(*given.values())
-    if changed := [key for key, value in given.items() if not torch.equal(value, before[key])]:
+        loss: Any = function(*arguments.values())
+    if changed := [key for key, value in arguments.items() if not torch.equal(value, before[key])]:
         raise InputError(
             f"the objective {name} must leave its arguments as they are, but has changed "
             f"{changed[0]} in place; other runs use the same logits: compute new tensors instead"
@@ -413,13 +413,15 @@ def _check_own(name: str, run: Run, classes: int) -> None:
             f"the objective {name} must be finite, but got {loss.item()} for random logits"
         )
     with user_code(f"the gradient of the objective {name} cannot be computed"):
-        found = torch.autograd.grad(loss, student, allow_unused=True) if loss.requires_grad else ()
-    if not found or found[0] is None or not found[0].isfinite().all():
+        gradients = (
+            torch.autograd.grad(loss, student, allow_unused=True) if loss.requires_grad else ()
+        )
+    if not gradients or gradients[0] is None or not gradients[0].isfinite().all():
         raise InputError(
             f"the objective {name} must have a finite gradient with respect to the student's "
             f"logits; return a value computed from them with torch operations"
         )
-    if not found[0].any():
+    if not gradients[0].any():
         warnings.warn(
             f"the gradient of the objective {name} with respect to the student's logits is 0 for "
             f"random logits, so a student may learn nothing from it; check that it depends on them",
@@ -435,16 +437,16 @@ def check_searched(losses: Sequence[str], searched: Collection[str]) -> None:
         searched: The hyperparameters that have more than one value in the study. Only those that an
             objective of the table takes are checked; the others are not an objective's.
     """
-    known = {name for function in OBJECTIVES.values() for name in keyword_parameters(function)}
+    of_table = {name for function in OBJECTIVES.values() for name in keyword_parameters(function)}
     for loss in losses:
-        if not (own := own_objectives([loss])):  # the annotations of `Run` say what has an effect
+        if not (users := own_objectives([loss])):  # the annotations of `Run` say what has an effect
             continue
         taken = {n for term in terms_of(loss) for n in keyword_parameters(find_objective(term))}
-        if unused := [name for name in searched if name in known - taken]:
+        if unused := [name for name in searched if name in of_table - taken]:
             raise InputError(
                 f"{unused[0]} is searched, but the objective {loss} does not take it; give "
                 f"--{unused[0].replace('_', '-')} one value, or make it a keyword-only parameter "
-                f"of {own[0]}"
+                f"of {users[0]}"
             )
 
 
@@ -487,8 +489,8 @@ _OF_OTHERS = {SUM_WEIGHT} | {
 
 def _check_signature(loss: str, function: Objective) -> None:
     """Raise InputError unless a user's objective can be called as those of the table are."""
-    known = {field.name for field in fields(Run)}
-    if unknown := [name for name in keyword_parameters(function) if name not in known]:
+    names = {field.name for field in fields(Run)}
+    if unknown := [name for name in keyword_parameters(function) if name not in names]:
         raise InputError(
             f"the keyword-only parameters of {loss} must be fields of kdtune.Run, but got "
             f"{unknown[0]}; give other values a place in the function itself"

@@ -52,10 +52,8 @@ OF_INPUT = ("orientation", "eval_crop", "eval_interpolation")
 """Settings of the transform of val and test images."""
 BEFORE_ORIENTATION = {"orientation": "stored"}
 """What the views of records of earlier versions, which do not say it, were."""
-OF_IMAGES = (
-    *("augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"),
-    *(f"{r}_{n}" for r in ("teacher", "student") for n in ("mean", "std", "size", "interpolation")),
-)
+OF_IMAGES = ["augment", "teacher_augment", "image_size", "eval_crop", "eval_interpolation"]
+OF_IMAGES += [f"{r}_{name}" for r in ("teacher", "student") for name in PREPROCESSING]
 """Settings without a meaning for data that are no images."""
 
 
@@ -76,8 +74,8 @@ def resolve(run: Run, members: Sequence[Run] = (), data: StudyData | None = None
     names = [n for n in names if n not in OF_EACH_MODEL]
     if all(getattr(run, name) is not None for name in names):
         return run
-    own = load_data(run) if data is None else data.of(run)
-    values = _teacher_recipe(run, own, members or run.teacher_members) | _transforms(run, own)
+    of_run = load_data(run) if data is None else data.of(run)
+    values = _teacher_recipe(run, of_run, members or run.teacher_members) | _transforms(run, of_run)
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
 
 
@@ -87,9 +85,9 @@ def with_weights_of_studies(run: Run) -> Run:
     Raises:
         InputError: A study has no fine-tuned teacher, or several.
     """
-    if isinstance(given := run.teacher_weights, str):
-        return replace(run, teacher_weights=teacher_file(given))
-    return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(given)))
+    if isinstance(weights := run.teacher_weights, str):
+        return replace(run, teacher_weights=teacher_file(weights))
+    return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(weights)))
 
 
 def kind_of_weights(members: Sequence[Run], data: Data) -> WeightsKind:
@@ -190,16 +188,19 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
     of_teacher = {run.teacher: model for run, model in models.teachers}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
-    sizes = [view_size(study.run, own, m, *t) for _, m in models.students for t in members]
-    every = set(sizes)
-    if len(every) == 1:
+    sizes = {
+        view_size(study.run, own, student, *ensemble)
+        for _, student in models.students
+        for ensemble in members
+    }
+    if len(sizes) == 1:
         return study
     if begun:
         raise InputError(
             f"the models of a study must see images of one size, but those of {study.folder} need "
-            f"{', '.join(map(str, sorted(every)))} pixels; begin another study (--name OTHER)"
+            f"{', '.join(map(str, sorted(sizes)))} pixels; begin another study (--name OTHER)"
         )
-    return replace(study, run=replace(study.run, image_size=max(every)))
+    return replace(study, run=replace(study.run, image_size=max(sizes)))
 
 
 def _with_searched_augment(study: Study, data: Data) -> Run:
@@ -261,12 +262,12 @@ def teachers(study: Study) -> list[Run]:
 
     A teacher that is fine-tuned for several numbers of epochs is there once for each.
     """
-    found: dict[tuple[str, Any], Run] = {}
+    by_name: dict[tuple[str, Any], Run] = {}
     for name in _names(study, "teacher"):
         for epochs in _names(study, "teacher_epochs"):
             for run in replace(study.run, teacher=name, teacher_epochs=epochs).teacher_members:
-                found.setdefault((run.teacher, epochs), run)
-    return list(found.values())
+                by_name.setdefault((run.teacher, epochs), run)
+    return list(by_name.values())
 
 
 def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
@@ -283,8 +284,8 @@ def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
     """
     fixed = study.policy == "all" and not study.until_decided
     repeats = study.repeats if fixed or study.run.folds else study.run.teachers
-    every = (replace(run, repeat=repeat) for repeat in range(repeats) for run in runs)
-    return [run for run in every if run.teacher_number == run.repeat]
+    repeated = (replace(run, repeat=repeat) for repeat in range(repeats) for run in runs)
+    return [run for run in repeated if run.teacher_number == run.repeat]
 
 
 def whole_teachers(study: Study) -> list[Run]:
@@ -305,15 +306,15 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 # The recipe of a study as a table: every setting that has an effect, and where it came from.
 
 
-UNSHOWN = {
-    *("name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"),
-    *("repeat", "study_values", "objects", "data_root", "download", "tracker", "notify", "train"),
-    "dump",
-    *(f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING),
-}
+UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
+UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
+UNSHOWN |= {"train", "dump", "val_share"}
+UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 ONLY_WITH = {
-    **{"samples": ("search", ("random", "tpe")), "race_level": ("policy", ("race",))},
-    **{"confirm": ("policy", ("race",)), "level": ("until_decided", (True,))},
+    "samples": ("search", ("random", "tpe")),
+    "race_level": ("policy", ("race",)),
+    "confirm": ("policy", ("race",)),
+    "level": ("until_decided", (True,)),
     "budget": ("until_decided", (True,)),
 }
 """Settings of a study that have an effect only with these values of another."""
@@ -411,8 +412,6 @@ def _has_effect(name: str, study: Study, data: Data) -> bool:
         return "multistep" in study.values("schedule")  # type: ignore[operator]
     if name == "orientation":
         return data.kind == "files"
-    if name == "val_share":
-        return False
     return _value(name, study) is not None
 
 
@@ -457,37 +456,26 @@ def _source(
 ) -> str:
     """Return where the value of a setting came from."""
     before, now = _value(name, asked), _value(name, study)
-    if name in ("teacher_weights", "teacher_epochs") and _are_files(study):
+    runs, of_weights = teachers(study), ("teacher_weights", "teacher_epochs")
+    if name in of_weights and all(is_output_file(run.teacher) for run in runs):
         return "the file"
     if name in asked.flags and (before == now or saved is None):
         return "flag"
-    if saved is not None and before != now:
-        return "saved study"
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
+        if saved is not None:
+            return "saved study"
         if name.removeprefix("teacher_") in TEACHER_RECIPE:
-            return f"default for {_KINDS[kind_of_weights(teachers(study), data)]}"
-        is_published = name.startswith("eval_") and _is_published(name, study, models)
-        return "model's own" if is_published else by_data
-    here, elsewhere = _value(name, fashion()), _value(name, Study())
-    is_fashion = study.run.data == "fashion"
-    if here == elsewhere:
-        return "default" if now == here else "experiment"
-    if now == (here if is_fashion else elsewhere):
+            return f"default for {_KINDS[kind_of_weights(runs, data)]}"
+        if name in ("eval_crop", "eval_interpolation"):
+            published = models.teachers[0][1].preprocessing
+            if getattr(published, name.removeprefix("eval_")) == now:
+                return "model's own"
         return by_data
-    return "experiment"
-
-
-def _are_files(study: Study) -> bool:
-    """Return True if every teacher of the study is a file of outputs."""
-    return all(is_output_file(run.teacher) for run in teachers(study))
-
-
-def _is_published(name: str, study: Study, models: StudyModels) -> bool:
-    """Return True if a part of the evaluation transform is the one that the teacher publishes."""
-    published = models.teachers[0][1].preprocessing
-    own = published.crop if name == "eval_crop" else published.interpolation
-    return bool(own == getattr(study.run, name))
+    of_fashion, of_others = _value(name, fashion()), _value(name, Study())
+    if now != (of_fashion if study.run.data == "fashion" else of_others):
+        return "experiment"
+    return "default" if of_fashion == of_others else by_data
 
 
 def _input_rows(asked: Study, models: StudyModels) -> Iterator[RecipeRow]:
@@ -545,21 +533,21 @@ def find_other_cuts(study: Study, data: Data) -> list[str]:
         study: The study, with files of weights in place of folders (`with_weights_of_studies`).
         data: Its data.
     """
-    found = {}
+    sentences = {}
     for run in teachers(study):
         weights = run.weights_of("teacher")
         if (finished := _recorded(run, data)) is None or finished.data is None:
             continue
         is_other = finished.data != data.fingerprint
         if data.fold is not None or (is_other and (finished.has_cut_val or data.cut is not None)):
-            found[weights] = (
+            sentences[weights] = (
                 f"the teacher {run.teacher} ({weights}) was fine-tuned with another val than this "
                 f"study's, so it may have been trained on examples of val, and metrics on val may "
                 f"be optimistic; use data with a val folder, the --seed and --val-share of the "
                 f"study that fine-tuned it or, with --folds, a teacher that is fine-tuned for each "
                 f"repeat"
             )
-    return list(found.values())
+    return list(sentences.values())
 
 
 # Record of the transforms between a study's images and the inputs of its models.

@@ -63,10 +63,10 @@ def distill(
     data = data or StudyData(run)
     run = resolve(run, data=data)
     frozen = _teacher_of(run, data.of(run), teacher, resources.device)
-    own = data.with_extra(run)
-    with initial_student(run, own, resources.device) as initial:
+    of_run = data.with_extra(run)
+    with initial_student(run, of_run, resources.device) as initial:
         student = initial.student
-        stream = Stream(run, own, student, frozen, resources, initial.fingerprint)
+        stream = Stream(run, of_run, student, frozen, resources, initial.fingerprint)
         if folder is None:
             yield from train(run, student, stream)
             return
@@ -75,7 +75,7 @@ def distill(
         for epoch in train(run, student, stream, checkpoint):
             yield epoch
         save_weights(student.net, folder / STUDENT)
-        save_predictions(run, own, epoch.predictions, folder / PREDICTIONS)
+        save_predictions(run, of_run, epoch.predictions, folder / PREDICTIONS)
 
 
 MAX_TEACHERS = 2
@@ -131,8 +131,8 @@ class InitialStudent:
     def of(run: Run, data: Data, device: torch.device) -> "InitialStudent":
         """Build the student of `make_student` on the device."""
         student = make_student(run, data).place(device, run.precision)
-        own = f"net.{student.head_name}." if run.trainable == "head" else "net."
-        trained = [p for name, p in student.named_parameters() if name.startswith(own)]
+        prefix = f"net.{student.head_name}." if run.trainable == "head" else "net."
+        trained = [p for name, p in student.named_parameters() if name.startswith(prefix)]
         values = [(x, x.detach().clone()) for x in (*trained, *student.buffers())]
         held = (*student.parameters(), *(copy for _, copy in values))
         size = sum(value.nbytes for value in held)
@@ -159,11 +159,9 @@ def initial_student(run: Run, data: Data, device: torch.device) -> Iterator[Init
         yield InitialStudent.of(run, data, device)
         return
     weights = run.weights_of("student")
-    idle = _idle_students(
-        *(run.student, weights, _modified_ns(Path(weights).expanduser()), run.data),
-        *(getattr(run, f"student_{name}") for name in PREPROCESSING),
-        *(run.precision, run.trainable, device),
-    )
+    kind = [run.student, weights, _modified_ns(Path(weights).expanduser()), run.data]
+    kind += [getattr(run, f"student_{name}") for name in PREPROCESSING]
+    idle = _idle_students(*kind, run.precision, run.trainable, device)
     # removed while in use: two runs of one process never share a student
     initial = idle.pop((run.seed, run.repeat), None) or InitialStudent.of(run, data, device)
     try:
@@ -198,9 +196,9 @@ def check_run(run: Run, data: StudyData | None = None) -> None:
     """Raise InputError, before any work, if the run's data, models or objective cannot work."""
     data = data or StudyData(run)
     run = resolve(run, data=data)
-    own = data.with_extra(run)
-    check_objective(run, len(own.classes))
-    check_study(Study(name="one", run=run), own, fingerprints=False)
+    of_run = data.with_extra(run)
+    check_objective(run, len(of_run.classes))
+    check_study(Study(name="one", run=run), of_run, fingerprints=False)
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:
@@ -223,13 +221,13 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     made_of = {"data": data.study_fingerprint}
     if data.extra is not None:
         made_of["extra images"] = data.extra.fingerprint
-    by_name = {own.teacher: own for own in reversed(teachers(study))}  # the first of each name
-    of_teachers = [(own, initial_teacher(own, data)) for own in reversed(by_name.values())]
-    of_students = [(own, make_student(own, data)) for own in students(study)]
+    by_name = {each.teacher: each for each in reversed(teachers(study))}  # the first of each name
+    of_teachers = [(each, initial_teacher(each, data)) for each in reversed(by_name.values())]
+    of_students = [(each, make_student(each, data)) for each in students(study)]
     if fingerprints:  # before the models are probed, which changes running statistics
         pairs: list[tuple[Role, Run, Model]] = [("teacher", *pair) for pair in of_teachers]
-        for role, own, model in [*pairs, *(("student", *pair) for pair in of_students)]:
-            name = getattr(own, role)
+        for role, each, model in [*pairs, *(("student", *pair) for pair in of_students)]:
+            name = getattr(each, role)
             key = role if name == begun.get(role, name) else f"{role} {name}"
             made_of[key] = model.fingerprint()
     _check_models(study, of_teachers, [student for _, student in of_students], data)
@@ -243,11 +241,10 @@ def _check_models(
     data: Data,
 ) -> None:
     """Raise InputError unless all teachers and students work on views of the study's data."""
-    data.subset(study.run)  # raises InputError for a wrong --train-images
     whole = "head" not in ends_of(study.values("trainable"))
     for student in of_students:
-        for own, teacher in of_teachers:
-            views = probe_teacher(own, data, teacher, student)
+        for each, teacher in of_teachers:
+            views = probe_teacher(each, data, teacher, student)
         probe(student, views, len(data.classes), whole=whole)
         check_learns(student, views, whole=whole)
     check_features(study, [teacher for _, teacher in of_teachers], of_students, views)
@@ -264,9 +261,9 @@ def check_objectives(study: Study, classes: int) -> dict[str, str]:
     for loss in losses:
         check_objective(replace(study.run, loss=loss), classes)
     check_searched(losses, study.searched)
-    own = own_objectives(losses)
-    homes, no_net = {loss: loss.partition(":")[0] for loss in own}, torch.nn.Module()
-    return {f"objective {loss}": source_digest([homes[loss]], no_net)[:16] for loss in own}
+    users = own_objectives(losses)
+    homes, no_net = {loss: loss.partition(":")[0] for loss in users}, torch.nn.Module()
+    return {f"objective {loss}": source_digest([homes[loss]], no_net)[:16] for loss in users}
 
 
 def make_student(run: Run, data: Data) -> Classifier:
@@ -349,9 +346,9 @@ def try_batch(run: Run, data: Data, device: torch.device) -> OneBatch:
     Returns:
         The batch and the models, which are in memory as long as the caller keeps them.
     """
-    one = OneBatch.of(run, data, device)
-    one.infer(one.inference)
+    batch = OneBatch.of(run, data, device)
+    batch.infer(batch.inference)
     # in the second step the moments of the optimizer are in memory beside the gradients
-    for loss in islice(one.steps(), 2):
+    for loss in islice(batch.steps(), 2):
         loss.item()
-    return one
+    return batch

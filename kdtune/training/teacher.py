@@ -84,12 +84,12 @@ def logits_of_split(
     They are in the split's own order; the arguments are those of `evaluate`.
     """
     student = untrained(run, data, "student")  # only its input size matters
-    own = replace(run, trainable="all", mixup=0.0, cutmix=0.0, extra=None, extra_share=0.0)
+    unmixed = replace(run, trainable="all", mixup=0.0, cutmix=0.0, extra=None, extra_share=0.0)
     used = resources
     if split == "train" and run.augmentation != "none":  # no run needs these views
-        own = replace(own, augment="none")
+        unmixed = replace(unmixed, augment="none")
         used = replace(resources, cache=Cache(gigabytes=0), teacher_features=False)
-    return Stream(own, data, student, teacher, used).teacher_logits(split)
+    return Stream(unmixed, data, student, teacher, used).teacher_logits(split)
 
 
 # Identity of a teacher: the training that makes it, and whether a saved one was made by that.
@@ -129,22 +129,22 @@ def recorded_recipe(run: Run, data: Data) -> dict[str, Any]:
 
     Hyperparameters without effect on it are None, so they distinguish no teachers.
     """
-    own = teacher_run(run)
+    fit = teacher_run(run)
     names = ["seed", "precision", "image_size", "train_images", "teacher_keep"]
     names += [f"student_{name}" for name in PREPROCESSING]
-    if own.augmentation != "resized-crop":
+    if fit.augmentation != "resized-crop":
         names.append("eval_interpolation")
-    if own.teacher_keep == "best" or own.augmentation == "none":
+    if fit.teacher_keep == "best" or fit.augmentation == "none":
         names += ["eval_crop", "eval_interpolation"]  # val decides, or train is resized like it
-    if own.schedule == "multistep":
+    if fit.schedule == "multistep":
         names.append("lr_milestones")
-    recipe = {name: getattr(own, name) for name in names} | {"augment": own.augmentation}
+    recipe = {name: getattr(fit, name) for name in names} | {"augment": fit.augmentation}
     # older records do not name it, and it has no effect on other data
-    if own.orientation != "stored" and data.kind == "files":
-        recipe["orientation"] = own.orientation
-    if own.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
-        recipe["repeat"] = own.repeat
-    return recipe | own.config
+    if fit.orientation != "stored" and data.kind == "files":
+        recipe["orientation"] = fit.orientation
+    if fit.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
+        recipe["repeat"] = fit.repeat
+    return recipe | fit.config
 
 
 @dataclass(frozen=True)
@@ -204,10 +204,10 @@ def _recorded_weights(recorded: str | None, weights: str, run: Run) -> str:
     Where there is nothing to compare, a file of the same name counts as the same: kdtune 0.1
     recorded no hash, and a finished teacher does not need the file any more.
     """
-    own = run.weights_of("teacher")
-    same_name = Path(weights).name == Path(own).name
-    if same_name and (recorded is None or not Path(own).expanduser().is_file()):
-        return _weights_hash(own)
+    current = run.weights_of("teacher")
+    same_name = Path(weights).name == Path(current).name
+    if same_name and (recorded is None or not Path(current).expanduser().is_file()):
+        return _weights_hash(current)
     return recorded or _weights_hash(weights)
 
 
@@ -273,8 +273,8 @@ def missing_teachers(
     for member in members:
         folder = root / teacher_place(run, member)
         if member.teacher_epochs != 0:
-            own = data.of(member)  # with folds, each repeat has other data
-            if origin_of_saved(member, own, folder) != origin_of(member, own):
+            of_member = data.of(member)  # with folds, each repeat has other data
+            if origin_of_saved(member, of_member, folder) != origin_of(member, of_member):
                 missing.append((member, folder))
     return missing
 
@@ -287,25 +287,25 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def describe_training(run: Run, data: Data) -> str:
     """Return the line that says how a resolved run's teacher is being fine-tuned."""
-    own = teacher_run(run)
-    model = untrained(own, data, "student")
+    fit = teacher_run(run)
+    model = untrained(fit, data, "student")
     counts = [sum(p.numel() for p in part.parameters()) for part in (model.net, model.head)]
     layers = f"all layers, {counts[0]:,} parameters"
-    if own.trainable == "head":
+    if fit.trainable == "head":
         layers = f"only the head {model.head_name}, {counts[1]:,} of {counts[0]:,} parameters"
-    schedule: str = own.schedule
-    if own.schedule == "multistep":
-        after = ", ".join(str(number) for number in milestones(own) if number < own.epochs)
-        schedule += f", × {own.lr_gamma:g} after epochs {after}" if after else ""
-    what = "examples" if data.kind == "tensors" else "images"
-    name = ", ".join(filter(None, (own.student, _which(run))))
-    epochs = f"{own.epochs} epoch{'s' * (own.epochs > 1)}"
-    decay = f", weight decay {own.weight_decay:g}" if own.weight_decay else ""
+    schedule: str = fit.schedule
+    if fit.schedule == "multistep":
+        after = ", ".join(str(number) for number in milestones(fit) if number < fit.epochs)
+        schedule += f", × {fit.lr_gamma:g} after epochs {after}" if after else ""
+    noun = "examples" if data.kind == "tensors" else "images"
+    name = ", ".join(filter(None, (fit.student, _which(run))))
+    epochs = f"{fit.epochs} epoch{'s' * (fit.epochs > 1)}"
+    decay = f", weight decay {fit.weight_decay:g}" if fit.weight_decay else ""
     return (
-        f"Training the teacher {name}: {epochs}; {layers}; batch norm "
-        f"{own.batch_norm}; {own.optimizer}, lr {own.lr:g} ({schedule}){decay}; batch size "
-        f"{own.batch_size}; {len(data.subset(own)):,} {what}, augmentation {own.augmentation}; the "
-        f"{own.teacher_keep} epoch is kept."
+        f"Training the teacher {name}: {epochs}; {layers}; batch norm {fit.batch_norm}; "
+        f"{fit.optimizer}, lr {fit.lr:g} ({schedule}){decay}; batch size {fit.batch_size}; "
+        f"{len(data.subset(fit)):,} {noun}, augmentation {fit.augmentation}; the "
+        f"{fit.teacher_keep} epoch is kept."
     )
 
 
@@ -336,7 +336,7 @@ def fine_tune(
     """
     data = data or StudyData(run)
     run = resolve(run, data=data)
-    own, of_run = teacher_run(run), data.of(run)
+    fit, of_run = teacher_run(run), data.of(run)
     origin = origin_of(run, of_run)
     if origin_of_saved(run, of_run, folder) not in (None, origin):
         raise InputError(
@@ -349,12 +349,15 @@ def fine_tune(
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
     file = folder / f"{digest[:8]}.checkpoint.pt"
-    keeps_best = own.teacher_keep == "best"
     checkpoint = Checkpoint(
-        *(file, on_save, keeps_best, digest), say=lambda line: say(f"warning: {line}")
+        file,
+        on_save,
+        keeps_best=fit.teacher_keep == "best",
+        owner=digest,
+        say=lambda line: say(f"warning: {line}"),
     )
     epochs = []
-    for epoch in train(own, model, Stream(own, of_run, model, None, resources), checkpoint):
+    for epoch in train(fit, model, Stream(fit, of_run, model, None, resources), checkpoint):
         epochs.append(epoch)
         yield epoch
     kept = epochs[-1]
@@ -362,7 +365,7 @@ def fine_tune(
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
     finished = FinishedTeacher(
-        own.student,
+        fit.student,
         of_run.classes,
         model.preprocessing,
         of_run.fingerprint,
@@ -370,11 +373,11 @@ def fine_tune(
     )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
     record = {
-        "run": asdict(own),
+        "run": asdict(fit),
         "classes": of_run.classes,
         "data": origin.data,
         "weights": origin.weights,
-        "epochs": own.epochs,
+        "epochs": fit.epochs,
         "preprocessing": asdict(model.preprocessing),
         "kept_epoch": kept.number,
         "acc_before": None if before is None else before.share,
@@ -459,8 +462,8 @@ _SPLITS = ("train", "val", "test")
 
 def with_members(teachers: Sequence[Run]) -> list[Run]:
     """Return the runs with each teacher that is measured: the members of an ensemble, then it."""
-    every = [own for run in teachers for own in (*run.teacher_members, run)]
-    return list({key_of(own): own for own in every}.values())
+    expanded = [each for run in teachers for each in (*run.teacher_members, run)]
+    return list({key_of(each): each for each in expanded}.values())
 
 
 def key_of(run: Run) -> TeacherKey:
@@ -484,8 +487,10 @@ def find_unmeasured(
         known: What was measured before.
         data: The data of the study.
     """
-    measured = {one.key: one.fingerprint for one in known}
-    return [own for own in teachers if measured.get(key_of(own)) != _load(run, own, root, data)[2]]
+    measured = {record.key: record.fingerprint for record in known}
+    return [
+        each for each in teachers if measured.get(key_of(each)) != _load(run, each, root, data)[2]
+    ]
 
 
 def measure_accuracy(
@@ -496,24 +501,24 @@ def measure_accuracy(
     The logits of val and test are those that the runs need, and come from the same cache.
     """
     measured = []
-    for own in teachers:
-        of_run, teacher, fingerprint = _load(run, own, root, data)
+    for each in teachers:
+        of_run, teacher, fingerprint = _load(run, each, root, data)
         for model in teacher.models:
             model.place(resources.device, run.precision)
-        tuned = own.teacher_epochs and len(own.teacher_members) == 1
-        record = read_record(root / teacher_place(run, own)) if tuned else {}
+        tuned = each.teacher_epochs and len(each.teacher_members) == 1
+        record = read_record(root / teacher_place(run, each)) if tuned else {}
         measured.append(
             TeacherAccuracy(
-                teacher=own.teacher,
-                epochs=own.teacher_epochs or 0,
-                weights=_describe_weights(run, own, root),
+                teacher=each.teacher,
+                epochs=each.teacher_epochs or 0,
+                weights=_describe_weights(run, each, root),
                 classes=len(of_run.classes),
-                splits=evaluate(own, of_run, teacher, resources, _SPLITS),
+                splits=evaluate(each, of_run, teacher, resources, _SPLITS),
                 fingerprint=fingerprint,
                 acc_before=record.get("acc_before"),
                 acc_after=record.get("val", {}).get("acc"),
-                number=own.teacher_number,
-                which=_which(own),
+                number=each.teacher_number,
+                which=_which(each),
             )
         )
     return measured
@@ -526,17 +531,17 @@ def _which(run: Run) -> str:
     return f"number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
 
 
-def _load(run: Run, own: Run, root: Path, of_study: StudyData) -> tuple[Data, Teacher, str]:
+def _load(run: Run, each: Run, root: Path, of_study: StudyData) -> tuple[Data, Teacher, str]:
     """Return the data and the teacher of a run, on the CPU, and the fingerprint of both."""
-    data = of_study.of(own)
-    teacher = Teacher.of(_load_members(run, own, data, root))
-    return data, teacher, _fingerprint(own, data, teacher)
+    data = of_study.of(each)
+    teacher = Teacher.of(_load_members(run, each, data, root))
+    return data, teacher, _fingerprint(each, data, teacher)
 
 
-def _load_members(run: Run, own: Run, data: Data, root: Path) -> list[Model]:
+def _load_members(run: Run, each: Run, data: Data, root: Path) -> list[Model]:
     """Return the members of the teacher of `own`, which is `run` with a teacher, on the CPU."""
-    members = own.teacher_members
-    return [load_teacher(one, data, root / teacher_place(run, one)) for one in members]
+    members = each.teacher_members
+    return [load_teacher(member, data, root / teacher_place(run, member)) for member in members]
 
 
 def _fingerprint(run: Run, data: Data, teacher: Teacher) -> str:
@@ -551,13 +556,13 @@ def _fingerprint(run: Run, data: Data, teacher: Teacher) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _describe_weights(run: Run, own: Run, root: Path) -> str:
+def _describe_weights(run: Run, each: Run, root: Path) -> str:
     """Return where the weights of a teacher are, those of all members of an ensemble."""
     files = [
-        str(root / teacher_place(run, one) / WEIGHTS)
-        if own.teacher_epochs
-        else one.weights_of("teacher")
-        for one in own.teacher_members
+        str(root / teacher_place(run, member) / WEIGHTS)
+        if each.teacher_epochs
+        else member.weights_of("teacher")
+        for member in each.teacher_members
     ]
     return ", ".join(files)
 
@@ -581,10 +586,10 @@ def check_dump(study: Study, file: Path) -> None:
             "--dump writes the outputs of one teacher, but with --folds each repeat has a teacher "
             "and a val of its own; leave out --folds"
         )
-    if len(own := numbered(study, whole_teachers(study))) > 1:
-        names = dict.fromkeys(run.teacher for run in own)
+    if len(runs := numbered(study, whole_teachers(study))) > 1:
+        names = dict.fromkeys(run.teacher for run in runs)
         raise InputError(
-            f"--dump writes the outputs of one teacher, but the study has {len(own)} "
+            f"--dump writes the outputs of one teacher, but the study has {len(runs)} "
             f"({', '.join(names)}); give one teacher, and --teachers 1"
         )
 
@@ -593,7 +598,7 @@ def with_views_of_teacher(run: Run, data: Data) -> Run:
     """Return the run with views of its teacher's input size, whatever its student's is."""
     if data.kind == "tensors" or run.image_size is not None:
         return run
-    members = [untrained(own, data, "teacher") for own in run.teacher_members]
+    members = [untrained(member, data, "teacher") for member in run.teacher_members]
     return replace(run, image_size=view_size(run, data, *members))
 
 
@@ -630,7 +635,7 @@ def dump_teacher(
     }
     record = OutputsRecord(run.teacher, data.fingerprint, data.cut is not None, views)
     write_outputs(file, splits, data.classes, record)
-    return {split: len(own.logits) for split, own in splits.items()}
+    return {split: len(of_split.logits) for split, of_split in splits.items()}
 
 
 def _whole_split(
@@ -661,7 +666,9 @@ def find_other_views(study: Study, data: Data, models: StudyModels) -> Iterator[
             continue
         made_of = {} if teacher.record is None else teacher.record.views
         seen = {
-            "image_size": max(view_size(run, data, teacher, one) for _, one in models.students),
+            "image_size": max(
+                view_size(run, data, teacher, student) for _, student in models.students
+            ),
             **{name: getattr(run, name) for name in OF_INPUT},
         }
         if data.kind != "files":

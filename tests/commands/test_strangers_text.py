@@ -18,7 +18,7 @@ from kdtune.analysis import main as analysis
 from kdtune.config.cli import parse_command, run_and_exit
 from kdtune.config.text import InputError, first_line
 from kdtune.deploy.card import code, escape, yaml_value
-from kdtune.results.comparison import csv_text
+from kdtune.results.formatting import csv_text
 
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202eb"
 SHOWN = r"a\x1b]0;owned\x07\x9b2J\u202eb"

@@ -333,35 +333,43 @@ def test_images_without_labels_are_compared_by_content() -> None:
         merge(of_run(train_images=60), old)
 
 
-def test_a_saved_value_that_wins_is_said() -> None:
-    study, lines = merge(replace(OLD, repeats=2))
-    assert study == OLD
-    assert lines == ["runs/old already has 4 repeats; ignoring --repeats 2"]
-    auto = replace(OLD, until_decided=True, budget="90runs", level=0.01)
-    study, lines = merge(OLD, auto)
-    assert study == auto
-    assert lines == [
-        "runs/old was begun with --repeats auto; continuing with --budget 90runs and --level 0.01"
-    ]
+AUTO = replace(OLD, until_decided=True, budget="90runs", level=0.01)
+RANDOM = replace(OLD, search="random", samples=4, plain_share=0.25)
 
 
-def test_the_share_without_distillation_stays_unless_a_flag_says_otherwise() -> None:
-    old = replace(OLD, search="random", samples=4, plain_share=0.25)
-    study, lines = merge(replace(old, plain_share=0.5), old)
-    assert study.plain_share == 0.25
-    assert lines == ["runs/old was begun with --plain-share 0.25; continuing with it"]
-    given = replace(old, plain_share=0.5, flags=("plain_share",))
-    assert merge(given, old)[0].plain_share == 0.5
+@pytest.mark.parametrize(
+    ("asked", "old", "want", "words"),
+    [
+        (replace(OLD, repeats=2), OLD, OLD, "already has 4 repeats; ignoring --repeats 2"),
+        (
+            OLD,
+            AUTO,
+            AUTO,
+            "was begun with --repeats auto; continuing with --budget 90runs and --level 0.01",
+        ),
+        (
+            OLD,
+            replace(OLD, keep="all"),
+            replace(OLD, keep="all"),
+            "was begun with --keep all; ignoring --keep best, so that no students are deleted",
+        ),
+        (replace(OLD, keep="all"), OLD, replace(OLD, keep="all"), ""),
+        (OLD, replace(OLD, keep="none"), OLD, ""),
+        (
+            replace(RANDOM, plain_share=0.5),
+            RANDOM,
+            RANDOM,
+            "was begun with --plain-share 0.25; continuing with it",
+        ),
+    ],
+)
+def test_a_saved_value_that_wins_is_said(asked: Study, old: Study, want: Study, words: str) -> None:
+    assert merge(asked, old) == (want, [f"runs/old {words}"] * bool(words))
 
 
-def test_students_that_a_study_has_kept_are_not_deleted() -> None:
-    study, lines = merge(OLD, replace(OLD, keep="all"))
-    assert study.keep == "all"
-    assert lines == [
-        "runs/old was begun with --keep all; ignoring --keep best, so that no students are deleted"
-    ]
-    assert merge(replace(OLD, keep="all")) == (replace(OLD, keep="all"), [])
-    assert merge(OLD, replace(OLD, keep="none")) == (OLD, [])
+def test_a_flag_wins_over_the_saved_share_without_distillation() -> None:
+    given = replace(RANDOM, plain_share=0.5, flags=("plain_share",))
+    assert merge(given, RANDOM)[0].plain_share == 0.5
 
 
 def test_contents_are_compared(tmp_path: Path) -> None:

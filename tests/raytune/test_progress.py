@@ -21,6 +21,7 @@ from kdtune.planning.ledger import finalists, is_decided
 from kdtune.planning.plan import Plan
 from kdtune.raytune import progress
 from kdtune.raytune.driver import Interrupted
+from kdtune.raytune.folder import write_study
 from kdtune.raytune.progress import (
     ProgressDisplay,
     StudyOutcome,
@@ -201,10 +202,6 @@ def test_a_command_that_fails_or_hangs_is_a_warning(
 def test_the_command_stands_in_no_file_of_the_study(
     words: list[str], study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
-    from kdtune.raytune.folder import write_study
-
     monkeypatch.setattr(sys, "argv", ["/x/kdtune/search.py", "--alpha", "0.5", *words])
     told = replace(study, notify="curl SECRET", tracker=("mlflow",))
     write_study(told, {})

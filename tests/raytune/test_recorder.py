@@ -72,33 +72,26 @@ def test_a_run_of_a_lost_machine_is_suggested_again(
     assert kinds == [("start", i) for i in range(1 + started)]
 
 
-def test_a_run_whose_worker_died_3_times_has_failed(recorder: Recorder, tmp_path: Path) -> None:
-    """Tune reports it after its retries."""
-    searcher = RepeatSearcher(recorder.plan, lambda: 1)
-    (tmp_path / "error.txt").write_text(DIED)
-    trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
-    recorder.on_trial_error(0, [], trial)
-    start, end = read_lines(recorder.study.folder)[0]
-    assert (start["kind"], end["status"]) == ("start", "failed")
-    assert end["error"] == "its worker died 3 times"
-    assert searcher.suggest("b") not in (None, trial.config)
-
-
-def test_a_run_whose_worker_did_not_start_is_suggested_twice_again(
-    recorder: Recorder, tmp_path: Path
+@pytest.mark.parametrize(
+    ("started", "tries", "reason"),
+    [
+        (True, 0, "its worker died 3 times"),  # Tune reports it after its retries
+        (False, 2, "its worker did not start, 3 times"),  # Tune does not retry it
+    ],
+)
+def test_a_run_whose_worker_died_3_times_has_failed(
+    recorder: Recorder, tmp_path: Path, started: bool, tries: int, reason: str
 ) -> None:
-    """Tune does not retry it. Found by experiments/soak.py, which killed a worker at its start."""
     searcher = RepeatSearcher(recorder.plan, lambda: 1)
     (tmp_path / "error.txt").write_text(DIED)
-    trial = begin(recorder, searcher, tmp_path / "error.txt", started=False)
-    for name in ("b", "c"):
+    trial = begin(recorder, searcher, tmp_path / "error.txt", started)
+    for name in range(tries):
         recorder.on_trial_error(0, [], trial)
-        assert searcher.suggest(name) == trial.config
+        assert searcher.suggest(str(name)) == trial.config
         assert read_lines(recorder.study.folder)[0] == []
     recorder.on_trial_error(0, [], trial)
     start, end = read_lines(recorder.study.folder)[0]
-    assert (start["kind"], end["status"]) == ("start", "failed")
-    assert end["error"] == "its worker did not start, 3 times"
+    assert (start["kind"], end["status"], end["error"]) == ("start", "failed", reason)
     assert searcher.suggest("d") not in (None, trial.config)
 
 

@@ -1,38 +1,173 @@
-"""A local Ray that other users of the machine cannot reach, and what it leaves behind."""
+"""A local Ray that others cannot reach, and what ends or delays a study."""
 
 import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
+from drivers import wait_until
 from ray._private import ray_constants
 from users import CONNECT
 
 import kdtune
+from kdtune.config.files import LOCK
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.text import InputError
+from kdtune.config.text import InputError, RayLostError
 from kdtune.raytune import session as local_ray
 from kdtune.raytune.session import (
     RAY_DEFAULTS,
     _own_places,
     check_address,
+    check_local_ray,
+    ended_if_ray_is_lost,
     environment_set,
+    folder_watch,
     ray_session,
 )
+
+# -- what ends or delays a study; no Ray runs --
+
+
+POLL, GRACE = 0.05, 0.5
+
+
+class Ended(list[str]):
+    """What the watch has said in place of ending this process."""
+
+
+@pytest.fixture
+def ended(no_shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """Instead of the end of this process."""
+    said = Ended()
+    monkeypatch.setattr(local_ray, "_end", said.append)
+    monkeypatch.setattr(local_ray, "WATCH_SECONDS", POLL)
+    monkeypatch.setattr(local_ray, "GRACE_SECONDS", GRACE)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return said
+
+
+@pytest.fixture
+def raylet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A process in the place of a raylet that this process has started."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        kinds = {"raylet": [SimpleNamespace(process=process)]}
+        node = ray._private.node.Node.__new__(ray._private.node.Node)
+        node.all_processes = kinds
+        monkeypatch.setattr(ray._private.worker, "_global_node", node)
+        yield SimpleNamespace(process=process, kinds=kinds)
+        process.kill()
+
+
+def test_a_lost_raylet_ends_a_driver_that_does_not_end_by_itself(ended: Ended, raylet: Any) -> None:
+    with ended_if_ray_is_lost():
+        raylet.process.kill()
+        time.sleep(POLL + 2 * GRACE)
+    assert ended and "Ray's process raylet has ended" in ended[0]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
+    name: str, raylet: Any
+) -> None:
+    raylet.process.kill()
+    raylet.process.wait()
+    with pytest.raises(RayLostError):
+        check_local_ray()
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # nohup lets this process ignore SIGHUP
+    try:
+        with pytest.raises(KeyboardInterrupt), local_ray.signals_as_ctrl_c():
+            signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            check_local_ray()
+    finally:
+        signal.signal(number, before)
+        local_ray._arrived.clear()
+    with pytest.raises(RayLostError):
+        check_local_ray()
+
+
+@pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])
+def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
+    arrived: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(local_ray.os, "_exit", codes.append)
+    monkeypatch.setattr(local_ray, "_kill_ray", lambda: None)
+    monkeypatch.setattr(local_ray, "_arrived", threading.Event())
+    if arrived:
+        local_ray._note(signal.SIGTERM)
+    with local_ray.summarised(lambda: "3 of 4 runs", print):
+        local_ray._end("it is lost")
+    said = capsys.readouterr()
+    assert codes == [code]
+    assert said.out == "So far: 3 of 4 runs\n" * arrived
+    resume = "interrupted; run the same command again to resume\n"
+    assert said.err == (resume if arrived else "error: it is lost\n")
+
+
+SILENT = 0.3
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study's folder, which is asked often."""
+    monkeypatch.setattr(local_ray, "FOLDER_SILENT_SECONDS", SILENT)
+    monkeypatch.setattr(local_ray, "ASK_SECONDS", 0.02)
+    (tmp_path / LOCK).touch()
+    return tmp_path
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While it is set the folder answers."""
+    event = threading.Event()
+    event.set()
+    touch = os.utime
+
+    def answer(file: Path) -> None:
+        event.wait(60)
+        touch(file)
+
+    monkeypatch.setattr(local_ray.os, "utime", answer)
+    yield event
+    event.set()
+
+
+def test_a_silence_and_its_end_are_said_once(folder: Path, answers: threading.Event) -> None:
+    said: list[str] = []
+    with folder_watch(folder, said.append):
+        time.sleep(2 * SILENT)
+        assert said == []
+        answers.clear()
+        time.sleep(4 * SILENT)
+        assert said == [f"warning: {folder} has not answered for {SILENT} s; waiting"]
+        answers.set()
+        wait_until(lambda: len(said) == 2, 10)
+        assert said[1] == f"{folder} answers again; the study goes on"
+        time.sleep(2 * SILENT)
+    assert len(said) == 2
+
+
+# -- a local Ray --
+
 
 AUTH = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -265,57 +400,3 @@ def test_workers_are_told_where_this_process_finds_modules(
     own = ["", "/own/src", os.__file__.rpartition("/")[0], packages, "/own/src", "/own/lib"]
     monkeypatch.setattr(sys, "path", own)
     assert _own_places() == os.pathsep.join([str(tmp_path), "/own/src", "/own/lib"])
-
-
-# -- A process that ran studies ends well, however slowly: Ray's threads outlive ray.shutdown --
-
-
-SLOW_EXIT = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-struct call { void (*function)(void *); void *object; };
-
-static void slowly(void *data) {
-  struct call *call = data;
-  call->function(call->object);
-  usleep(10000);
-}
-
-/* each static object of Ray's library takes 10 ms more to be destroyed at the process's exit */
-int __cxa_atexit(void (*function)(void *), void *object, void *library) {
-  int (*next)(void (*)(void *), void *, void *) = dlsym(RTLD_NEXT, "__cxa_atexit");
-  Dl_info info;
-  if (!dladdr(library, &info) || !info.dli_fname || !strstr(info.dli_fname, "_raylet"))
-    return next(function, object, library);
-  struct call *call = malloc(sizeof *call);
-  *call = (struct call){function, object};
-  return next(slowly, call, library);
-}
-"""
-
-TWO_STUDIES = """
-from kdtune.config.study import Study
-from kdtune.raytune.session import ray_session
-
-for _ in range(2):
-    with ray_session(Study(gpus=0), None):
-        pass
-"""
-
-
-@pytest.mark.slow  # half a minute
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and cc")
-def test_a_process_whose_objects_die_slowly_does_not_crash(tmp_path: Path) -> None:
-    """With Ray's metrics on it ended in SIGSEGV, five times of five: the export found no logger."""
-    (tmp_path / "slow.c").write_text(SLOW_EXIT)
-    library = tmp_path / "slow.so"
-    build = ["cc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "slow.c"), "-ldl"]
-    subprocess.run(build, check=True)
-    kept = {k: v for k, v in os.environ.items() if k != "RAY_enable_metrics_collection"}
-    environment = kept | {"LD_PRELOAD": str(library), "RAY_metrics_report_interval_ms": "1000"}
-    ended = subprocess.run([sys.executable, "-c", TWO_STUDIES], env=environment, timeout=250)
-    assert ended.returncode == 0

@@ -31,12 +31,8 @@ from kdtune.config.task import make_task
 from kdtune.config.text import InputError
 from kdtune.planning.ledger import final_test, finalists
 from kdtune.planning.plan import Plan
-from kdtune.results.comparison import (
-    DEFAULT,
-    Criterion,
-    compare,
-    comparison_rows,
-)
+from kdtune.results.comparison import DEFAULT, Criterion, compare
+from kdtune.results.formatting import comparison_rows
 from kdtune.results.results import Results, load
 from kdtune.results.words import (
     ComparisonContext,
@@ -512,19 +508,6 @@ def test_the_named_difference_is_shrunk_and_its_condition_is_said() -> None:
     assert limit == pytest.approx((stats.norm.isf(0.05 / 8) + 0.84) * 0.6325, abs=0.06)
     limits = limit_of_images(table.iloc[0], 4, DEFAULT)
     assert found[4] == f"{what_would_help(table.iloc[0], 4, DEFAULT)} {limits}"
-
-
-def test_repeats_are_advised_where_they_would_help() -> None:
-    table = pd.DataFrame([row(0.018, var_image=1e-4, var_repeat=5e-4)])
-    text = power_text(table, 1, DEFAULT)
-    found = re.search(r"\(the estimate, shrunk by its uncertainty\), (\d+) repeats give 80%", text)
-    assert 8 < int(found[1]) < 200 and f"(--repeats {found[1]})" in text
-    assert "p values do not account for repeats that are added because of this result" in text
-    assert "more than 200 repeats" in power_text(
-        pd.DataFrame([row(0.001, var_image=0.0, var_repeat=5e-4)]), 1, DEFAULT
-    )
-    text = power_text(pd.DataFrame([row(-0.01)]), 1, DEFAULT)
-    assert "not an improvement" in text and "--repeats" not in text
 
 
 # -- repeats "auto" --------------------------------------------------------------------------------

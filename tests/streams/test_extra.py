@@ -169,8 +169,13 @@ KINDS: dict[str, tuple[dict[str, object], list[int]]] = {
 KINDS["share 0.75"][1][-1] = 9
 
 
-@pytest.mark.parametrize("block", [32, blocks.BLOCK])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "block"),
+    [
+        *((kind, blocks.BLOCK) for kind in KINDS),
+        *((kind, 32) for kind in ("share 0.4", "no augmentation", "head, batch norm eval")),
+    ],
+)
 def test_equals_the_plain_loop(
     kind: str, block: int, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +184,7 @@ def test_equals_the_plain_loop(
     reference, accuracies = plain_loop(run, teacher_folder, unlabelled)
     want = weights(reference)
     monkeypatch.setattr(blocks, "BLOCK", block)  # two blocks in a pass, or one
-    for _ in ("built", "read") if block == 32 else ("built",):
+    for _ in ("built", "read"):
         resources = Resources(cache=Cache(tmp_path, 1))
         student, epochs = over_stream(run, teacher_folder, resources)
         for name, value in weights(student).items():

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from blobs import CPU, NOWHERE, RUN, blobs, new_student
 from reference import build_teacher, distillation, evaluate, make_optimizer, measure, total_loss
-from safetensors.torch import load_file
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
@@ -218,27 +217,6 @@ def test_photographs_are_mixed_after_they_are_cropped(tmp_path: Path) -> None:
     *_, (reference, metrics) = plain_loop(run, data)
     assert_same(student, reference)
     compare_metrics(run, epoch, metrics)
-
-
-@pytest.mark.parametrize("trainable", ["all", "head"])
-def test_loader_workers_change_nothing(
-    trainable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)  # views are made at each use
-    run = replace(MIXUP, trainable=trainable, epochs=1)
-    caches = [Cache(tmp_path / name, 1) for name in ("0", "2")]
-    students = [
-        list(over_stream(run, blobs(), Resources(cache=cache, loader_workers=workers)))[-1][0]
-        for cache, workers in zip(caches, (0, 2), strict=True)
-    ]
-    for name, value in students[0].net.state_dict().items():
-        assert torch.equal(value, students[1].net.state_dict()[name]), name
-    logits = [
-        {f.name: load_file(f)["logits"] for f in cache.folder.glob("logits/*/*.safetensors")}
-        for cache in caches
-    ]
-    assert logits[0].keys() == logits[1].keys() and len(logits[0]) == 3  # of train, val and test
-    assert all(torch.equal(values, logits[1][name]) for name, values in logits[0].items())
 
 
 def test_views_too_many_to_hold_change_nothing(

@@ -16,7 +16,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData, load_data
 from kdtune.models.weights import WEIGHTS, FinishedTeacher, read_finished, save_weights
-from kdtune.raytune.driver import find_warnings, prepare
+from kdtune.raytune.driver import prepare
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import find_other_cuts, resolve
 from kdtune.training.teacher import fine_tune, initial_teacher
@@ -54,7 +54,7 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         study, data = Study(run=resolve(other)), StudyData(other)
         prepared = prepare(study, study, None, {}, data)
         assert sentence in prepared.provenance["warnings"]
-        assert next(find_warnings(prepared)) == sentence
+        assert prepared.warnings[0] == sentence
 
 
 def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:

@@ -71,8 +71,7 @@ def results(run: Run, teacher: Path, folder: Path) -> tuple[list[Any], dict[str,
     return [epoch.splits for epoch in epochs], load_file(folder / "student.safetensors")
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "npz"])
-@pytest.mark.parametrize("trainable", ["all", "head"])
+@pytest.mark.parametrize(("suffix", "trainable"), [("parquet", "all"), ("npz", "head")])
 def test_the_file_equals_the_network_bit_for_bit(
     made: Path, tmp_path: Path, suffix: str, trainable: Any
 ) -> None:

@@ -34,7 +34,6 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Predictions, save_predictions
 from kdtune.training.recipe import Progress, resolve
 from kdtune.training.run import (
-    CHECKPOINT,
     STUDENT,
     check_objectives,
     check_run,
@@ -118,10 +117,10 @@ def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path
             assert equal(state(initial.student), state(make_student(run, load_data(run))))
 
 
-@pytest.mark.parametrize("change", [{}, {"trainable": "head"}, {"ema": 0.9}])
-def test_a_run_of_a_library_model_is_the_same_after_others(change: Any, tiny: Run) -> None:
+def test_a_run_of_a_library_model_is_the_same_after_others(tiny: Run) -> None:
+    """Students are kept and reset; each run has an average and a projector of its own."""
     small = replace(tiny, student=LIBRARY, image_size=32, train_images=20, epochs=2)
-    run = replace(small, **change, teacher_epochs=0)
+    run = replace(small, ema=0.9, loss="kl+features_mse", teacher_epochs=0)
     first, *_ = (list(distill(replace(run, lr=lr), NOWHERE, Resources())) for lr in (0.01, 0.1))
     list(distill(replace(run, ema=0.0), NOWHERE, Resources()))
     again = list(distill(run, NOWHERE, Resources()))
@@ -136,8 +135,8 @@ ALL_AT_ONCE = {
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"trainable": "head"}, ALL_AT_ONCE, ALL_AT_ONCE | {"trainable": "head"}],
-    ids=["all", "head", "all, every option", "head, every option"],
+    [{"trainable": "head"}, ALL_AT_ONCE],
+    ids=["head", "all, every option"],
 )
 def test_a_run_resumes_exactly_where_it_was_cut(
     change: Any, tiny: Run, teacher_folder: Path, tmp_path: Path
@@ -155,24 +154,10 @@ def test_a_run_resumes_exactly_where_it_was_cut(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.parametrize("left", [0, 100])
-def test_a_damaged_checkpoint_is_ignored(
-    left: int, tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    whole = list(distill(tiny, teacher_folder, Resources(), tmp_path))
-    file, said = tmp_path / CHECKPOINT, list[str]()
-    file.write_bytes(file.read_bytes()[:left])
-    again = list(distill(tiny, teacher_folder, Resources(), tmp_path, say=said.append))
-    assert len(said) == 1 and said[0].startswith(f"{file} cannot be used (")
-    assert [epoch.splits for epoch in again] == [epoch.splits for epoch in whole]
-    assert [epoch.seconds for epoch in again] != [epoch.seconds for epoch in whole]
-
-
-@pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_predictions_are_those_of_the_saved_student(
-    ema: float, tiny: Run, teacher_folder: Path, tmp_path: Path
+    tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
-    tiny = replace(tiny, ema=ema)
+    tiny = replace(tiny, ema=0.9)
     list(distill(tiny, teacher_folder, Resources(), tmp_path))
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     assert list(frame) == [
@@ -307,13 +292,6 @@ def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
     assert check_study(study, load_data(study.run), fingerprints=False) == {}
     with pytest.raises(InputError, match="must have a Linear or Conv2d"):
         check_run(replace(tiny, student="torch.nn:Identity"))
-
-
-def test_more_gpus_than_there_are_is_refused(tiny: Run, tmp_path: Path) -> None:
-    study = Study(run=tiny, out=str(tmp_path), gpus=torch.cuda.device_count() + 1)
-    with pytest.raises(InputError, match=rf"--gpus must be at most .* got --gpus {study.gpus}\."):
-        main(study)
-    assert not any(tmp_path.iterdir())
 
 
 def test_it_says_what_is_being_built(

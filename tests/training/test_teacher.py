@@ -128,15 +128,13 @@ def test_what_only_a_student_has_makes_no_other_teacher(run: Run) -> None:
     assert recipe(multistep, teacher_lr_milestones=(0.5,)) != recipe(multistep)
 
 
-def test_a_teacher_learns_by_multistep_and_nesterov(run: Run, tmp_path: Path) -> None:
+def test_the_training_of_a_teacher_is_described(run: Run) -> None:
     run = replace(run, teacher_optimizer="nesterov", teacher_schedule="multistep")
     run = replace(run, teacher_epochs=4, teacher_lr_milestones=(0.5, 0.75), teacher_momentum=0.8)
     text = describe_training(resolve(run), load_data(run))
     assert "; nesterov, lr 0.001 (multistep, × 0.1 after epochs 2, 3)" in text
     own = teacher_run(resolve(run))
     assert (own.optimizer, own.momentum, own.lr_milestones) == ("nesterov", 0.8, (0.5, 0.75))
-    assert len(list(fine_tune(run, tmp_path, Resources()))) == 4 and is_ready(run, tmp_path)
-    assert not is_ready(replace(run, teacher_momentum=0.9), tmp_path)
     assert "(multistep)," in describe_training(
         resolve(replace(run, teacher_epochs=1)), load_data(run)
     )
@@ -159,29 +157,12 @@ def test_a_teacher_of_version_0_1_is_known(run: Run, tmp_path: Path) -> None:
     assert not is_ready(replace(run, teacher_lr=0.5), folder)
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["{", "[]", "3", '{"run": 3, "data": ""}', '{"run": {"no": 1}}', "[" * 50_000, '{"run": []}'],
-)
+@pytest.mark.parametrize("content", ["{", "3", '{"run": {"no": 1}}', "[" * 50_000])
 def test_a_damaged_record_is_said(content: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(content)
     save_weights(torch.nn.Linear(2, 2), tmp_path / WEIGHTS)
     with pytest.raises(InputError, match=r"is damaged \(.*\); remove that folder"):
         is_ready(run, tmp_path)
-
-
-def test_an_interrupted_fine_tuning_resumes(run: Run, tmp_path: Path) -> None:
-    run = replace(run, teacher_epochs=2)
-    whole = list(fine_tune(run, tmp_path / "whole", Resources()))
-    cut = fine_tune(run, tmp_path / "cut", Resources())
-    next(cut), next(cut)
-    cut.close()
-    saved: list[int] = []
-    rest = list(fine_tune(run, tmp_path / "cut", Resources(), lambda: saved.append(1)))
-    assert [e.splits for e in rest] == [e.splits for e in whole] and saved
-    for name in (WEIGHTS, RECORD):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == [RECORD, WEIGHTS]
 
 
 def test_a_fine_tuning_whose_last_state_is_damaged_resumes_from_the_one_before(
