@@ -108,8 +108,8 @@ class TableFlags:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for place in self.tables:
-            existing_file("a table of results", "tables", place)
+        for file in self.tables:
+            existing_file("a table of results", "tables", file)
         for name, example in (("by", "alpha"), ("repeat", "seed"), ("metric", "acc")):
             if not getattr(self, name):
                 raise InputError(
@@ -185,11 +185,11 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     from kdtune.results.results import criterion_of, load
     from kdtune.results.several import is_folder_of_studies
 
-    place = flags.runs[0]
-    if len(flags.runs) > 1 or is_folder_of_studies(place):
+    run = flags.runs[0]
+    if len(flags.runs) > 1 or is_folder_of_studies(run):
         return _analyse_several(flags)
-    _mark_trials(place, flags)
-    results = load(place)
+    _mark_trials(run, flags)
+    results = load(run)
     criterion = criterion_of(flags, results)
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.format == "md" and not flags.pooled:
@@ -201,7 +201,7 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     return text, results.warnings
 
 
-def _mark_trials(place: str, flags: AnalysisFlags) -> None:
+def _mark_trials(run: str, flags: AnalysisFlags) -> None:
     """Drop and restore the runs that the flags name, and print which."""
     if not (flags.drop or flags.restore):
         if flags.reason is not None:
@@ -209,7 +209,7 @@ def _mark_trials(place: str, flags: AnalysisFlags) -> None:
         return
     from kdtune.storage.mirror import mark_trials
 
-    mark_trials(place, flags.drop, flags.restore, flags.reason)
+    mark_trials(run, flags.drop, flags.restore, flags.reason)
     for word, trials in (("dropped", flags.drop), ("restored", flags.restore)):
         if trials:
             print(f"{word} {', '.join(dict.fromkeys(trials))}", file=sys.stderr)

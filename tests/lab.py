@@ -18,11 +18,11 @@ from kdtune.storage.records import read_lines
 ROOT = Path(__file__).parent.parent
 UP = "ray up cluster.yaml -y --no-config-cache --disable-usage-stats"
 SEARCH = (
-    "python -m kdtune.search --train-images 2000 --batch-size 8 --epochs 30 --teacher-epochs 2 "
+    "python -m kdtune.search --train-images 2000 --batch-size 8 --epochs 16 --teacher-epochs 2 "
     "--repeats 2 --alpha 0.1 1 --temperature 4"
 )
-"""Four trials, of half a minute each where three share two cores; the epochs are long enough that a
-checkpoint is written after each."""
+"""Four trials, of a quarter of a minute each where three share two cores; the epochs are long
+enough that a checkpoint is written after each."""
 
 
 class Cluster:

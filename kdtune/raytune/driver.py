@@ -322,7 +322,10 @@ def _begin(
         mirror.pull(*files_of_teachers(study))
     fingerprints = dict(saved.fingerprints) if saved else {}
     if not is_done:
-        _check_resources(study, ray_init)
+        if study.address is None:
+            check_local_resources(study, ray_init)
+        else:
+            check_address(study.address)
     if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
         current = fingerprints_of(study, data or read_data(study))
         check_same(study, saved, current)
@@ -412,14 +415,6 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         if study.uri is None or not isinstance(error, OSError):
             raise
         raise Interrupted(str(error)) from error
-
-
-def _check_resources(study: Study, ray_init: dict[str, Any] | None) -> None:
-    """Raise InputError if the machine or the cluster is not what the study asks for."""
-    if study.address is None:
-        check_local_resources(study, ray_init)
-    else:
-        check_address(study.address)
 
 
 def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> None:

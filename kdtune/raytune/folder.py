@@ -84,7 +84,8 @@ def export_students(results: Results, lines: list[Line], mirror: Mirror) -> None
     part.mkdir()
     done = trials[trials.status == "completed"].sort_values("repeat")
     students = tuple(_copies(done, results.folder, target if kept else None, part))
-    if kept and _same_students(target, part):
+    names = [{f.name for f in place.glob("repeat-*.safetensors")} for place in (target, part)]
+    if kept and names[0] <= names[1]:  # an export is of one of them
         for file in (f for pattern in EXPORTS for f in target.glob(pattern)):
             shutil.copy2(file, part / file.name)
     record = _record(results, run, students)
@@ -92,12 +93,6 @@ def export_students(results: Results, lines: list[Line], mirror: Mirror) -> None
     (part / STUDENTS_CONFIG).write_text(record.to_json(), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
-
-
-def _same_students(earlier: Path, now: Path) -> bool:
-    """Return whether all earlier students are still there; an export is of one of them."""
-    names = {file.name for file in earlier.glob("repeat-*.safetensors")}
-    return names <= {file.name for file in now.glob("repeat-*.safetensors")}
 
 
 def _copies(

@@ -111,8 +111,13 @@ class Mirror:
         written, size = file.stat().st_mtime_ns, file.stat().st_size
         if not size or self._sent.get(name) == written:
             return
+        expected: Version | None = None  # any version
+        if name.startswith(f"{EPOCHS}/"):
+            expected = {}  # none, since a part of the records never changes
+        elif self.leased and size <= BULK_BYTES:
+            expected = self._versions.get(name)
         try:
-            self._versions[name] = store.put(file, name, self._expected(name, size))
+            self._versions[name] = store.put(file, name, expected)
         except ConflictError:
             self.lost = self.lost or (
                 f"{store.uri}/{name} was written by another driver meanwhile; the same command "
@@ -120,14 +125,6 @@ class Mirror:
             )
             raise LeaseLostError(self.lost) from None
         self._sent[name] = written
-
-    def _expected(self, name: str, size: int) -> Version | None:
-        """Return the version that a file may overwrite: {} for none, None for any."""
-        if name.startswith(f"{EPOCHS}/"):
-            return {}  # a part of the records never changes
-        if not self.leased or size > BULK_BYTES:
-            return None
-        return self._versions.get(name)
 
     @contextmanager
     def push_in_background(self, *names: str) -> Iterator[Callable[[], None]]:
@@ -425,13 +422,14 @@ class Lease:
     def _is_free(self, lease: Object | None) -> bool:
         """Return True if there is no lease, or its holder is known to have ended.
 
-        A holder that has left its token in this working folder had the lock of it, which this
-        process holds now.
+        A holder of this host that has left its token in this working folder had the lock of it,
+        which this process holds now. Hosts may share the folder, but not always its locks.
         """
         holder = read_holder(lease)
         if lease is None or holder.get("released"):
             return True
-        return self._token_file.is_file() and holder.get("token") == self._token_file.read_text()
+        is_here = holder.get("host") == socket.gethostname() and self._token_file.is_file()
+        return is_here and holder.get("token") == self._token_file.read_text()
 
     def _read(self) -> Object | None:
         return self._store.retry(lambda: self._store.read(LEASE))

@@ -157,20 +157,19 @@ class TrainedStudent(nn.Module):
 
     def _check(self, inputs: Tensor) -> None:
         """Raise InputError unless inputs are a batch of what the student takes."""
-        shape, dtype = self.input.shape, self.input.dtype
-        got = f"{_words(inputs.dtype)} {list(inputs.shape)}"
-        if self.input.resizing is not None and shape is not None:
+        shape, dtype, hint = self.input.shape, self.input.dtype, ""
+        if shape is None:
+            return
+        name, like, fits = "inputs", [*map(str, shape)], tuple(inputs.shape[1:]) == shape
+        if self.input.resizing is not None:
+            name, like = "images", [str(shape[0]), "H", "W"]
             fits = inputs.ndim == 4 and inputs.shape[1] == shape[0] and min(inputs.shape[2:]) > 0
-            if not fits or inputs.dtype != torch.uint8:
-                raise InputError(
-                    f"images must be uint8 [B, {shape[0]}, H, W], not scaled or normalised, but "
-                    f"got {got}; student.view(image) makes one of an image or its file"
-                )
-        elif shape is not None and (tuple(inputs.shape[1:]) != shape or inputs.dtype != dtype):
-            like = ", ".join(["B", *map(str, shape)])
+            hint = "; student.view(image) makes one of an image or its file"
+        if not fits or inputs.dtype != dtype:
             raise InputError(
-                f"inputs must be {_words(dtype)} [{like}], like a batch of the study's data, but "
-                f"got {got}"
+                f"{name} must be {_words(dtype)} [{', '.join(['B', *like])}], as the "
+                f"study's data were, neither scaled nor normalised, but got "
+                f"{_words(inputs.dtype)} {list(inputs.shape)}{hint}"
             )
 
 

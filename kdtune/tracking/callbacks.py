@@ -73,17 +73,13 @@ class Tracker(tune.Callback):
         name: Of the tracker, see `CLIENTS`.
         study: The study.
         pruned: The trial_ids of the runs that were pruned, to which others are added.
-        say: Gets lines for the terminal, from another thread.
+        print_line: Gets lines for the terminal, from another thread.
     """
 
     def __init__(
-        self,
-        name: str,
-        study: Study,
-        pruned: Set[str],
-        say: Callable[[str], None],
+        self, name: str, study: Study, pruned: Set[str], print_line: Callable[[str], None]
     ):
-        self.name, self.study, self.pruned, self.say = name, study, pruned, say
+        self.name, self.study, self.pruned, self.print_line = name, study, pruned, print_line
         self._client: Client = CLIENTS[name](study)
         self._trials: dict[str, TrackedTrial] = {}
         self._events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -107,7 +103,7 @@ class Tracker(tune.Callback):
         self._thread.join(END_SECONDS)
         if self._thread.is_alive() or not self._events.empty():
             reason = self._reason or f"no answer in {END_SECONDS:.0f} s"
-            self.say(
+            self.print_line(
                 f"warning: {self.name} has not received everything ({reason}); the results in "
                 f"the study's folder are complete"
             )
@@ -156,7 +152,7 @@ class Tracker(tune.Callback):
         return TrackedTrial(trial.trial_id, f"{group}, repeat {run.repeat}", group, parameters)
 
     def _connect(self) -> None:
-        self.say(f"{self.name}: {_without_credentials(self._client.connect())}")
+        self.print_line(f"{self.name}: {_without_credentials(self._client.connect())}")
 
     def _send(self) -> None:
         while (event := self._events.get()) is not None:
@@ -173,7 +169,7 @@ class Tracker(tune.Callback):
             is_first = not self._reason
             self._reason = _without_credentials(f"{type(error).__name__}: {first_line(error)}")
             if is_first:
-                self.say(
+                self.print_line(
                     f"warning: {self.name} has failed ({self._reason}); the study goes on, and "
                     f"{self.name} is tried again"
                 )

@@ -19,6 +19,7 @@ from kdtune.storage.records import read_lines
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
 ]
@@ -139,7 +140,7 @@ def test_a_machine_is_powered_off_and_on_and_another_is_cut_off(
     folder = local.hosts.shared / "runs" / "faults"
     log = tmp_path / "log"
     driver = local.begin(search("faults"), log)
-    wait_until(lambda: epochs(folder) > 20)
+    wait_until(lambda: epochs(folder) > 10)
     local.hosts.off("h2")
     time.sleep(3)
     local.hosts.on("h2")
@@ -158,7 +159,7 @@ def test_the_head_is_powered_off_and_the_same_command_goes_on(
 ) -> None:
     folder = local.hosts.shared / "runs" / "head"
     driver = local.begin(search("head"), tmp_path / "log")
-    wait_until(lambda: epochs(folder) > 20)
+    wait_until(lambda: epochs(folder) > 10)
     local.hosts.off("h0")
     driver.wait(120)
     local.hosts.on("h0")

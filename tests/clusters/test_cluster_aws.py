@@ -221,7 +221,7 @@ def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     wait_until(lambda: len(account.workers()) == 2, 180)
     wait_until(lambda: "val acc" in (tmp_path / "log").read_text(errors="replace"), 240)
     note("AWS: seconds from `ray exec` to the first run's end", time.time() - began)
-    account.freeze(20)
+    account.freeze(10)
     account.ask(f"ec2.terminate_instances(InstanceIds=['{account.workers()[0]}'])")
     assert driver.wait(400) == 0, (tmp_path / "log").read_text(errors="replace")[-4000:]
     said = (tmp_path / "log").read_text(errors="replace")

@@ -77,6 +77,7 @@ def start_slurm(hosts: Hosts) -> None:
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(
         (why_not() or why_no_slurm()) is not None, reason=why_not() or why_no_slurm() or ""

@@ -57,27 +57,12 @@ def test_push_uploads_changes_and_pull_replaces_local_files(
     there.pull_folders("epochs")
     assert (study.folder / "study.json").read_text() == "study.json"
     assert [p.name for p in (study.folder / "epochs").iterdir()] == ["00001.jsonl"]
-
-
-def test_downloaded_files_are_not_uploaded_before_they_change(s3: S3, study: Study) -> None:
-    names = ["study.json", "epochs/00000.jsonl", "epochs/00001.jsonl", "trials/x/predictions"]
-    for name in names:
-        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (study.folder / name).write_text(name)
-    Mirror(study).push(*names)
-    (study.folder / "trials" / "x" / "predictions").unlink()
-    here = Mirror(study)  # of the driver's next start
-    here.pull("study.json")
-    here.pull_folders("epochs")
-    here.pull_trials(["x"], "predictions")
-    assert here.store is not None
-    for name in names:
-        here.store.delete(name)
-    here.push("study.json", "epochs", "trials")
-    assert here.store.names() == []
+    here.store.delete("epochs/00001.jsonl")
+    there.push("study.json", "epochs")  # what was downloaded is not uploaded before it changes
+    assert here.store.names() == ["study.json"]
     (study.folder / "epochs" / "00001.jsonl").write_text("more")
-    here.push("study.json", "epochs", "trials")
-    assert here.store.names() == ["epochs/00001.jsonl"]
+    there.push("study.json", "epochs")
+    assert here.store.names() == ["epochs/00001.jsonl", "study.json"]
 
 
 def test_a_push_in_the_background_does_not_block(s3: S3, study: Study) -> None:
