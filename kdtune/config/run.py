@@ -699,10 +699,10 @@ def _weights_with_functions(weights: Weights, names: Sequence[str], objects: Obj
     """
     if isinstance(weights, str) and weights != "default":
         return weights
-    named = () if isinstance(weights, str) else weights
-    models = {model for model, _ in pairs(named)}
+    passed = () if isinstance(weights, str) else weights
+    models = {model for model, _ in pairs(passed)}
     new = [f"{name}=none" for name in names if name in objects.functions and name not in models]
-    return (*named, *new) or weights
+    return (*passed, *new) or weights
 
 
 def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, Any]]:
@@ -713,21 +713,21 @@ def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, 
     Raises:
         InputError: The space cannot have an object.
     """
-    objects, named, changes = run.objects, dict(space), dict[str, Any]()
+    objects, listed, changes = run.objects, dict(space), dict[str, Any]()
     for role in ("teacher", "student"):
         if isinstance(values := space.get(role), list | tuple):
             names = []
             for value in values:
                 name, objects = objects.named(role, value)
                 names.append(name)
-            named[role] = tuple(names)
+            listed[role] = tuple(names)
             are_objects = all(a is not b for a, b in zip(names, values, strict=True))
             has_epochs = run.teacher_epochs is not None or "teacher_epochs" in space
             if role == "teacher" and are_objects and not has_epochs:
                 changes["teacher_epochs"] = 0
     if not (objects or objects.functions):
         return run, space
-    models = {role: _models(run, named, role) for role in ("teacher", "student")}
+    models = {role: _models(run, listed, role) for role in ("teacher", "student")}
     used = [run.data, *models["teacher"], *models["student"]]
     unused = {f"{name}=none" for name in objects.functions - set(used)}
     for role, names in models.items():
@@ -735,7 +735,7 @@ def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, 
         if not isinstance(weights, str):  # without those of functions that the study lacks
             weights = tuple(pair for pair in weights if pair not in unused) or "default"
         changes[f"{role}_weights"] = weights
-    return replace(run, **changes, objects=objects.only(used)), named
+    return replace(run, **changes, objects=objects.only(used)), listed
 
 
 def _models(run: Run, space: Mapping[str, Any], role: str) -> list[str]:
@@ -807,9 +807,9 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
                 f"--teacher must name files with different names, but got {before} and {path}; "
                 f"rename one of them"
             )
-    named = tuple(Path(t).name if t in files else t for t in teachers)
+    names = tuple(Path(t).name if t in files else t for t in teachers)
     weights = tuple(f"{model}={file}" for model, file in paths.items())
-    return replace(run, teacher_weights=weights), {**space, "teacher": named}
+    return replace(run, teacher_weights=weights), {**space, "teacher": names}
 
 
 # Schema of study.json, and migrations from older ones. It is raised when the meaning of a study's

@@ -267,8 +267,8 @@ class Task:
     @cached_property
     def comparable(self) -> tuple[str, ...]:
         """The metrics by which configurations can be compared."""
-        found = self.metrics.values()
-        return tuple(m.name for m in found if m.comparable and m.better is not None)
+        metrics = self.metrics.values()
+        return tuple(m.name for m in metrics if m.comparable and m.better is not None)
 
     @property
     def sign(self) -> int:
@@ -333,8 +333,8 @@ class Task:
 
     def is_baseline(self, config: Mapping[str, Any]) -> bool:
         """Return True if a configuration has the values of the baseline."""
-        own = self.baseline.items()
-        return bool(self.baseline) and all(config[name] == value for name, value in own)
+        values = self.baseline.items()
+        return bool(values) and all(config[name] == value for name, value in values)
 
     def with_metrics(self, names: Collection[str], shown: Collection[str] = ()) -> Task:
         """Return the task with further metrics that a training function has reported.
@@ -363,18 +363,18 @@ def own_metric(name: str, better: Any = None) -> Metric:
         name: Without the split.
         better: "higher" or "lower". None: as for kdtune's metric, else neither.
     """
-    known = METRICS.get(name)
-    label, unit = (known.label, known.unit) if known else (name, "")
+    same = METRICS.get(name)
+    label, unit = (same.label, same.unit) if same else (name, "")
     unit = unit if unit == "points" else ""  # a share, which `function_trial` checks
-    better = better or (known.better if known else None)
+    better = better or (same.better if same else None)
     return Metric(name, label, unit, better, of_example=_column(name))
 
 
-def check_names(what: str, names: Collection[str], known: Collection[str]) -> None:
-    """Raise InputError if a name is not among the known ones."""
+def check_names(what: str, names: Collection[str], allowed: Collection[str]) -> None:
+    """Raise InputError if a name is not among the allowed ones."""
     for name in names:
-        if name not in known:
-            raise InputError(f"{what} must be one of {', '.join(known)}, but got {name}")
+        if name not in allowed:
+            raise InputError(f"{what} must be one of {', '.join(allowed)}, but got {name}")
 
 
 # What plan, records and tables know of a trial, whatever it trains.
@@ -418,19 +418,19 @@ class BaseRun(ABC):
 
     def value(self, name: str) -> Value:
         """Return the value of a hyperparameter, whether it has an effect or not."""
-        found: Value = getattr(self, name)
-        return found
+        value: Value = getattr(self, name)
+        return value
 
     def resolved_value(self, name: str) -> Value:
         """Return the value of a hyperparameter; if None stands for another's value, that one."""
-        found, like = self.value(name), self.task.hyperparameters[name].like
-        return self.value(like) if found is None and like is not None else found
+        value, like = self.value(name), self.task.hyperparameters[name].like
+        return self.value(like) if value is None and like is not None else value
 
     @property
     def planned_epochs(self) -> int | None:
         """Number of epochs of the trial; None if it is not known."""
-        found: int | None = getattr(self, "epochs", None)
-        return found
+        epochs: int | None = getattr(self, "epochs", None)
+        return epochs
 
     @property
     def trial_id(self) -> str:
@@ -512,8 +512,8 @@ class FunctionRun(BaseRun):
     @property
     def planned_epochs(self) -> int | None:
         """Number of epochs: the hyperparameter of this name, else that of the study."""
-        own = self._values.get("epochs", self.epochs)
-        return own if isinstance(own, int) else None
+        epochs = self._values.get("epochs", self.epochs)
+        return epochs if isinstance(epochs, int) else None
 
     def sample(self, **values: Any) -> Self:
         """Return the run with a sample of the space, and perhaps another repeat."""
@@ -586,8 +586,8 @@ def check_name(name: object) -> None:
 
 def parse_metric(text: str, split: str = "val") -> str:
     """Return the name of a metric that is given as SPLIT/NAME, of a certain split."""
-    own, slash, name = text.partition("/")
-    if not slash or own != split or not name.isidentifier() or len(name) > _MAX_NAME:
+    prefix, slash, name = text.partition("/")
+    if not slash or prefix != split or not name.isidentifier() or len(name) > _MAX_NAME:
         raise InputError(
             f'metric must be "{split}/NAME" with a NAME of letters, digits and _, but got {text!r}'
         )
@@ -727,9 +727,9 @@ class Range:
         except InputError:
             raise
         except ValueError:
-            what = "whole numbers" if kind is int else "numbers"
+            kinds = "whole numbers" if kind is int else "numbers"
             raise InputError(
-                f"a range must be LOW..HIGH, LOW..HIGH:log or LOW..HIGH:logit of {what}, but got "
+                f"a range must be LOW..HIGH, LOW..HIGH:log or LOW..HIGH:logit of {kinds}, but got "
                 f"{text}"
             ) from None
 

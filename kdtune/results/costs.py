@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from kdtune.config.task import ends_of
 from kdtune.results.comparison import Criterion, best_config, by_repeat, completed, students_of
 from kdtune.results.formatting import cell, decimals, markdown
 from kdtune.results.frames import config_label
+from kdtune.results.words import sentence
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import Round
 
@@ -145,23 +147,13 @@ def teacher_files(study: Study) -> list[str]:
 
 def cost_note(costs: pd.DataFrame) -> str:
     """Return what the numbers of `cost_rows` are, and where they were measured."""
-    note = (
-        "FLOPs of one example; a multiply-add counts as two. Latency: median time of a batch (IQR: "
-        "interquartile range), preprocessing included, from views in memory to logits"
+    return sentence(
+        "cost note",
+        machines=list(dict.fromkeys(_machines(costs))),
+        is_busy=bool((costs.latency_ms_iqr > MAX_RELATIVE_IQR * costs.latency_ms).any()),
+        limit=MAX_RELATIVE_IQR,
+        file=COSTS,
     )
-    machines = dict.fromkeys(_machines(costs))
-    note += (
-        f"; {next(iter(machines))}."
-        if len(machines) == 1
-        else ". Latencies measured on different hardware are not comparable."
-    )
-    if (costs.latency_ms_iqr > MAX_RELATIVE_IQR * costs.latency_ms).any():
-        note += (
-            f" Latencies with an IQR above {MAX_RELATIVE_IQR:.0%} of the median are not reliable, "
-            f"since the machine was busy. To measure again, delete {COSTS} and extend the study on "
-            f"an idle machine."
-        )
-    return note
 
 
 def cost_rows(costs: pd.DataFrame, files: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
@@ -221,11 +213,6 @@ def with_prefix(value: float, unit: str = "") -> str:
 
 # The best student within limits on its cost, in words.
 
-NOT_MEASURED = (
-    "The cost of the students was not measured in this study, so no student can be named within "
-    "--max-ms or --max-params; kdtune.search measures it before it runs further trials."
-)
-
 
 def best_within(
     phases: Sequence[pd.DataFrame],
@@ -248,16 +235,14 @@ def best_within(
     """
     students = _students(costs)
     if not len(students):
-        return NOT_MEASURED
+        return sentence("costs not measured")
     excess = {str(name): _excess(cost, limits) for name, cost in students.iterrows()}
     names = pd.concat(phases)["config/student"].unique()
     excess |= {name: ["not measured"] for name in names if name not in students.index}
     allowed = [name for name, above in excess.items() if not above]
     excluded = ", ".join(f"{n} ({', '.join(above)})" for n, above in excess.items() if above)
-    limits_text = _describe_limits(limits, students.iloc[0])
-    if not allowed:
-        return f"No student has {limits_text}: {excluded}."
-    text = f"No run of a student with {limits_text} has completed yet."
+    facts: dict[str, Any] = {"allowed": allowed, "excluded": excluded, "metrics": []}
+    facts["limits"] = _describe_limits(limits, students.iloc[0])
     inside = (completed(t)[completed(t)["config/student"].isin(allowed)] for t in phases)
     if (trials := next((phase for phase in inside if len(phase)), None)) is not None:
         values = by_repeat(trials, criterion.metric, criterion.scope)
@@ -266,11 +251,10 @@ def best_within(
         trials = trials[trials.config_id == best]
         cost = students.loc[trials["config/student"].iloc[0]]
         held_out = round_ is not None and bool((trials.phase == "final").all())
-        student = f"{cost.name} ({_latency(cost, limits)}, {_parameters(cost)})"
-        label = config_label(trials.iloc[0], [n for n in by if n != "student"])
-        metrics = ", ".join(_metrics(trials, criterion, held_out))
-        text = f"Best student with {limits_text}: {student} with {label}; {metrics}."
-    return f"{text} Excluded by cost: {excluded}." if excluded else text
+        facts["student"] = f"{cost.name} ({_latency(cost, limits)}, {_parameters(cost)})"
+        facts["label"] = config_label(trials.iloc[0], [n for n in by if n != "student"])
+        facts["metrics"] = list(_metrics(trials, criterion, held_out))
+    return sentence("within limits", **facts)
 
 
 def _describe_limits(limits: Limits, cost: pd.Series) -> str:

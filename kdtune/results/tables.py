@@ -52,10 +52,6 @@ _MAX_LISTED = 5
 """Runs or configurations that a warning names."""
 _CONFIG = "kdtune/config"
 """Column with the number of the configuration; a name that a table does not have."""
-_POOLED = (
-    "Pooled: mean ± SD over all epochs of all runs. That SD mixes the learning curve with the "
-    "differences between runs; it is not the uncertainty of a result."
-)
 
 
 @dataclass(frozen=True)
@@ -163,6 +159,10 @@ class Runs:
             return self.rows
         return self.rows[self.rows[epoch] == self.rows.groupby(self.key)[epoch].transform("max")]
 
+    def warn(self, key: str, **slots: object) -> None:
+        """Add a warning, a sentence of sentences.toml."""
+        self.warnings.append(sentence(key, **slots))
+
     def names(self, rows: pd.DataFrame) -> list[str]:
         """Return the runs of rows in words, e.g. ["alpha = 0.5, seed = 1"]."""
         runs = rows[self.key].drop_duplicates().itertuples(index=False)
@@ -197,16 +197,12 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     if columns.example is not None:
         counts = runs.rows.groupby(runs.key)[columns.example].nunique()
         if len(fewer := counts[counts < runs.rows[columns.example].nunique()].reset_index()):
-            runs.warnings.append(
-                f"runs without all values of {columns.example}: {_some(runs.names(fewer))}. A "
-                f"difference is over the examples that all its runs have"
-            )
+            names = _some(runs.names(fewer))
+            runs.warn("fewer examples", example=columns.example, runs=names)
     runs.values = runs.last.groupby(runs.key)[columns.metrics].mean().reset_index()
     counts = runs.values.groupby(_CONFIG).size().reindex(configs.index, fill_value=0)
     if fewer := [f"{runs.labels[c]}: {n}" for c, n in counts.items() if n < counts.max()]:
-        runs.warnings.append(
-            f"configurations with fewer than {counts.max()} repeats: {_some(fewer)}"
-        )
+        runs.warn("fewer repeats", most=counts.max(), configs=_some(fewer))
     return runs
 
 
@@ -238,11 +234,9 @@ def _drop_missing(runs: Runs) -> None:
         if missing.all():
             raise InputError(f"{name} must have values, but no row of the table has one")
         if missing.any():
-            runs.warnings.append(
-                f"{missing.sum()} of {len(rows)} rows have no {name} and are left out "
-                f"({_some(runs.names(rows[missing]))}); a run that diverged is a result, which the "
-                f"means then lack"
-            )
+            numbers = {"count": missing.sum(), "total": len(rows)}
+            names = _some(runs.names(rows[missing]))
+            runs.warn("without a value", name=name, runs=names, **numbers)
             rows = rows[~missing]
     runs.rows = rows
 
@@ -270,10 +264,8 @@ def _drop_duplicates(runs: Runs) -> None:
             f"--epoch or --example{hint}."
         )
     runs.rows = frame[~frame.duplicated(keys)]
-    runs.warnings.append(
-        f"{len(frame) - len(runs.rows)} of {len(frame)} rows repeat another one "
-        f"({_some(runs.names(repeated))}); each counts once"
-    )
+    numbers = {"count": len(frame) - len(runs.rows), "total": len(frame)}
+    runs.warn("repeated rows", runs=_some(runs.names(repeated)), **numbers)
 
 
 def _compare_other_columns(runs: Runs) -> None:
@@ -298,11 +290,8 @@ def _compare_other_columns(runs: Runs) -> None:
     runs.confounded = n.index[(n > 1) & is_constant].tolist()
     n_runs = len(frame.drop_duplicates(runs.key))
     is_of_run = (most(*runs.key) == 1) & (most(columns.repeat) > 1)
-    runs.warnings += [
-        f"column {name} differs between repeats of one configuration; if it is a hyperparameter, "
-        f"add it to --by"
-        for name in n.index[~is_constant & is_of_run & (n <= n_runs / 2)]
-    ]
+    for name in n.index[~is_constant & is_of_run & (n <= n_runs / 2)]:
+        runs.warn("possible hyperparameter", name=name)
 
 
 def _was_set(column: pd.Series) -> bool:
@@ -324,25 +313,18 @@ def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:
     most, end = of_config["n"].transform("max"), of_config["last"].transform("max")
     short, whole = counts["last"] < end, counts["last"].max()
     if short.sum() > len(counts) / 2:
-        runs.warnings.append(
-            f"the runs end at different epochs ({epoch} {counts['last'].min():g} to {whole:g}); "
-            f"the last epoch of each counts"
-        )
+        runs.warn("different ends", epoch=epoch, first=counts["last"].min(), last=whole)
         return
     ends = of_config["last"].max()
     if early := [f"{runs.labels[c]} ({last:g})" for c, last in ends.items() if last < whole]:
-        runs.warnings.append(
-            f"configurations whose runs end before {epoch} {whole:g}: {_some(early)}"
-        )
+        runs.warn("early ends", epoch=epoch, last=whole, configs=_some(early))
     if not short.any():
         return
     names = zip(runs.names(counts[short]), counts["n"][short], most[short], strict=True)
     text = _some([f"{name} ({n} of {of} epochs)" for name, n, of in names])
-    effect = "They count, with the last epoch that they have"
+    runs.warn("fewer epochs", runs=text, keep_incomplete=keep_incomplete)
     if not keep_incomplete:
-        effect = "They are left out (--keep-incomplete: the last epoch that they have counts)"
         runs.rows = runs.rows.merge(counts.loc[~short, runs.key], on=runs.key)
-    runs.warnings.append(f"runs with fewer epochs than the others: {text}. {effect}")
 
 
 # Summary, comparisons and conclusion of a table, with the columns of a study's.
@@ -509,7 +491,7 @@ class TableComparison:
         over = f", each the mean over {example}" if example is not None else ""
         at = f", last {epoch} of each run" if epoch is not None else ""
         note = f"Mean ± SD (ddof = 1) over n runs ({self.columns.repeat}){over}{at}"
-        parts = [_POOLED if self.pooled else note, markdown(*self._summary_rows())]
+        parts = [sentence("pooled") if self.pooled else note, markdown(*self._summary_rows())]
         if len(self.comparisons):
             at = ", at the last epoch" if epoch is not None else ""
             rows = comparison_rows(self.comparisons, self.columns.by, self.criterion)

@@ -26,6 +26,7 @@ from kdtune.config.text import InputError
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, completed
 from kdtune.results.design import p_text
 from kdtune.results.frames import Frames, config_label, trials_with_predictions
+from kdtune.results.words import sentence
 from kdtune.statistics.intervals import binomial_p, chance_level
 from kdtune.storage.records import provenance_faults, read_provenance
 
@@ -205,8 +206,8 @@ def find_problems(study: Study, frames: Frames, by: Sequence[str], task: Task) -
     """
     checked = _Checked(study, frames, by, task)
     return [
-        sentence.format(**facts)
-        for rule, sentence in PROBLEMS
+        template.format(**facts)
+        for rule, template in PROBLEMS
         for facts in islice(rule(checked), MAX_WARNINGS)
     ]
 
@@ -232,30 +233,17 @@ def find_missing_files(folder: Path, study: Study, frames: Frames, best: str | N
     has_folders = (folder / TRIALS).is_dir() or (folder / PROVENANCE).is_file()
     folders = {path.name for path in (folder / TRIALS).glob("*")}
     without_folder = [t for t in trials.trial_id if has_folders and t not in folders]
-    students = _without_student(folder, study, trials[trials.config_id == best])
-    rows = (
-        (
-            "folders",
-            without_folder,
-            f"their {'students' if study.keep == 'all' else 'checkpoints'} are no longer available",
+    gone = {
+        "folders": without_folder,
+        "predictions": _without_predictions(folder, list(trials.trial_id)),
+        "students of the best configuration": _without_student(
+            folder, study, trials[trials.config_id == best]
         ),
-        (
-            "predictions",
-            _without_predictions(folder, list(trials.trial_id)),
-            "comparisons that need them hold for these val images only",
-        ),
-        (
-            "students of the best configuration",
-            students,
-            f"they were deleted, by hand or before it was the best (--keep best). To train them "
-            f"again, drop the runs (python -m kdtune.analysis {folder} --drop "
-            f"{' '.join(students)}) and repeat the study's command with --rerun-dropped",
-        ),
-    )
+    }
+    facts = {"total": len(trials), "keep": study.keep, "folder": folder}
     return [
-        f"the {files} of {len(runs)} of {len(trials)} completed runs are gone ({_first(runs)}): "
-        f"{consequence}"
-        for files, runs, consequence in rows
+        sentence("gone", files=files, runs=runs, first=_first(runs), **facts)
+        for files, runs in gone.items()
         if runs
     ]
 
@@ -298,26 +286,6 @@ def exported_config(folder: Path, study: Study) -> str:
 
 # Accuracy of the teachers: what it is, and what is wrong with it.
 
-_CHECK_OUTPUTS = (
-    "Check that each row of the file has the outputs for its example, and that the classes are in "
-    "the order of the data (or named in the file as `classes`)."
-)
-_CHECK_WEIGHTS = (
-    "Check its preprocessing (--teacher-mean, --teacher-std, --teacher-size), its weights and its "
-    "learning rate (--teacher-lr)."
-)
-_OTHER_OUTPUTS = "Give another file (--teacher)"
-_OTHER_WEIGHTS = (
-    "Give other weights (--teacher-weights), train it otherwise under another --name "
-    "(--teacher-epochs, --teacher-lr)"
-)
-
-
-def describe_teacher(record: TeacherAccuracy) -> str:
-    """Return the accuracy of a teacher as a sentence."""
-    parts = [f"{value} on {split} (n = {value.n:,})" for split, value in record.splits.items()]
-    return f"Accuracy of the teacher {record.name}: {', '.join(parts)}."
-
 
 def find_teacher_faults(records: Sequence[TeacherAccuracy]) -> Iterator[str]:
     """Yield what is wrong with teachers by their accuracy alone, one sentence each."""
@@ -327,24 +295,13 @@ def find_teacher_faults(records: Sequence[TeacherAccuracy]) -> Iterator[str]:
             chance = chance_level(value.largest_class, value.n, record.classes)
             p = binomial_p(value.correct, value.n, chance)
             if p > SIGNIFICANCE_LEVEL:
-                by_chance.append(
-                    f"{split} ({value.correct} of {value.n} are correct, {value}; always naming "
-                    f"one class gives {100 * chance:.1f}%; binomial {p_text(p)})"
-                )
+                by_chance.append((split, value, chance, p_text(p)))
         if by_chance:
-            yield (
-                f"the teacher {record.name} is no better than chance on {', '.join(by_chance)}. "
-                f"Students can learn nothing from it. "
-                f"{_CHECK_OUTPUTS if is_output_file(record.teacher) else _CHECK_WEIGHTS}"
-            )
+            of_file = is_output_file(record.teacher)
+            yield sentence("teacher by chance", record=record, splits=by_chance, of_file=of_file)
         before, after = record.acc_before, record.acc_after
         if before is not None and after is not None and after < before:
-            yield (
-                f"the teacher {record.name} is worse after its fine-tuning ({100 * after:.1f}% on "
-                f"val) than before ({100 * before:.1f}%); use its weights as they are "
-                f"(--teacher-epochs 0) or train it otherwise (--teacher-lr, --teacher-trainable "
-                f"head, --teacher-keep best)."
-            )
+            yield sentence("teacher got worse", record=record)
 
 
 def check_teachers(
@@ -373,18 +330,15 @@ def check_teachers(
         write_teacher_accuracy(folder, list(records.values()))
     checked = [records[key] for key in keys]
     for record in checked:
-        write(describe_teacher(record))
+        write(sentence("teacher accuracy", record=record))
     for fault in find_teacher_faults(checked):
         write(f"warning: {fault}")
     for record in checked:
-        value, of_file = record.splits.get("val"), is_output_file(record.teacher)
+        value = record.splits.get("val")
         if least is not None and value is not None and value.share < least:
-            raise InputError(
-                f"the teacher {record.name} must have an accuracy of at least {least:g} on val "
-                f"(--teacher-min-acc), but has {value.share:.4f} ({value.correct} of {value.n}) "
-                f"{'in' if of_file else 'with the weights'} {record.weights}. "
-                f"{_OTHER_OUTPUTS if of_file else _OTHER_WEIGHTS}, or lower --teacher-min-acc."
-            )
+            facts = {"record": record, "value": value, "least": least}
+            of_file = is_output_file(record.teacher)
+            raise InputError(sentence("inaccurate teacher", of_file=of_file, **facts))
 
 
 def teacher_warnings(folder: Path, trials: pd.DataFrame) -> list[str]:
@@ -396,7 +350,7 @@ def teacher_warnings(folder: Path, trials: pd.DataFrame) -> list[str]:
 def weak_teachers_text(folder: Path, trials: pd.DataFrame) -> str:
     """Return the sentences of `find_weak_teachers` on the study in a folder, one a line."""
     weak = find_weak_teachers(read_teacher_accuracy(folder), trials)
-    return "\n".join(sentence[:1].upper() + sentence[1:] for sentence in weak)
+    return "\n".join(text[:1].upper() + text[1:] for text in weak)
 
 
 def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame) -> list[str]:
@@ -415,8 +369,7 @@ def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame)
     measured = [(r.recipe_name, r.splits["val"].share) for r in records if "val" in r.splits]
     teachers = pd.DataFrame(measured, columns=["name", "acc"]).groupby("name", sort=False).acc
     return [
-        f"the teacher {name} is less accurate on val ({f'mean of {n}: ' * (n > 1)}"
-        f"{100 * mean:.1f}%) than the student {student} trained without it (mean {100 * acc:.1f}%)."
+        sentence("weak teacher", name=name, n=n, mean=mean, student=student, acc=acc)
         for student, acc in groups.mean().groupby(level=0).max().items()
         for name, mean, n in teachers.agg(["mean", "count"]).itertuples()
         if mean < acc

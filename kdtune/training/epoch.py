@@ -267,21 +267,18 @@ def _frame(run: Run, data: Data, name: str, predictions: Predictions) -> pd.Data
         files = [Path(path).relative_to(data.root).as_posix() for path in inputs]
     teacher = [None] * count if predictions.teacher is None else predictions.teacher.numpy()
     unknown = np.full(count, np.nan, dtype=np.float32)
+    columns: dict[str, Any] = {
+        column: unknown if values is None else values.numpy()
+        for column, values in vars(predictions).items()
+    }
+    columns["teacher"] = pd.Series(teacher, dtype="Int64")
     return pd.DataFrame(
         {
             "trial_id": run.trial_id,
             "split": name,
             "example": data.numbers(name).numpy(),
             "file": pd.Series(files, dtype="string"),
-            "label": predictions.label.numpy(),
-            "predicted": predictions.predicted.numpy(),
-            "p_predicted": predictions.p_predicted.numpy(),
-            "p_label": predictions.p_label.numpy(),
-            "teacher": pd.Series(teacher, dtype="Int64"),
-            "kl": unknown if predictions.kl is None else predictions.kl.numpy(),
-            "logit_diff": unknown
-            if predictions.logit_diff is None
-            else predictions.logit_diff.numpy(),
+            **columns,
             "correct": predictions.correct.numpy(),
         }
     )

@@ -14,7 +14,6 @@ import kdtune
 from kdtune.config.records import Cost, Limits, write_costs
 from kdtune.results.comparison import Criterion
 from kdtune.results.costs import (
-    NOT_MEASURED,
     best_within,
     cost_frame,
     cost_note,
@@ -174,7 +173,7 @@ def test_a_student_without_a_cost_or_a_run_is_not_chosen() -> None:
 def test_the_limits_of_a_study_and_of_a_question(measured, tmp_path) -> None:
     assert measured.verdict(Criterion(limits=Limits(0.3))).startswith("Best student with a latency")
     made = make(tmp_path, {0.5: [0.8, 0.81], 1.0: [0.7, 0.75]}, max_ms=0.1)
-    assert made.verdict().startswith(f"{NOT_MEASURED}\n")
+    assert made.verdict().startswith("The cost of the students was not measured in this study")
     write_costs(tmp_path, [cost(made.study.run.student)])
     made = kdtune.load(tmp_path)
     assert made.verdict().startswith("No student has a latency of at most 0.1 ms")
