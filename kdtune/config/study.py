@@ -584,16 +584,12 @@ def _check_function(study: Study) -> None:
             "into its module, or into the space as a list of one value"
         )
     check(study, "space", study.space, "have at least one hyperparameter of train")
-    if study.stop_early and study.base_run.planned_epochs is None:
-        raise InputError(
-            "stop_early must know how many epochs train yields; give epochs=N, or a "
-            "hyperparameter named epochs"
-        )
-    if study.limits:
-        raise InputError(
-            "max_ms and max_params are limits on students, but the study has train=...; leave "
-            "them out"
-        )
+    is_known = not study.stop_early or study.base_run.planned_epochs is not None
+    epochs = "know how many epochs train yields (epochs=N, or a hyperparameter named epochs)"
+    check(study, "stop_early", is_known, epochs)
+    of_students = "be left out with train=..., since it is a limit on students"
+    for name in ("max_ms", "max_params"):
+        check(study, name, getattr(study, name) is None, of_students)
     for name, value in study.baseline.items():
         _check_value(f"baseline: {name}", value)
         is_added = study.plain_share > 0 and len(study.baseline) == 1

@@ -165,9 +165,12 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
         ),
         ({"metric": "val/auc"}, 'mode must be "max" or "min" for metric=\'val/auc\''),
         ({"mode": "up"}, "mode must be one of max, min"),
-        ({"stop_early": True}, "stop_early must know how many epochs train yields; give epochs=N"),
+        ({"stop_early": True}, r"stop_early must know how many epochs train yields \(epochs=N"),
         ({"run": Run(lr=0.5)}, "run is for distillation, but the study has train="),
-        ({"max_ms": 1.0}, "max_ms and max_params are limits on students"),
+        (
+            {"max_ms": 1.0},
+            "max_ms must be left out with train=..., since it is a",
+        ),
         ({"baseline": {"alpha": 0.3}, "plain_share": 0.0}, "baseline must lie in the space"),
     ],
 )
