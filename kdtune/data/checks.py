@@ -254,10 +254,10 @@ class Contents:
     @staticmethod
     def of(data: StudyData) -> "Contents":
         """Return those of the data, with any images without labels."""
-        own = data.with_extra(data.run)
-        is_other = own.extra is not None and own.extra.source != REST
-        extra = own.extra.fingerprint if own.extra is not None and is_other else ""
-        return Contents(own.study_fingerprint, extra, data.token)
+        whole = data.with_extra(data.run)
+        if whole.extra is None or whole.extra.source == REST:
+            return Contents(whole.study_fingerprint, "", data.token)
+        return Contents(whole.study_fingerprint, whole.extra.fingerprint, data.token)
 
     def read(self, run: Run) -> StudyData:
         """Read the data in another process; raise DataChangedError if they are others there."""

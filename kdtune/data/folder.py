@@ -99,7 +99,7 @@ def _check_name(kind: str, path: str, hidden: Sequence[str]) -> None:
 def _looks_like_image(file: str) -> bool:
     """Return True for an image by its suffix, or without one by its first bytes, unless hidden."""
     path = Path(file)
-    if path.name.startswith("."):
+    if path.name.startswith(".") or not path.is_file():
         return False
     if path.suffix:
         return _OTHER_SUFFIXES.fullmatch(path.suffix.lower()) is not None

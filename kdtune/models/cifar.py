@@ -140,8 +140,8 @@ def cifar_resnet(name: str, classes: int) -> nn.Module:
     """Return the network of a name in `CIFAR_RESNETS`, with its preprocessing."""
     shape = CIFAR_RESNETS[name]
     net = CifarResNet(shape, classes)
-    own = CIFAR100 if classes == 100 else CIFAR10
-    net.preprocessing = IMAGENET if shape.option == "A" else own  # type: ignore[assignment]
+    of_option_b = CIFAR100 if classes == 100 else CIFAR10
+    net.preprocessing = IMAGENET if shape.option == "A" else of_option_b  # type: ignore[assignment]
     return net
 
 
@@ -156,11 +156,11 @@ def translate(name: str, what: str, state: StateDict) -> StateDict:
     Raises:
         InputError: the weights are those of another model in `CIFAR_RESNETS`.
     """
-    own = {
+    renamed = {
         ".".join(OWN_NAMES.get(part, part) for part in key.split(".")): value
         for key, value in strip_prefixes(state).items()
     }
-    fitting = _identify(own)
+    fitting = _identify(renamed)
     if fitting is not None and fitting != name:
         option = CIFAR_RESNETS[fitting].option
         has = "downsample layers" if option == "B" else "no downsample layers"
@@ -168,7 +168,7 @@ def translate(name: str, what: str, state: StateDict) -> StateDict:
             f"{what} must be those of {name}, but are those of {fitting} ({has}: shortcuts of "
             f"option {option}). Use {fitting} as the model, or give other weights."
         )
-    return own
+    return renamed
 
 
 def _identify(state: StateDict) -> str | None:
@@ -181,8 +181,8 @@ def _identify(state: StateDict) -> str | None:
     if len(blocks) != 1 or stem is None or not stem.ndim:
         return None
     option = "B" if any("downsample" in parts for parts in keys) else "A"
-    found = (6 * blocks.pop() + 2, option, len(stem), widths)
+    architecture = (6 * blocks.pop() + 2, option, len(stem), widths)
     for name, shape in CIFAR_RESNETS.items():
-        if found == (shape.depth, shape.option, shape.stem, shape.widths):
+        if architecture == (shape.depth, shape.option, shape.stem, shape.widths):
             return name
     return None

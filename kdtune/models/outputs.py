@@ -231,11 +231,11 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
     return OutputTable(file.name, tuple(parts), _digest(rows, names), record)
 
 
-def _class_names(file: str, named: object, classes: tuple[str, ...]) -> tuple[str, ...]:
+def _class_names(file: str, named: Any, classes: tuple[str, ...]) -> tuple[str, ...]:
     """Return the classes in the order of a file; raise InputError unless they are the data's."""
     # whole numbers are names, too
-    is_list = isinstance(named, list) and all(type(name) in (str, int) for name in named)
-    names = tuple(map(str, named)) if is_list and isinstance(named, list) else ()
+    is_valid = isinstance(named, list) and all(type(name) in (str, int) for name in named)
+    names = tuple(map(str, named)) if is_valid else ()
     if len(names) != len(classes) or set(names) != set(classes):
         raise InputError(
             f"{file}: `classes` must be a list of the classes of the data, {_listed(classes)}, in "

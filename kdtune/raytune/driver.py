@@ -488,14 +488,15 @@ def find_warnings(
         models: Its models.
         faults: Of `find_faults`.
     """
+    other_views = list(find_other_views(study, data, models))
+    count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
     yield from flags_without_effect(study)
     yield from data.warnings
     yield from faults
-    yield from find_other_views(study, data, models)
+    yield from other_views
     yield from describe_fixed_students(study)
     if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault
-    count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
     if count_used < study.run.teachers:
         yield f"--repeats {study.repeats} uses only {count_used} of --teachers {study.run.teachers}"
     if not study.has_plain:

@@ -1,4 +1,4 @@
-"""Figures of a study: dataframes in, matplotlib figures out, without global state."""
+"""Figures of a study or of several: dataframes in, matplotlib figures out, no global state."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

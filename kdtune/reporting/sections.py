@@ -393,7 +393,7 @@ def _comparison(results: Results, criterion: Criterion) -> Choice:
     table, context = results.compare(criterion), results.context(criterion)
     values = {f"config/{name}": value for name, value in criterion.fixed.items()}
     baseline = config_label(values, list(criterion.fixed))
-    if criterion.has_plain_baseline:
+    if criterion.has_task_baseline:
         baseline = criterion.task.baseline_words
     if not len(table):
         return Choice(criterion, context, baseline)

@@ -139,7 +139,7 @@ class Criterion:
         return self.scope == "last" and self.declared.of_example is not None
 
     @property
-    def has_plain_baseline(self) -> bool:
+    def has_task_baseline(self) -> bool:
         """Whether the baseline is that of the task: training without distillation."""
         return self.baseline == self.task.baseline
 
@@ -147,7 +147,7 @@ class Criterion:
     def decides_the_search(self) -> bool:
         """Whether the search selects by it: accuracy, last epoch, with and without distillation."""
         is_score = self.metric == self.task.score and self.scope == "last"
-        return is_score and self.has_plain_baseline
+        return is_score and self.has_task_baseline
 
     def groups(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* which configurations it is compared with.
@@ -271,7 +271,7 @@ def compare(
     for new repeats on the same images.
 
     Args:
-        trials: see the module.
+        trials: `Frames.trials` or rows of it; completed ones count.
         criterion: metric, epoch selection and baseline.
         anytime_level: level of a study that added repeats until the comparison was decided. Then
             p, p_holm, low and high are always-valid (`tests.AnytimeTest`), p_max_t, low_here

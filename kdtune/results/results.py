@@ -197,7 +197,7 @@ class Results:
         as the baseline, since the finalists are the best with and without distillation. A study
         without one of the two has one finalist.
         """
-        return criterion.has_plain_baseline and comparison.has_all_arms(
+        return criterion.has_task_baseline and comparison.has_all_arms(
             self.final_trials, self.trials, self.default_criterion
         )
 
@@ -614,7 +614,7 @@ class Results:
         """
         criterion = criterion or self.default_criterion
         table, task = self.compare(criterion), criterion.task
-        if criterion.has_plain_baseline:
+        if criterion.has_task_baseline:
             text = task.baseline_words
         else:
             values = {f"config/{name}": value for name, value in criterion.fixed.items()}
@@ -634,7 +634,7 @@ class Results:
         return words.sentence(
             "tuned baseline",
             baseline=text,
-            is_plain=criterion.has_plain_baseline,
+            is_plain=criterion.has_task_baseline,
             aids=join_words(aids.values()) if aids else "",
             rest=rest if len(others) > len(aids) else "",
         )
@@ -739,7 +739,7 @@ def check_baseline(criterion: Criterion, study: Study) -> None:
 
     The default, training without distillation, is not checked: a study may do without it.
     """
-    if criterion.has_plain_baseline:
+    if criterion.has_task_baseline:
         return
     for name, value in criterion.fixed.items():
         values = study.values(name)

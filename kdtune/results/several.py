@@ -212,7 +212,7 @@ class SideBySide:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """The best configuration of each study, and its best baseline."""
-        plain = self.criterion.has_plain_baseline
+        plain = self.criterion.has_task_baseline
         kinds = {False: "distilled", True: "plain"} if plain else {False: "other", True: "baseline"}
         candidates = []
         for name, results in self.studies.items():
@@ -524,7 +524,7 @@ def studies_text(table: pd.DataFrame, criterion: Criterion, format: Format = "md
     percent = " (%)" * criterion.in_points
     head = ["study", "state", "data", "best configuration", f"val {criterion.metric}{percent}"]
     head += ["n", "distillation", "last record (UTC)"]
-    if not criterion.has_plain_baseline:
+    if not criterion.has_task_baseline:
         head[6] = "against the baseline"
     rows = []
     for _, row in table.iterrows():

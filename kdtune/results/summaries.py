@@ -26,11 +26,8 @@ from kdtune.results.comparison import (
 from kdtune.results.frames import SCOPES, Frames, add_derived, config_columns, group_label
 from kdtune.statistics.selection import importance, repeated_measures, variance_shares
 
-# Means over repeats of the completed trials.
-#
-# `trials` are rows of the dataframe `Frames.trials`, all of one phase. The epoch selection gives
-# one
-# number per trial; mean, SD and interval are over repeats.
+# Means over repeats of the completed trials. `trials` are rows of `Frames.trials`, all of one
+# phase; the epoch selection gives one number per trial.
 
 
 def configs(trials: pd.DataFrame, planned: float, criterion: Criterion) -> pd.DataFrame:
@@ -64,7 +61,7 @@ def summary(
     Configurations that share a row are first averaged within each repeat.
 
     Args:
-        trials: see the module.
+        trials: rows of `Frames.trials` of one phase.
         by: hyperparameters that tell the rows apart.
         metrics: names of metrics, recorded or derived.
         scope: epoch selection.
@@ -74,12 +71,12 @@ def summary(
     Returns:
         One row per group: by..., n_planned, val/<metric>/mean, /std, /n, /low, /high, label.
     """
-    done, keys = completed(trials), [f"config/{name}" for name in by]
-    done = done.assign(**{f"val/{m}@{scope}": metric_values(done, m, scope) for m in metrics})
+    runs, keys = completed(trials), [f"config/{name}" for name in by]
+    runs = runs.assign(**{f"val/{m}@{scope}": metric_values(runs, m, scope) for m in metrics})
     if cut:
-        done = done.assign(**{key: levels(done[key]) for key in keys})
+        runs = runs.assign(**{key: levels(runs[key]) for key in keys})
     rows = []
-    for key, group in done.groupby(keys, dropna=False, observed=True):
+    for key, group in runs.groupby(keys, dropna=False, observed=True):
         row = dict(zip(by, key, strict=True)) | {"n_planned": planned}
         repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
         for metric in metrics:
@@ -154,8 +151,6 @@ def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
 
 
 # Sensitivity of a study's ranking: epoch selection, shares of variance, importances, range ends.
-#
-# `trials` is the dataframe `Frames.trials` or rows of it.
 
 
 def sensitivity(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:

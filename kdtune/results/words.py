@@ -202,16 +202,16 @@ def verdict(
             has them all.
     """
     finding = find(table, criterion.sign, *context.rule, m)
-    is_against_plain = criterion.has_plain_baseline and criterion.task.is_distillation
+    is_against_no_distillation = criterion.has_task_baseline and criterion.task.is_distillation
     if finding.kind == "no comparison":
-        key = "no arms" if is_against_plain else "no runs"
+        key = "no arms" if is_against_no_distillation else "no runs"
         return context.sentence(key if criterion.fixed else "no baseline")
     if finding.kind == "no test":
         return _no_test(finding.tested, context)
     row, m = finding.row, finding.m
     label = str(row.label) if by is None else config_label(row, by)
     distilled = ""
-    if context.is_one_study and criterion.has_plain_baseline:
+    if context.is_one_study and criterion.has_task_baseline:
         distilled = criterion.task.subject
     signed = f"{difference_text(row, criterion.scale)} {criterion.unit}".rstrip()
     paired = bool(row.get("paired", True))

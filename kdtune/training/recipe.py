@@ -580,19 +580,20 @@ def transforms_of(
     are_images = data.kind != "tensors"
     of_students = [model for _, model in models.students]
     of_teachers = [model for _, model in models.teachers] if are_images else []
-    named = {f"teacher {model.name}": model for model in networks(of_teachers)}
-    named |= {f"student {model.name}": model for model in of_students}
-    assumed = {model.name: model for model in named.values() if not model.is_normalized}
     views = {"image_size": view_size(study.run, data, *of_teachers, *of_students)}
     views |= {name: getattr(study.run, name) for name in OF_INPUT}
     view = asdict(_input(data, views["image_size"]))
+    sources = {f"student {m.name}": asdict(_source_of(run, m)) for run, m in models.students}
+    named = {f"teacher {model.name}": model for model in networks(of_teachers)}
+    named |= {f"student {model.name}": model for model in of_students}
+    assumed = {model.name: model for model in named.values() if not model.is_normalized}
     sentences = list(map(describe_assumption, assumed.values())) if are_images else []
     sentences += [*describe_fixed_students(study), *faults, *data.warnings]
     return {
         "views": views if are_images else {},
         "models": {n: asdict(m.preprocessing) for n, m in named.items() if are_images},
         "input": view,
-        "sources": {f"student {m.name}": asdict(_source_of(run, m)) for run, m in models.students},
+        "sources": sources,
         "warnings": sentences,
     }
 

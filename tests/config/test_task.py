@@ -169,7 +169,7 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
         ({"run": Run(lr=0.5)}, "run is for distillation, but the study has train="),
         (
             {"max_ms": 1.0},
-            "max_ms must be left out with train=..., since it is a limit on students, but got",
+            "max_ms must be left out with train=..., since it is a",
         ),
         ({"baseline": {"alpha": 0.3}, "plain_share": 0.0}, "baseline must lie in the space"),
     ],

@@ -430,11 +430,6 @@ def test_what_a_function_may_not_return(
         with_images(Run(extra=own_module(make)))
 
 
-def test_images_of_another_size_are_resized_with_the_views(own_module: Any) -> None:
-    data = with_images(Run(extra=own_module(blank(4, 1, 40, 40))))
-    assert data.splits["extra"].example(0).shape == (1, 40, 40)
-
-
 def make_photos(root: Path) -> Path:
     places = product(("train", "val", "test"), ("ants", "bees"), ("0.png", "1.png"))
     for seed, (split, name, file) in enumerate(places, 100):
@@ -492,6 +487,8 @@ def test_files_do_not_go_with_arrays(tmp_path: Path) -> None:
 
 
 def test_rest_is_what_the_labelled_images_leave_out() -> None:
+    with pytest.raises(InputError, match="--train-images 2000 takes all of train"):
+        with_images(replace(REST, train_images=2000))
     data = with_images(REST)
     own = data.splits["train"].select(data.subset(REST)).inputs
     rest = data.splits["extra"].inputs
@@ -519,11 +516,6 @@ def test_rest_of_a_fold_has_no_image_of_its_val() -> None:
         assert data.extra is not None
         prints.add(data.extra.fingerprint)
     assert len(prints) == 4
-
-
-def test_rest_must_leave_something() -> None:
-    with pytest.raises(InputError, match="--train-images 2000 takes all of train"):
-        with_images(replace(REST, train_images=2000))
 
 
 @pytest.mark.parametrize(

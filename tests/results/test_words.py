@@ -396,7 +396,7 @@ def decided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
 def test_all_sentences_are_about_the_trials_of_the_criterion(decided, kind, baseline) -> None:
     """Another baseline than no distillation is compared on the repeats of the search."""
     made, criterion = decided[kind], Criterion(baseline=baseline)
-    held_out = criterion.has_plain_baseline
+    held_out = criterion.has_task_baseline
     assert set(made.compare(criterion).n) == {4 if held_out else 2}
     assert made.best(criterion) == at(0.5).config_id
     text = made.text(criterion=criterion)
