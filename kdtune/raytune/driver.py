@@ -221,11 +221,11 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                 _run_prepared(prepared, mirror, trackers, ray_init)
             (folder / STUDY).stat()  # it may have been deleted while the study ran
             finish(folder, mirror, study.run, None if prepared is None else prepared.data)
-            results = load(folder)
         except BaseException as error:
             notify(command, study, outcome_of_error(error))
             raise
-        notify(command, study, outcome_of_results(results))
+    results = load(folder)  # without the lock, which would say that the study still runs
+    notify(command, study, outcome_of_results(results))
     return results
 
 
