@@ -2,7 +2,6 @@
 
 import linecache
 import random
-import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -117,6 +116,9 @@ def test_weights_follow_from_the_seed_alone(name):
     assert draw() == undisturbed
     assert state_equal(first, build(name, "none", 10, seed=1))
     assert not state_equal(first, build(name, "none", 10, seed=2))
+    # the settings of torch that a factory changes are restored as well
+    build("hostile_models:turns_gradients_off", "none", 3, seed=0)
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
 
 
 def test_head_of_another_size_is_replaced_or_refused(tmp_path):
@@ -127,9 +129,8 @@ def test_head_of_another_size_is_replaced_or_refused(tmp_path):
     seven = build(STUDENT, str(file), 7, seed=2)
     fresh = build(STUDENT, "none", 7, seed=2)
     assert torch.equal(seven.head.weight, fresh.head.weight) and len(seven.head.weight) == 7
-    old, new = ten.net.state_dict(), seven.net.state_dict()
-    body = [key for key in old if not key.startswith(ten.head_name)]
-    assert len(body) == len(old) - 2 and all(torch.equal(old[key], new[key]) for key in body)
+    ten.head.weight, ten.head.bias = fresh.head.weight, fresh.head.bias
+    assert state_equal(ten, seven)
     with pytest.raises(InputError, match="for 10 classes, but the data has 7") as caught:
         build(STUDENT, str(file), 7, seed=2, replace_head=False)
     assert str(file) in str(caught.value)
@@ -148,21 +149,14 @@ def test_logits_of_the_features_are_those_of_the_views(name, shape):
     assert logits.shape == (2, 10) and logits.dtype == features.dtype == torch.float32
     assert features.shape == (2, model.head.in_features)
     assert not torch.equal(logits[0], logits[1])
-    assert not model.head._forward_pre_hooks
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "words"),
-    [
-        ("squeezenet1_0", (2, 3, 64, 64), "classifier.1 is not its last operation"),
-        (STUDENT, (2, 3, 28, 28), r"fails on views of shape \[3, 28, 28\]"),
-    ],
-)
-def test_probe_refuses_in_one_sentence(name, shape, words):
-    model = build(name, "none", 10, seed=1)
-    with pytest.raises(InputError, match=words) as caught:
-        probe(model, views(*shape), 10, whole=False)
-    assert name in str(caught.value) and "\n" not in str(caught.value)
+def test_views_that_a_model_fails_on_are_refused():
+    with pytest.raises(InputError, match=r"fashion_student fails on views of shape \[3, 28, 28\]"):
+        probe(build(STUDENT, "none", 10, seed=1), views(2, 3, 28, 28), 10, whole=False)
+    model = build("squeezenet1_0", "none", 10, seed=1)
+    with pytest.raises(InputError, match=r"squeezenet1_0.* classifier.1 is not its last operation"):
+        probe(model, views(2, 3, 64, 64), 10, whole=False)
 
 
 def test_modes_decide_what_drifts_and_learns():
@@ -220,11 +214,6 @@ def test_a_factory_that_returns_the_same_module_twice_is_refused() -> None:
             build_model(other, role, 3, seed=0, weights="none")  # type: ignore[arg-type]
 
 
-def test_settings_of_torch_that_a_factory_changes_are_restored() -> None:
-    build("hostile_models:turns_gradients_off", "none", 3, seed=0)
-    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
-
-
 def net_of(outputs, width=3):
     return nn.Sequential(nn.Flatten(), nn.Linear(width, outputs))
 
@@ -272,8 +261,7 @@ def state(net: nn.Module) -> dict[str, Any]:
 def test_a_function_equals_the_factory_under_its_seed() -> None:
     by_name = build("factories:dropout_student", "none", 10, seed=1)
     own = student(lambda k: factories.dropout_student(k), 1)
-    assert state_equal(own, by_name)
-    assert own.preprocessing == by_name.preprocessing and own.name == "object:lambda"
+    assert state_equal(own, by_name) and own.preprocessing == by_name.preprocessing
     assert own.fingerprint() != by_name.fingerprint()  # which includes the name
 
 
@@ -303,7 +291,6 @@ SCRIPT = """
     import torch
     from torch import nn
     WIDTH = 4
-    OTHER = 1
 
     class Block(nn.Module):
         scale = 2
@@ -362,27 +349,22 @@ FILES = {
     "mine/models.py": """
         from torch import nn
         import helper_of_mine
-        from .layers import Block
+        from .layers import Act
         from .sizes import WIDTH
 
         def small(classes):
-            return nn.Sequential(nn.Flatten(), Block(784, WIDTH), nn.Linear(WIDTH, classes))
+            return nn.Sequential(nn.Flatten(), Act(), nn.Linear(784, classes))
 
         def late(classes):
             from .late import unused
-            return small(classes)
     """,
     "mine/layers.py": """
         from torch import nn
         from . import activations
 
-        class Block(nn.Module):
-            def __init__(self, a, b):
-                super().__init__()
-                self.linear = nn.Linear(a, b)
-
+        class Act(nn.Module):
             def forward(self, x):
-                return activations.act(self.linear(x))
+                return activations.act(x)
     """,
     "mine/activations.py": "def act(x):\n    return x.relu()\n",
     "mine/sizes.py": "WIDTH = 8\n",
@@ -396,13 +378,14 @@ FILES = {
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's package, importable."""
+    root = tmp_path / "project"
     for name, text in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(textwrap.dedent(text))
-    monkeypatch.syspath_prepend(tmp_path / "site-packages")
-    monkeypatch.syspath_prepend(tmp_path)
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(root / "site-packages")
+    monkeypatch.syspath_prepend(root)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide edits within a second
-    yield tmp_path
+    yield root
     forget()
 
 
@@ -413,15 +396,9 @@ def forget() -> None:
             del sys.modules[name]
 
 
-def fingerprint(name: str = "mine.models:small") -> str:
+def fingerprint() -> str:
     forget()
-    return build(name, "none", 10, seed=1).fingerprint()
-
-
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
+    return build("mine.models:small", "none", 10, seed=1).fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -430,38 +407,28 @@ def edit(file: Path, old: str, new: str) -> None:
         ("mine/activations.py", "relu", "tanh", True),  # indirectly imported, not in the layers
         ("mine/sizes.py", "8", "8 ", True),  # a constant, which leaves no trace in the namespace
         ("mine/late.py", "1", "2", True),  # imported inside of a function
-        ("mine/__init__.py", "", "z = 1", True),  # run by every import from the package
+        ("mine/__init__.py", "", "", True),  # run by every import from the package
         ("mine/unrelated.py", "1", "2", False),
         ("site-packages/elsewhere_of_mine.py", "1", "2", False),  # an installed package
     ],
 )
 def test_an_edited_module_that_a_factory_imports_changes_it(
-    project: Path, file: str, old: str, new: str, changes: bool
+    project: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str, changes: bool
 ) -> None:
     before = fingerprint()
+    project = project.rename(project.with_name("moved"))
+    for path in (project / "site-packages", project):
+        monkeypatch.syspath_prepend(path)
     assert fingerprint() == before
-    edit(project / file, old, new)  # a process that runs the old code keeps the old fingerprint
+    place = project / file
+    place.write_text(place.read_text().replace(old, new) + ("z = 1" if not old else ""))
+    # a process that runs the old code keeps the old fingerprint
     assert build("mine.models:small", "none", 10, seed=1).fingerprint() == before
     assert (fingerprint() != before) == changes
 
 
-def test_the_place_does_not_change_it(
-    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = fingerprint()
-    copy = tmp_path_factory.mktemp("copy")
-    shutil.copytree(project, copy, dirs_exist_ok=True)
-    shutil.rmtree(project / "mine")
-    monkeypatch.syspath_prepend(copy)
-    assert fingerprint() == before
-
-
-def test_edits_of_kdtune_do_not_change_its_own_factories(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    own = "kdtune.models:fashion_teacher"
-    before = build(own, "none", 10, seed=1)
-    assert before.source == ""
+def test_edits_of_kdtune_do_not_change_its_own_factories(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build(TEACHER, "none", 10, seed=1)
     read: Callable[..., bytes] = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda file: read(file) + b"# edited")
-    assert build(own, "none", 10, seed=1).fingerprint() == before.fingerprint()
+    assert build(TEACHER, "none", 10, seed=1).fingerprint() == before.fingerprint()
