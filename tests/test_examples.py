@@ -22,8 +22,8 @@ import kdtune
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.REPORT_NDIFF
 MODULES = sorted({f"kdtune.{place}" for place in kdtune._MODULES.values()})
-OTHERS = ["kdtune.reporting.build"]
-"""Modules of what properties of `Results` return."""
+OTHERS = ["kdtune.reporting.build", "kdtune.results.results"]
+"""Modules of the base class of `Results` and of what its properties return."""
 
 
 def docstrings(module: ModuleType) -> Iterator[tuple[str, str]]:

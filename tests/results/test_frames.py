@@ -2,7 +2,6 @@
 
 import fcntl
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from kdtune.config.study import Study
 from kdtune.config.task import METRICS, RECORDED
 from kdtune.results.frames import (
     config_label,
-    distinguishing,
     label_by_config,
     read_examples,
     read_frames,
@@ -51,41 +49,6 @@ def test_frames_hold_what_was_recorded(tmp_path):
             assert column.isna().all() if value is None else (column == value).all()
         context = [] if run.alpha == 1 else [2.25 - acc for acc in accs]
         assert val.distill.dropna().tolist() == context
-
-
-def test_epoch_selections_match_hand_worked_values(tmp_path):
-    write_records(tmp_path, {at(0.5, epochs=6): [0.1, 0.9, 0.2, 0.3, 0.4, 0.5]})
-    (trial,) = read_frames(tmp_path).trials.to_dict("records")
-    assert trial["val/acc@last"] == 0.5 and trial["val/loss@last"] == 1.5
-    assert trial["val/acc@best"] == 0.9 and trial["val/loss@best"] == pytest.approx(1.1)
-    assert trial["val/acc@last-5-avg"] == pytest.approx(2.3 / 5)
-    assert trial["val/loss@last-5-avg"] == pytest.approx(2 - 2.3 / 5)
-    assert trial["n_epochs"] == 6 and trial["seconds"] == 3
-
-
-def test_labels_are_never_missing(tmp_path):
-    """pandas drops None keys in groupby: configurations at alpha = 1 have no temperature."""
-    last = {at(0.5, temperature=4.0): [0.6, 0.9], at(0.5, loss="mse"): [0.3, 0.6], 1.0: [0.3, 0.31]}
-    made = make(tmp_path, last)
-    want = {"loss = kl, alpha = 0.5", "loss = mse, alpha = 0.5", "alpha = 1"}
-    assert set(made.trials.label) == want
-    for frame in (made.trials, made.epochs, made.configs, made.compare(), made.sensitivity()):
-        assert frame.label.notna().all() and set(frame.label) <= set(made.trials.label)
-        assert (frame.label == frame.config_id.map(made.label)).all()
-    assert len(made.trials.groupby("label")["val/acc@last"].mean()) == 3
-    assert set(made.summary().label) == set(made.trials.label)
-    assert made.summary(by=["temperature"]).label.tolist() == ["T = 4", "T = -"]
-    assert made.summary(by=["alpha"], pooled=True).label.tolist() == ["alpha = 0.5", "alpha = 1"]
-    assert set(made.marginal().label) >= {"alpha = 1", "loss = mse"}
-
-
-def test_parquet_files_hold_the_frames(tmp_path):
-    write_records(tmp_path, FOUR)
-    frames = read_frames(tmp_path)
-    write_frames(tmp_path, frames)
-    for name in ("epochs", "trials"):
-        read = pd.read_parquet(tmp_path / f"{name}.parquet")
-        pd.testing.assert_frame_equal(read, getattr(frames, name), check_dtype=False)
 
 
 def test_the_last_attempt_counts(tmp_path):
@@ -207,17 +170,6 @@ def test_both_temperatures_are_shown_as_numbers(fixed: bool, tmp_path: Path) -> 
     assert len(table) == len(pairs) + 1
     assert sorted(table[table.alpha != 1].teacher_temperature) == sorted(of for _, of in pairs)
     assert list(table[table.alpha == 1].teacher_temperature) == ["-"]
-
-
-def test_a_temperature_that_is_not_searched_is_not_shown_twice(tmp_path: Path) -> None:
-    results = load_grid(tmp_path, {"temperature": (1.0, 4.0), "alpha": (0.5,)})
-    assert set(results.trials.label) == {"alpha = 0.5, T = 1", "alpha = 0.5, T = 4", "alpha = 1"}
-    # also where a folder is read without its study, and all that differs is shown
-    names = distinguishing(results.trials, [])
-    assert "temperature" in names and "teacher_temperature" not in names
-    run = replace(RUN, teacher_temperature=9)
-    other = load_grid(tmp_path / "9", {"temperature": (1.0, 9.0)}, run)
-    assert "teacher_temperature" in distinguishing(other.trials, [])
 
 
 TRIALS = [at(0.5, r).trial_id for r in range(3)]

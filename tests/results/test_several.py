@@ -53,17 +53,6 @@ def side(places: list[str]) -> SideBySide:
     return load_several(places)
 
 
-def test_the_best_of_each_study(side: SideBySide) -> None:
-    best = side.best
-    assert best.study.tolist() == ["a", "a", "b", "b", "c", "c"]
-    assert best.kind.tolist() == ["distilled", "plain"] * 3
-    assert best.label.tolist()[:3] == ["alpha = 0.5", "alpha = 1", "alpha = 0.5"]
-    want = [v for last in (A, B, C) for v in (last[0.5], last[1.0])]
-    assert best["val/mean"].tolist() == exact([sum(v) / len(v) for v in want])
-    assert best["val/n"].tolist() == [8, 8, 8, 8, 5, 5]
-    assert best["test/mean"].tolist() == exact([sum(v) / len(v) - 0.1 for v in want])
-
-
 def test_pairs_where_the_seeds_allow_and_welch_elsewhere(side: SideBySide) -> None:
     table = side.comparisons[side.comparisons.split == "test"].set_index(["study", "pair"])
     assert list(table.index) == [("b", "best"), ("b", "plain"), ("c", "best"), ("c", "plain")]
@@ -136,12 +125,6 @@ def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: li
         load_several([places[0], other])
     unknown = save(tmp_path / "unknown", C, data=None)
     assert "unknown has no fingerprint" in load_several([places[0], unknown]).doubt
-
-
-def test_a_study_without_results_is_compared_with_nothing(tmp_path: Path) -> None:
-    empty = save(tmp_path / "empty", {0.5: [None], 1.0: [None]})
-    side = load_several([save(tmp_path / "full", C), empty])
-    assert len(side.best) == 2 and not len(side.comparisons)
 
 
 def test_equal_differences_are_significant_without_an_interval(tmp_path: Path) -> None:

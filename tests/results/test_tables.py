@@ -10,7 +10,6 @@ from study_folders import make
 
 import kdtune
 import kdtune.analysis
-from kdtune.analysis import is_table
 from kdtune.analysis import parse as parse_reading
 from kdtune.config.text import InputError
 from kdtune.results.sources import read_table, read_tables
@@ -90,19 +89,6 @@ def test_paired_numbers_are_scipys_and_holm_by_hand() -> None:
     assert rows.p_holm[second] == pytest.approx(max(2 * p[first], p[second]))
     assert rows.p_max_t.between(2 / 2**8, 1).all()
     assert result.comparisons["diff"].is_monotonic_decreasing  # the best first
-
-
-def test_repeats_decide_whether_runs_are_paired() -> None:
-    frame = table()
-    apart = compare(frame.assign(seed=np.arange(len(frame))))
-    assert not apart.comparisons.paired.any() and "no common seed" in apart.text()
-    want = stats.ttest_ind(*(by_alpha(frame)[a] for a in (0.0, 1.0)), equal_var=False)
-    assert apart.comparisons.set_index("config/alpha").p[0.0] == pytest.approx(want.pvalue)
-    forced = compare(frame, unpaired=True).comparisons
-    pd.testing.assert_series_equal(forced.p, apart.comparisons.p)
-    fewer = compare(frame[:-2])  # alpha = 1 lacks two seeds
-    assert fewer.comparisons.n.tolist() == [6, 6] and fewer.comparisons.paired.all()
-    assert fewer.warnings == ["configurations with fewer than 8 repeats: alpha = 1: 6"]
 
 
 def test_values_per_example_hold_for_new_examples() -> None:
@@ -198,19 +184,6 @@ def test_runs_that_end_at_different_epochs() -> None:
     shorter = compare(epochs[(epochs.epoch < 2) | (epochs.alpha != 0.5)], epoch="epoch")
     assert shorter.warnings == ["configurations whose runs end before epoch 3: alpha = 0.5 (1)"]
     assert shorter.comparisons.n.tolist() == [8, 8]  # by design
-
-
-def test_a_column_that_may_be_a_hyperparameter() -> None:
-    frame = table()
-    mixed = frame.assign(lr=np.where((frame.seed + frame.alpha) < 4, 0.1, 0.01))
-    assert "column lr differs between repeats of one" in compare(mixed).warnings[0]
-    innocent = frame.assign(
-        fold=frame.seed % 2, loss=-np.log(frame.acc), name=[f"run{i}" for i in frame.index]
-    )
-    assert not compare(innocent).warnings and "Columns that differ" not in compare(innocent).text()
-    confounded = compare(frame.assign(lr=np.where(frame.alpha < 1, 0.1, 0.01)))
-    assert not confounded.warnings
-    assert "Columns that differ with the configuration, too: lr." in confounded.text()
 
 
 def test_an_inactive_hyperparameter_is_a_configuration() -> None:
@@ -323,13 +296,6 @@ def test_csv_in_any_usual_form(name: str, options: dict, tmp_path: Path) -> None
     pd.testing.assert_frame_equal(read_table(str(tmp_path / name)), FRAME)
 
 
-def test_parquet_is_told_by_its_content(tmp_path: Path) -> None:
-    FRAME.to_parquet(tmp_path / "results.csv")
-    pd.testing.assert_frame_equal(read_table(str(tmp_path / "results.csv")), FRAME)
-    FRAME.set_index("alpha").to_parquet(tmp_path / "x.parquet")
-    pd.testing.assert_frame_equal(read_table(str(tmp_path / "x.parquet")), FRAME)
-
-
 def test_several_files_are_one_table(tmp_path: Path) -> None:
     for seed, rows in FRAME.groupby("seed"):
         rows.drop(columns="seed").to_csv(tmp_path / f"run{seed}.csv", index=False)
@@ -369,29 +335,3 @@ def test_files_that_are_refused(name: str, content: bytes, message: str, tmp_pat
     with pytest.raises(InputError, match=message) as caught:
         analyse(tmp_path / name, *ROLES)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["{}/result.csv", *ROLES], r"result.csv does not exist; did you mean .*results.csv\?"),
-        (["{}/results.csv"], "--by must name a column of .*results.csv"),
-        (["{}/results.csv", *ROLES, "--baseline", "lr=1"], r"the columns of --by \(alpha, T\)"),
-        (["{}/results.csv", "{}", *ROLES], "a table of results must be a file"),
-    ],
-)
-def test_command_lines_that_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
-    FRAME.to_csv(tmp_path / "results.csv", index=False)
-    with pytest.raises(InputError, match=message):
-        analyse(*(word.replace("{}", str(tmp_path)) for word in words))
-
-
-@pytest.mark.parametrize(
-    ("word", "yes"),
-    [
-        *[("x.csv", True), ("x.db", True), ("a/b.parquet", True), ("-x.csv", False)],
-        *[("runs/x", False), ("s3://b/x.csv", False), (".", False), ("study.json", False)],
-    ],
-)
-def test_tables_are_told_from_studies(word: str, yes: bool) -> None:
-    assert is_table(word) == yes
