@@ -44,8 +44,6 @@ def test_costs_survive_their_file_and_fields_of_a_later_version(tmp_path: Path) 
     [
         *("", "{", "[]", "{}", '{"models": 3}', '{"models": [{"role": "student"}]}', DEEP),
         *({"params": value} for value in ("many", -1, 1.5)),
-        {"role": 3},
-        {"model": None},
         *({"latency_ms": value} for value in (float("nan"), 10**400)),
         {"threads": True},
     ],
@@ -64,9 +62,7 @@ MEASURED = TeacherAccuracy("resnet50", 3, "f.pt", 10, {"val": Accuracy(50, 40, 5
     "wrong",
     [
         {"epochs": "3"},
-        {"weights": None},
         {"splits": []},
-        {"splits": {"val": 3}},
         {"splits": {"val": {"n": 0, "correct": 0, "largest_class": 0}}},
         {"splits": {"val": {"n": 50, "correct": 51, "largest_class": 5}}},
         {"splits": {"val": {"n": 50, "correct": 40, "largest_class": 51}}},
@@ -99,7 +95,6 @@ STUDENTS = StudentsRecord(
         {"students": [{"repeat": "0", "file": "f"}]},
         {"schema": None},
         {"run": {"alpha": 10**400}},
-        {"run": {"lr": {}}},
     ],
 )
 def test_a_record_of_students_of_other_types_is_damaged(tmp_path: Path, wrong: Any) -> None:

@@ -33,8 +33,6 @@ from kdtune.training.losses import OBJECTIVES
     ("bounds", "words", "inside", "outside"),
     [
         (Bounds(low=0, high=1), "lie in [0, 1]", (0, 0.5, 1), (-0.1, 1.1)),
-        (Bounds(low=0, below=1), "lie in [0, 1)", (0, 0.9), (-0.1, 1)),
-        (Bounds(above=0, high=1), "lie in (0, 1]", (0.1, 1), (0, 1.1)),
         (Bounds(above=1e-6, below=10**6), "lie in (0.000001, 1000000)", (0.1,), (1e-6, 10**6)),
         (Bounds(), "", (-1e9, 1e9), ()),
     ],
@@ -66,7 +64,6 @@ class Example:
     [
         ("whole", 0, "whole must lie in [1, 9], but got whole=0"),
         ("whole", 1.0, "whole must be a whole number, but got whole=1.0"),
-        ("whole", True, "whole must be a whole number, but got whole=True"),
         ("whole", 10**400, "whole must lie in [1, 9], but got whole=1000"),
         ("real", float("nan"), "real must be a finite number, but got real=nan"),
         ("word", "c", "word must be one of a, b, but got word='c'"),
@@ -181,10 +178,7 @@ def test_ids_are_those_of_version_0_1_and_a_new_hyperparameter_changes_none(
     assert later_id(values, 0.1, 3) != later_id(values, 0.1, 4)
 
 
-def test_the_order_of_columns_is_that_of_version_0_1() -> None:
-    first = "loss alpha temperature optimizer lr momentum weight_decay schedule lr_step_size"
-    first += " lr_gamma epochs batch_size trainable batch_norm"
-    assert HYPERPARAMETERS[:14] == tuple(first.split())
+def test_what_is_searched_and_what_decides() -> None:
     assert set(HYPERPARAMETERS) == set(searchable(Run))
     # the order in which a search draws them: another one would propose other configurations
     assert DISTILLATION.deciding == ("alpha", "loss", "optimizer", "schedule")
