@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from kdtune.config.study import Study
     from kdtune.config.task import Range
     from kdtune.config.text import InputError, UserError
-    from kdtune.raytune.driver import run
-    from kdtune.results.results import Results, load
+    from kdtune.notebook import Results, load, run
     from kdtune.results.tables import compare
     from kdtune.students.loading import load_student
     from kdtune.students.trained import TrainedStudent
@@ -45,15 +44,15 @@ __all__ = [
 _MODULES = {
     "InputError": "config.text",
     "Range": "config.task",
-    "Results": "results.results",
+    "Results": "notebook",
     "Run": "config.run",
     "Study": "config.study",
     "TrainedStudent": "students.trained",
     "UserError": "config.text",
     "compare": "results.tables",
-    "load": "results.results",
+    "load": "notebook",
     "load_student": "students.loading",
-    "run": "raytune.driver",
+    "run": "notebook",
 }
 """Where each public name is defined."""
 

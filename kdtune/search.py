@@ -20,7 +20,7 @@ def main(study: Study) -> int:
         The exit code: 0 if a run completed, 1 if none did.
 
     Raises:
-        UserError: As `driver.run` does.
+        UserError: As `kdtune.run` does.
     """
     results = read_complete(study)
     if results is None:

@@ -200,34 +200,7 @@ class Prepared:
 
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
-    """Run every configuration of the study in every repeat, or resume where an earlier call ended.
-
-        >>> study = kdtune.Study(
-        ...     name="small",
-        ...     run=kdtune.Run(data="fashion", lr=0.05, epochs=3),
-        ...     space={"alpha": (0.1, 0.5, 1.0)},
-        ...     repeats=4,
-        ... )
-        >>> results = kdtune.run(study)  # a complete study is only read
-        >>> results.status
-        'complete: 12 runs'
-
-    Args:
-        study: The study.
-        ray_init: Arguments of `ray.init` in place of those that the study asks for.
-
-    Returns:
-        The results, as `kdtune.load` reads them.
-
-    Raises:
-        InputError: The study cannot run as asked; raised before any work.
-        NodeMismatchError: A machine of the cluster cannot run the study's trials.
-        FolderUnusableError: The study's folder, or Ray's, is full, read-only, gone or fails.
-        RayLostError: Ray itself has ended; the same call resumes the study.
-        LeaseLostError: Another driver has taken over the study on its object store.
-        DataChangedError: Images were changed or removed while the study ran.
-        Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
-    """
+    """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
     check_packages(study.tracker)
     trackers, command = study.tracker, study.notify
     study = freeze_objects(_located(replace(study, tracker=(), notify=None)), ray_init)
@@ -248,11 +221,11 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                 _run_prepared(prepared, mirror, trackers, ray_init)
             (folder / STUDY).stat()  # it may have been deleted while the study ran
             finish(folder, mirror, study.run, None if prepared is None else prepared.data)
-            results = load(folder)
         except BaseException as error:
             notify(command, study, outcome_of_error(error))
             raise
-        notify(command, study, outcome_of_results(results))
+    results = load(folder)  # without the lock, which would say that the study still runs
+    notify(command, study, outcome_of_results(results))
     return results
 
 

@@ -288,7 +288,7 @@ def side_by_side_html(side: SideBySide) -> str:
     )
 
 
-# Figures for notebooks and scripts: what `Results.plot` is.
+# Figures for notebooks and scripts: what `kdtune.Results.plot` is.
 
 
 @dataclass(frozen=True)

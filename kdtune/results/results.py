@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -45,15 +44,9 @@ from kdtune.storage.records import read_study
 MAX_PRINTED_ROWS = 30
 """Configurations in a printed table; if there are more, the best ones."""
 
-if TYPE_CHECKING:
-    from kdtune.reporting.build import Plots
-
 
 def load(folder: str | Path) -> "Results":
-    """Read a study, finished or not, from a folder or an object store (s3://BUCKET/PREFIX/NAME).
-
-        >>> kdtune.load("runs/small").best()
-        'cffe5327'
+    """Read a study, finished or not; see `kdtune.load`.
 
     Raises:
         InputError: if there is no study.
@@ -73,18 +66,9 @@ def load(folder: str | Path) -> "Results":
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """A study, its records and what follows from them. Needs neither torch nor Ray.
+    """A study, its records and what follows from them; `kdtune.Results` adds figures.
 
-        >>> results = kdtune.load("runs/small")
-        >>> results.status
-        'complete: 12 runs'
-        >>> results.trials[["label", "repeat", "val/acc@last"]].head(2)
-                 label  repeat  val/acc@last
-        0  alpha = 0.5       0      0.728292
-        1  alpha = 0.5       1      0.719765
-
-    A notebook shows conclusion, comparison and figure of a study whose name is the last line of a
-    cell. `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
+    `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
     InputError for unknown ones. An empty dataframe means that too few runs have completed.
     """
 
@@ -100,21 +84,6 @@ class Results:
         conclusion, dot, _ = self.verdict().partition("\n")[0].partition(". ")
         head = f"{self.study.name} ({self.folder}), {self.status}"
         return f"<kdtune.Results of {head}. {conclusion}{dot.strip()}>"
-
-    def _repr_html_(self) -> str:
-        from kdtune.reporting.build import study_html
-
-        return study_html(self)
-
-    @property
-    def plot(self) -> "Plots":
-        """Matplotlib figures: `plot.curves()`, `.differences()`, `.repeats()`, `.frontier()`.
-
-        >>> results.plot.curves().savefig("curves.svg")
-        """
-        from kdtune.reporting.build import Plots
-
-        return Plots(self)
 
     @property
     def epochs(self) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """What repeats vary: folds and teachers, pairs by repeat and image, significance."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,11 +13,8 @@ from kdtune.results.design import (
     ONE_TEACHER,
     Design,
     Pair,
-    exact_test,
     is_significant,
-    stricter,
 )
-from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import crossed
 
 exact = pytest.approx
@@ -92,39 +88,6 @@ def test_one_teacher_is_the_two_way_estimate() -> None:
     table = np.random.default_rng(1).normal(size=(5, 9))
     found = ONE_TEACHER.estimate(table.mean(1), table, range(5))
     assert found == crossed(table)
-
-
-SEVERAL = Design(several_recipes=True)
-
-
-@pytest.mark.parametrize(
-    ("design", "images", "words"),
-    [
-        (ONE_TEACHER, 500, "new repeats with this teacher and new images like those of val"),
-        (ONE_TEACHER, None, "new repeats with this teacher on these val images"),
-        (Design(2), None, "new repeats with these 2 teachers on these val images"),
-        (Design(3), 500, "new repeats with new teachers of this recipe and new images like those"),
-        (Design(folds=4), None, "new train/val splits of data like these, with a teacher for each"),
-        (Design(folds=4, fine_tuned=False), None, "new train/val splits of data like these, with"),
-        (SEVERAL, None, "new repeats with these teachers on"),
-        (replace(SEVERAL, teachers=2), None, "new repeats with these teachers on"),
-        (replace(SEVERAL, teachers=4), 9, "new repeats with new teachers of these recipes and"),
-    ],
-)
-def test_conclusions(design: Design, images: int | None, words: str) -> None:
-    context = ComparisonContext("b", 8, images=images, design=design)
-    assert f"Conclusions are about {words}" in " ".join(context.method())
-
-
-def test_a_p_value_without_interval_names_its_test() -> None:
-    assert exact_test(NAN) == " (sign-flip test)"
-    assert exact_test(NAN, paired=False) == " (permutation test)" and not exact_test(0.1)
-
-
-def test_the_stricter_design_decides_a_comparison_of_studies() -> None:
-    assert stricter(ONE_TEACHER, Design(folds=5)) == Design(folds=5)
-    assert stricter(Design(6), Design(4)) == stricter(Design(4), ONE_TEACHER) == Design(4)
-    assert stricter(ONE_TEACHER, ONE_TEACHER) == ONE_TEACHER
 
 
 REPEATS, IMAGES = 6, 200

@@ -1,18 +1,15 @@
 """Predictions of both arms by class and by image, and what students.json records of them."""
 
 import io
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from photos import rotated_with_damage
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import confusion_matrix
-from study_folders import at, draw, make, write_predictions
+from study_folders import at, draw, make
 from whole_predictions import write_whole_predictions
 
 import kdtune
@@ -25,7 +22,6 @@ from kdtune.results.examples import (
     calibration,
     calibration_errors,
     class_accuracies,
-    configuration_record,
     confusion,
     count_differences,
     has_thumbnails,
@@ -33,7 +29,6 @@ from kdtune.results.examples import (
     most_different,
     read_arms,
     read_thumbnail,
-    trial_metrics,
     write_thumbnails,
 )
 from kdtune.statistics.intervals import crossed
@@ -130,15 +125,6 @@ def test_thumbnails_are_in_the_folder_or_made_from_files(tmp_path) -> None:
         assert read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == b""
 
 
-@pytest.mark.parametrize("tag", [0x100, 0x11A])
-def test_an_image_with_damaged_exif_data_has_a_thumbnail(tmp_path, tag) -> None:
-    image = Image.new("RGB", (40, 20))
-    image.save(tmp_path / "a.png", exif=rotated_with_damage(tag))
-    for orientation, size in ((None, (20, 40)), ("exif", (20, 40)), ("stored", (40, 20))):
-        content = read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png", orientation)
-        assert Image.open(io.BytesIO(content)).size == size
-
-
 def drawn(n: int = 60, repeats: int = 4) -> BothArms:
     rng = np.random.default_rng(3)
     return arms(rng.integers(0, 3, n), rng.integers(0, 3, (2, repeats, n)))
@@ -179,12 +165,6 @@ def test_the_design_decides_the_interval_of_a_class() -> None:
     assert two.p.isna().all()
 
 
-def test_two_repeats_have_no_interval() -> None:
-    table = class_accuracies(drawn(repeats=2))
-    assert len(table) == 3
-    assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
-
-
 def test_confusion_is_that_of_scikit_learn() -> None:
     made = drawn()
     for arm, shares in enumerate(confusion(made)):
@@ -219,41 +199,3 @@ def test_calibration_is_worked_by_hand() -> None:
     errors = calibration_errors(made)
     assert errors[0] == exact(2 / 4 * 0.125 + 2 / 4 * 0.465)
     assert errors[1] == exact(0.15)
-
-
-def test_a_distilled_configuration_and_its_gain(tmp_path: Path) -> None:
-    made = make(tmp_path, draw({0.5: 0.05, 0.9: 0.01, 1.0: 0.0}, 6))
-    write_predictions(made)  # of val only
-    record = json.loads(json.dumps(configuration_record(made), allow_nan=False))
-    assert record["config_id"] == made.best() and record["label"] == made.label(record["config_id"])
-    assert record["hyperparameters"] == {"alpha": 0.5}
-    assert record["verdict"] == made.verdict()
-    assert record["baseline"] == "training without distillation"
-
-    rows, compared = made.selection().set_index("row"), made.compare().set_index("config_id")
-    for split, about in (
-        ("val", "new repeats with this teacher and new images like those of val"),
-        ("test", "new repeats with this teacher on these test images"),
-    ):
-        own = record["accuracy"][split]
-        assert own["holds_for"] == about and (own["n"], own["interval"]) == (6, "95% CI")
-        for name in ("mean", "low", "high"):
-            assert own[name] == pytest.approx(rows.loc["best", f"{split}/{name}"])
-    assert record["accuracy"]["val"]["bias"].startswith("optimistic")
-    row, gain = compared.loc[made.best()], record["difference"]["val"]
-    assert (gain["mean"], gain["low"], gain["p"]) == (row["diff"], row.low, row.p_holm)
-    assert gain["interval"] == "simultaneous 95% CI"  # one of two comparisons
-    assert record["difference"]["test"]["mean"] == rows.loc["difference", "test/mean"]
-
-    trial = made.trials[made.trials.config_id == made.best()].iloc[0]
-    assert trial_metrics(trial)["val"]["acc"] == trial["val/acc@last"]
-    assert set(trial_metrics(trial)) == {"val", "test"}
-
-
-def test_one_repeat_has_no_interval_and_no_run_no_record(tmp_path: Path) -> None:
-    record = configuration_record(make(tmp_path / "one", {0.5: [0.9], 1.0: [0.8]}))
-    own = record["accuracy"]["val"]
-    assert (own["mean"], own["low"], own["high"], own["n"]) == (0.9, None, None, 1)
-    assert record["difference"]["val"]["low"] is None
-    json.dumps(record, allow_nan=False)
-    assert configuration_record(make(tmp_path / "none", {0.5: [None], 1.0: [None]})) == {}

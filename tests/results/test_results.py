@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from study_folders import make, make_final
@@ -67,26 +66,6 @@ def test_what_is_minimised_is_the_mirror_of_what_is_maximised(tmp_path: Path) ->
     assert up.best() == down.best() and up.label(up.best()) == "alpha = 0.1"
     assert "improved validation gain by 0.11" in up.verdict()
     assert "improved validation gain by 0.11" in down.verdict()
-
-
-def test_epochs_of_an_attempt_that_failed_are_replaced(tmp_path: Path) -> None:
-    """An attempt of five epochs fails; the next one has three, and no test."""
-    write(tmp_path / "study")
-    study = kdtune.load(tmp_path / "study").study
-    one = study.runs()[0].at(0)
-    with Records(tmp_path / "study") as records:
-        for attempt, (epochs, value) in enumerate(((5, 0.9), (3, 0.5))):
-            records.start(one, attempt)
-            for epoch in range(epochs):
-                splits = {"val": {"gain": value}, **({} if attempt else {"test": {"gain": 0.9}})}
-                records.epoch(one, attempt, epoch, 1.0, splits)
-            records.end(
-                one, attempt, "failed" if attempt == 0 else "completed", "x" * (1 - attempt)
-            )
-    trials = kdtune.load(tmp_path / "study").trials.set_index("trial_id")
-    row = trials.loc[one.trial_id]
-    assert (row.status, row.n_epochs, row["val/gain@last"]) == ("completed", 3, 0.5)
-    assert np.isnan(row["test/gain@last"])
 
 
 def test_names_and_values_that_are_not_distillations(tmp_path: Path) -> None:

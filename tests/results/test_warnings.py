@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from study_folders import at, draw, edit_records, make, make_final, write_predictions, write_records
+from study_folders import at, draw, edit_records, make, write_predictions, write_records
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, STUDENT
 from kdtune.config.records import (
     Accuracy,
     TeacherAccuracy,
-    read_teacher_accuracy,
     write_teacher_accuracy,
 )
 from kdtune.config.study import Study
@@ -22,9 +21,7 @@ from kdtune.planning.plan import Plan
 from kdtune.reporting.sections import teacher_table
 from kdtune.results.results import Results
 from kdtune.results.warnings import (
-    MAX_WARNINGS,
     check_teachers,
-    find_caveats,
     find_teacher_faults,
 )
 from kdtune.storage.records import read_lines
@@ -63,29 +60,6 @@ def test_the_records_of_a_study(tmp_path: Path, last: dict, warnings: list[str])
     assert make(tmp_path, last).warnings == warnings
 
 
-def test_equal_last_epochs_are_no_identical_curves(tmp_path: Path) -> None:
-    make(tmp_path, {0.5: [0.7, 0.7]})
-    (tmp_path / "epochs" / "00000.jsonl").unlink()
-    write_records(tmp_path, {at(0.5, 0): [0.1, 0.2, 0.7], at(0.5, 1): [0.2, 0.3, 0.7]})
-    assert not any("identical" in w for w in warnings_of(tmp_path))
-
-
-def test_of_many_excluded_runs_the_rest_is_counted(tmp_path: Path) -> None:
-    count = MAX_WARNINGS + 5
-    last = {0.5: [0.5 + r / 100 for r in range(count)], 1.0: [0.6]}
-    made = make(tmp_path, last, {(0.5, r): "failed" for r in range(count)}, repeats=count)
-    assert sum("failed run excluded" in w for w in made.warnings) == MAX_WARNINGS
-    assert "5 more failed runs excluded" in made.warnings
-
-
-def test_final_repeats_do_not_count_as_search_runs(tmp_path: Path) -> None:
-    """A race whose folder is run again with --policy all."""
-    last = {0.1: [0.5, None, None], 0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.61, None]}
-    made = make_final(tmp_path, last, {0.5: [0.71, 0.72, 0.73], 1.0: [0.63, 0.62, 0.64]})
-    assert made.warnings == ["3 runs have not started"]
-    assert made.status.startswith("incomplete, not running: 12 of 15 runs completed")
-
-
 def test_a_completed_run_with_too_few_epochs_is_truncated(tmp_path: Path) -> None:
     # the starting repository's file of 2 epochs of 25: its end is recorded, its epochs are not
     make(tmp_path, LAST)
@@ -116,14 +90,6 @@ def test_a_metric_that_comparable_runs_recorded(tmp_path: Path, missing, of_one:
     assert set(warnings_of(tmp_path)) == expected
 
 
-def test_the_loss_is_not_comparable_across_alpha(tmp_path: Path) -> None:
-    frames = make(tmp_path / "two", LAST).frames
-    (caveat,) = find_caveats(frames, ["acc", "loss"])
-    assert caveat.startswith("The loss (alpha * ce + (1 - alpha) * distill) is not comparable")
-    assert find_caveats(frames, ["acc", "ce"]) == []
-    assert find_caveats(make(tmp_path / "one", {0.5: [0.7, 0.8]}).frames, ["loss"]) == []
-
-
 # Files
 
 
@@ -147,12 +113,12 @@ def test_files_deleted_by_hand(kept: Results) -> None:
     gone = sorted(at(0.5, r).trial_id for r in (0, 2))
     for name in gone:
         shutil.rmtree(folder / "trials" / name)
-    students = (
+    students, predictions = (
         f"the folders of 2 of 6 completed runs are gone ({', '.join(gone)}): their students are no "
-        f"longer available"
+        "longer available",
+        "the predictions of {} of 6 completed runs are gone ({}): comparisons that need them hold "
+        "for these val images only",
     )
-    predictions = "the predictions of {} of 6 completed runs are gone ({}): comparisons that need "
-    predictions += "them hold for these val images only"
     assert warnings_of(folder) == [students, predictions.format(2, ", ".join(gone))]
     pd.DataFrame({"trial_id": gone[:1]}).to_parquet(folder / PREDICTIONS)
     assert warnings_of(folder) == [students, predictions.format(1, gone[1])]
@@ -208,14 +174,6 @@ def test_the_least_accuracy_of_a_teacher(tmp_path: Path) -> None:
     words = r"at least 0.95 on val .* but has 0.9000 \(450 of 500\) .* runs/x/teacher/teacher"
     with pytest.raises(InputError, match=words):
         check_teachers(tmp_path, [GOOD.key], lambda recorded: [], 0.95, lines.append)
-
-
-def test_new_measurements_replace_recorded_ones(tmp_path: Path) -> None:
-    small = replace(GOOD, teacher="small")
-    write_teacher_accuracy(tmp_path, [GOOD, small])
-    better = replace(GOOD, fingerprint="g", acc_before=None)
-    check_teachers(tmp_path, [GOOD.key], lambda recorded: [better], None, lambda line: None)
-    assert read_teacher_accuracy(tmp_path) == [better, small]
 
 
 def test_a_teacher_that_is_worse_than_a_student_without_it(tmp_path: Path) -> None:
