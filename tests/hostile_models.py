@@ -26,11 +26,6 @@ def lazy(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
 
 
-def on_meta(classes: int) -> nn.Module:
-    with torch.device("meta"):
-        return small_cnn(classes, width=2)
-
-
 def pairs(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: (y, y))
 
@@ -52,14 +47,6 @@ def nan_for_many(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: y * float("nan") if len(y) > 2 else y)
 
 
-def whole_numbers(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y.long())
-
-
-def random(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y + torch.rand_like(y))
-
-
 def of_batch(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: y - y.mean(0) if len(y) > 1 else y)
 
@@ -78,14 +65,6 @@ def exits(classes: int) -> nn.Module:
 
 def exits_in_training(classes: int) -> nn.Module:
     return Changed(classes, lambda y, net: sys.exit(0) if net.training and len(y) > 2 else y)
-
-
-class Odd(BaseException):
-    """No Exception, as no user's class should be."""
-
-
-def raises_odd(classes: int) -> nn.Module:
-    raise Odd("odd")
 
 
 _shared = small_cnn(3, width=2)

@@ -3,6 +3,7 @@
 What command lines parse to is frozen in tests/goldens.
 """
 
+import re
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -28,42 +29,24 @@ def test_flags_of_several_numbers_are_one_value() -> None:
         parse("teacher", ["--teacher-std", "58.4", "57.1", "57.4"])
 
 
-@pytest.mark.parametrize("words", [["--by"], ["--columns", "--pooled"]])
-def test_a_flag_for_several_values_needs_one(words: list[str]) -> None:
-    with pytest.raises(InputError, match="must have at least one value") as caught:
-        parse_command("analysis", ["runs/x", *words])
-    assert "\n" not in str(caught.value) and words[0] in str(caught.value)
-
-
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("line", "message"),
     [
-        ("--alpha 0 --alpha 1", "a flag must be given once, but got --alpha twice; "),
-        ("--batch-size 2 --batch_size 3", "a flag must be given once, but got --batch-size twice"),
-        ("--stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
-        ("--loss kl kl", "loss must list each value once, but got kl twice"),
-        ("--alpha 0..1 0.5", "alpha must be a list or one range, but got 0..1 0.5"),
-        ("--alpha half", "alpha must be numbers or a range LOW..HIGH, but got half"),
-        ("--epochs 1.5", "epochs must be whole numbers or a range LOW..HIGH, but got 1.5"),
-        ("--cache= --alpha 1", "cache must be a path, but is empty; is a variable not set?"),
-        ("--lr 0.1..1e400 --search random", "a range must be LOW..HIGH with LOW < HIGH"),
+        ("search --batch-size 2 --batch_size 3", "must be given once, but got --batch-size twice"),
+        ("search --stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
+        ("search --loss kl kl", "loss must list each value once, but got kl twice"),
+        ("search --epochs 1.5", "epochs must be whole numbers or a range LOW..HIGH, but got 1.5"),
+        ("search --cache= --alpha 1", "cache must be a path, but is empty; is a variable not set?"),
+        ("search --lr 0.1..1e400 --search random", "a range must be LOW..HIGH with LOW < HIGH"),
+        (f"search {'a' * 256}.py", "EXPERIMENT must be a path"),
+        ("analysis runs/x --metric acc --metric ce", "a flag must be given once, but got --metric"),
+        ("analysis runs/x --columns --pooled", "columns must have at least one value"),
+        ("convert --from keras --from timm", "a flag must be given once, but got --from"),
     ],
 )
-def test_words_that_contradict_each_other(words: str, message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        parse("search", words.split())
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("analysis", ["runs/x", "--metric", "acc", "--metric", "ce"]),
-        ("convert", ["--from", "keras", "--from", "timm"]),
-    ],
-)
-def test_a_flag_counts_once_in_every_command(command: str, words: list[str]) -> None:
-    with pytest.raises(InputError, match=r"^a flag must be given once, but got --"):
+def test_words_that_contradict_each_other(line: str, message: str) -> None:
+    command, *words = line.split()
+    with pytest.raises(InputError, match=re.escape(message)):
         parse_command(command, words)
 
 
@@ -81,9 +64,6 @@ def test_a_baseline_is_one_configuration() -> None:
     assert parse_baseline("alpha=1,student=small") == {"alpha": 1, "student": "small"}
 
 
-OWN_STUDY = "import kdtune\nstudy = kdtune.Study(name='own')\n"
-
-
 def written(folder: Path, content: str | bytes) -> str:
     file = folder / "own.py"
     file.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -93,18 +73,9 @@ def written(folder: Path, content: str | bytes) -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (
-            "import sys; sys.exit(0)",
-            r"it calls sys\.exit\(0\) \(.*own\.py, line 1\); leave the",
-        ),
-        (f"{OWN_STUDY}import sys; sys.exit('done')", r"it calls sys\.exit\('done'\) \(.*line 3\)"),
+        ("import sys; sys.exit(0)", r"it calls sys\.exit\(0\) \(.*own\.py, line 1\); leave the"),
         ("class Odd(BaseException): ...\nraise Odd('odd')", r"Odd: odd \(.*line 2\)"),
-        (
-            "class Mute(Exception):\n    def __str__(self): raise OSError\nraise Mute",
-            "Mute: a Mute without a message",
-        ),
         (f"study = {'x' * 200!r}", "but got a str$"),
-        ("def f(): f()\nf()", "RecursionError: maximum recursion depth"),
         (b"name = '\xe9'", "SyntaxError: .*utf-8"),
     ],
 )
@@ -145,18 +116,6 @@ def test_recipe(kind: Any, given: dict[str, Any], want: dict[str, Any]) -> None:
     recipe = teacher_recipe(kind, given)
     assert {name: recipe[name] for name in want} == want
     assert all(hasattr(Run(), f"teacher_{name}") for name in recipe)
-
-
-@pytest.mark.parametrize(
-    ("names", "reason"),
-    [
-        (("mlfow",), r"tracker must be one of mlflow, wandb, but got tracker=\('mlfow',\)"),
-        (("mlflow", "mlflow"), "tracker must name each tracker once"),
-    ],
-)
-def test_wrong_names_are_refused(names: tuple[str, ...], reason: str) -> None:
-    with pytest.raises(InputError, match=reason):
-        Study(tracker=names)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("spec", [None, ModuleSpec("wandb", None)])  # a folder named wandb

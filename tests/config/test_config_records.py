@@ -25,49 +25,33 @@ from kdtune.config.records import (
 from kdtune.config.text import InputError
 from kdtune.deploy.subject import read_facts
 
+DEEP = "[" * 50_000
 
-def test_costs_survive_their_file(tmp_path: Path) -> None:
+
+def test_costs_survive_their_file_and_fields_of_a_later_version(tmp_path: Path) -> None:
+    assert read_costs(tmp_path) == []
     costs = [cost("a"), replace(cost("b", "teacher"), flops=None, latency_ms_iqr=None)]
     write_costs(tmp_path, costs)
     assert read_costs(tmp_path) == costs
-
-
-def test_a_missing_or_damaged_file_has_no_costs(tmp_path: Path) -> None:
-    assert read_costs(tmp_path) == []
-    for text in ("", "{", "[]", "{}", '{"models": 3}', '{"models": [{"role": "student"}]}'):
-        (tmp_path / COSTS).write_text(text)
-        assert read_costs(tmp_path) == []
-
-
-def test_fields_of_a_later_version_are_ignored(tmp_path: Path) -> None:
-    write_costs(tmp_path, [cost("a")])
     saved = json.loads((tmp_path / COSTS).read_text())
     saved["models"][0]["energy"] = 3.0
     (tmp_path / COSTS).write_text(json.dumps(saved))
-    assert read_costs(tmp_path) == [cost("a")]
-
-
-DEEP = "[" * 50_000
+    assert read_costs(tmp_path) == costs
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"params": "many"},
-        {"params": -1},
-        {"params": 1.5},
-        {"role": 3},
-        {"model": None},
-        {"latency_ms": float("nan")},
-        {"latency_ms": 10**400},
+        *("", "{", "[]", "{}", '{"models": 3}', '{"models": [{"role": "student"}]}', DEEP),
+        *({"params": value} for value in ("many", -1, 1.5)),
+        *({"latency_ms": value} for value in (float("nan"), 10**400)),
         {"threads": True},
     ],
 )
-def test_costs_of_other_types_are_measured_again(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    models = [asdict(cost("a")), asdict(cost("b")) | wrong]
-    (tmp_path / COSTS).write_text(json.dumps({"models": models}))
-    assert read_costs(tmp_path) == []
-    (tmp_path / COSTS).write_text(DEEP)
+def test_damaged_costs_are_measured_again(tmp_path: Path, wrong: str | dict[str, Any]) -> None:
+    if isinstance(wrong, dict):
+        wrong = json.dumps({"models": [asdict(cost("a")), asdict(cost("b")) | wrong]})
+    (tmp_path / COSTS).write_text(wrong)
     assert read_costs(tmp_path) == []
 
 
@@ -78,9 +62,7 @@ MEASURED = TeacherAccuracy("resnet50", 3, "f.pt", 10, {"val": Accuracy(50, 40, 5
     "wrong",
     [
         {"epochs": "3"},
-        {"weights": None},
         {"splits": []},
-        {"splits": {"val": 3}},
         {"splits": {"val": {"n": 0, "correct": 0, "largest_class": 0}}},
         {"splits": {"val": {"n": 50, "correct": 51, "largest_class": 5}}},
         {"splits": {"val": {"n": 50, "correct": 40, "largest_class": 51}}},
@@ -111,11 +93,8 @@ STUDENTS = StudentsRecord(
         {"model": {"name": 3}},
         {"input": {"kind": "images", "shape": [0], "dtype": "uint8"}},
         {"students": [{"repeat": "0", "file": "f"}]},
-        {"preprocessing": [1]},
         {"schema": None},
-        {"run": [1]},
         {"run": {"alpha": 10**400}},
-        {"run": {"lr": {}}},
     ],
 )
 def test_a_record_of_students_of_other_types_is_damaged(tmp_path: Path, wrong: Any) -> None:
@@ -135,8 +114,8 @@ def test_facts_of_exported_files_of_other_types_are_left_out(tmp_path: Path) -> 
     file = tmp_path / "best.onnx.json"
     file.write_text(json.dumps(good))
     assert read_facts(tmp_path, "c") == [good]
-    wrong: list[dict[str, Any]] = [{"file": "../outside"}, {"file": 3}, {"file": "best\0.onnx"}]
-    wrong += [{"repeat": "0"}, {"format": None}, {"notes": "n"}, {"notes": [3]}]
-    for text in (*(json.dumps(good | own) for own in wrong), "[]", DEEP):
+    wrong: list[dict[str, Any]] = [{"file": "../outside"}, {"file": "best\0.onnx"}]
+    wrong += [{"repeat": "0"}, {"format": None}, {"notes": [3]}]
+    for text in (*(json.dumps(good | values) for values in wrong), "[]", DEEP):
         file.write_text(text)
         assert read_facts(tmp_path, "c") == []

@@ -8,10 +8,9 @@ import dataclasses
 import json
 import math
 import re
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import fields, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +18,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdtune.config.cli import parse
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, SCHEMA, Run, derive_seed, migrate
-from kdtune.config.study import Study
+from kdtune.config.study import Study, flags_without_effect
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
 
-BAD_RUNS = [
-    ("alpha", 1.5),
-    ("temperature", 0),
-    ("lr", math.inf),
-    ("epochs", 2.5),
-    ("optimizer", "adam"),
-    *(("loss", value) for value in ("", "KL", "mine:", "mine:a:b", "kl+", "kl + mse")),
-    *(("loss", value) for value in ("kl+kl", "kl+mse+dkd", "m:f+m:f")),
-    ("lr_milestones", (0.75, 0.5)),
-    ("teacher_lr_milestones", (0.5, 0.5)),
-]
-BAD_STUDIES = [
-    *(("name", value) for value in ("../x", "a/b", ".hidden", "-x", "..", "a b", "x\n", "a" * 65)),
-    ("repeats", 0),
-    ("gpus_per_trial", 1.5),
-    ("device", "gpu"),
-    ("stop_early", 1),
-    *(("budget", value) for value in ("400", "-3h", "3 h", "h", "0h", "9" * 40 + "runs")),
-    ("out", "s3:/bucket/runs"),
-    ("cache", "s3://bucket/cache"),
-    ("warm_start", "s3://bucket/runs/other"),
-    ("run", {"alpha": 1}),
-    ("space", ["alpha"]),
+BAD = [
+    (Run, "alpha", 1.5),
+    (Run, "lr", math.inf),
+    *((Run, "loss", value) for value in ("", "KL", "mine:", "mine:a:b", "kl+", "kl+mse+dkd")),
+    (Run, "lr_milestones", (0.75, 0.5)),
+    *((Study, "name", value) for value in ("../x", ".hidden", "-x", "..", "a b", "x\n", "a" * 65)),
+    (Study, "gpus_per_trial", 1.5),
+    (Study, "stop_early", 1),
+    *((Study, "budget", value) for value in ("400", "-3h", "3 h", "h", "0h", "9" * 40 + "runs")),
+    (Study, "out", "s3:/bucket/runs"),
+    (Study, "cache", "s3://bucket/cache"),
+    (Study, "warm_start", "s3://bucket/runs/other"),
+    (Study, "run", {"alpha": 1}),
+    (Study, "space", ["alpha"]),
 ]
 OTHER = {
     **{"loss": "mse", "alpha": 0.25, "temperature": 2, "optimizer": "adamw", "lr": 0.5},
@@ -79,25 +68,16 @@ valid_runs = st.builds(
     teacher=words,
     teacher_weights=words,
     teacher_epochs=st.integers(0, 100),
-    trainable=st.sampled_from(["all", "head"]),
     loss=st.sampled_from(["mse", "kl", "mine:objective", "dkd+mse", "kl+mine:objective"]),
     dkd_alpha=st.floats(0, 10) | counts,
-    dkd_beta=st.floats(0, 10) | counts,
     alpha=st.sampled_from([0, 1]) | st.floats(0, 1),
     temperature=st.floats(1e-4, 1e3) | counts,
     optimizer=st.sampled_from(["sgd", "adamw"]),
     lr=positive | counts,
-    momentum=st.floats(0, 0.999),
-    weight_decay=st.floats(0, 1),
     schedule=st.sampled_from(["constant", "step", "cosine", "onecycle"]),
-    lr_step_size=counts,
-    epochs=counts,
     seed=st.integers(-(2**40), 2**40),
     repeat=st.integers(-1, 99),
 )
-
-
-BAD = [(Run, *row) for row in BAD_RUNS] + [(Study, *row) for row in BAD_STUDIES]
 
 
 @pytest.mark.parametrize(("owner", "name", "value"), BAD)
@@ -126,12 +106,6 @@ def test_number_of_the_teacher(values: dict[str, Any], numbers: list[int]) -> No
     assert len({run.config_id for run in runs}) == 1
 
 
-def test_a_study_may_use_the_gpus_of_its_device() -> None:
-    for device, gpus in (("auto", 2), ("cuda", 2), ("mps", 1), ("mps", None)):
-        assert Study(device=device, gpus=gpus).may_use_gpus  # type: ignore[arg-type]
-    assert not Study(device="cpu", gpus=0).may_use_gpus
-
-
 @pytest.mark.parametrize(
     ("changes", "dead"),
     [
@@ -139,17 +113,12 @@ def test_a_study_may_use_the_gpus_of_its_device() -> None:
         ({"alpha": 0}, {"label_smoothing"} | OWN),
         ({"loss": "mse"}, {"temperature"} | OWN),
         ({"alpha": 1}, {"loss", "temperature"} | OWN | TEACHER),
-        ({"alpha": 1.0, "loss": "mse"}, {"loss", "temperature"} | OWN | TEACHER),
         ({"loss": "mine:objective"}, {"loss_weight"}),
         ({"loss": "kl+mine:objective"}, set()),
         ({"loss": "dkd"}, OWN - {"dkd_alpha", "dkd_beta"}),
-        ({"loss": "kl+mse"}, OWN - {"loss_weight"}),
-        ({"loss": "mine:objective", "alpha": 1}, {"loss", "temperature"} | OWN | TEACHER),
         ({"optimizer": "adamw"}, {"momentum"} | OWN),
         ({"schedule": "cosine"}, {"lr_step_size", "lr_gamma"} | OWN),
-        ({"schedule": "constant"}, {"lr_step_size", "lr_gamma"} | OWN),
         ({"schedule": "multistep"}, {"lr_step_size"} | OWN),
-        ({"optimizer": "nesterov"}, OWN),
         ({"schedule": "onecycle"}, {"lr_step_size", "lr_gamma", "warmup_epochs"} | OWN),
     ],
 )
@@ -163,20 +132,16 @@ def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[s
         assert replace(run, **{name: OTHER[name]}).config_id == run.config_id
 
 
-@pytest.mark.parametrize("name", HYPERPARAMETERS)
-def test_config_id_names_every_hyperparameter(name: str) -> None:
+def test_config_id_names_every_hyperparameter_and_nothing_else() -> None:
     # an own loss takes what any objective takes, and a sum has a weight
     base = Run(loss="kl+mine:objective", teacher_epochs=5, augment="crop")
     run = Study(run=base).run  # the models of the study are neutral, others are not
     run = replace(run, extra="photos")
-    assert replace(run, **{name: OTHER[name]}).config_id != run.config_id
-
-
-def test_config_id_names_nothing_else() -> None:
-    run = Run(data="/elsewhere", extra="x", repeat=3, seed=7, teacher="x:y", train_images=5)
-    assert run.config_id == Run().config_id
-    assert re.fullmatch("[0-9a-f]{8}", run.config_id)
-    assert run.trial_id == f"{run.config_id}-r03"
+    for name in HYPERPARAMETERS:
+        assert replace(run, **{name: OTHER[name]}).config_id != run.config_id, name
+    other = Run(data="/elsewhere", extra="x", repeat=3, seed=7, teacher="x:y", train_images=5)
+    assert other.config_id == Run().config_id
+    assert other.trial_id == f"{other.config_id}-r03"
 
 
 def test_models_are_searched_and_ids_of_the_first_ones_stay() -> None:
@@ -196,8 +161,6 @@ def test_weights_of_several_models() -> None:
     run = Run(student="a", student_weights=("a=none", "b=/w/b.pt"))
     assert run.weights_of("student") == "none"
     assert replace(run, student="b").weights_of("student") == "/w/b.pt"
-    assert replace(run, student="c").weights_of("student") == "default"
-    assert Run(student="a", student_weights="a=none").weights_of("student") == "none"
     assert Run(student="a", student_weights="b=c.pt").weights_of("student") == "b=c.pt"  # a file
     with pytest.raises(InputError, match="student_weights must be one value, or MODEL=WEIGHTS"):
         Run(student_weights=("none", "default"))
@@ -205,51 +168,34 @@ def test_weights_of_several_models() -> None:
     pairs = Run(student_weights=("resnet18=none", "resnet43=none"))
     with pytest.raises(InputError, match=r"got resnet43; did you mean resnet34\?"):
         Study(run=pairs, space=two)
-    Study(run=pairs)  # one student of several
     with pytest.raises(InputError, match="name each student once, but got resnet18=none"):
         Study(run=Run(student_weights=("resnet18=none", "resnet18=x.pt")), space=two)
     home = Run(student_weights=("a=none", "b=w.pt")).absolute().student_weights
     assert home == ("a=none", f"b={Path('w.pt').absolute()}")
 
 
-def test_runs_have_no_duplicates() -> None:
-    study = Study(space={"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)})
-    pairs = [(run.config["alpha"], run.config["temperature"]) for run in study.runs()]
-    # T has no effect at alpha = 1
-    assert pairs == [(0.1, 1), (0.1, 4), (0.5, 1), (0.5, 4), (1, None)]
-    assert study.searched == ["alpha", "temperature"]
-    assert replace(study, run=Run(repeat=3)).runs() == study.runs()
-    one = Study(run=Run(repeat=3))
-    assert one.runs() == [replace(one.run, repeat=0), replace(one.run, repeat=0, alpha=1.0)]
-
-
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(valid_runs)
-def test_json_round_trip(run: Run) -> None:
+def test_json_and_canonical_values_give_the_run_again(run: Run) -> None:
     study = Study(run=run, name="x", space={"lr": (0.1, 1), "schedule": ["step"]}, gpus=0)
     again = Study.from_json(study.to_json())
     assert again == study
     assert again.run.config_id == run.config_id
     assert [r.config_id for r in again.runs()] == [r.config_id for r in study.runs()]
-
-
-@settings(deadline=None, max_examples=40)
-@given(valid_runs)
-def test_canonical_twice_is_canonical(run: Run) -> None:
     live = {name: value for name, value in run.config.items() if value is not None}
     assert replace(run, **live).config == run.config
-    assert set(run.config) == set(HYPERPARAMETERS) <= {f.name for f in fields(Run)}
 
 
-def test_a_grid_has_every_setting_at_alpha_1_unless_taken_out() -> None:
-    grid = {"alpha": (0.1, 0.5), "lr": (0.01, 0.1), "temperature": (1, 4)}
-    study = Study(space=grid)
-    plain = [run.lr for run in study.runs() if run.alpha == 1]
-    assert plain == [0.01, 0.1] and len(study.runs()) == 2 * 2 * 2 + 2
+def test_a_grid_has_no_duplicates_and_every_setting_at_alpha_1_unless_taken_out() -> None:
+    study = Study(space={"alpha": (0.1, 0.5), "lr": (0.01, 0.1), "temperature": (1, 4)})
+    values = [(run.alpha, run.lr, run.config["temperature"]) for run in study.runs()]
+    distilled = [(a, lr, t) for a in (0.1, 0.5) for lr in (0.01, 0.1) for t in (1, 4)]
+    assert values == [*distilled, (1, 0.01, None), (1, 0.1, None)]
     assert study.has_plain and study.searched == ["alpha", "lr", "temperature"]
+    assert replace(study, run=Run(repeat=3)).runs() == study.runs()
     without = replace(study, plain_share=0)
     assert not without.has_plain and len(without.runs()) == 8
-    fixed = Study(run=Run(alpha=0.3))  # one value of alpha is compared with plain training, too
+    fixed = Study(run=Run(alpha=0.3))  # one value of alpha is compared with the baseline, too
     assert [run.alpha for run in fixed.runs()] == [0.3, 1] and fixed.searched == ["alpha"]
     only = Study(run=Run(alpha=1))
     assert [run.alpha for run in only.runs()] == [1] and only.searched == []
@@ -264,7 +210,7 @@ def test_ranges_in_a_study() -> None:
     assert Study.from_json(odds.to_json()) == odds
     with pytest.raises(InputError, match=r"lr must be a list for a grid, but got 0.0001..0.1:log"):
         replace(study, search="grid")
-    for name, bad in (("epochs", Range(0.5, 3)), ("alpha", Range(0, 2)), ("loss", Range(0, 1))):
+    for name, bad in (("epochs", Range(0.5, 3)), ("lr", Range(0.1, 2e6)), ("loss", Range(0, 1))):
         with pytest.raises(InputError, match=name):
             replace(study, space={name: bad})
     with pytest.raises(InputError, match="temperature is searched, but has no effect"):
@@ -277,19 +223,14 @@ def test_which_study_extends_which() -> None:
     assert wider.covers(lists) and not lists.covers(wider)
     ranges = Study(search="tpe", space={"alpha": Range(0, 1), "lr": Range(1e-3, 1)})
     assert ranges.covers(lists) and ranges.covers(ranges) and not lists.covers(ranges)
-    assert not replace(ranges, space={"lr": Range(1e-3, 1)}).covers(ranges)
 
 
 def test_derive_seed() -> None:
     # printf '["init", 0, 3]' | sha256sum: the first 16 digits, halved
     assert derive_seed("init", 0, 3) == 0x26DC0D4E395F000A >> 1 == 1400063848969371653
-    code = "from kdtune.config.run import derive_seed; print(derive_seed('init', 0, 3))"
-    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert int(elsewhere.stdout) == derive_seed("init", 0, 3)
-    parts = [(), ("a",), ("a", 1), ("a", "1"), (1, "a"), ("a", 1, 2), ("a", 12), ("a", 2), ("b", 1)]
+    parts = [(), ("a",), ("a", 1), ("a", "1"), (1, "a"), ("a", 1, 2), ("a", 12), ("b", 1)]
     seeds = {derive_seed(*p) for p in parts} | {derive_seed("order", 0, r) for r in range(100)}
-    assert len(seeds) == len(parts) + 100
-    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert len(seeds) == len(parts) + 100 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -300,65 +241,33 @@ def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     paths = study.run.data, study.run.teacher_weights, study.out
     assert paths == tuple(str(tmp_path / name) for name in ("photos", "t.pt", "runs"))
     assert study.run.student_weights == "/home/ada/s.safetensors"
-    assert (study.cache, study.name, study.folder) == (
-        "/home/ada/c",
-        "photos",
-        tmp_path / "runs/photos",
-    )
-    words = Run(teacher_weights="none", student_weights="default")
-    assert words.absolute() == words
+    assert (study.cache, study.folder) == ("/home/ada/c", tmp_path / "runs/photos")
     assert study.absolute() == study
 
 
 def test_a_flag_that_changes_nothing_is_named() -> None:
-    from kdtune.config.study import flags_without_effect
-
     study = Study(space={"alpha": (0.5, 1.0)}, flags=("nkd_gamma", "momentum", "temperature"))
     words = "--nkd-gamma was given, but has no effect in any configuration"
     assert flags_without_effect(study) == [words]
 
 
 THOUSAND = tuple(i / 1000 for i in range(1, 1001))
-MANY = tuple(1 / i for i in range(1, 100_002))
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Run(teachers=4, folds=5), "--teachers must be 1 with --folds, "),
-    (lambda: Run(teachers=4, teacher_epochs=0), "--teachers must be 1 with --teacher-epochs 0, "),
     (lambda: Run(teachers=4, repeat=-5), "--repeat must be -4 or more, but got --repeat -5"),
-    (lambda: Run(loss="kl+kd"), "loss must be a sum A+B of two of kl, mse, "),
-    (lambda: Run(loss="mse+mse"), "must be a sum of two different losses (mse alone is enough)"),
     (lambda: Run(loss="kl+mse+ls"), "loss must have at most two terms, A+B, but got"),
     (lambda: Study(run=Run(folds=5), policy="race"), "--folds must be left out with "),
     (lambda: Study(run=Run(folds=5), until_decided=True, budget="9h"), "--repeats 5 has each fold"),
     (lambda: Study(device="cpu", gpus=2), "--gpus must be 0 with --device cpu, but got --gpus 2"),
-    (lambda: Study(device="cuda", gpus=0), "--gpus must be 1 or more with --device cuda, but got"),
-    (lambda: Study(device="mps", gpus=2), "--gpus must be 1 with --device mps, but got --gpus 2"),
-    (lambda: Study(device="mps", gpus=0), "--gpus must be 1 with --device mps, but got --gpus 0"),
-    (lambda: Study(device="mps", address="auto"), "--address must be left out with --device mps"),
     (lambda: Study(space={"temprature": (1.0,)}), "temprature cannot be searched; "),
-    *(
-        (lambda name=name: Study(space={name: (1, 2)}), f"{name} cannot be searched")
-        for name in ("seed", "repeat", "data", "teacher_weights", "train_images")
-    ),
-    *(
-        (
-            lambda run=run: Study(run=Run(**run), space={"temperature": (1, 4)}),
-            "temperature is searched, but has no effect in any",
-        )
-        for run in ({"loss": "mse"}, {"alpha": 1}, {"loss": "mse", "alpha": 0.5}, {"alpha": 1.0})
-    ),
+    (lambda: Study(space={"seed": (1, 2)}), "seed cannot be searched"),
     (
-        lambda: Study(run=Run(optimizer="adamw"), space={"momentum": (0, 0.9)}),
-        "momentum is searched",
+        lambda: Study(run=Run(alpha=1), space={"temperature": (1, 4)}),
+        "temperature is searched, but has no effect in any",
     ),
+    (lambda: Study(tracker=("mlflow", "mlflow")), "tracker must name each tracker once"),
     (lambda: Study(metric="val/nll"), "metric must be left out without train="),
-    (lambda: Study(baseline={"alpha": 1}), "baseline must be left out without train="),
-    (lambda: Study(space={"student": ("resnet18", 5)}), "student must be text, an nn.Module, "),
-    (lambda: Study(max_ms=0), "max_ms must lie in "),
     (lambda: Study(space={"teacher": ("a/x.npz", "b/x.npz")}), "different names, but got a/x.npz"),
-    (
-        lambda: Study(space={"teacher_epochs": Range(1, 5)}, search="random"),
-        "teacher_epochs must be a list, but got 1..5",
-    ),
     (
         lambda: Study(space={"lr": THOUSAND, "alpha": THOUSAND}),  # counted without being made
         "a grid must have at most 100000 configurations, but the lists have 1000000 (1000 * 1000)",
@@ -366,14 +275,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (
         lambda: Study(space={"lr": (0.1, 0.2)}, search="tpe", samples=100_000, repeats=999),
         "a study must have at most 1000000 runs, but 100000 configurations in 999 repeats",
-    ),
-    (
-        lambda: Study(space={"lr": MANY}, search="random"),
-        "at most 100000 values, but one has 100001; give a range LOW..HIGH",
-    ),
-    (
-        lambda: Study(space={"lr": Range(0.1, 2_000_000)}, search="random"),
-        "lr must lie in (0, 1000000], but got lr=2000000",
     ),
     # 32 bits of a hash: two of some 100,000 configurations would be taken for one
     (lambda: Study(space={"lr": (0.04539525, 0.0467785)}).runs(), "have the same id"),
@@ -387,26 +288,27 @@ def test_runs_and_studies_that_are_refused(make: Callable[[], object], words: st
     assert words in str(caught.value)
 
 
+LONG = {"epochs": Range(6, 20), "warmup_epochs": Range(0, 5)}
+WARM = Run(epochs=5, warmup_epochs=5)
+
+
 @pytest.mark.parametrize(
     ("run", "space", "is_allowed"),
     [
-        (Run(epochs=5, warmup_epochs=5), {}, False),
+        (WARM, {}, False),
         (Run(epochs=5), {"epochs": (5, 20), "warmup_epochs": (0, 5)}, False),
-        (Run(epochs=9), {"epochs": Range(5, 20), "warmup_epochs": Range(0, 5)}, False),
-        (Run(epochs=5, warmup_epochs=5), {"schedule": ("onecycle", "cosine")}, False),
-        (Run(epochs=5, warmup_epochs=4), {}, True),
-        (Run(epochs=5, warmup_epochs=5), {"epochs": (6, 20)}, True),  # none has the run's values
-        (Run(epochs=5, warmup_epochs=5, schedule="onecycle"), {}, True),
-        (Run(epochs=9), {"epochs": Range(6, 20), "warmup_epochs": Range(0, 5)}, True),
+        (Run(epochs=9), LONG | {"epochs": Range(5, 20)}, False),
+        (WARM, {"schedule": ("onecycle", "cosine")}, False),
+        (replace(WARM, warmup_epochs=4), {}, True),
+        (WARM, {"epochs": (6, 20)}, True),  # none has the run's values
+        (replace(WARM, schedule="onecycle"), {}, True),
+        (Run(epochs=9), LONG, True),
     ],
 )
 def test_a_warm_up_ends_before_the_training(run: Run, space: Any, is_allowed: bool) -> None:
-    search: Any = "random" if any(isinstance(v, Range) for v in space.values()) else "grid"
-    if is_allowed:
-        assert Study(run=run, space=space, search=search).run == run
-        return
-    with pytest.raises(InputError, match=r"--warmup-epochs must be less than --epochs, but got"):
-        Study(run=run, space=space, search=search)
+    words = "--warmup-epochs must be less than --epochs, but got"
+    with nullcontext() if is_allowed else pytest.raises(InputError, match=words):
+        Study(run=run, space=space, search="random" if "warmup_epochs" in space else "grid")
 
 
 DATA = Path(__file__).parents[1] / "data"
@@ -428,10 +330,8 @@ def test_schema_1_is_read() -> None:
     assert (study.name, study.space, study.search) == (STUDY.name, STUDY.space, "tpe")
     run = study.run
     recipe = (run.teacher_optimizer, run.teacher_momentum, run.teacher_schedule)
-    assert recipe == ("sgd", 0.9, "step") and (run.teacher_lr_step_size, run.teacher_lr_gamma) == (
-        7,
-        0.1,
-    )
+    assert recipe == ("sgd", 0.9, "step")
+    assert (run.teacher_lr_step_size, run.teacher_lr_gamma) == (7, 0.1)
     assert (run.teacher_batch_size, run.teacher_lr, run.teacher_epochs) == (32, 1e-3, 25)
     assert (run.teacher_trainable, run.teacher_batch_norm) == ("all", "train")
     assert (run.augment, run.teacher_augment, run.eval_crop) == ("crop", "crop", 1.0)
@@ -451,11 +351,8 @@ def test_what_a_version_migrates() -> None:
     assert migrate(schema_1(STUDY))["fingerprints"] == {}
     values = json.loads(Study().to_json())
     del values["keep"]  # earlier studies kept all students
-    assert [migrate({**values, "schema": schema}).get("keep") for schema in (1, 2, 3)] == [
-        "all",
-        "all",
-        None,
-    ]
+    keeps = [migrate({**values, "schema": schema}).get("keep") for schema in (1, 2, 3)]
+    assert keeps == ["all", "all", None]
 
 
 def test_study_json_has_the_study_and_what_it_is_made_of() -> None:
@@ -465,24 +362,21 @@ def test_study_json_has_the_study_and_what_it_is_made_of() -> None:
     assert values["space"]["lr"].pop("logit") is False  # which earlier versions did not know
     assert Study.from_json(json.dumps(values)) == STUDY
     newer = json.dumps(values | {"schema": SCHEMA + 1, "new field": 1})
-    with pytest.raises(InputError, match=r"newer version of kdtune \(schema 5, .*update") as caught:
+    with pytest.raises(InputError, match=r"newer version of kdtune \(schema 5, .*update"):
         Study.from_json(newer)
-    assert "\n" not in str(caught.value)
 
 
 FILE = Run(teacher="a/x.parquet", augment="none")
+NETWORK = Run(data="photos", augment="none", teacher_weights="none", teacher_epochs=0)
 
 
 def test_the_name_is_that_of_the_file_and_the_path_is_its_weights() -> None:
-    assert (FILE.teacher, FILE.teacher_weights, FILE.teacher_epochs) == (
-        *("x.parquet", "a/x.parquet"),
-        0,
-    )
+    named = FILE.teacher, FILE.teacher_weights, FILE.teacher_epochs
+    assert named == ("x.parquet", "a/x.parquet", 0)
     assert FILE.weights_of("teacher") == "a/x.parquet"
     again = replace(FILE, lr=0.1)
     assert (again.teacher, again.teacher_weights) == (FILE.teacher, FILE.teacher_weights)
     assert replace(FILE, teacher="b/y.npz").teacher_weights == "b/y.npz"
-    assert Run(teacher="x.npz", augment="none").teacher_weights == "x.npz"
     absolute = str(FILE.absolute().teacher_weights)
     assert absolute.startswith("/") and absolute.endswith("/a/x.parquet")
     moved = replace(FILE, teacher="elsewhere/x.parquet")
@@ -493,8 +387,7 @@ def test_the_name_is_that_of_the_file_and_the_path_is_its_weights() -> None:
 
 
 def test_a_space_may_list_files_and_networks() -> None:
-    run = Run(data="photos", augment="none", teacher_weights="none", teacher_epochs=0)
-    study = Study(run=run, space={"teacher": ("resnet50", "a/x.parquet", "b/y.npz")})
+    study = Study(run=NETWORK, space={"teacher": ("resnet50", "a/x.parquet", "b/y.npz")})
     assert study.space["teacher"] == ("resnet50", "x.parquet", "y.npz")
     weights = {run.teacher: run.weights_of("teacher") for run in study.runs()}
     assert weights == {"resnet50": "none", "x.parquet": "a/x.parquet", "y.npz": "b/y.npz"}
@@ -503,38 +396,29 @@ def test_a_space_may_list_files_and_networks() -> None:
     assert more.run.teacher_weights == ("x.parquet=a/x.parquet",)
 
 
-OF_FILES: list[tuple[dict[str, Any], str]] = [
-    ({"augment": "crop"}, "--augment must be none .* but got --augment crop"),
-    ({"mixup": 0.2}, "--mixup must be 0 .* but got --mixup 0.2"),
-    ({"cutmix": 1.0}, "--cutmix must be 0 .* but got --cutmix 1"),
-    ({"extra": "more", "extra_share": 0.5}, "--extra-share must be 0"),
-    ({"teacher_epochs": 3}, "--teacher-epochs must be 0 .* but got --teacher-epochs 3"),
-    ({"teachers": 2}, "--teachers must be 1 with a teacher that is a file"),
-    ({"teacher": "resnet50+x.parquet"}, "no file in an ensemble"),
-    ({"teacher": "x.parquet+resnet50"}, "no file in an ensemble"),
-    ({"teacher": "a=1.parquet"}, "a file without = in its name"),
-    ({"teacher_weights": "w.pt"}, "--teacher-weights must be left out"),
-    ({"teacher_weights": "b/y.parquet"}, "was renamed, give .*x.parquet=b/y.parquet"),
-    ({"student": "x.parquet"}, "--student must be a network"),
-]
-
-
-@pytest.mark.parametrize(("values", "message"), OF_FILES)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"augment": "crop"}, "--augment must be none .* but got --augment crop"),
+        ({"cutmix": 1.0}, "--cutmix must be 0 .* but got --cutmix 1"),
+        ({"extra": "more", "extra_share": 0.5}, "--extra-share must be 0"),
+        ({"teachers": 2}, "--teachers must be 1 with a teacher that is a file"),
+        ({"teacher": "resnet50+x.parquet"}, "no file in an ensemble"),
+        ({"teacher": "a=1.parquet"}, "a file without = in its name"),
+        ({"teacher_weights": "w.pt"}, "--teacher-weights must be left out"),
+        ({"teacher_weights": "b/y.parquet"}, "was renamed, give .*x.parquet=b/y.parquet"),
+        ({"student": "x.parquet"}, "--student must be a network"),
+    ],
+)
 def test_what_a_file_cannot_do_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Run(**{"teacher": "x.parquet", "augment": "none", **values})
-
-
-def test_training_without_the_teacher_may_augment() -> None:
-    Run(teacher="x.parquet", alpha=1.0, augment="trivial", mixup=0.2)
+    Run(teacher="x.parquet", alpha=1.0, augment="trivial", mixup=0.2)  # without the teacher
 
 
 def test_outputs_of_a_file_are_not_dumped() -> None:
     wanted = "--dump needs a teacher that is a network, but x.parquet is a file of outputs already"
     with pytest.raises(InputError, match=wanted):
         Study(run=FILE, dump="copy.npz")
-    network = Run(data="photos", augment="none", teacher_weights="none", teacher_epochs=0)
     with pytest.raises(InputError, match=wanted):
-        Study(run=network, space={"teacher": ("resnet50", "x.parquet")}, dump="copy.npz")
-    with pytest.raises(InputError, match="--dump needs a teacher that is a network"):
-        parse("teacher", ["--teacher", "no/x.npz", "--augment", "none", "--dump", "y.npz"])
+        Study(run=NETWORK, space={"teacher": ("resnet50", "x.parquet")}, dump="copy.npz")

@@ -18,11 +18,11 @@ from kdtune.config.task import Range, covers, including
 from kdtune.config.text import InputError
 
 
-@pytest.mark.parametrize("text", ["5", "1..", "..2", "1..2:ln", "1..2..3", "1...2", "1:2", "a..b"])
-def test_text_that_is_no_range(text: str) -> None:
+def test_text_that_is_no_range() -> None:
     forms = r"must be LOW\.\.HIGH, LOW\.\.HIGH:log or LOW\.\.HIGH:logit of numbers"
-    with pytest.raises(InputError, match=forms):
-        Range.parse(text, float)
+    for text in ("5", "1..", "..2", "1..2:ln", "1..2..3", "1...2", "1:2", "a..b"):
+        with pytest.raises(InputError, match=forms):
+            Range.parse(text, float)
     with pytest.raises(InputError, match="whole numbers, but got 1"):
         Range.parse("1.5..3", int)
 
@@ -44,11 +44,6 @@ def test_what_is_no_range(ends: tuple[float, float], scale: dict[str, bool], wor
         Range(*ends, **scale)
 
 
-def test_a_range_has_one_scale() -> None:
-    scales = [Range(0.1, 0.9, **own).scale for own in ({}, {"log": True}, {"logit": True})]
-    assert scales == ["", "log", "logit"]
-
-
 def test_a_value_off_the_scale_takes_the_scale_away() -> None:
     odds = Range(0.01, 0.9, logit=True)
     assert including(odds, 0.99) == Range(0.01, 0.99, logit=True)
@@ -57,14 +52,11 @@ def test_a_value_off_the_scale_takes_the_scale_away() -> None:
 
 
 @given(st.floats(5e-324, 0.5), st.floats(0.51, 1, exclude_max=True))
-def test_a_printed_range_of_log_odds_is_read_again(low: float, high: float) -> None:
-    odds = Range(low, high, logit=True)
-    assert str(odds).endswith(":logit") and Range.parse(str(odds), float) == odds
-
-
-@given(st.floats(1e-9, 1), st.floats(1.1, 1e9), st.booleans())
-def test_what_is_printed_is_read_again(low: float, high: float, log: bool) -> None:
-    assert Range.parse(str(Range(low, high, log)), float) == Range(low, high, log)
+def test_what_is_printed_is_read_again(low: float, high: float) -> None:
+    for scale in ({}, {"log": True}, {"logit": True}):
+        printed = Range(low, high, **scale)
+        assert str(printed).endswith(":logit") == ("logit" in scale)
+        assert Range.parse(str(printed), float) == printed
 
 
 @pytest.mark.parametrize(
@@ -73,13 +65,10 @@ def test_what_is_printed_is_read_again(low: float, high: float, log: bool) -> No
         ((1, 2, 3), (3, 1), True),
         ((1, 2), (3,), False),
         ((1, 2), Range(1, 2), False),
-        (Range(1, 4), (1, 4, 2), True),
-        (Range(1, 4), (0.9,), False),
         (Range(1, 4), Range(1, 4, log=True), True),
         (Range(1, 4), Range(2, 5), False),
         (Range(0, 1), Range(0.1, 0.9, logit=True), True),
         (Range(0.1, 0.9, logit=True), (0.5, 1.0), False),
-        (Range(0, 1), ("kl",), False),
     ],
 )
 def test_covers(wide, narrow, holds: bool) -> None:  # type: ignore[no-untyped-def]
@@ -117,12 +106,12 @@ def test_a_grid_gets_the_baseline_that_its_lists_lack() -> None:
 
 def test_names_and_json() -> None:
     study = make()
-    assert study.name == "wave" and json.loads(study.to_json())["train"] == "own_functions:wave"
+    written = json.loads(study.to_json())
+    assert study.name == "wave" and written["train"] == "own_functions:wave"
     again = Study.from_json(study.to_json())
     assert [r.config_id for r in again.runs()] == [r.config_id for r in study.runs()]
-    assert "run" not in json.loads(study.to_json())
     distilling = json.loads(Study().to_json())
-    assert not {"train", "metric", "mode", "baseline", "unless", "epochs"} & distilling.keys()
+    assert "run" not in written and not {"train", "metric", "baseline"} & distilling.keys()
 
 
 def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
@@ -143,48 +132,28 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
     ("changes", "message"),
     [
         ({"train": "wave"}, "train must be a function or module:function, but got 'wave'"),
-        ({"train": 3}, "train must be a function or module:function, but got 3"),
-        ({"space": {}}, "space must have at least one hyperparameter of train, but got space={}"),
         ({"space": {"repeat": (1, 2)}}, "must have a name of 1 to 64 letters"),
-        (
-            {"space": {"alpha": (1.0, None)}, "unless": {}},
-            "alpha must have finite numbers or texts",
-        ),
         ({"baseline": {"beta": 1}}, r"baseline must name hyperparameters of the space \(alpha, "),
-        ({"unless": {"alpha": {"beta": 1}}}, r"unless of alpha must name hyperparameters"),
         (
             {"unless": {"alpha": {"temperature": 1}, "temperature": {"alpha": 1}}},
             "unless must not make hyperparameters depend on each other",
         ),
         ({"space": {"alpha": (1.0, math.inf)}, "unless": {}}, "alpha must have finite numbers"),
-        ({"metric": "acc"}, 'metric must be "val/NAME"'),
         ({"metric": "val/seconds"}, "a metric must not be named seconds"),
         (
             {"baseline": {"alpha": 1.0, "temperature": 1}},
             "baseline must not name temperature, which has no effect",
         ),
         ({"metric": "val/auc"}, 'mode must be "max" or "min" for metric=\'val/auc\''),
-        ({"mode": "up"}, "mode must be one of max, min"),
         ({"stop_early": True}, r"stop_early must know how many epochs train yields \(epochs=N"),
         ({"run": Run(lr=0.5)}, "run is for distillation, but the study has train="),
-        (
-            {"max_ms": 1.0},
-            "max_ms must be left out with train=..., since it is a",
-        ),
+        ({"max_ms": 1.0}, "max_ms must be left out with train=..., since it is a"),
         ({"baseline": {"alpha": 0.3}, "plain_share": 0.0}, "baseline must lie in the space"),
     ],
 )
 def test_what_cannot_be_is_said(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message if "(" in message else re.escape(message)):
         make(**changes)
-
-
-def test_a_configuration_in_which_the_baseline_has_no_effect_is_none() -> None:
-    """Plan and tables agree: both look at the values that have an effect."""
-    study = make(baseline={"temperature": 1})
-    configs = {run.is_baseline: run.config for run in study.runs()}
-    assert configs[True]["temperature"] == 1 and configs[True]["alpha"] == 0.1
-    assert not any(run.is_baseline for run in study.runs() if run.config["temperature"] is None)
 
 
 def test_words_of_a_command_line_do_not_stand_for_truth_values() -> None:

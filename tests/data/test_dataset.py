@@ -3,7 +3,6 @@
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,31 +47,23 @@ def test_embedded_set_is_whole():
         split = data.splits[name]
         assert split.inputs.shape == (count, 1, 28, 28) and split.inputs.dtype == torch.uint8
         assert torch.bincount(split.labels).tolist() == [count // 10] * 10
-        assert len(split) == count and split.labels.dtype == torch.int64
 
 
 def test_a_folder_becomes_images_and_labels(tmp_path):
-    data = load_data(Run(data=str(make_folder(tmp_path / "photos"))))
+    root = make_folder(tmp_path / "photos")
+    values = np.arange(0, 65536, 13, dtype=np.uint16)[:4800].reshape(60, 80)  # of 16 bits
+    Image.fromarray(values).save(root / "train" / "ants" / "z.png")
+    data = load_data(Run(data=str(root)))
     assert data.classes == ("ants", "bees") and list(data.splits) == ["train", "val"]
     train = data.splits["train"]
-    assert data.photos and train.labels.tolist() == [0, 0, 1, 1]
+    assert data.photos and train.labels.tolist() == [0, 0, 0, 1, 1]
     names = [file.rpartition("/")[2] for file in train.inputs]
-    assert names == ["a.jpg", "b.png", "a.jpg", "b.jpeg"]
-    assert all(train.example(i).shape == (3, 60, 80) for i in range(4))
-    grey = train.example(1)
+    assert names == ["a.jpg", "b.png", "z.png", "a.jpg", "b.jpeg"]
+    assert all(train.example(i).shape == (3, 60, 80) for i in range(5))
+    grey, deep = train.example(1), train.example(2)
     assert torch.equal(grey[0], grey[1]) and torch.equal(grey[0], grey[2])
-    assert (train.example(2).float() - photo(4).float()).abs().mean() < 4  # JPEG loses a little
-    verify(data)
-
-
-def test_images_of_16_bits_are_scaled_to_8(tmp_path):
-    root = make_folder(tmp_path / "photos")
-    values = np.arange(0, 65536, 13, dtype=np.uint16)[:4800].reshape(60, 80)
-    Image.fromarray(values).save(root / "train" / "ants" / "b.png")
-    split = load_data(Run(data=str(root))).splits["train"]
-    seen = split.example([Path(f).name for f in split.inputs].index("b.png"))
-    assert torch.equal(seen[0], torch.from_numpy(np.rint(values / 257).astype(np.uint8)))
-    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(deep[0], torch.from_numpy(np.rint(values / 257).astype(np.uint8)))
+    assert (train.example(3).float() - photo(4).float()).abs().mean() < 4  # JPEG loses a little
 
 
 def test_fingerprint_depends_on_the_content_not_on_the_path(tmp_path):
@@ -81,16 +72,12 @@ def test_fingerprint_depends_on_the_content_not_on_the_path(tmp_path):
     same = tmp_path / "elsewhere" / "same"
     shutil.copytree(first, same)
     assert load_data(Run(data=str(same))).fingerprint in prints
-    for change in ("longer", "renamed", "other"):
-        root = tmp_path / change
-        shutil.copytree(first, root)
-        file = root / "val" / "bees" / "a.jpg"
-        if change == "renamed":
-            file.rename(file.with_name("aa.jpg"))
-        else:
-            file.write_bytes(file.read_bytes()[: -1 if change == "other" else None] + b"\0")
-        prints.add(load_data(Run(data=str(root))).fingerprint)
-    assert len(prints) == 4
+    file = same / "val" / "bees" / "a.jpg"
+    file.write_bytes(file.read_bytes() + b"\0")
+    prints.add(load_data(Run(data=str(same))).fingerprint)
+    file.rename(file.with_name("aa.jpg"))
+    prints.add(load_data(Run(data=str(same))).fingerprint)
+    assert len(prints) == 3
 
 
 def refuse(*_):
@@ -99,35 +86,22 @@ def refuse(*_):
 
 def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch):
     root = make_folder(tmp_path / "photos")
-    for file in root.rglob("*.*"):
-        os.utime(file, (1e9, 1e9))
-    first = load_data(Run(data=str(root))).fingerprint
+    file = root / "train" / "bees" / "a.jpg"
+    just_written, stat = load_data(Run(data=str(root))).fingerprint, file.stat()
+    file.write_bytes((content := file.read_bytes())[:-1] + b"\0")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as on a coarse clock
+    assert load_data(Run(data=str(root))).fingerprint != just_written  # which is not kept
+    file.write_bytes(content)
+    for path in root.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    verify(first := load_data(Run(data=str(root))))
     with monkeypatch.context() as patch:
         patch.setattr("kdtune.data.dataset._content", refuse)
-        assert load_data(Run(data=str(root))).fingerprint == first
-    file = root / "train" / "bees" / "a.jpg"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    assert load_data(Run(data=str(root))).fingerprint != first
-
-
-def test_the_fingerprint_of_files_just_written_is_not_kept(tmp_path):
-    root = make_folder(tmp_path / "photos")
-    first, file = load_data(Run(data=str(root))).fingerprint, root / "val" / "ants" / "a.jpg"
-    written = file.stat()
-    file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))  # as on a coarse clock
-    assert load_data(Run(data=str(root))).fingerprint != first
-
-
-def test_images_are_decoded_once_to_verify_them(tmp_path, monkeypatch):
-    root = make_folder(tmp_path / "photos")
-    verify(load_data(Run(data=str(root))))
-    with monkeypatch.context() as patch:
         patch.setattr("kdtune.data.folder.decode", refuse)
-        verify(load_data(Run(data=str(root))))
-    (root / "val" / "ants" / "a.jpg").write_bytes(b"no image at all")
+        verify(again := load_data(Run(data=str(root))))
+        assert again.fingerprint == first.fingerprint
+    file.write_bytes(b"no image at all")
+    assert load_data(Run(data=str(root))).fingerprint != first.fingerprint
     with pytest.raises(InputError, match="cannot be read"):
         verify(load_data(Run(data=str(root))))
 
@@ -136,26 +110,15 @@ def test_subset_is_even_and_fixed_by_the_seed_alone():
     data = load_data(Run())
     labels = data.splits["train"].labels
     subset = data.subset(replace(RUN, train_images=305))
-    counts = torch.bincount(labels[subset]).tolist()
-    assert sorted(counts) == [30] * 5 + [31] * 5
+    assert sorted(torch.bincount(labels[subset]).tolist()) == [30] * 5 + [31] * 5
     assert subset.tolist() == sorted(set(subset.tolist()))
     for other in (replace(RUN, repeat=6), replace(RUN, lr=0.3, epochs=2)):
         assert torch.equal(data.subset(replace(other, train_images=305)), subset)
     assert not torch.equal(data.subset(replace(RUN, seed=4, train_images=305)), subset)
     assert torch.equal(data.subset(RUN), torch.arange(2000))
-
-
-def test_subset_takes_all_images_of_a_small_class_before_it_is_uneven():
-    labels = torch.tensor([0, 0, 1, 0, 0, 1, 0, 0])
-    data = Data(("a", "b"), {"train": Split(labels, torch.zeros(8, 1, 4, 4))}, "", photos=False)
-    subset = data.subset(replace(RUN, train_images=6))
-    assert torch.bincount(labels[subset]).tolist() == [4, 2]
-
-
-@pytest.mark.parametrize("count", [9, 2001])
-def test_subset_refuses_too_few_and_too_many(count):
-    with pytest.raises(InputError, match=f"between 10 .* and 2000 .* train_images={count}"):
-        load_data(Run()).subset(replace(RUN, train_images=count))
+    labels = torch.tensor([0, 0, 1, 0, 0, 1, 0, 0])  # all of a small class before it is uneven
+    small = Data(("a", "b"), {"train": Split(labels, torch.zeros(8, 1))}, "", photos=False)
+    assert labels[small.subset(replace(RUN, train_images=6))].bincount().tolist() == [4, 2]
 
 
 FOLDS = 4
@@ -171,7 +134,7 @@ def data(train: Split, **others: Split) -> Data:
     return Data(("a", "b", "c"), {"train": train, **others}, "fingerprint", photos=False)
 
 
-@pytest.fixture(params=[(9, 21, 13), (4, 4, 5), (40, 40, 40)], ids=str)
+@pytest.fixture(params=[(9, 21, 13), (4, 4, 5)], ids=str)
 def pool(request: pytest.FixtureRequest) -> Data:
     train = rows(*request.param)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(1))
@@ -224,18 +187,12 @@ def test_fingerprints_tell_repeats_apart_and_the_study_has_one() -> None:
     others = cut_fold(own, FoldCut(1, FOLDS, 0)), cut_fold(own, FoldCut(0, 3, 0))
     assert len({cuts[0].study_fingerprint, *(cut.study_fingerprint for cut in others)}) == 3
     assert own.study_fingerprint == own.fingerprint
-
-
-def test_a_run_has_the_split_of_its_repeat_and_so_has_its_teacher() -> None:
     run = replace(TINY, folds=5, repeat=3)
-    data = StudyData(run)
-    own = data.of(run)
-    assert data.of(replace(run, repeat=TEACHER_REPEAT - 3)) is own
-    assert data.of(replace(run, repeat=4)).fingerprint != own.fingerprint
-    assert len(own.splits["val"]) == 500 and len(own.splits["train"]) == 2000
-    assert len(own.splits["test"]) == 1000
-    assert own.splits["val"].labels.bincount().tolist() == [50] * 10
-    (line,) = describe_data(own)
+    of_study = StudyData(run)
+    cut = of_study.of(run)
+    assert of_study.of(replace(run, repeat=TEACHER_REPEAT - 3)) is cut  # that of its teacher
+    assert cut.splits["val"].labels.bincount().tolist() == [50] * 10
+    (line,) = describe_data(cut)
     assert line.startswith("Train and val are pooled (2500 examples) and split anew in each repeat")
 
 
@@ -245,12 +202,12 @@ def test_small_classes_and_too_many_images_are_refused() -> None:
     cut = cut_fold(data(rows(9, 9, 9)), FoldCut(0, FOLDS, 3))  # folds of 7, 7, 7 and 6
     assert len(cut.splits["train"]) == 21
     cut.subset(Run(train_images=20))
-    with pytest.raises(InputError, match=r"between 3 \(one per class\) and 20"):
-        cut.subset(Run(train_images=21))
+    for count in (2, 21):
+        with pytest.raises(InputError, match=rf"between 3 .* and 20 .*images={count}"):
+            cut.subset(Run(train_images=count))
 
 
-def test_copies_in_the_pool_are_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_copies_in_the_pool_are_named() -> None:
     assert find_copies(cut_fold(data(rows(8, 8, 8)), FoldCut(0, FOLDS, 0))) == []
     twice = data(rows(4, 4, 4), val=rows(4, 4, 4))
     twice = replace(twice, fingerprint="twice")
@@ -265,7 +222,7 @@ def test_copies_in_the_pool_are_named(tmp_path, monkeypatch: pytest.MonkeyPatch)
 
 
 ORIENTATION = 0x0112
-"""EXIF data in which the orientation is a text."""
+"""The tag of EXIF data that says how to turn the picture."""
 
 
 def oriented(file, number, size=(40, 24)):
@@ -324,13 +281,11 @@ def test_only_new_studies_of_files_have_other_keys_than_before():
 
 
 def test_a_study_that_begins_rotates_and_an_older_one_does_not():
-    run = Run(data="fashion", teacher_epochs=0, teacher_weights="none")
-    assert resolve(run).orientation == "exif"
-    assert resolve(replace(run, orientation="stored")).orientation == "stored"
+    assert resolve(TINY).orientation == "exif"
+    assert resolve(replace(TINY, orientation="stored")).orientation == "stored"
     for schema in (2, 3, 4):
         values = {"schema": schema, "run": {"data": "photos"}, "fingerprints": {}}
         assert migrate(values)["run"]["orientation"] == "stored"
         own = values | {"run": {"data": "photos", "orientation": "exif"}}
         assert migrate(own)["run"]["orientation"] == "exif"
-    assert migrate_run({"teacher_trainable": "all"})["orientation"] == "stored"
     assert migrate_run({"data": "photos"})["orientation"] == "stored"

@@ -34,11 +34,13 @@ def training_views(run=RUN, epoch=0, index=INDEX, size=28, batch=64, workers=0):
 @pytest.mark.parametrize("augment", ["crop", "resized-crop", "trivial"])
 def test_views_do_not_depend_on_workers_batches_or_order(augment):
     run = replace(RUN, augment=augment)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
     views = training_views(run)
     assert views.shape == (64, 1, 28, 28) and views.dtype == torch.uint8
-    assert torch.equal(training_views(run, batch=7), views)
-    assert torch.equal(training_views(run, batch=10, workers=2), views)
+    assert torch.equal(training_views(run, batch=10, workers=augment == "trivial"), views)
     assert torch.equal(training_views(run, index=INDEX.flip(0)).flip(0), views)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_resized_crop_is_torchvisions_under_its_seed():
@@ -50,31 +52,10 @@ def test_a_resized_crop_is_torchvisions_under_its_seed():
         assert torch.equal(view, change(images[i]))
 
 
-def test_views_differ_with_repeat_epoch_seed_and_index():
-    views = training_views()
-    assert not torch.equal(training_views(epoch=1), views)
-    assert not torch.equal(training_views(replace(RUN, repeat=2)), views)
-    assert not torch.equal(training_views(replace(RUN, seed=4)), views)
-    assert torch.equal(training_views(replace(RUN, alpha=0.1, lr=0.5, epochs=7)), views)
-    image = load_data(Run()).splits["train"].inputs[:1]
-    twins = Split(torch.zeros(64, dtype=torch.int64), image.expand(64, -1, -1, -1))
-    seen = torch.cat(list(Views(twins, torch.arange(64), RUN, 28, 0).batches()))
-    assert len(seen.flatten(1).unique(dim=0)) > 32  # of 98 possible; 48 expected
-
-
-def test_views_leave_the_global_generator_alone():
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    training_views()
-    training_views(replace(RUN, augment="resized-crop"), workers=2)
-    samples(load_data(Run()), RUN, 28)
-    load_data(Run()).subset(replace(RUN, train_images=100))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_a_crop_is_the_one_that_its_seed_draws():
     images = load_data(Run()).splits["train"].inputs
-    for i, view in zip(INDEX.tolist(), training_views(epoch=2), strict=True):
+    run = replace(RUN, alpha=0.1, lr=0.5, epochs=7)  # which change no view
+    for i, view in zip(INDEX.tolist(), training_views(run, epoch=2), strict=True):
         draw = random.Random(derive_seed("view", RUN.seed, RUN.repeat, 2, i))
         top, left, flip = draw.randint(0, 6), draw.randint(0, 6), draw.random() < 0.5
         padded = torch.nn.functional.pad(images[i], (3, 3, 3, 3))
@@ -100,14 +81,7 @@ def test_trivial_augment_is_torchvisions_after_the_crop_that_the_data_need(tmp_p
     assert torch.equal(made["trivial"][0], change(made["resized-crop"][0]))
 
 
-def test_views_of_another_size_are_resized_one_as_many():
-    split = load_data(Run()).splits["val"]
-    views = next(Views(split, torch.arange(9), RUN, 40).batches())
-    for image, view in zip(split.inputs[:9], views, strict=True):
-        assert torch.equal(view, v2.functional.resize(image, [40], antialias=True))
-
-
-@pytest.mark.parametrize("shape", [(300, 400), (256, 256), (500, 231), (90, 120)])
+@pytest.mark.parametrize("shape", [(300, 400), (500, 231), (90, 120)])
 @pytest.mark.parametrize(
     ("crop", "resized", "interpolation"),
     [
@@ -151,43 +125,42 @@ def test_the_crop_of_version_0_1_is_rounded_as_then():
     assert all(round(size / 0.875) == round(size * (256 / 224)) for size in range(1, 4097))
 
 
-@pytest.mark.parametrize("kind", ["fashion", "files"])
-def test_augmentation_does_not_change_evaluation_views(kind, tmp_path):
-    split = load_data(Run()).splits["val"]
-    if kind == "files":
-        save(photo(7, 50, 70), tmp_path / "photo.png")
-        split = Split(torch.tensor([0]), (str(tmp_path / "photo.png"),) * 3)
-    for changed in ({}, {"eval_crop": 0.8, "eval_interpolation": "bicubic"}):
-        runs = [replace(RUN, **changed, augment=a) for a in ("none", "crop", "resized-crop")]
-        first, *others = [next(Views(split, torch.arange(3), r, 40).batches()) for r in runs]
-        assert all(torch.equal(views, first) for views in others)
+def test_augmentation_does_not_change_evaluation_views(tmp_path):
+    data = load_data(Run())
+    split = data.splits["val"]
+    save(photo(7, 50, 70), tmp_path / "photo.png")
+    files = Split(torch.tensor([0]), (str(tmp_path / "photo.png"),) * 3)
+    resized = v2.functional.resize(split.inputs[:3], [40], antialias=True)
+    runs = [replace(RUN, augment=a) for a in ("none", "crop", "resized-crop")]
+    for run in runs:
+        assert torch.equal(next(Views(split, torch.arange(3), run, 40).batches()), resized)
+    runs = [replace(run, eval_crop=0.8, eval_interpolation="bicubic") for run in runs]
+    first, *others = [next(Views(files, torch.arange(3), run, 40).batches()) for run in runs]
+    assert all(torch.equal(views, first) for views in others)
+    assert torch.equal(samples(data, RUN, 28), split.inputs[:2])  # images of this size are as is
+    views = training_views(replace(RUN, augment="none"))
+    assert torch.equal(views, data.splits["train"].inputs[INDEX])
 
 
 def test_training_images_are_cropped_for_evaluation_without_augmentation_only():
     for augment in ("none", "crop", "resized-crop"):
-        views = training_views(replace(RUN, augment=augment), size=20)
+        views = training_views(replace(RUN, augment=augment), size=20, index=INDEX[:8])
         for changed in ({"eval_crop": 0.5}, {"eval_interpolation": "bicubic"}):
             same = augment == "resized-crop" or (augment == "crop" and "eval_crop" in changed)
-            other = training_views(replace(RUN, augment=augment, **changed), size=20)
+            run = replace(RUN, augment=augment, **changed)
+            other = training_views(run, size=20, index=INDEX[:8])
             assert torch.equal(other, views) == same, (augment, changed)
-
-
-def test_evaluation_views_of_fashion_are_the_images():
-    data = load_data(Run())
-    assert torch.equal(samples(data, RUN, 28), data.splits["val"].inputs[:2])
-    views = training_views(replace(RUN, augment="none"))
-    assert torch.equal(views, data.splits["train"].inputs[INDEX])
 
 
 GREY, PHOTO = torch.Size((1, 28, 28)), torch.Size((3, 224, 224))
 DRAWS = 2000
 
 
-def draws(run: Run, count: int = 4, shape: torch.Size = PHOTO) -> list[Mixture]:
-    return [Mixture.draw(run, 0, number, count, shape) for number in range(DRAWS)]
+def draws(run: Run, count: int = 4, shape: torch.Size = PHOTO, of: int = DRAWS) -> list[Mixture]:
+    return [Mixture.draw(run, 0, number, count, shape) for number in range(of)]
 
 
-@pytest.mark.parametrize("a", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("a", [0.2, 4.0])
 def test_shares_of_mixup_have_a_folded_beta_distribution(a: float) -> None:
     shares = np.array([mixture.share for mixture in draws(Run(mixup=a))])
     assert shares.min() >= 0.5
@@ -212,47 +185,17 @@ def test_the_area_of_cutmix_has_its_expected_share() -> None:
 @pytest.mark.parametrize("shape", [GREY, PHOTO, torch.Size((2, 5, 9))])
 def test_the_share_of_cutmix_is_that_of_its_pixels(shape: torch.Size) -> None:
     own, other = torch.zeros(shape), torch.ones(shape)
-    for mixture in draws(Run(cutmix=0.7), 2, shape)[:50]:
+    for mixture in draws(Run(cutmix=0.7), 2, shape, of=50):
         partners = torch.tensor([1, 0])
         first, second = replace(mixture, partners=partners).of(torch.stack([own, other]))
         assert float(first.mean()) == pytest.approx(1 - mixture.share, abs=1e-6)
         assert torch.equal(second, 1 - first)
 
 
-def test_half_of_the_batches_have_mixup_if_a_run_has_both() -> None:
-    both = sum(mixture.box is None for mixture in draws(Run(mixup=0.4, cutmix=1.0)))
-    assert stats.binomtest(both, DRAWS).pvalue > 0.01
-    assert all(mixture.box is None for mixture in draws(Run(mixup=0.4))[:50])
-    assert all(mixture.box is not None for mixture in draws(Run(cutmix=1.0))[:50])
-
-
-def test_partners_are_permutations_each_equally_often() -> None:
-    counts = dict[tuple[int, ...], int]()
-    for mixture in draws(Run(mixup=1.0), count=3):
-        order = tuple(mixture.partners.tolist())
-        counts[order] = counts.get(order, 0) + 1
-    assert set(map(tuple, map(sorted, counts))) == {(0, 1, 2)}
-    assert len(counts) == 6 and stats.chisquare(list(counts.values())).pvalue > 0.01
-
-
-def test_a_mixture_is_a_function_of_seed_repeat_epoch_and_batch() -> None:
-    run = Run(mixup=0.3, cutmix=0.8)
-
-    def drawn(run: Run, epoch: int = 1, number: int = 2) -> tuple[Any, ...]:
-        mixture = Mixture.draw(run, epoch, number, 8, GREY)
-        return mixture.share, mixture.partners.tolist(), mixture.box
-
-    first = drawn(run)
-    torch.manual_seed(5)
-    same = replace(run, lr=0.5, alpha=0.1, temperature=2.0, student="resnet34", epochs=9)
-    assert drawn(same) == first
-    others = [drawn(replace(run, seed=1)), drawn(replace(run, repeat=1))]
-    others += [drawn(run, epoch=2), drawn(run, number=3)]
-    assert all(one != first for one in others)
-
-
 def test_the_documented_draws_by_hand() -> None:
-    run = Run(cutmix=0.5, mixup=0.5, seed=3, repeat=2)
+    assert all(mixture.box is None for mixture in draws(Run(mixup=0.4), of=50))
+    assert all(mixture.box is not None for mixture in draws(Run(cutmix=1.0), of=50))
+    run = Run(cutmix=0.5, mixup=0.5, seed=3, repeat=2, lr=0.5, alpha=0.1, epochs=9)
     kinds = set()
     for number in range(20):
         rng = np.random.default_rng(derive_seed("mix", 3, 2, 7, number))
@@ -294,27 +237,22 @@ def test_mixup_by_hand_rounds_images_and_not_numbers() -> None:
 
 @pytest.mark.parametrize("shape", [GREY, PHOTO])
 def test_blocks_of_images_change_no_pixel(shape: torch.Size) -> None:
-    images = torch.randint(0, 256, (70, *shape), dtype=torch.uint8)
-    partners = torch.randperm(70)
+    images = torch.randint(0, 256, (40, *shape), dtype=torch.uint8)
+    partners = torch.randperm(40)
     whole = (images.float() * 0.613 + images[partners].float() * (1 - 0.613)).round()
     assert torch.equal(Mixture(partners, 0.613, None).of(images), whole.to(torch.uint8))
 
 
-@pytest.mark.parametrize("views", [torch.arange(24, dtype=torch.uint8), torch.randn(24)])
-def test_a_share_of_1_changes_nothing(views: Tensor) -> None:
-    views = views.view(4, 1, 2, 3)
+def test_a_share_of_1_and_a_batch_of_one_change_nothing() -> None:
+    views = torch.arange(24, dtype=torch.uint8).view(4, 1, 2, 3)
     before, partners = views.clone(), torch.tensor([2, 0, 3, 1])
     for box in (None, Box(1, 1, 0, 3)):
         assert torch.equal(Mixture(partners, 1.0, box).of(views), before)
     Mixture(partners, 0.0, Box(0, 2, 0, 3)).of(views)
     assert torch.equal(views, before)  # nor do mixtures change the views of the cache
-
-
-def test_the_last_batch_of_one_image_is_left_as_it_is() -> None:
-    image = torch.randint(0, 256, (1, 3, 9, 9), dtype=torch.uint8)
+    image = torch.randint(0, 256, (1, 3, 9, 9), dtype=torch.uint8)  # as the last batch may be
     for run in (Run(mixup=1.0), Run(cutmix=1.0)):
-        for number in range(20):
-            mixture = Mixture.draw(run, 0, number, 1, image.shape[1:])
+        for mixture in draws(run, 1, image.shape[1:], of=20):
             assert torch.equal(mixture.of(image), image)
 
 
@@ -326,20 +264,16 @@ def tensors(inputs: Tensor) -> Data:
 WORDS = tensors(torch.from_numpy(text()["train"][0]))
 TABLE = tensors(torch.zeros(5, 64))
 SPECTRA = tensors(torch.zeros(5, 2, 16, 8))
-IMAGES = tensors(torch.zeros(5, 1, 8, 8, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(
     ("data", "space", "message"),
     [
         (WORDS, {"mixup": (0.2,)}, "--mixup must be 0 .* got --mixup 0.2 .* int64 .* leave out"),
-        (WORDS, {"mixup": (0.0, 0.4)}, "got --mixup 0.4"),
         (WORDS, {"cutmix": (1.0,)}, r"--cutmix must be 0 .* \[C, H, W\], .* shape \[12\]; leave"),
         (TABLE, {"cutmix": Range(0.1, 1.0)}, r"the shape \[64\]"),
         (TABLE, {"mixup": (0.2,)}, None),
         (SPECTRA, {"mixup": (0.2,), "cutmix": (1.0,)}, None),
-        (IMAGES, {"mixup": (0.2,), "cutmix": (1.0,)}, None),
-        (WORDS, {}, None),
     ],
 )
 def test_examples_that_cannot_be_mixed_are_refused(

@@ -9,7 +9,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-import kdtune.models
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.models.checks import probe
@@ -51,9 +50,6 @@ def test_a_view_is_scaled_and_normalised_by_hand() -> None:
     view = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     seen = Preprocessing(mean=(0.0, 0.1, 0.5), std=(1.0, 0.1, 0.25))(view)
     assert torch.allclose(seen.flatten(), torch.tensor([0.0, 1.0, 2.0]))
-    assert torch.allclose(
-        Preprocessing(mean=0.2, std=0.5)(view).flatten()[1:], torch.tensor([0, 1.6])
-    )  # type: ignore[arg-type]
 
 
 def test_larger_views_are_shrunk_with_the_interpolation() -> None:
@@ -79,34 +75,32 @@ def test_every_torchvision_transform_is_read() -> None:
             assert round(own.size / own.crop) == seen.resize_size[0]
             assert own.interpolation == seen.interpolation.value
             assert list(own.mean) == list(seen.mean) and list(own.std) == list(seen.std)
-        default = torchvision.models.get_model_weights(name).DEFAULT
-        assert published_by_torchvision(name, "default").crop == (
-            published_by_torchvision(name, default.url).crop
-        )
 
 
-def test_the_crop_of_timm_is_that_of_its_transform() -> None:
-    data = pytest.importorskip("timm.data")
-    timm = pytest.importorskip("timm")
+def test_preprocessing_of_timm_is_that_of_its_transform() -> None:
+    data, timm = pytest.importorskip("timm.data"), pytest.importorskip("timm")
     for name in ("resnet18.a1_in1k", "tf_efficientnet_lite2", "resnet50.ram_in1k"):
         config = timm.get_pretrained_cfg(name).to_dict()
         own = published_by_timm(config)
         resize = data.create_transform(**data.resolve_data_config(config)).transforms[0]
         assert own.size is not None and own.crop is not None
-        assert (
-            round(own.size / own.crop) == resize.size == math.floor(own.size / config["crop_pct"])
-        )
+        exact = math.floor(own.size / config["crop_pct"])
+        assert round(own.size / own.crop) == resize.size == exact
         assert own.interpolation == resize.interpolation.value
     # timm pads where the crop is larger than the image
     assert published_by_timm(config | {"crop_pct": 1.15}).crop == 1
     assert published_by_timm(config | {"interpolation": "lanczos"}).interpolation == "bicubic"
+    net = timm.create_model("test_efficientnet", num_classes=3)  # needs no attribute
+    model = build("timm/test_efficientnet", "none", 3, seed=0)
+    assert str(model.net) == str(net) and of_module(net, "mine:net") == model.preprocessing
+    config = net.pretrained_cfg
+    assert model.preprocessing.mean == config["mean"] and model.preprocessing.std == config["std"]
+    assert model.preprocessing.size == config["input_size"][1]
 
 
 @pytest.mark.parametrize(
     ("attribute", "expected"),
     [
-        (Preprocessing(28), Preprocessing(28)),
-        ({**IMAGENET, "size": 224}, Preprocessing(224, **IMAGENET)),  # type: ignore[arg-type]
         ({"mean": 0.5, "std": 0.5}, Preprocessing(None, None, (0.5,), (0.5,))),
         (
             torchvision.transforms._presets.ImageClassification(crop_size=64, resize_size=80),
@@ -121,18 +115,6 @@ def test_the_crop_of_timm_is_that_of_its_transform() -> None:
 )
 def test_what_a_module_may_have(attribute: object, expected: Preprocessing | None) -> None:
     assert of_module(module(preprocessing=attribute), "mine:net") == expected
-    assert kdtune.models.Preprocessing is Preprocessing
-
-
-def test_a_module_of_timm_needs_no_attribute() -> None:
-    timm = pytest.importorskip("timm")
-    net = timm.create_model("test_efficientnet", num_classes=3)
-    model = build("timm/test_efficientnet", "none", 3, seed=0)
-    assert str(model.net) == str(net) and of_module(net, "mine:net") == model.preprocessing
-    config = net.pretrained_cfg
-    assert model.preprocessing.mean == config["mean"] and model.preprocessing.std == config["std"]
-    assert model.preprocessing.size == config["input_size"][1]
-    assert of_module(module(pretrained_cfg="other"), "mine:net") is None
 
 
 @pytest.mark.parametrize(
@@ -140,11 +122,8 @@ def test_a_module_of_timm_needs_no_attribute() -> None:
     [
         ({"means": 0.5}, "unexpected keyword argument 'means'"),
         ({"mean": (123.7, 116.3, 103.5)}, r"mean must lie in \[0, 1\], but got mean=\(123.7, "),
-        ({"std": 0}, r"std must lie in \(0, 1\], but got"),
         ({"mean": (0.5, 0.5), "channels": 3}, "mean must be one number, or one for each of 3 chan"),
-        ({"size": 0}, r"size must lie in \[1, 4096\]"),
         ({"size": (224, 192)}, r"size must be a whole number.*, but got size=\(224, 192\)"),
-        ({"interpolation": "lanczos"}, "interpolation must be .*nearest, bilinear"),
         ({"crop": 1.2}, r"crop must lie in \(0, 1\], but got crop=1.2"),
         ((0.5, 0.5), "must be a mapping, not tuple"),
     ],
@@ -162,39 +141,28 @@ def test_flags_replace_the_models_own_numbers() -> None:
     values = {"mean": (0.1,), "std": (0.2,), "size": 64, "interpolation": "nearest"}
     for role in ("student", "teacher"):
         changed = replace(run, **{f"{role}_{name}": value for name, value in values.items()})
-        own, new = (
-            build_model(r, role, 10, seed=0, weights="none").preprocessing  # type: ignore[arg-type]
-            for r in (run, changed)
-        )
-        assert new == replace(own, **values)  # type: ignore[arg-type]
+        old, new = (build_model(r, role, 10, seed=0, weights="none") for r in (run, changed))  # type: ignore[arg-type]
+        assert new.preprocessing == replace(old.preprocessing, **values)  # type: ignore[arg-type]
     wrong = replace(run, student_mean=(0.1, 0.2))
     with pytest.raises(InputError, match=r"^student_mean must be one number, or .* 3 channels"):
         build_model(wrong, "student", 10, seed=0, weights="none")
 
 
-def test_numbers_must_fit_the_channels_of_the_data() -> None:
-    run = Run(student=OWN, student_mean=(0.1, 0.2, 0.3))
-    model = build_model(run, "student", 10, seed=0, weights="none")
+def test_numbers_must_be_given_and_fit_the_channels_of_the_data() -> None:
     grey = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    with pytest.raises(
-        InputError, match=r"mean of .*:with_dict must be .* images \(1\), but got 0.1 0"
-    ):
-        probe(model, grey, 10, whole=True)
-    Preprocessing(28, 3, **IMAGENET).check_channels(grey, "repeats grey")  # type: ignore[arg-type]
 
-
-def test_a_model_without_preprocessing_is_warned_of() -> None:
-    grey = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    run = Run(student=BARE)
-    with pytest.warns(
-        UserWarning, match=r"without has no preprocessing, so .* scaled to \[0, 1\]"
-    ) as caught:
+    def check(run: Run) -> None:
         probe(build_model(run, "student", 10, seed=0, weights="none"), grey, 10, whole=True)
-    assert all(flag in str(caught[0].message) for flag in ("--teacher-mean", "--student-std"))
+
+    with pytest.raises(InputError, match=r"mean of .*:with_dict must be .* images \(1\), but"):
+        check(Run(student=OWN, student_mean=(0.1, 0.2, 0.3)))
+    words = r"without has no preprocessing, .* to \[0, 1\].*--teacher-mean.*--student-std"
+    with pytest.warns(UserWarning, match=words):
+        check(Run(student=BARE))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for known in (replace(run, student_mean=(0.0,)), Run(student=OWN)):
-            probe(build_model(known, "student", 10, seed=0, weights="none"), grey, 10, whole=True)
+        check(Run(student=BARE, student_mean=(0.0,)))
+        check(Run(student=OWN))
 
 
 def test_identity_is_that_of_version_0_1_unless_the_interpolation_differs() -> None:
@@ -216,18 +184,10 @@ class Recording(nn.Module):
         return self.head(x.float().flatten(1).mean(1, keepdim=True))
 
 
-@pytest.mark.parametrize(
-    "views",
-    [
-        torch.arange(6).view(2, 3),
-        torch.rand(2, 3, 8, 8),  # images that are scaled already
-        torch.randint(0, 255, (2, 4, 8, 8), dtype=torch.uint8),  # four channels
-        torch.rand(2, 3, 4, 8, 8, dtype=torch.float64),
-    ],
-    ids=lambda x: f"{list(x.shape)} {x.dtype}",
-)
-def test_other_tensors_are_given_as_they_are(views: Tensor) -> None:
-    net = Recording()
-    model = Classifier("own", net, Preprocessing(size=4, channels=3, mean=(0.5,), std=(0.5,)))
-    model.place(torch.device("cpu"), "fp32")(views)
-    assert net.seen.dtype == views.dtype and torch.equal(net.seen, views)
+def test_other_tensors_are_given_as_they_are() -> None:
+    scaled, four_channels = torch.rand(2, 3, 8, 8), torch.ones(2, 4, 8, 8, dtype=torch.uint8)
+    for views in (scaled, four_channels):
+        net = Recording()
+        model = Classifier("own", net, Preprocessing(size=4, channels=3, mean=(0.5,), std=(0.5,)))
+        model.place(torch.device("cpu"), "fp32")(views)
+        assert net.seen.dtype == views.dtype and torch.equal(net.seen, views)

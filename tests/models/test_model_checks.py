@@ -12,9 +12,8 @@ from kdtune.models.checks import (
     count_flops,
     measure_cost,
     probe,
-    size_on_disk,
 )
-from kdtune.models.classifier import Classifier, Preprocessing, fashion_student
+from kdtune.models.classifier import Classifier, Preprocessing
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 
@@ -32,25 +31,15 @@ def check(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        (
-            "lazy",
-            "layers and weights of .* cannot be read: .* uninitialized parameter",
-        ),
-        (
-            "on_meta",
-            "layers and weights of .* cannot be read: .* Cannot copy out",
-        ),
-        ("random", "must return the same logits for an example in any batch in eval mode"),
+        ("lazy", "layers and weights of .* cannot be read: .* uninitialized parameter"),
         ("of_batch", "must return the same logits for an example in any batch in eval mode"),
         ("pairs", "one tensor of floating-point numbers, but returns a tuple"),
         ("one_logit_in_training", r"logits \[B, 3\].* but got \[2, 1\] in train mode"),
         ("not_a_number", "must return finite logits, .* before any training"),
         ("nan_in_training", "must return finite logits, .* in train mode"),
-        ("whole_numbers", r"floating-point numbers, but returns torch.int64"),
         ("frozen", "must have parameters that learn, but requires_grad is False for all"),
         ("detached", "cannot learn: its logits have no gradient"),
         ("exits", r"exits\(classes=3\), failed: it calls sys\.exit\(0\) .*line \d+\); leave"),
-        ("raises_odd", "failed: Odd: odd"),
     ],
 )
 def test_a_model_that_cannot_work_is_refused(name: str, words: str) -> None:
@@ -87,22 +76,17 @@ class Sequences(nn.Module):
         return (out[0] if isinstance(out, tuple) else out).mean(1)
 
 
-def test_a_linear_layer() -> None:
-    model = classifier(nn.Flatten(), nn.Linear(10, 5))
-    cost = measure_cost([model], "student", FEW, threads=1)
+def test_costs_of_a_linear_layer_and_an_ensemble(tmp_path: Path) -> None:
+    members = [classifier(nn.Flatten(), nn.Linear(10, 5)) for _ in range(3)]
+    cost = measure_cost(members[:1], "student", FEW, threads=1)
     assert (cost.role, cost.model, cost.params) == ("student", "made", 10 * 5 + 5)
     assert cost.flops == 2 * 10 * 5
     assert 0 < cost.latency_ms < 1000 and 0 < cost.latency32_ms < 1000
     assert cost.latency_ms_iqr is not None and cost.latency_ms_iqr >= 0
-    assert (cost.threads, cost.device, cost.precision) == (1, "cpu", "fp32")
-    assert cost.hardware and cost.torch == torch.__version__
-
-
-def test_an_ensemble_is_the_sum_of_its_members() -> None:
-    members = [classifier(nn.Flatten(), nn.Linear(10, 5)) for _ in range(3)]
+    save_weights(members[0].net, tmp_path / "student.safetensors")
+    assert cost.bytes == (tmp_path / "student.safetensors").stat().st_size
     cost = measure_cost(members, "teacher", FEW)
     assert (cost.model, cost.params, cost.flops) == ("made+made+made", 3 * 55, 3 * 100)
-    assert cost.bytes == 3 * size_on_disk(members[0])
 
 
 def test_threads_and_running_statistics_are_left_as_they_were() -> None:
@@ -114,35 +98,27 @@ def test_threads_and_running_statistics_are_left_as_they_were() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_size_is_that_of_the_file(tmp_path: Path) -> None:
-    model = Classifier("student", fashion_student(10), Preprocessing())
-    save_weights(model.net, tmp_path / "student.safetensors")
-    assert size_on_disk(model) == (tmp_path / "student.safetensors").stat().st_size
-
-
 @pytest.mark.parametrize(
-    ("layers", "flops"),
+    ("layers", "shape", "multiply_adds"),
     [
         # 4 filters of 1 x 3 x 3 at 2 x 5 positions
-        ([nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(40, 2)], 2 * (360 + 80)),
+        ([nn.Conv2d(1, 4, 3, padding=1), nn.Flatten(), nn.Linear(40, 2)], (2, 5), 360 + 80),
         # 4 gates of 3 units from 5 inputs and 3 units, at 2 steps: one fused operation of oneDNN
-        ([Sequences(nn.LSTM(5, 3, batch_first=True)), nn.Linear(3, 2)], 2 * (2 * 12 * 8 + 6)),
+        ([Sequences(nn.LSTM(5, 3, batch_first=True)), nn.Linear(3, 2)], (2, 5), 2 * 12 * 8 + 6),
+        # Two tokens of 4 numbers: projections in and out, two matrix products, two layers, a head.
+        # In eval mode PyTorch computes it in one operation, which the counter does not know.
+        (
+            [Sequences(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)), nn.Linear(4, 3)],
+            (2, 4),
+            2 * 4 * 12 + 2 * 4 * 4 + 2 * (2 * 2 * 4) + 2 * (2 * 4 * 8) + 4 * 3,
+        ),
     ],
 )
-def test_flops_of_other_layers(layers: list[nn.Module], flops: int) -> None:
-    assert count_flops(classifier(*layers).eval(), FEW[:1]) == flops
-
-
-def test_flops_of_attention() -> None:
-    """Two tokens of 4 numbers: projections in and out, two matrix products, two layers, a head.
-
-    In eval mode PyTorch computes all of it in one operation, which the counter does not know.
-    """
-    layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=8, batch_first=True)
-    model = classifier(Sequences(layer), nn.Linear(4, 3)).eval()
-    views = torch.zeros(1, 1, 2, 4, dtype=torch.uint8)
-    multiply_adds = 2 * 4 * 12 + 2 * 4 * 4 + 2 * (2 * 2 * 4) + 2 * (2 * 4 * 8) + 4 * 3
-    assert count_flops(model, views) == 2 * multiply_adds
+def test_flops_of_other_layers(
+    layers: list[nn.Module], shape: tuple[int, int], multiply_adds: int
+) -> None:
+    views = torch.zeros(1, 1, *shape, dtype=torch.uint8)
+    assert count_flops(classifier(*layers).eval(), views) == 2 * multiply_adds
     assert torch.backends.mha.get_fastpath_enabled()
 
 

@@ -14,8 +14,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch import nn
 
 from kdtune.config.text import InputError
 from kdtune.models.classifier import fashion_student
@@ -23,7 +22,6 @@ from kdtune.models.registry import build
 from kdtune.models.weights import (
     METADATA,
     WEIGHTS,
-    fill,
     load_weights,
     read_checkpoint,
     read_finished,
@@ -52,43 +50,31 @@ def refused(file, words=None):
     return text
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_what_is_written_is_what_is_read(tmp_path, suffix):
-    net, file = build(STUDENT, "none", 10, seed=1).net, tmp_path / f"weights{suffix}"
+def test_what_is_written_is_what_is_read(tmp_path):
+    """Also in another layout of memory, over a larger file, and the halves of .pt."""
+    file, net = tmp_path / "weights.safetensors", fashion_student(10)
     net[1].running_mean.fill_(0.25)
     net[1].num_batches_tracked.fill_(7)
-    if suffix == ".pt":
-        torch.save(net.state_dict(), file)
-    else:
-        save_weights(net, file)
+    save_weights(fashion_student(100), file)
+    save_weights(net.to(memory_format=torch.channels_last), file)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     state, read = net.state_dict(), load_weights(STUDENT, str(file))
     assert state.keys() == read.keys()
     assert all(torch.equal(state[k], read[k]) and state[k].dtype == read[k].dtype for k in state)
-    filled = build(STUDENT, str(file), 10, seed=2).net.state_dict()
-    assert all(torch.equal(state[key], filled[key]) for key in state)
-
-
-def test_saved_weights_replace_the_file_whole(tmp_path):
-    file = tmp_path / "weights.safetensors"
-    save_weights(build(STUDENT, "none", 100, seed=1).net, file)
-    model = build(STUDENT, "none", 10, seed=2)
-    save_weights(model.net.to(memory_format=torch.channels_last), file)
-    read = load_weights(STUDENT, str(file))
-    assert all(torch.equal(value, read[key]) for key, value in model.net.state_dict().items())
+    assert loads(file, state)
+    other = state | {"0.weight": state["0.weight"].half()}
+    torch.save(other | {"1.num_batches_tracked": torch.tensor(7.0)}, file)
+    assert loads(file, state | {"0.weight": other["0.weight"].float()})
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("keep", [0, 5, 0.5, -1])
-def test_truncated_files_are_refused(tmp_path, suffix, keep):
-    net, file = fashion_student(10), tmp_path / f"weights{suffix}"
-    if suffix == ".pt":
-        torch.save(net.state_dict(), file)
-    else:
-        save_weights(net, file)
+def test_truncated_files_are_refused(tmp_path, state, suffix):
+    file = tmp_path / f"weights{suffix}"
+    (torch.save if suffix == ".pt" else save_file)(state, file)
     content = file.read_bytes()
-    file.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
-    refused(file, "whole safetensors" if suffix == ".safetensors" else "cannot be read")
+    for keep in (0, 5, len(content) // 2, -1):
+        file.write_bytes(content[:keep])
+        refused(file, "whole safetensors" if suffix == ".safetensors" else "cannot be read")
 
 
 OTHER_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
@@ -100,39 +86,22 @@ OTHER_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda _: {"config": {"width": 3}, "epoch": 3},
         r"must hold a state dict, names to tensors, .* but holds a dict \(config, epoch\)",
     ),
-    "a tensor": (lambda _: torch.zeros(3), "must hold a state dict, .* but holds a Tensor"),
     "nothing": (lambda _: {}, r"but holds a dict \(no entries\)"),
-    "two networks": (
-        lambda state: {"generator": state, "discriminator": state},
-        r"but holds a dict \(generator, discriminator\); save the state dict",
-    ),
-    "another architecture": (
-        lambda _: torchvision.models.mobilenet_v3_small(num_classes=10).state_dict(),
-        r"missing keys: 17, first 0\.weight; unexpected keys: 244, first features\.0\.0\.w",
-    ),
-    "a key more": (
-        lambda state: state | {"more.weight": torch.zeros(1)},
-        r"fit the network \(unexpected keys: 1, first more\.weight\)\. Give weights of",
-    ),
-    "a key less": (
-        lambda state: {k: v for k, v in state.items() if k != "1.running_mean"},
-        r"\(missing keys: 1, first 1.running_mean\)",
+    "other keys": (
+        lambda state: {key.replace("0.", "features."): state[key] for key in state},
+        r"missing keys: 1, first 0\.weight; unexpected keys: 1, first features\.w",
     ),
     "another shape": (
         lambda state: state | {"0.weight": torch.zeros(6, 1, 3, 3)},
         r"first 0.weight, \[6, 1, 3, 3\] of floating-point numbers instead of \[6, 1, 5, 5\] of",
     ),
-    "no shape": (
-        lambda state: state | {"12.weight": torch.zeros(())},
-        r"first 12.weight, \[\] of floating-point numbers instead of \[10, 24\]",
+    "a long name with codes of the terminal": (
+        lambda state: state | {"\x1b[31m" + "x" * 100_000: torch.zeros(1)},
+        r"unexpected keys: 1, first [^\x1b]{,150}",
     ),
     "whole numbers": (
         lambda state: state | {"0.weight": state["0.weight"].long()},
         r"shapes or types: 1, first 0.weight, \[6, 1, 5, 5\] of other numbers instead of",
-    ),
-    "NaN": (
-        lambda state: state | {"0.weight": torch.full((6, 1, 5, 5), float("nan"))},
-        "that are NaN or infinite in 1 of their tensors, first 0.weight; their training has",
     ),
     "numbers too large": (
         lambda state: state | {"0.weight": torch.full((6, 1, 5, 5), 1e300, dtype=torch.double)},
@@ -148,13 +117,13 @@ OTHER_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 @pytest.mark.parametrize(("change", "words"), OTHER_CONTENT.values(), ids=OTHER_CONTENT)
 def test_files_of_torch_that_hold_something_else_are_refused(file, state, change, words):
     torch.save(change(state), file)
-    refused(file, words)
+    text = refused(file, words)
+    assert text.isprintable() and len(text) < 600
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"no weights", "or is damaged"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "run git lfs pull"),
         (b"<!DOCTYPE html>404", "a web page or another text"),
     ],
@@ -162,20 +131,8 @@ def test_files_of_torch_that_hold_something_else_are_refused(file, state, change
 def test_files_that_are_no_checkpoints_are_refused(file, content, words):
     file.write_bytes(content)
     refused(file, words)
-
-
-def test_folders_and_missing_files_are_refused(tmp_path):
-    refused(tmp_path / "missing.pt", "missing.pt does not exist")
-    refused(tmp_path, "is not one")
-
-
-def test_refused_weights_leave_the_network_as_it_was():
-    net = fashion_student(10)
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    state = {key: value + 1 for key, value in before.items()} | {"more": torch.zeros(1)}
-    with pytest.raises(InputError):
-        fill(net, state, "12", "weights", replace_head=True)
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    refused(file.parent, "is not one")
+    refused(file.with_name("missing.pt"), "missing.pt does not exist")
 
 
 def test_default_weights_that_cannot_be_had_say_what_would_do(monkeypatch):
@@ -215,26 +172,19 @@ def loads(file, state, name=STUDENT):
 LAYOUTS = {
     **{
         entry: (lambda state, entry=entry: {entry: state, "epoch": 3, "optimizer": {"state": {}}})
-        for entry in ("state_dict", "model", "model_ema", "net", "state_dict_ema", "my_own_name")
+        for entry in ("state_dict", "model_ema", "my_own_name")
     },
-    "flags": lambda state: {"model": state, "args": argparse.Namespace(lr=0.1, name="x")},
     "optimizer": lambda state: {
         "model": state,
         "optimizer": torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1).state_dict(),
-        "best_acc1": torch.tensor(70.0),
+        "args": argparse.Namespace(lr=0.1, name="x"),
     },
-    "DataParallel": lambda state: nn.DataParallel(loaded(state)).state_dict(),
-    "AveragedModel": lambda state: {"model_ema": AveragedModel(loaded(state)).state_dict()},
-    "compiled": lambda state: prefixed(state, "_orig_mod."),
+    "AveragedModel": lambda state: {
+        "model_ema": {"n_averaged": torch.tensor(3), **prefixed(state, "module.")}
+    },
     "Lightning": lambda state: {"state_dict": prefixed(state, "model."), "loops": {}},
     "stacked": lambda state: prefixed(state, "module._orig_mod.model."),
 }
-
-
-def loaded(state):
-    net = fashion_student(10)
-    net.load_state_dict(state)
-    return net
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -243,13 +193,11 @@ def test_layouts_load(file, state, layout):
     assert loads(file, state)
 
 
-@pytest.mark.parametrize("suffix", ["pth", "tar", "safetensors"])
-def test_files_are_told_apart_by_content(tmp_path, state, suffix):
-    file = tmp_path / f"weights.{suffix}"
-    torch.save({"state_dict": prefixed(state, "module.")}, file)
-    assert loads(file, state)
+def test_files_are_told_apart_by_content(tmp_path, state):
+    file = tmp_path / "weights.safetensors"
     torch.save({"state_dict": state}, file, _use_new_zipfile_serialization=False)
     assert loads(file, state)
+    file = tmp_path / "weights.pth"
     save_file(prefixed(state, "module._orig_mod."), file)
     assert loads(file, state)
 
@@ -286,41 +234,6 @@ def test_an_object_inside_never_runs_and_is_named(file, tmp_path, state, zipped,
     assert target.exists()  # else this test would prove nothing
 
 
-def new_state() -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in fashion_student(10).state_dict().items()}
-
-
-def short_refusal(file: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        build(STUDENT, str(file), 10, seed=1)
-    text = str(caught.value)
-    assert str(file) in text and text.isprintable() and len(text) < 500
-    return text
-
-
-def test_counters_and_half_precision_are_converted(tmp_path: Path) -> None:
-    file, own = tmp_path / "weights.pt", new_state()
-    own["1.num_batches_tracked"] = own["1.num_batches_tracked"].float()
-    own["0.weight"] = own["0.weight"].half()
-    torch.save(own, file)
-    filled = build(STUDENT, str(file), 10, seed=1).net.state_dict()
-    assert torch.equal(filled["0.weight"], own["0.weight"].float())
-
-
-def test_infinities_of_the_network_itself_are_no_fault() -> None:
-    """As in masks of attention."""
-    net = fashion_student(10)
-    net.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
-    assert not fill(net, net.state_dict(), "12", "weights", replace_head=True)
-
-
-def test_names_reach_a_message_short_and_without_codes_of_the_terminal(tmp_path: Path) -> None:
-    file = tmp_path / "weights.pt"
-    for name in ("\x1b[31mred", "x" * 100_000):
-        torch.save({**new_state(), name: torch.zeros(1)}, file)
-        assert "unexpected keys: 1, first " in short_refusal(file)
-
-
 @pytest.mark.parametrize(
     "header",
     [
@@ -332,35 +245,27 @@ def test_names_reach_a_message_short_and_without_codes_of_the_terminal(tmp_path:
 def test_a_hostile_header_is_refused(tmp_path: Path, header: bytes) -> None:
     file = tmp_path / "weights.safetensors"
     file.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    assert "is not a whole safetensors file" in short_refusal(file)
+    assert len(refused(file, "is not a whole safetensors file")) < 500
     assert read_finished(file) is None
 
 
 WRONG_ENTRIES: list[dict[str, Any]] = [
     {"classes": "ab"},
     {"model": 5},
-    {"has_cut_val": "maybe"},
     {"from_the_future": 1},
-    *({"preprocessing": wrong} for wrong in (None, {"mean": "x"}, {"z": 1}, {"size": 10**9})),
+    {"preprocessing": {"size": 10**9}},
 ]
 GOOD = {"model": "m:net", "classes": ["a", "b"], "preprocessing": {"mean": [0.2], "std": [0.3]}}
 
 
 @pytest.mark.parametrize(
     "record",
-    ["[" * 50_000, "null", "{", "{}", *(GOOD | wrong for wrong in WRONG_ENTRIES)],
+    ["[" * 50_000, "null", "{}", *(GOOD | wrong for wrong in WRONG_ENTRIES)],
 )
 def test_a_damaged_record_of_a_finished_teacher_is_not_ignored(tmp_path: Path, record: Any) -> None:
     """Without the preprocessing in it, the teacher's predictions would be wrong."""
     file, text = tmp_path / WEIGHTS, record if isinstance(record, str) else json.dumps(record)
-    save_file(new_state(), file, {METADATA: text})
+    save_file({"0.weight": torch.zeros(1)}, file, {METADATA: text})
     with pytest.raises(InputError, match="is damaged or of a newer version") as caught:
         read_finished(file)
     assert str(file) in str(caught.value) and len(str(caught.value)) < 600
-
-
-def test_a_whole_record_of_a_finished_teacher_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "other-name.safetensors"
-    save_file(new_state(), file, {METADATA: json.dumps(GOOD)})
-    found = read_finished(file)
-    assert found is not None and (found.model, found.classes) == ("m:net", ("a", "b"))
