@@ -132,27 +132,15 @@ def make(
 
 
 def make_final(
-    folder: Path,
-    last: Last,
-    final: Mapping[float, Sequence[float]],
-    recorded: bool = True,
-    first: int = 2000,
-    **study,
+    folder: Path, last: Last, final: Mapping[float, Sequence[float]], **study
 ) -> Results:
     """Write and read a study with final repeats of alphas, as a race or "auto" adds them.
 
-    Args:
-        folder: of the study.
-        last: see the module.
-        final: accuracies of the finalists on the final repeats.
-        recorded: whether a record fixes the finalists, ranked by their means in `last`.
-        first: number of the first final repeat.
-        study: see `make`.
+    A record fixes the finalists, ranked by their means in `last`.
     """
     made = make(folder, last, **study)
-    if recorded:
-        write_round(folder, last, list(final), first, made.study.default.config_id)
-    write_final(folder, final, first)
+    write_round(folder, last, list(final), 2000, made.study.default.config_id)
+    write_final(folder, final)
     return kdtune.load(folder)
 
 

@@ -11,7 +11,6 @@ from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -76,9 +75,3 @@ def test_an_example_gives_what_it_says(
         runner = doctest.DocTestRunner(optionflags=FLAGS, verbose=False)
         runner.run(test, out=told.append)
     assert not runner.failures, "".join(told)
-
-
-@pytest.mark.parametrize("name", kdtune.__all__)
-def test_a_public_name_has_an_example(name: str) -> None:
-    value: Any = getattr(kdtune, name)
-    assert ">>> " in str(inspect.getdoc(value))

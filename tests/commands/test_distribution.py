@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -79,28 +78,6 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
     )
     assert [name for name in files_of_package() if not re.fullmatch(allowed, name)] == []
     assert built.wheel.stat().st_size < MAX_WHEEL_BYTES
-
-
-def test_the_sdist_holds_no_data_but_the_default_data_set(built: Built) -> None:
-    with tarfile.open(built.sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert files_of_package() <= names
-    others = names - files_of_package()
-    allowed = r"docs/\w+\.md|experiments/[\w-]+\.(py|sh|md|yaml|svg|png)"
-    files = {
-        "README.md",
-        "ARCHITECTURE.md",
-        "CHANGELOG.md",
-        "LICENSE",
-        "pyproject.toml",
-        "cluster.yaml",
-    }
-    of_hatchling = {".gitignore", "PKG-INFO"}
-    rest = others - files - of_hatchling
-    assert [name for name in rest if not re.fullmatch(allowed, name)] == []
-    assert files < names
-    for image in re.findall(r"!\[.*\]\((.*?)\)", (ROOT / "README.md").read_text()):
-        assert image in names
 
 
 def test_the_wheel_is_installed_into_a_fresh_environment(built: Built, tmp_path: Path) -> None:

@@ -68,8 +68,7 @@ def test_logits_of_option_a_are_those_by_hand():
 @pytest.mark.parametrize("name", ["cifar_resnet20", "cifar_resnet20_b"])
 def test_models_learn_with_a_frozen_backbone_and_whole(name):
     model = build(name, "none", 7, seed=1)
-    for side in (28, 48):  # other sizes, and grey
-        probe(model, torch.zeros(2, 1, side, side, dtype=torch.uint8), 7, whole=False)
+    probe(model, torch.zeros(2, 1, 28, 28, dtype=torch.uint8), 7, whole=False)  # small and grey
 
 
 def akamaster(state):

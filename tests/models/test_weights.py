@@ -193,13 +193,11 @@ def test_layouts_load(file, state, layout):
     assert loads(file, state)
 
 
-@pytest.mark.parametrize("suffix", ["pth", "tar", "safetensors"])
-def test_files_are_told_apart_by_content(tmp_path, state, suffix):
-    file = tmp_path / f"weights.{suffix}"
-    torch.save({"state_dict": prefixed(state, "module.")}, file)
-    assert loads(file, state)
+def test_files_are_told_apart_by_content(tmp_path, state):
+    file = tmp_path / "weights.safetensors"
     torch.save({"state_dict": state}, file, _use_new_zipfile_serialization=False)
     assert loads(file, state)
+    file = tmp_path / "weights.pth"
     save_file(prefixed(state, "module._orig_mod."), file)
     assert loads(file, state)
 

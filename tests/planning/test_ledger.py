@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from play import Line, play, rest_of, runs_of, start_of
+from play import Line, play, rest_of, runs_of, scored, start_of
 from simulated_runs import LISTS, RANGES, RUN, curve, make
 
 from kdtune.config.run import Run
@@ -154,7 +154,7 @@ def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
     assert Plan(small, play(small, curve)).ledger.cost.runs <= 10
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_runs_in_flight_at_the_decision_count_as_well(seed: int) -> None:
     """The study goes on where they undo the decision, and ends with one in any case."""
     space = {"alpha": (0.1, 1.0)}
@@ -190,11 +190,6 @@ def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
         finals = [r for r in pair.baseline.status if phase_of(r) == "final"]
         assert final_test(plan.ledger, pair).n == len(finals) - 1
     assert is_decided(plan.ledger)
-
-
-def scored(run: Run, score: float) -> list[Line]:
-    """Return the records of a run with this accuracy in every epoch."""
-    return [start_of(run), *rest_of(run, Plan(Study(run=RUN)), lambda _: [score] * run.epochs)]
 
 
 def test_confirmation_decides_between_the_best_of_the_search() -> None:

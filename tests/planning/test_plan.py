@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from play import Line, play, play_and_crash, rest_of, round_before, runs_of, start_of
+from play import Line, play, play_and_crash, rest_of, round_before, runs_of, scored, start_of
 from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make, truth
 
 from kdtune.config.run import Run
@@ -125,16 +125,6 @@ def test_more_repeats_and_samples_extend_the_study(played) -> None:
         assert len(Plan(more, extended).ledger.configs) == most
 
 
-def test_the_default_grid_runs_in_blocks_of_repeats() -> None:
-    """In blocks of as many repeats as run at once: the first four of all, then the next four."""
-    study = Study(run=RUN, space={"alpha": (0.5, 1.0)}, repeats=8)
-    ids = [run.config_id for run in study.runs()]
-    want = [(c, r) for block in (range(4), range(4, 8)) for c in ids for r in block]
-    assert runs_of(play(study, curve, 1)) == [(c, r) for r in range(8) for c in ids]
-    plan = Plan(study, concurrency=4)
-    assert [(run.config_id, run.repeat) for run in iter(plan.next_run, None)] == want
-
-
 def test_a_race_finds_the_best_with_fewer_runs() -> None:
     space = {"alpha": (0.1, 0.3, 0.5, 1.0), "lr": tuple(10.0**-k for k in range(6))}
     study = Study(run=RUN, space=space, policy="race", repeats=8)
@@ -143,15 +133,6 @@ def test_a_race_finds_the_best_with_fewer_runs() -> None:
     assert (baseline.run.lr, distilled.run.lr) == (0.01, 0.01)  # lr is worth 5 points a decade
     searched = [run for run in runs_of(lines) if run[1] < 1000]
     assert len(searched) < 24 * 8 / 3
-
-
-def test_a_requeued_run_goes_next() -> None:
-    plan = Plan(make("grid", LISTS, "all"))
-    first, second = plan.next_run(), plan.next_run()
-    plan.add_record(start_of(first)), plan.add_record(start_of(second))
-    plan.requeue(first)
-    assert list(plan.ledger.running) == [second.trial_id] and not plan.is_done
-    assert plan.next_run() == first and plan.next_run() not in (first, second)
 
 
 def test_a_requeued_repeat_of_a_race_leaves_the_others_in_order() -> None:
@@ -370,17 +351,6 @@ def test_repeats_are_added_until_each_student_is_decided() -> None:
     assert lengths["large"] < lengths["small"] and not is_decided(plan.ledger)
 
 
-def test_a_warm_start_knows_its_student(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    study = make("grid", {**LISTS, **STUDENTS}, "all")
-    lines = play(study, of_student)
-    monkeypatch.setattr("kdtune.planning.plan.read_study", lambda folder: study)
-    monkeypatch.setattr("kdtune.planning.plan.read_lines", lambda *_: (lines, []))
-    later = replace(make("random", {**RANGES, **STUDENTS}, "all"), warm_start=str(tmp_path))
-    assert {run.student for run in best_of_other(later)} == {"small", "large"}
-    only = replace(make("random", {**RANGES, "student": ("small",)}, "all"), warm_start="x")
-    assert best_of_other(only)
-
-
 # -- Configurations of another study that are suggested first --
 
 
@@ -391,9 +361,7 @@ def save(study: Study, lines: list[Line]) -> None:
     (study.folder / "epochs" / "00000.jsonl").write_text(text)
 
 
-def test_a_warm_start_suggests_the_best_of_the_other_study_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_warm_start_suggests_the_best_of_the_other_study_first(tmp_path: Path) -> None:
     """The first ones after the default: alpha 0.5, and lr 1e-2 in place of 1e-3, the nearest."""
     other = Study(name="other", out=str(tmp_path), run=RUN, space=LISTS)
     lines = play(other, curve)
@@ -409,9 +377,6 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(
     known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}
     taken = [config for config in configs if (config["alpha"], config["lr"]) in known]
     assert 4 <= len(taken) <= 8 and all(config["lr"] >= 1e-2 for config in taken)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    at_home = replace(study, warm_start="~/other")
-    assert best_of_other(at_home) == best_of_other(replace(study, warm_start=str(other.folder)))
     with pytest.raises(InputError, match="--warm-start must be left out"):
         replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
     with pytest.raises(InputError, match="must hold study"):
@@ -462,9 +427,3 @@ def test_order_by_hand() -> None:
     # whoever was confirmed comes first
     confirmed = Plan(study, [*lines, *scored(replace(c, repeat=1000), 0.7)]).ledger
     assert [state.run.lr for state in ranked(confirmed)] == [0.3, 0.2, 0.1]
-
-
-def scored(run: Run, score: float) -> list[Line]:
-    """Return the records of a run with this accuracy in every epoch."""
-    plan = Plan(Study(run=RUN))
-    return [start_of(run), *rest_of(run, plan, lambda _: [score] * 8)]

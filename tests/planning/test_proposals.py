@@ -18,20 +18,16 @@ from simulated_runs import LISTS, RANGES, RUN, curve, make
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
-from kdtune.config.text import InputError
 from kdtune.planning import proposals
 from kdtune.planning.ledger import Arm, Ledger
 from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import (
     ConfigSampler,
-    _trial,
     export_for_optuna,
     parameter,
     searched_distribution,
     suggest,
 )
-
-DISTILLED = Arm(RUN.student, False)
 
 
 @pytest.mark.parametrize("search", ["random", "tpe"])
@@ -108,22 +104,6 @@ def test_suggestions_in_flight_keep_away_from_each_other(monkeypatch) -> None:
     assert apart > 1.1 * spread(8)
 
 
-def test_a_running_configuration_moves_the_next_suggestion() -> None:
-    """The same seeds suggest other points, on average further away from the running one."""
-    sampler = informed()
-    before = [sampler._ask(DISTILLED, seed) for seed in range(40)]
-    assert [sampler._ask(DISTILLED, seed) for seed in range(40)] == before  # asking changes nothing
-    running = before[0]
-    sampler.add(running)
-    after = [sampler._ask(DISTILLED, seed) for seed in range(40)]
-    assert after[0] != running
-
-    def distance(runs: list[Run]) -> float:
-        return float(np.mean([abs(position(run) - position(running)).sum() for run in runs]))
-
-    assert distance(after) > distance(before)
-
-
 def test_suggestions_with_runs_in_flight_are_the_same_after_a_crash() -> None:
     """A plan rebuilt before each first start of a configuration suggests that configuration."""
     study = replace(make("tpe", RANGES, "race"), samples=40)
@@ -164,13 +144,6 @@ def test_random_samples_are_uniform_in_the_log_odds() -> None:
     assert p_uniform(suggested(study, 300)) > 0.01
     plain = replace(study, space={"alpha": Range(0.001, 0.999)})
     assert p_uniform(suggested(plain, 300)) < 1e-10  # the test can fail
-
-
-def test_the_first_samples_of_tpe_are_uniform_in_the_log_odds() -> None:
-    """TPE begins with 10 random ones, here of 30 seeds; the first of each study is the default."""
-    seeds = (replace(STUDY, run=replace(RUN, seed=seed)) for seed in range(30))
-    alphas = [alpha for study in seeds for alpha in suggested(study, 9)]
-    assert p_uniform(alphas) > 0.01
 
 
 def test_suggestions_are_short_inside_the_range_and_distinct_near_both_ends() -> None:
@@ -282,22 +255,6 @@ def test_equal_temperatures_are_one_configuration() -> None:
         assert (run.config, run.config_id) == (alone.config, alone.config_id)
 
 
-def test_a_study_of_one_temperature_keeps_its_configurations() -> None:
-    old = Study(run=RUN, space={"temperature": (1.0, 4.0)})
-    wide = replace(old, space={**PAIRS, "teacher_temperature": (1.0, 2.0, 4.0)})
-    assert wide.covers(old)
-    assert {run.config_id for run in old.runs()} < {run.config_id for run in wide.runs()}
-    assert not old.has_effect("teacher_temperature") and wide.has_effect("teacher_temperature")
-
-
-@pytest.mark.parametrize("search", ["random", "tpe"])
-def test_a_search_finds_each_pair_of_temperatures_once(search: str) -> None:
-    study = Study(run=RUN, search=search, samples=20, plain_share=0, repeats=1, space=PAIRS)
-    lines = play(study, curve)
-    grid = replace(study, search="grid")
-    assert {c for c, _ in runs_of(lines)} == {r.config_id for r in grid.runs()}
-
-
 @pytest.mark.parametrize(
     ("search", "run"), [("random", RUN), ("tpe", replace(RUN, teacher_temperature=9.0))]
 )
@@ -315,32 +272,6 @@ def test_a_study_that_was_interrupted_makes_the_same_suggestions(search: str, ru
             assert suggestion is not None and suggestion.config_id == line["config_id"]
             known.add(suggestion.config_id)
     assert len(known) == 15
-
-
-def test_the_default_has_the_temperature_nearest_to_the_students() -> None:
-    study = Study(run=RUN, search="random", space={"teacher_temperature": Range(5, 9)})
-    default = study.default
-    assert default is not None and default.config["teacher_temperature"] == 5  # RUN has T = 4
-    grid = Study(run=RUN, space={"teacher_temperature": (1.0, 4.0)})
-    assert grid.default.config["teacher_temperature"] is None  # type: ignore[union-attr]
-
-
-def test_optuna_sees_the_temperature_in_place_of_none() -> None:
-    study = Study(run=RUN, space=PAIRS, repeats=1)
-    plan = Plan(study, play(study, curve))
-    trials = [_trial(study, state, [0.0]) for state in plan.ledger.by_row]
-    pairs = {tuple(t.params[n] for n in PAIRS if n in t.params) for t in trials}
-    assert pairs == {(1, 1, 0.5), (1, 4, 0.5), (4, 1, 0.5), (4, 4, 0.5), (1,)}
-
-
-def test_none_is_no_value_of_a_space() -> None:
-    words = "teacher_temperature must be searched among values, but got None; .* temperature"
-    with pytest.raises(InputError, match=words):
-        Study(space={"teacher_temperature": (None, 1.0)})  # type: ignore[dict-item]
-    with pytest.raises(InputError, match="teacher_temperature is searched, but has no effect in"):
-        Study(run=Run(loss="mse"), space={"teacher_temperature": (1.0, 4.0)})
-    with pytest.raises(InputError, match="loss_weight is searched, but has no effect in any"):
-        Study(space={"loss_weight": (1.0, 4.0), "loss": ("kl", "mine:f")})
 
 
 # -- optuna.db of simulated studies, read by Optuna itself --

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from html_reader import Reader
+from PIL import Image
 from study_folders import (
     RUN,
     at,
@@ -22,6 +23,7 @@ from study_folders import (
     make,
     write_predictions,
 )
+from whole_predictions import write_whole_predictions
 
 import kdtune
 import kdtune.report as report_command
@@ -39,7 +41,9 @@ from kdtune.reporting.figures import (
     all_figures,
     forest_plot,
 )
+from kdtune.reporting.sections import examples
 from kdtune.results.comparison import Criterion
+from kdtune.results.examples import read_arms, write_thumbnails
 from kdtune.results.results import Results
 
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict ${data} $\\frac{1$ <b>"
@@ -93,8 +97,6 @@ def test_it_is_small_and_complete_without_network_and_scripts(text) -> None:
     assert f"script-src 'sha256-{digest}'" in policy and policy.startswith("default-src 'none'")
     assert not re.search(r"fetch|XMLHttp|import|eval|innerHTML|https?:", script)
 
-
-def test_ids_are_unique_and_references_exist(text) -> None:
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     references = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', text)
@@ -128,16 +130,6 @@ def test_the_data_equal_the_dataframes(whole, text) -> None:
         )
 
 
-def test_of_many_epochs_the_data_keep_some_and_the_last(whole, monkeypatch) -> None:
-    monkeypatch.setattr(build, "MAX_NUMBERS", 640)
-    epochs = build.data(whole)["epochs"]
-    assert epochs["every"] == 5  # of 20 x 20 x 8 numbers
-    assert sorted(set(epochs["epoch"])) == list(range(4, 20, 5))
-    monkeypatch.setattr(build, "MAX_NUMBERS", 20)
-    epochs = build.data(whole)["epochs"]
-    assert epochs["every"] == 0 and epochs["epoch"] == []
-
-
 def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(whole, text) -> None:
     """The one for new repeats and new images, not the one for these images."""
     best = whole.compare().iloc[0]
@@ -153,7 +145,33 @@ def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(wh
     assert list(interval.get_xdata()) == pytest.approx(ends)
 
 
-# Texts from records
+# Texts and images from records
+
+
+def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
+    made = make(
+        tmp_path / "study",
+        draw({0.1: 0.1, 0.5: 0.0, 1.0: 0.0}, 4),
+        run=replace(RUN, data=str(tmp_path)),
+    )
+    (tmp_path / "a").mkdir()
+    made = write_whole_predictions(made, ["ant", "bee"], 90, ("val",), "a")
+    for i in range(0, 90, 2):
+        Image.new("RGB", (100, 80), (i, 0, 0)).save(tmp_path / "a" / f"{i}.png")
+    html = build.html(made, Criterion(), {})
+    sources = [a["src"] for t, a in Reader(html).tags if t == "img"]
+    shown = examples(made, read_arms(made, Criterion()))
+    images = [image for group in shown.groups.values() for image in group]
+    assert 0 < len(images) <= 24 and [i.source for i in images if i.source] == sources
+    for image in images:
+        number = int(Path(image.name).stem)
+        assert bool(image.source) == (number % 2 == 0)  # the other files are missing
+        if image.source:
+            head, content = image.source.split(",")
+            assert head == "data:image/jpeg;base64" and base64.b64decode(content)[:2] == b"\xff\xd8"
+    assert html.count("no image</span>") == len(images) - len(sources)
+    write_thumbnails(made.folder, read_arms(made, Criterion()), lambda *_: Image.new("L", (8, 8)))
+    assert build.html(made, Criterion(), {}).count("data:image/png") == len(images)
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout")  # a name too long for any figure
@@ -197,34 +215,15 @@ def test_any_study_has_a_page(tmp_path, last) -> None:
     assert not re.search(r"\bnan\b|\binf\b|None|-0\.0 %", words.partition("Every setting")[0])
 
 
-def test_a_folder_that_cannot_be_written(whole, tmp_path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="the report cannot be written to"):
-        build.write(whole, Criterion(), tmp_path / "file")
-    flags = ReportFlags((str(tmp_path / "nowhere"),))
-    with pytest.raises(InputError, match="does not exist"):
-        report_command.main(flags)
-
-
 # Several studies side by side
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("runs")
-    make(folder / "a", draw({0.5: 0.03, 1.0: 0.0}, 4), name="a")
-    make(folder / "b", draw({0.5: 0.0, 1.0: 0.0}, 4, seed=1), name="b", level=0.01)
-    return str(folder / "a"), str(folder / "b")
-
-
-def test_the_page_of_several_studies_works_offline(places, tmp_path) -> None:
-    pages = [tmp_path / name for name in ("one.html", "again/other.html")]
-    for page in pages:
-        assert report_command.main(ReportFlags(places, out=str(page))) == 0
-    assert pages[0].read_bytes() == pages[1].read_bytes()
-    page = Reader(pages[0].read_text("utf-8"))
-    assert sum(tag == "svg" for tag, _ in page.tags) == 2
-    assert not [a for _, a in page.tags if a.get("src") or a.get("href", "").startswith("http")]
+    folders = [tmp_path_factory.mktemp(name) for name in ("a", "b")]
+    for folder in folders:
+        make(folder, {0.5: [0.7, 0.8], 1.0: [0.6, 0.7]}, name=folder.name)
+    return str(folders[0]), str(folders[1])
 
 
 @pytest.mark.parametrize(
@@ -240,17 +239,6 @@ def test_files_that_are_refused(places, out: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         report_command.main(ReportFlags(places, out=out.format(a=places[0])))
     assert not (Path(places[0]) / "report.html").exists()
-
-
-# A study in a notebook
-
-
-def test_a_notebook_of_a_study_without_a_comparison(tmp_path) -> None:
-    evil = "m:<script>alert(1)</script>"
-    last = {at(alpha, student=evil): [None] for alpha in (0.5, 1.0)}
-    html = make(tmp_path / "<b>", last)._repr_html_()
-    assert "0 of 2 runs completed" in html and "No conclusion" in html and "<img" not in html
-    assert "<script" not in html and "<b>(" not in html and "/&lt;b&gt;)" in html
 
 
 # Reproducibility, without torch

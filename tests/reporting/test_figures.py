@@ -1,6 +1,5 @@
 """Figures show the numbers of the dataframes; references: numpy and a published figure."""
 
-import base64
 import io
 import re
 from pathlib import Path
@@ -10,24 +9,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from html_reader import Reader
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
-from study_folders import RUN, at, cost, draw, edit_records, grid, make, starting_repository
+from study_folders import RUN, at, cost, draw, grid, make, starting_repository
 from whole_predictions import write_whole_predictions
 
 import kdtune
 from kdtune.config.records import write_costs
 from kdtune.config.text import InputError
-from kdtune.reporting import build
-from kdtune.reporting import figures as module
-from kdtune.reporting.canvas import COLOURS, LINE_STYLES, MARKERS, figure_style
+from kdtune.reporting.canvas import COLOURS, MARKERS, figure_style
 from kdtune.reporting.figures import (
     FRONTIERS,
-    MAX_CONFIGS,
-    agreement_plot,
     all_figures,
     class_plots,
     curve_data,
@@ -38,7 +32,6 @@ from kdtune.reporting.figures import (
     learning_curve,
     repeats_plot,
     shown_configs,
-    style_of,
     teacher_points,
 )
 from kdtune.results.comparison import Criterion
@@ -105,10 +98,8 @@ def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
     assert band == exact((0.761, 0.873, 0.984), abs=5e-4)
 
 
-@pytest.mark.parametrize("metric", ["acc", "loss", "logit_diff"])
-def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(started, metric: str) -> None:
-    shown = shown_configs(started, CRITERION)
-    picture = curve(started, metric, shown)
+def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(started) -> None:
+    picture = curve(started, "loss", shown_configs(started, CRITERION))
     epochs = started.epochs.merge(started.trials[["trial_id", "status"]])
     epochs = epochs[epochs.status == "completed"]
     (axes,) = picture.figure.axes
@@ -117,94 +108,23 @@ def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(started, metr
     for name, line in lines.items():
         alpha, n = re.fullmatch(r"alpha = ([\d.]+) \(n = (\d)\)", name).groups()
         runs = epochs[epochs["config/alpha"] == float(alpha)]
-        table = runs.pivot(index="epoch", columns="repeat", values=metric)
+        table = runs.pivot(index="epoch", columns="repeat", values="loss")
         assert int(n) == table.shape[1] == (3 if alpha == "0.5" else 4)
         assert list(line.get_xdata()) == list(range(1, 26))
         assert list(line.get_ydata()) == exact(list(table.mean(axis=1)))
-        # a thin line a repeat of the same colour, each its own run
+        # of the same colour: a thin line for each repeat, and the band of mean +- sd
         colour = to_hex(line.get_color())
-        (thin,) = (
-            c
-            for c in axes.collections
-            if isinstance(c, LineCollection) and to_hex(c.get_color()[0]) == colour
-        )
-        assert all(
-            list(x) == list(range(1, 26)) for x in (run[:, 0] for run in thin.get_segments())
-        )
+        thin = [c for c in axes.collections if isinstance(c, LineCollection)]
+        (thin,) = (c for c in thin if to_hex(c.get_color()[0]) == colour)
         drawn = sorted(tuple(run[:, 1]) for run in thin.get_segments())
         assert drawn == sorted(tuple(column) for _, column in table.items())
-        # the band is that mean +- sd over repeats
-        band = next(
-            c
-            for c in axes.collections
-            if not isinstance(c, LineCollection) and to_hex(c.get_facecolor()[0]) == colour
-        )
-        ends = band.get_paths()[0].vertices[:, 1]
+        bands = [c for c in axes.collections if not isinstance(c, LineCollection)]
+        band = next(c for c in bands if to_hex(c.get_facecolor()[0]) == colour)
         top = table.mean(axis=1) + table.std(axis=1, ddof=1)
-        assert ends.max() == exact(top.max())
-    # the published legend: the mean over epochs 10 to 24 of one run alone, not of four
-    one = epochs[(epochs["config/alpha"] == 0) & (epochs["repeat"] == 0) & (epochs.epoch >= 10)]
-    if metric == "loss":
-        assert one.loss.mean() == exact(1.3539, abs=5e-5)
-        assert not any("1.35" in name for name in lines)
-
-
-def test_long_curves_skip_epochs_but_not_the_last(tmp_path, monkeypatch) -> None:
-    """Unfinished and final trials are not drawn, so they do not count."""
-    monkeypatch.setattr(module, "MAX_POINTS", 60)
-    long = [at(alpha, epochs=30) for alpha in (0.5, 1.0)]
-    make(tmp_path, draw(dict.fromkeys(long, 0.0), 10))
-    edit_records(tmp_path, lambda line: line.update(cut_off(line)))
-    made = kdtune.load(tmp_path)
-    picture = curve(made, "acc", shown_configs(made, CRITERION))
-    lines = means(picture).values()
-    (stride,) = {step for line in lines for step in np.diff(line.get_xdata())}
-    assert all(line.get_xdata()[-1] == 30 for line in lines)
-    words = Reader(build.html(made, CRITERION, {"acc": {"svg": "", "caption": ""}}, {})).words
-    assert f"One epoch in {stride:.0f} is drawn; of the last 15 epochs, one in 4." in words
-
-
-def cut_off(line: dict) -> dict:
-    """Let repeat 8 fail, and make repeat 9 a final one."""
-    if line["kind"] == "end" and line["repeat"] == 8:
-        return {"status": "failed"}
-    return {"phase": "final"} if line["kind"] == "start" and line["repeat"] > 8 else {}
-
-
-def test_a_wild_configuration_does_not_flatten_the_others(tmp_path) -> None:
-    last = draw({0.1: 0.0, 0.5: 0.0, 0.9: 0.0, 1.0: 0.0}, 3) | {0.3: [0.1, 0.11, 0.1]}
-    runs = {at(a, epochs=40): accs for a, accs in last.items()}
-    made = make(tmp_path, runs)
-    shown = [run.config_id for run in runs]
-    end = curve(made, "acc", shown, 5)
-    low, high = end.figure.axes[0].get_ylim()
-    assert 0.5 < low < 0.65 and high > 0.9  # with the teacher
-    assert end.caption.endswith("Outside the frame runs alpha = 0.3 (means 0.093 to 0.103).")
-    assert "Outside" not in curve(made, "acc", shown).caption  # there all begin at 0
-    wild = at(0.3, epochs=40).config_id
-    assert end.svg.count(f'data-config="{wild}"') == 3
-    assert "<title>alpha = 0.3 (n = 3)</title>" in end.svg
+        assert band.get_paths()[0].vertices[:, 1].max() == exact(top.max())
 
 
 # The other figures
-
-
-def test_the_best_and_the_baseline_are_shown(wide) -> None:
-    shown = shown_configs(wide, CRITERION)
-    order = wide.configs.config_id.tolist()
-    assert len(shown) == MAX_CONFIGS == 7 and at(1.0).config_id in shown
-    assert shown[0] == order[0]
-    best = [c for c in order if c != at(1.0).config_id][:6]
-    assert sorted(shown) == sorted([*best, at(1.0).config_id])
-    assert [c for c in order if c in shown] == shown
-
-
-def test_curves_differ_in_greyscale(wide) -> None:
-    assert len(set(COLOURS)) == len(set(map(str, LINE_STYLES))) == len(set(MARKERS)) >= MAX_CONFIGS
-    assert len({style_of(number) for number in range(49)}) == 49
-    lines = means(curve(wide, "acc", shown_configs(wide, CRITERION)))
-    assert len({(to_hex(v.get_color()), str(v._dash_pattern)) for v in lines.values()}) == 7
-    assert len({str(v._dash_pattern) for v in lines.values()}) == 7
 
 
 def test_the_dots_are_the_repeats(wide) -> None:
@@ -242,18 +162,6 @@ def test_the_forest_plot_shows_the_comparison(wide, criterion: Criterion) -> Non
     assert ("one image" in picture.caption) == (criterion.metric != "ce")
 
 
-def test_the_heat_map_shows_the_means(wide) -> None:
-    axes = heat_map(wide, CRITERION).figure.axes[0]
-    done = wide.trials[wide.trials.status == "completed"]
-    table = done.pivot_table(
-        index="config/alpha", columns="config/temperature", values="val/acc@last"
-    )
-    np.testing.assert_allclose(axes.images[0].get_array(), 100 * table)
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["0.1", "0.3", "0.5", "0.9"]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["1", "4", "8"]
-    assert axes.texts[0].get_text() == f"{100 * table.iloc[0, 0]:.2f}"
-
-
 def test_the_heat_map_tells_alphas_apart_and_leaves_missing_values_out(tmp_path) -> None:
     """As a range of log-odds samples them; six digits of their own would all be 1 or 0.999999."""
     alphas = ["0.00123", "0.99877", "0.99999877", "0.9999995"]
@@ -264,15 +172,6 @@ def test_the_heat_map_tells_alphas_apart_and_leaves_missing_values_out(tmp_path)
     assert [t.get_text() for t in axes.get_yticklabels()] == alphas
     texts = [t.get_text() for t in axes.texts]
     assert len(texts) == 8 and texts.count("") == 1 and not any("nan" in t for t in texts)
-
-
-def test_the_agreement_plot_has_a_marker_per_trial(wide) -> None:
-    (axes,) = agreement_plot(wide, CRITERION, shown_configs(wide, CRITERION)).figure.axes
-    marks = {line.get_label(): line for line in axes.lines}
-    line = marks["alpha = 1"]
-    runs = wide.trials[wide.trials["config/alpha"] == 1]
-    assert list(line.get_xdata()) == exact(list(100 * runs["val/agreement@last"]))
-    assert list(line.get_ydata()) == exact(list(100 * runs["val/acc@last"]))
 
 
 def test_the_figures_of_classes_are_of_the_test_split(measured) -> None:
@@ -305,10 +204,8 @@ def test_the_frontier_shows_the_frame(measured, name: str) -> None:
     points = [line for line in points if line.get_transform() != axes.transAxes]
     assert [line.get_xdata()[0] for line in points] == list(table[cost_of])
     assert [line.get_ydata()[0] for line in points] == exact(list(100 * table["mean"]))
-    assert [to_hex(line.get_markerfacecolor()) for line in points] == [
-        COLOURS[0].lower(),
-        "#ffffff",
-    ]
+    colours = [to_hex(line.get_markerfacecolor()) for line in points]
+    assert colours == [COLOURS[0].lower(), "#ffffff"]
     bars = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) == 2][:2]
     assert bars == [exact([100 * row.low, 100 * row.high]) for row in table.itertuples()]
     (star,) = [line for line in axes.lines if line.get_marker() == "*"]
@@ -321,22 +218,15 @@ def test_the_frontier_shows_the_frame(measured, name: str) -> None:
     assert "The star is the teacher." in figure.caption
 
 
-def test_the_frontier_goes_from_the_cheapest_to_the_right(measured) -> None:
-    axes = drawn(measured, "frontier-latency_ms").figure.axes[0]
-    (steps,) = [line for line in axes.lines if line.get_label() == "frontier of the students"]
-    assert list(steps.get_xdata()) == [0.2, 0.4]
-    assert list(steps.get_ydata()) == exact([100 * measured.frontier()["mean"].max()] * 2)
-    assert steps.get_drawstyle() == "steps-post"
-
-
 def test_other_metrics_have_no_teacher(measured) -> None:
-    criterion = Criterion("ce")
-    assert len(teacher_points(measured, criterion, "params")) == 0
-    figure = drawn(measured, "frontier-params", criterion)
-    axes = figure.figure.axes[0]
-    assert "teacher" not in figure.caption and "cross-entropy" in axes.get_ylabel()
-    best = measured.frontier(criterion)
-    assert best["efficient/params"].tolist() == [True, False]
+    assert len(teacher_points(measured, Criterion("ce"), "params")) == 0
+    assert "teacher" not in drawn(measured, "frontier-params", Criterion("ce")).caption
+    (steps,) = (
+        line
+        for line in drawn(measured, "frontier-latency_ms").figure.axes[0].lines
+        if line.get_label() == "frontier of the students"
+    )
+    assert (list(steps.get_xdata()), steps.get_drawstyle()) == ([0.2, 0.4], "steps-post")
 
 
 # Files
@@ -372,26 +262,11 @@ def test_curves_of_the_last_epochs_and_of_a_derived_metric(measured) -> None:
     np.testing.assert_allclose(line.get_ydata(), 0.9 - acc.get_ydata())  # the teacher's is 0.9
 
 
-@pytest.mark.parametrize("name", ["curves", "differences", "repeats", "frontier"])
-def test_a_figure_is_matplotlibs_and_pyplot_does_not_know_it(measured, name: str) -> None:
+def test_a_figure_is_matplotlibs_and_pyplot_does_not_know_it(measured) -> None:
     before = plt.get_fignums()
-    figure = getattr(measured.plot, name)()
-    assert isinstance(figure, Figure) and plt.get_fignums() == before
-    assert figure.caption.endswith(".")
-
-
-def test_a_figure_is_shown_with_its_caption(measured) -> None:
-    figure = measured.plot.differences()
-    html = figure._repr_html_()
-    image_tag = re.search(r'src="data:image/png;base64,([^"]+)" width="([0-9]+)"', html)
-    assert image_tag
-    image = Image.open(io.BytesIO(base64.b64decode(image_tag[1]))).convert("RGB")
-    assert image.width == 1.5 * int(image_tag[2]) == 165 * figure.get_figwidth()
-    assert to_hex(np.array(image.getpixel((10, 10))) / 255) == "#ffffff"
-    colours = {to_hex(np.array(pixel) / 255) for _, pixel in image.getcolors(1 << 20) or []}
-    assert COLOURS[0].lower() in colours
-    drawn = forest_plot(measured, measured.default_criterion)
-    assert drawn is not None and drawn.caption == figure.caption and drawn.caption in html
+    for plot in ("curves", "differences", "repeats", "frontier"):
+        figure = getattr(measured.plot, plot)()
+        assert isinstance(figure, Figure) and plt.get_fignums() == before
     figure.caption = '<script>"&'
     html = figure._repr_html_()
     assert "<script>" not in html and html.count("&lt;script&gt;&quot;&amp;") == 2
@@ -412,6 +287,3 @@ def test_there_is_nothing_to_draw(tmp_path, name: str, arguments: dict, words: s
     made = make(tmp_path / "one", {0.5: [0.5, 0.6]}, plain_share=0.0)
     with pytest.raises(InputError, match=words):
         getattr(made.plot, name)(**arguments)
-    begun = make(tmp_path / "begun", {0.5: [None], 1.0: [None]})
-    with pytest.raises(InputError, match=r"made has none|must be"):
-        getattr(begun.plot, name)(**arguments)

@@ -25,7 +25,7 @@ from kdtune.results.comparison import (
     compare,
     with_enough_repeats,
 )
-from kdtune.results.formatting import format_table, plus_minus
+from kdtune.results.formatting import plus_minus
 from kdtune.results.results import check_baseline, parse_baseline
 from kdtune.results.summaries import levels
 from kdtune.statistics.tests import max_t
@@ -113,11 +113,6 @@ def test_a_win_is_the_better_value_of_the_metric(tmp_path) -> None:
 # -- what may be missing ---------------------------------------------------------------------------
 
 
-def test_without_a_common_repeat_there_are_no_statistics() -> None:
-    table = compared({0.5: [None, 0.7], 1.0: [0.6, None]})
-    assert table.n.item() == 0 and table[["diff", "p", "p_holm"]].isna().all(axis=None)
-
-
 def test_configurations_without_the_metric_are_not_compared(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7, 0.8], 0.1: [0.6, 0.6], 1.0: [0.5, 0.6]})
     plain = at(1.0).config_id
@@ -152,7 +147,7 @@ def test_max_t_uses_configurations_with_all_repeats() -> None:
 COLUMNS = ["diff", "sd", "low", "high", "p", "p_holm", "p_max_t", "correlation", "p_better"]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 8))
 def test_compare_laws(seed: int, repeats: int) -> None:
     rng = np.random.default_rng(seed)
@@ -238,6 +233,15 @@ def test_each_student_has_its_own_baseline(tmp_path) -> None:
 SPACE = {"student": ("small", "large"), "alpha": (0.1, 0.5, 1.0)}
 
 
+def test_repeats_are_enough_within_a_student() -> None:
+    """A student that was decided early is not left out for having fewer final repeats."""
+    few, some = [np.nan] * 37, [np.nan] * 34
+    values = pd.DataFrame({"A": [0.95] * 6 + some, "B": [0.8] * 40, "b": [0.99] * 3 + few})
+    students = {"A": "large", "B": "small", "b": "small"}
+    assert best_config(values, 1, students) == "A"
+    assert best_config(values, 1) == "B"
+
+
 def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:
     last = {run: accs for run, accs in both().items() if (run.student, run.alpha) != ("small", 1)}
     made = make(tmp_path, last, space=SPACE)
@@ -274,11 +278,8 @@ def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
 @pytest.mark.parametrize(
     ("mean", "sd", "text"),
     [
-        (0.954248, 0.005337, "0.9542 ± 0.0053"),
         (1.23272, 0.084376, "1.233 ± 0.084"),
         (0.877856, 0.125252, "0.88 ± 0.13"),
-        (12.3456, 1.26, "12.3 ± 1.3"),
-        (1234.4, 12.6, "1234 ± 13"),
         (1e-5, 2.345e-7, "0.00001000 ± 0.00000023"),
         (-0.5, 0.01, "-0.500 ± 0.010"),
         (-0.3, 39, "0 ± 39"),
@@ -290,9 +291,3 @@ def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
 )
 def test_the_sd_has_two_significant_digits(mean: float, sd: float, text: str) -> None:
     assert plus_minus(mean, sd) == text
-
-
-def test_latex_special_characters_are_escaped() -> None:
-    head = {"loss": ["my_loss:50%_&"], "val/acc/mean": [0.5], "val/acc/std": [0.1], "val/acc/n": 2}
-    text = format_table(pd.DataFrame(head), "latex")
-    assert r"my\_loss:50\%\_\& & 2 & 0.50 $\pm$ 0.10 \\" in text

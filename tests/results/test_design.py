@@ -14,7 +14,6 @@ from kdtune.results.design import (
     Design,
     Pair,
     is_significant,
-    stricter,
 )
 from kdtune.statistics.intervals import crossed
 
@@ -89,12 +88,6 @@ def test_one_teacher_is_the_two_way_estimate() -> None:
     table = np.random.default_rng(1).normal(size=(5, 9))
     found = ONE_TEACHER.estimate(table.mean(1), table, range(5))
     assert found == crossed(table)
-
-
-def test_the_stricter_design_decides_a_comparison_of_studies() -> None:
-    assert stricter(ONE_TEACHER, Design(folds=5)) == Design(folds=5)
-    assert stricter(Design(6), Design(4)) == stricter(Design(4), ONE_TEACHER) == Design(4)
-    assert stricter(ONE_TEACHER, ONE_TEACHER) == ONE_TEACHER
 
 
 REPEATS, IMAGES = 6, 200

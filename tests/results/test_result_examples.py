@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from photos import rotated_with_damage
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import confusion_matrix
@@ -124,15 +123,6 @@ def test_thumbnails_are_in_the_folder_or_made_from_files(tmp_path) -> None:
     for content in (b"no image", cut):
         (tmp_path / "a.png").write_bytes(content)
         assert read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == b""
-
-
-@pytest.mark.parametrize("tag", [0x100, 0x11A])
-def test_an_image_with_damaged_exif_data_has_a_thumbnail(tmp_path, tag) -> None:
-    image = Image.new("RGB", (40, 20))
-    image.save(tmp_path / "a.png", exif=rotated_with_damage(tag))
-    for orientation, size in ((None, (20, 40)), ("exif", (20, 40)), ("stored", (40, 20))):
-        content = read_thumbnail(tmp_path, tmp_path, "val", 0, "a.png", orientation)
-        assert Image.open(io.BytesIO(content)).size == size
 
 
 def drawn(n: int = 60, repeats: int = 4) -> BothArms:

@@ -12,7 +12,7 @@ import kdtune
 import kdtune.analysis
 from kdtune.analysis import parse as parse_reading
 from kdtune.config.text import InputError
-from kdtune.results.sources import read_table, read_tables
+from kdtune.results.sources import read_table
 from kdtune.results.tables import is_higher_better, unit_of
 
 SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
@@ -33,10 +33,6 @@ def table(seeds: int = 8, **columns) -> pd.DataFrame:
 
 def compare(frame: pd.DataFrame, **options):
     return kdtune.compare(frame, **{"by": "alpha", "repeat": "seed", "metric": "acc"} | options)
-
-
-def by_alpha(frame: pd.DataFrame) -> dict[float, np.ndarray]:
-    return {alpha: rows.acc.to_numpy() for alpha, rows in frame.groupby("alpha")}
 
 
 def test_published_rows_of_the_starting_repository() -> None:
@@ -69,26 +65,6 @@ def test_last_epoch_of_the_starting_repository_unpaired() -> None:
     assert not rows.paired.any() and rows.n[0.5] == 3 and rows.n_baseline[0.5] == 4
     kept = kdtune.compare(SEED_RESULTS, **AT, unpaired=True, keep_incomplete=True)
     assert kept.comparisons.n.tolist() == [4, 4]
-
-
-def test_paired_numbers_are_scipys_and_holm_by_hand() -> None:
-    frame = table()
-    a, result = by_alpha(frame), compare(frame)
-    rows = result.comparisons.set_index("config/alpha")
-    p = {}
-    for alpha in (0.0, 0.5):
-        want = stats.ttest_rel(a[alpha], a[1.0])
-        p[alpha] = want.pvalue
-        ends = want.confidence_interval(1 - 0.05 / 2)
-        row = rows.loc[alpha]
-        assert (row["diff"], row.p) == pytest.approx(((a[alpha] - a[1.0]).mean(), want.pvalue))
-        assert (row.low, row.high) == pytest.approx((ends.low, ends.high))
-        assert row.wins == (a[alpha] > a[1.0]).sum() and row.n == 8 and row.paired
-    first, second = sorted(p, key=p.__getitem__)
-    assert rows.p_holm[first] == pytest.approx(2 * p[first])
-    assert rows.p_holm[second] == pytest.approx(max(2 * p[first], p[second]))
-    assert rows.p_max_t.between(2 / 2**8, 1).all()
-    assert result.comparisons["diff"].is_monotonic_decreasing  # the best first
 
 
 def test_values_per_example_hold_for_new_examples() -> None:
@@ -131,16 +107,12 @@ def test_the_best_of_several_baselines() -> None:
     assert text.startswith("No conclusion: no baseline is named")
 
 
-@pytest.mark.parametrize(
-    ("name", "higher"),
-    [
-        *[("acc", True), ("val/top-1", True), ("teacher", True)],
-        *[("epoch_loss_l", False), ("valNLL", False), ("val_nll", False), ("test/error", False)],
-        *[("valLoss", False), ("valloss", False)],
-    ],
-)
-def test_direction_by_name(name: str, higher: bool) -> None:
-    assert is_higher_better(name) == higher
+def test_direction_by_name() -> None:
+    for higher, names in {
+        True: "acc val/top-1 teacher",
+        False: "epoch_loss_l valNLL val_nll test/error valLoss valloss",
+    }.items():
+        assert [is_higher_better(name) for name in names.split()] == [higher] * len(names.split())
 
 
 @pytest.mark.parametrize(
@@ -181,9 +153,6 @@ def test_runs_that_end_at_different_epochs() -> None:
     early = compare(epochs[(epochs.epoch < 2) | (epochs.seed == 0)], epoch="epoch")
     assert "the runs end at different epochs (epoch 1 to 3)" in early.warnings[0]
     assert early.comparisons.n.tolist() == [8, 8]  # early stopping leaves none out
-    shorter = compare(epochs[(epochs.epoch < 2) | (epochs.alpha != 0.5)], epoch="epoch")
-    assert shorter.warnings == ["configurations whose runs end before epoch 3: alpha = 0.5 (1)"]
-    assert shorter.comparisons.n.tolist() == [8, 8]  # by design
 
 
 def test_an_inactive_hyperparameter_is_a_configuration() -> None:
@@ -193,7 +162,6 @@ def test_an_inactive_hyperparameter_is_a_configuration() -> None:
     assert result.runs.labels.tolist() == ["alpha = 0, T = 4", "alpha = 0.5, T = 4", "alpha = 1"]
     same = compare(frame, by=["alpha", "temperature"], baseline={"temperature": "none"})
     assert same.comparisons.equals(result.comparisons)
-    assert repr(result).startswith("Mean ± SD") and result.verdict in str(result)
 
 
 @pytest.mark.parametrize(
@@ -213,27 +181,6 @@ def test_an_inactive_hyperparameter_is_a_configuration() -> None:
 def test_input_that_is_refused(change: dict, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         compare(table(**change), **options)
-
-
-def test_minimum_detectable_difference_is_that_of_a_study() -> None:
-    """It takes both t tests: 4 repeats that vary and 20 images, by the power of scipy's nct."""
-    rng = np.random.default_rng(4)
-    p = np.clip(0.6 + 0.25 * rng.normal(size=(2, 4, 1)), 0.05, 0.95)
-    correct = rng.random((2, 4, 20)) < p
-    index = pd.MultiIndex.from_product([(0.5, 1.0), range(4), range(20)])
-    frame = pd.DataFrame({"acc": correct.ravel()}, index.set_names(["alpha", "seed", "image"]))
-    result = compare(frame.reset_index(), example="image")
-    row = result.comparisons.iloc[0]
-    d = correct[0].mean(1) - correct[1].mean(1)
-    effects = []
-    for df, error in ((3, stats.sem(d)), (row.df, row.error)):
-        t = stats.t.ppf(0.975, df)
-        sizes = np.linspace(2, 8, 6001)
-        power = stats.nct.sf(t, df, sizes) + stats.nct.cdf(-t, df, sizes)
-        effects.append(error * sizes[np.argmax(power >= 0.8)])
-    assert effects[0] > effects[1]  # the t test over repeats decides
-    want = f"with 4 repeats, 20 examples and 1 comparison: {100 * effects[0]:.1f} percentage points"
-    assert want in result.verdict
 
 
 def test_runs_that_share_one_example_or_none() -> None:
@@ -283,45 +230,31 @@ def analyse(*words: object) -> int:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("x.csv", {}),
         ("german.csv", {"sep": ";", "decimal": ","}),
-        ("semicolon.csv", {"sep": ";"}),
         ("x.tsv", {"sep": "\t"}),
         ("unicode.txt", {"sep": "\t", "encoding": "utf-16"}),
         ("excel.csv", {"sep": ";", "encoding": "utf-8-sig"}),
+        ("parquet.csv", None),  # told by its content
     ],
 )
-def test_csv_in_any_usual_form(name: str, options: dict, tmp_path: Path) -> None:
-    FRAME.to_csv(tmp_path / name, index=False, **options)
-    pd.testing.assert_frame_equal(read_table(str(tmp_path / name)), FRAME)
-
-
-def test_several_files_are_one_table(tmp_path: Path) -> None:
-    for seed, rows in FRAME.groupby("seed"):
-        rows.drop(columns="seed").to_csv(tmp_path / f"run{seed}.csv", index=False)
-    places = sorted(map(str, tmp_path.iterdir()))
-    frame = read_tables(places)
-    assert frame.file.tolist() == [f"run{seed}" for seed in range(4) for _ in range(2)]
-    assert len(frame) == len(FRAME)
+def test_csv_in_any_usual_form_and_parquet(name: str, options: dict, tmp_path: Path) -> None:
+    file = tmp_path / name
+    FRAME.to_parquet(file) if options is None else FRAME.to_csv(file, index=False, **options)
+    pd.testing.assert_frame_equal(read_table(str(file)), FRAME)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("x.csv", b"", "x.csv is empty"),
-        ("x.csv", b"\xff\xfe", "x.csv is empty"),
-        (
-            "x.csv",
-            b"alpha,T,seed,acc\n",
-            "the table must have rows, but it holds column names only",
-        ),
+        ("x.csv", b"alpha,T,seed,acc\n", "the table must have rows, but it holds column names"),
         ("x.csv", b"alpha,T,seed,acc\n1,1,0,\xe9\n", "must be UTF-8, but byte 23 is 0xe9"),
         ("x.csv", b"\xfe\xff\0a\0,S", "must be UTF-16, as its first two bytes say, but byte 6 is"),
         ("x.csv", b"alpha,T,seed,acc\n1,1,0,.5,7\n", "must have the 4 fields .*but they have more"),
         (
             "x.csv",
             b"alpha,T,seed,acc\n1,1,0,1\n1,1,0,1,5\n",
-            "cannot be read as a csv file .*line 3",
+            "read as a csv file .*line 3",
         ),
         ("x.csv", b"alpha,T,acc,acc\n1,1,0,.5\n", "different names, but .* has 'acc' twice"),
         ("x.csv", b"1.0,1.0,0,0.7\n1.0,1.0,1,0.7\n", "the first line of .* must name the columns"),

@@ -113,12 +113,12 @@ def test_files_deleted_by_hand(kept: Results) -> None:
     gone = sorted(at(0.5, r).trial_id for r in (0, 2))
     for name in gone:
         shutil.rmtree(folder / "trials" / name)
-    students = (
+    students, predictions = (
         f"the folders of 2 of 6 completed runs are gone ({', '.join(gone)}): their students are no "
-        f"longer available"
+        "longer available",
+        "the predictions of {} of 6 completed runs are gone ({}): comparisons that need them hold "
+        "for these val images only",
     )
-    predictions = "the predictions of {} of 6 completed runs are gone ({}): comparisons that need "
-    predictions += "them hold for these val images only"
     assert warnings_of(folder) == [students, predictions.format(2, ", ".join(gone))]
     pd.DataFrame({"trial_id": gone[:1]}).to_parquet(folder / PREDICTIONS)
     assert warnings_of(folder) == [students, predictions.format(1, gone[1])]

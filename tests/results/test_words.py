@@ -24,7 +24,7 @@ from study_folders import (
 )
 
 import kdtune
-from kdtune.config.run import DISTILLATION, Run
+from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Study
 from kdtune.planning.ledger import final_test, finalists
 from kdtune.planning.plan import Plan
@@ -40,10 +40,10 @@ from kdtune.results.words import (
     short_verdict,
     steps_warning,
     verdict,
+    what_would_help,
 )
 from kdtune.statistics.intervals import Components
 from kdtune.statistics.tests import (
-    anytime_interval,
     anytime_p,
     detectable_difference,
     repeats_needed,
@@ -57,14 +57,9 @@ AMOUNT = re.compile(rf" by ({NUMBER}) percentage points.*95% CI ({NUMBER}) to ({
 BETTER, WORSE = r"Distillation \(.*\) improved", r"Distillation .*worsened"
 
 
-def said(last, criterion: Criterion = DEFAULT, by=("alpha",), planned: int | None = None) -> str:
-    repeats = planned or max(map(len, last.values()))
-    return verdict(
-        compare(trials_of(last), criterion),
-        criterion,
-        by,
-        ComparisonContext(DISTILLATION.baseline_words, repeats),
-    )
+def said(last) -> str:
+    context = ComparisonContext(DISTILLATION.baseline_words, max(map(len, last.values())))
+    return verdict(compare(trials_of(last), DEFAULT), DEFAULT, ["alpha"], context)
 
 
 def alone(sd: float) -> Components:
@@ -124,47 +119,26 @@ def test_ties() -> None:
     assert re.match(BETTER, sure) and "(p = 0.031 (sign-flip test), n = 6 repeats)" in sure
 
 
-def test_the_comparisons_named_are_those_adjusted_for() -> None:
-    last = draw({0.1: 0.0, 0.3: 0.0, 0.5: 0.02, 1.0: 0.0}, 8)
-    last[0.1] = [*last[0.1][:4], None, None, None, None]  # compared, but too few to be named
-    table = compare(trials_of(last), Criterion())
-    row = table[table["config/alpha"] == 0.5].iloc[0]
-    assert row.p_holm == exact(3 * row.p)
-    assert "over 3 comparisons" in said(last)
+@pytest.mark.parametrize("metric", ["acc", "ce", "gap", "kl", "agreement", "logit_diff"])
+def test_a_comparison_has_one_direction_and_interval_wherever_it_is_shown(
+    clear: Results, metric: str
+) -> None:
+    """The interval is simultaneous, as the adjusted p, and of the signed difference."""
+    criterion = Criterion(metric)
+    _, (best, *_) = comparison_rows(clear.compare(criterion), clear.by, criterion)
+    low, high = re.fullmatch(rf"\[({NUMBER}), ({NUMBER})\]", best[2]).groups()
+    value, text = float(best[1].lstrip("+-")), clear.verdict(criterion)
+    assert text.startswith("Distillation (alpha = 0.5) improved validation ")
+    assert f" by {best[1].lstrip('+-')}" in text
+    assert f"(simultaneous 95% CI {low} to {high}, " in text
+    sign = 1 if metric in ("acc", "agreement") else -1
+    assert value > 0 and float(low) < sign * value < float(high) and sign * float(low) > 0
 
 
 @pytest.fixture(scope="module")
 def clear(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """A study in which higher accuracy comes with lower ce, gap and kl, and higher agreement."""
-    last = draw({0.1: 0.03, 0.3: 0.035, 0.5: 0.05, 1.0: 0.0}, 8)
-    return make(tmp_path_factory.mktemp("clear"), last)
-
-
-@pytest.mark.parametrize(
-    ("metric", "words"),
-    [
-        ("acc", "accuracy by {} percentage points"),
-        ("ce", "cross-entropy by {} nats"),
-        ("gap", "gap to the teacher by {} percentage points"),
-        ("kl", "KL divergence by {} nats"),
-        ("agreement", "agreement by {} percentage points"),
-        ("logit_diff", "logit difference by {}"),
-    ],
-)
-def test_a_comparison_has_one_direction_and_interval_wherever_it_is_shown(
-    clear: Results, metric: str, words: str
-) -> None:
-    """The interval is simultaneous, as the adjusted p, and of the signed difference."""
-    criterion = Criterion(metric)
-    text = clear.verdict(criterion)
-    _, (best, *_) = comparison_rows(clear.compare(criterion), clear.by, criterion)
-    value = best[1].lstrip("+-")
-    assert text.startswith("Distillation (alpha = 0.5) improved validation " + words.format(value))
-    low, high = re.fullmatch(rf"\[({NUMBER}), ({NUMBER})\]", best[2]).groups()
-    assert f"(simultaneous 95% CI {low} to {high}, " in text
-    sign = 1 if metric in ("acc", "agreement") else -1
-    assert float(value) > 0 and float(low) < sign * float(value) < float(high)
-    assert sign * float(low) > 0
+    return make(tmp_path_factory.mktemp("clear"), draw({0.1: 0.03, 0.5: 0.05, 1.0: 0.0}, 8))
 
 
 # -- claims that the numbers do not support --------------------------------------------------------
@@ -217,7 +191,7 @@ def check(text: str, last) -> str:
     return kind
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     seed=st.integers(0, 2**32 - 1),
     repeats=st.integers(1, 9),
@@ -272,9 +246,6 @@ def test_power_is_as_stated() -> None:
         for seed in range(studies)
     )
     assert found / studies == exact(0.8, abs=4 * math.sqrt(0.16 / studies))
-
-
-# -- the table and the best as text ----------------------------------------------------------------
 
 
 # -- the verdict -----------------------------------------------------------------------------------
@@ -341,15 +312,6 @@ def test_all_sentences_are_about_the_trials_of_the_criterion(decided, kind, base
     assert ("always-valid" in text) == (held_out and kind == "auto")
 
 
-def test_test_intervals_are_always_valid_where_repeats_are_added(tmp_path) -> None:
-    """A t interval would assume that the number of repeats was fixed."""
-    final = {alpha: 3 * accs for alpha, accs in FINAL.items()}
-    row = make_final(tmp_path, RACED, final, **STUDIES["auto"], level=0.1).selection()
-    row = row.set_index("row").loc["difference"]
-    differences = 3 * [a - b for a, b in zip(*FINAL.values(), strict=True)]
-    assert (row["test/low"], row["test/high"]) == exact(anytime_interval(differences, 0.1))
-
-
 def test_only_the_last_round_counts(tmp_path) -> None:
     """The finals of the first round would say the contrary."""
     made = make_final(tmp_path, RACED, {0.5: [0.1] * 4, 1.0: [0.9] * 4}, policy="race")
@@ -378,6 +340,28 @@ def row(diff: float, **own: float) -> dict[str, float]:
         parts += [values["var_rest"] / (8 * values["n_images"])]
     ends = {"low": diff - 0.03, "high": diff + 0.03, "error": math.sqrt(sum(parts))}
     return values | ends | own
+
+
+SHARES = "Of the variance, 13% is from repeats, 53% from images, 33% from both."
+
+
+def half(repeats: int, images: int, m: int) -> float:
+    """Return the half width in points, with Satterthwaite's df of three mean squares."""
+    of_repeat, of_image, of_rest = 8e-5 / repeats, 0.02 / images, 0.1 / (repeats * images)
+    a, b, c = of_repeat + of_rest, of_image + of_rest, of_rest
+    v, rows, columns = a + b - c, repeats - 1, images - 1
+    df = v**2 / (a**2 / rows + b**2 / columns + c**2 / (rows * columns))
+    return 100 * float(stats.t.ppf(1 - 0.025 / m, df)) * math.sqrt(v)
+
+
+def test_shares_and_other_designs_by_hand() -> None:
+    text = what_would_help(pd.Series(row(0.01)), 4, DEFAULT)
+    now, repeats, images = half(8, 500, 4), half(16, 500, 4), half(8, 1000, 4)
+    repeats, images = 3 * repeats / now, 3 * images / now
+    assert text.startswith(
+        f"{SHARES} The interval is ±3.0: 8 more repeats would narrow it to ±{repeats:.2g}; 500 "
+        f"more val images would narrow it to ±{images:.2g}."
+    )
 
 
 def test_what_no_number_of_repeats_can_show() -> None:
@@ -434,32 +418,25 @@ def test_a_default_that_was_better_on_test_is_said(metric: str, gain: float, sai
     numbers = {"test/mean": diff, "test/low": diff - 0.1, "test/high": diff + 0.1}
     rows = [{"row": "default", "test/mean": 0.5}, {"row": "chosen - default", **numbers}]
     text = default_text(pd.DataFrame(rows), criterion, "alpha = 1", ComparisonContext("", 3))
-    label = criterion.declared.label
-    shown = "50.0%" if metric == "acc" else "0.5"
-    assert text.startswith(f"Test {label} of the recipe's default (alpha = 1): {shown}; the chosen")
     assert text.endswith(said) and [part in text for part in (MISS, LOSS)].count(True) == bool(said)
 
 
 NOISE = [0.0, 0.01, -0.01, 0.02, -0.02, 0.005]
 
 
-def curves(**means: float) -> dict[Run, list[float]]:
-    """Last accuracies by configuration: smoothing of plain training, and one distilled run."""
-    found = {at(1.0, label_smoothing=float(k[1:]) / 10): v for k, v in means.items() if k != "kd"}
-    found |= {at(0.5): means["kd"]} if "kd" in means else {}
-    return {run: [mean + noise for noise in NOISE] for run, mean in found.items()}
-
-
 def test_the_rival_is_named_and_the_tuning_of_each_arm_counted(tmp_path: Path) -> None:
-    """Plain training is best with label smoothing 0.1; distillation is better."""
+    """The baseline is best with label smoothing 0.1; distillation is better."""
+    means = {at(1.0, label_smoothing=s): m for s, m in ((0.0, 0.60), (0.1, 0.64), (0.2, 0.62))}
+    means[at(0.5)] = 0.70
     space = {"alpha": (0.5, 1.0), "label_smoothing": (0.0, 0.1, 0.2)}
-    made = make(tmp_path, curves(s0=0.60, s1=0.64, s2=0.62, kd=0.70), space=space)
+    last = {run: [mean + noise for noise in NOISE] for run, mean in means.items()}
+    made = make(tmp_path, last, space=space)
     rival = "training without distillation but with label smoothing 0.1"
-    assert made.baseline() == rival and f"compared with {rival}" in made.verdict()
+    assert f"compared with {rival}" in made.verdict()
     assert "improved validation accuracy by 6.00 percentage points" in made.verdict()
     (row,) = made.effort.to_dict("records")
     counts = {"configs": 1, "runs": 6, "baseline_configs": 3, "baseline_runs": 18}
-    assert row == {"group": "resnet18", **counts} and not made.warnings[:-1]
+    assert row == {"group": "resnet18", **counts}
 
 
 @pytest.mark.parametrize(

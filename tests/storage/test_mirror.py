@@ -12,7 +12,6 @@ from s3_service import S3
 from study_folders import at, draw, make, write_records
 
 import kdtune
-from kdtune.analysis import AnalysisFlags, main
 from kdtune.config.files import state_files
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -65,7 +64,9 @@ def test_push_uploads_changes_and_pull_replaces_local_files(
     assert here.store.names() == ["epochs/00001.jsonl", "study.json"]
 
 
-def test_a_push_in_the_background_does_not_block(s3: S3, study: Study) -> None:
+def test_a_push_in_the_background_does_not_block_and_raises_its_failure(
+    s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, state = Mirror(study), study.folder / "state"
     study.folder.mkdir(parents=True)
     assert here.store is not None
@@ -85,28 +86,19 @@ def test_a_push_in_the_background_does_not_block(s3: S3, study: Study) -> None:
     assert here.store.get("state", study.folder / "there")
     assert (study.folder / "there").read_text() == "2"
 
-
-def test_a_failed_push_in_the_background_is_raised(
-    s3: S3, study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = Mirror(study)
-    study.folder.mkdir(parents=True)
-    (study.folder / "state").write_text("0")
-    assert here.store is not None
-
     def put(*_: object) -> None:
         raise OSError("gone")
 
     monkeypatch.setattr(here.store, "put", put)
+    state.write_text("new")
     with pytest.raises(OSError, match="gone"), here.push_in_background("state") as push:
         push()
 
 
 def test_uri_and_working_folder_of_a_study(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    study = Study(name="a", out="s3://bucket/runs/", run=tiny)
-    assert study.uri == "s3://bucket/runs/a"
-    assert study.absolute().out == "s3://bucket/runs/"
+    study = Study(name="a", out="s3://bucket/runs/?region=x&scheme=http", run=tiny)
+    assert study.uri == "s3://bucket/runs/a?region=x&scheme=http"
     other = replace(study, out="s3://other/runs")
     assert study.folder.name == other.folder.name == "a" and study.folder != other.folder
     assert study.folder.is_relative_to("/caches/kdtune/studies")
@@ -165,24 +157,25 @@ def test_a_part_of_the_records_is_never_overwritten(
 def test_small_files_of_the_driver_replace_only_what_it_has_read(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late, file = Mirror(study), study.folder / "study.json"
+    late, folder = Mirror(study), study.folder
     late.leased = True
-    late.pull("study.json", "provenance.json")  # there is none
-    file.parent.mkdir(parents=True, exist_ok=True)
+    names = ("study.json", "provenance.json")
+    late.pull(*names)  # there is none
+    folder.mkdir(parents=True, exist_ok=True)
     for text in ("one", "three"):
-        file.write_text(text)
+        (folder / "study.json").write_text(text)
         late.push("study.json")
-    (study.folder / "summary.md").write_text("never pulled")
+    (folder / "summary.md").write_text("never pulled")
     late.push("summary.md")
     late.pull("study.json")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
     successor = Mirror(study)
-    (study.folder).mkdir(parents=True)
-    for name in ("study.json", "provenance.json"):
+    study.folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
         (study.folder / name).write_text("its successor's")
-    successor.push("study.json", "provenance.json")
-    for name in ("study.json", "provenance.json"):
-        (file.parent / name).write_text("late")
+    successor.push(*names)
+    for name in names:
+        (folder / name).write_text("late")
         with pytest.raises(LeaseLostError, match=f"{name} was written by another driver"):
             late.push(name)
         late.lost = None
@@ -195,14 +188,13 @@ def test_a_checkpoint_is_deleted_after_the_end_of_its_trial_is_uploaded(
 ) -> None:
     mirror, records = Mirror(study), Records(study.folder)
     uploader = RecordsUploader(mirror, records)
-    assert mirror.store is not None
     checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_text("state")
     mirror.push("trials/x/checkpoint.pt")
     records.end(study.run, 0, "completed")
     uploader.delete_later("trials/x/checkpoint.pt")
-    assert mirror.store.names() == ["trials/x/checkpoint.pt"]
+    assert mirror.store is not None and mirror.store.names() == ["trials/x/checkpoint.pt"]
     uploader.flush()
     assert mirror.store.names() == ["epochs/00000.jsonl"]
 
@@ -262,66 +254,43 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def test_a_dropped_run_counts_in_no_table_until_it_is_restored(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dropped_run_counts_in_no_table_until_it_is_restored(folder: Path) -> None:
     before, lines = kdtune.load(folder), read_lines(folder)[0]
     checkpoint = folder / "trials" / GONE / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     for file in state_files(checkpoint):
         file.touch()
-    assert main(AnalysisFlags((str(folder),), drop=(GONE,), reason="its GPU was faulty")) == 0
-    assert f"dropped {GONE}" in capsys.readouterr().err
+    mark_trials(str(folder), [GONE], [])
     assert not list(checkpoint.parent.iterdir())
     dropped = kdtune.load(folder)
-    kept = before.trials.trial_id != GONE
-    assert dropped.trials.status.tolist() == ["completed" if k else "dropped" for k in kept]
+    rest = before.trials.trial_id != GONE
+    assert dropped.trials.status.tolist() == ["completed" if k else "dropped" for k in rest]
     columns = [name for name in before.trials if name != "error"]  # its dtype has changed
-    assert dropped.trials[kept][columns].equals(before.trials[kept][columns])
+    assert dropped.trials[rest][columns].equals(before.trials[rest][columns])
     assert dropped.compare().n[0] == 3  # paired: the baseline's repeat is left out, too
-    assert dropped.status == "complete: 7 runs, 1 dropped"
-    (warning,) = (w for w in dropped.warnings if "dropped" in w)
-    assert GONE in warning and "(its GPU was faulty)" in warning
     now = read_lines(folder)[0]
     assert now[: len(lines)] == lines and [x["kind"] for x in now[len(lines) :]] == ["drop"]
 
     mark_trials(str(folder), [], [GONE])
     assert kdtune.load(folder).trials.equals(before.trials)
-
-
-def test_a_new_attempt_replaces_a_dropped_run(folder: Path) -> None:
     mark_trials(str(folder), [GONE], [])
-    write_records(folder, {at(0.5, 1): [0.1, 0.2, 0.9]}, attempt=1)
+    write_records(folder, {at(0.5, 1): [0.1, 0.2, 0.9]}, attempt=1)  # a new attempt
     trials = kdtune.load(folder).trials.set_index("trial_id")
     assert trials.status[GONE] == "completed" and trials["val/acc@last"][GONE] == 0.9
 
 
-@pytest.mark.parametrize(
-    ("drop", "restore", "message"),
-    [
-        (
-            [GONE, f"{GONE[:-1]}7"],
-            [],
-            f"that is not dropped, but got .*7; did you mean {GONE[:-2]}",
-        ),
+def test_refusals_change_nothing(folder: Path) -> None:
+    lines = read_lines(folder)[0]
+    for drop, restore, message in (
+        ([GONE, f"{GONE[:-1]}7"], [], f"not dropped, but got .*7; did you mean {GONE[:-2]}"),
         ([], [GONE], f"--restore must be .* that is dropped, but got {GONE}"),
         ([GONE], [GONE], f"--restore must be .* that is dropped, but got {GONE}"),
-    ],
-)
-def test_refusals_change_nothing(folder: Path, drop: list, restore: list, message: str) -> None:
-    lines = read_lines(folder)[0]
-    with pytest.raises(InputError, match=message):
-        mark_trials(str(folder), drop, restore)
-    assert read_lines(folder)[0] == lines
-
-
-def test_nothing_is_dropped_while_a_driver_runs(folder: Path) -> None:
-    with (
-        lock_study(folder),
-        pytest.raises(InputError, match="need a study that is not running"),
     ):
+        with pytest.raises(InputError, match=message):
+            mark_trials(str(folder), drop, restore)
+    with lock_study(folder), pytest.raises(InputError, match="need a study that is not running"):
         mark_trials(str(folder), [GONE], [])
-    assert "dropped" not in set(kdtune.load(folder).trials.status)
+    assert read_lines(folder)[0] == lines
 
 
 def test_a_study_on_a_store(

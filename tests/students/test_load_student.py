@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +57,7 @@ def test_every_way_to_name_the_same_student(fashion: Results, copied: Path) -> N
     assert not torch.equal(kdtune.load_student(copied)(IMAGES), want)  # repeat 0
 
 
-def test_the_default_is_the_lowest_repeat_not_the_best(fashion: Results, copied: Path) -> None:
+def test_the_default_is_the_lowest_repeat_not_the_best(copied: Path) -> None:
     (copied / "repeat-00.safetensors").rename(copied / "repeat-07.safetensors")
 
     def better(values: dict[str, Any]) -> None:
@@ -68,9 +67,6 @@ def test_the_default_is_the_lowest_repeat_not_the_best(fashion: Results, copied:
     edit(copied, better)
     assert kdtune.load_student(copied).repeat == 1
     assert kdtune.load_student(copied, 7).metrics["student"]["val"]["acc"] == 1.0
-    assert refused(copied, 0) == (
-        f"repeat must be one of 1, 2, 7, which {copied} holds, but got repeat=0"
-    )
 
 
 def test_a_study_on_an_object_store(s3: S3, fashion: Results, tmp_path: Path) -> None:
@@ -135,30 +131,31 @@ def test_places_without_students(fashion: Results, tmp_path: Path) -> None:
         assert sentence.endswith(f", but {tmp_path / name} is none")
     ended = make(tmp_path / "ended", draw({0.5: 0.05, 1.0: 0.0}, 2)).folder
     assert "is written when a study of distillation is complete" in refused(ended)
-    folder = shutil.copytree(fashion.folder, tmp_path / "study")
-    for file in (folder / "students").glob("*.safetensors"):
+    folder = shutil.copytree(fashion.folder / "students", tmp_path / "mine")
+    for file in folder.glob("*.safetensors"):
         file.unlink()
     assert "must hold files repeat-00.safetensors" in refused(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2, "run": {}}', '{"schema": 0}'])
-def test_a_damaged_record(copied: Path, text: str) -> None:
-    (copied / "students.json").write_text(text)
-    assert f"{copied / 'students.json'} is damaged (" in refused(copied)
-    assert "repeat the study's command" in refused(copied)
-
-
-def test_a_record_that_is_missing_or_newer(copied: Path) -> None:
+def test_a_record_that_is_damaged_newer_or_missing(copied: Path) -> None:
+    file = copied / "students.json"
+    for name, want in (("timm/no_such_net", "timm has no model"), ("resnet19", "not a classifier")):
+        edit(copied, lambda values, name=name: values["model"].update(name=name))  # type: ignore[misc]
+        assert want in refused(copied)
     edit(copied, lambda values: values.update(schema=SCHEMA + 1, classes=3))
     assert "written by a newer version of kdtune" in refused(copied)
-    (copied / "students.json").unlink()
+    for text in ("", "{", "[]", "{}", '{"schema": 2, "run": {}}', '{"schema": 0}'):
+        file.write_text(text)
+        sentence = refused(copied)
+        assert f"{file} is damaged (" in sentence and "repeat the study's command" in sentence
+    file.unlink()
     for place in (copied, copied / "repeat-00.safetensors"):
         assert "must hold students.json" in refused(place)
 
 
 def test_damaged_weights(copied: Path) -> None:
     file = copied / "repeat-00.safetensors"
-    whole = file.read_bytes()
+    whole, state = file.read_bytes(), load_file(file)
     for content in (b"", whole[:50], whole[:-10], b"x" * 500, whole[:-1] + b"\x01"):
         file.write_bytes(content)
         message = refused(copied)
@@ -166,34 +163,23 @@ def test_damaged_weights(copied: Path) -> None:
     assert "SHA-256" in message
     assert kdtune.load_student(copied, 1).repeat == 1
 
-
-def test_weights_of_another_network(copied: Path) -> None:
-    file = copied / "repeat-00.safetensors"
-    state = load_file(file)
     edit(copied, lambda values: values["students"].clear())  # no digests
     key = next(key for key in state if key.endswith(".weight"))
-    save_file({**state, "extra.weight": torch.zeros(2)}, file)
-    assert "unexpected keys: 1, first extra.weight" in refused(copied)
-    save_file({k: v for k, v in state.items() if k != key}, file)
-    assert f"missing keys: 1, first {key}" in refused(copied)
-    save_file({**state, key: torch.zeros(2)}, file)
-    assert f"other shapes or types: 1, first {key}" in refused(copied)
-
-
-def test_a_model_that_no_library_has(copied: Path) -> None:
-    for name, want in (("timm/no_such_net", "timm has no model"), ("resnet19", "not a classifier")):
-        edit(copied, lambda values, name=name: values["model"].update(name=name))  # type: ignore[misc]
-        assert want in refused(copied)
+    for weights, fault in (
+        ({**state, "extra.weight": torch.zeros(2)}, "unexpected keys: 1, first extra.weight"),
+        ({k: v for k, v in state.items() if k != key}, f"missing keys: 1, first {key}"),
+        ({**state, key: torch.zeros(2)}, f"other shapes or types: 1, first {key}"),
+    ):
+        save_file(weights, file)
+        assert fault in refused(copied)
 
 
 # -- factories of the user's -------------------------------------------------------------------
 
-FACTORY = """
-    from torch import nn
-    from kdtune.models.classifier import small_cnn
+FACTORY = """from kdtune.models.classifier import small_cnn
 
-    def small(classes):
-        return small_cnn(classes, width=2)
+def small(classes):
+    return small_cnn(classes, width=2)
 """
 
 
@@ -201,7 +187,7 @@ FACTORY = """
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The file of a user's factory, importable."""
     file = tmp_path / "my_models_of_mine.py"
-    file.write_text(textwrap.dedent(FACTORY))
+    file.write_text(FACTORY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide edits within a second
     yield file
@@ -240,16 +226,14 @@ def test_a_factory_that_is_gone_or_has_changed(project: Path, tmp_path: Path) ->
     assert "PYTHONPATH" in message
 
 
-def test_licences_of_initial_weights(fashion: Results) -> None:
+def test_licences_of_initial_weights() -> None:
     import timm
     import torchvision
 
     from kdtune.models.weights import licence_of
 
-    assert kdtune.load_student(fashion).record.model.licence == "none (random initial weights)"
     net = timm.create_model("test_resnet", pretrained=False)
     assert licence_of(net, "timm/test_resnet", "default") == net.pretrained_cfg["license"]
     assert licence_of(net, "timm/test_resnet", "a file.safetensors") == "unknown"
-    vit = torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
-    resnet = torch.nn.Identity()
-    assert "license" in vit.meta and licence_of(resnet, "resnet18", "default") == "unknown"
+    assert "license" in torchvision.models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1.meta
+    assert licence_of(torch.nn.Identity(), "resnet18", "default") == "unknown"

@@ -23,7 +23,7 @@ from kdtune.config.text import InputError
 from kdtune.predict import main
 from kdtune.predict import parse as parse_predict
 from kdtune.results.results import Results
-from kdtune.students.trained import find_images, predict_files
+from kdtune.students.trained import find_images
 
 IMPORTED = (
     "The student is built by factories:tiny_student, as its record says, so the module factories "
@@ -93,9 +93,8 @@ def test_table_and_json_say_the_same(
         for top in one["predictions"]:
             words += [*top["class"].split(), f"{top['probability']:.3f}"]
         assert line == words
-    student = kdtune.load_student(fashion)
     assert one["file"] == str(tmp_path / "1.png")
-    p = student(torch.full((1, 1, 28, 28), 100, dtype=torch.uint8))[0]
+    p = kdtune.load_student(fashion)(torch.full((1, 1, 28, 28), 100, dtype=torch.uint8))[0]
     assert one["predictions"][0]["probability"] == pytest.approx(float(p.max()), abs=1e-6)
 
 
@@ -149,30 +148,11 @@ def test_images_are_found_once_and_in_order(tmp_path: Path) -> None:
             images(*names)
 
 
-def test_every_image_is_predicted_with_any_batch_size(photos: Results, folder: Path) -> None:
-    student, files = kdtune.load_student(photos), find_images([str(folder)])
-    whole = list(predict_files(student, files, 100))
-    assert [one.file for one in whole] == files
-    for size in (1, 4):
-        for one, want in zip(predict_files(student, files, size), whole, strict=True):
-            assert (one.file, one.fault) == (want.file, want.fault)
-            if want.probabilities is not None:
-                torch.testing.assert_close(one.probabilities, want.probabilities)
-
-
 def test_wrong_flags(tmp_path: Path, text: Results, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "a.png"
     Image.new("L", (3, 3)).save(image)
-    for words, want in (
-        (["runs/x"], "IMAGE must be given"),
-        (["runs/x", "a.png", "--batch-size", "0"], "batch_size must lie in"),
-    ):
-        with pytest.raises(InputError, match=want):
-            parse_predict(words)
     with pytest.raises(InputError, match="must be given a student of images"):
         run(capsys, text.folder, image)
-    with pytest.raises(InputError, match="STUDENT must be a study's folder"):
-        run(capsys, tmp_path / "nix", image)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="--device must be auto or cpu"):
             run(capsys, text.folder, image, "--device", "cuda")
