@@ -2,7 +2,7 @@
 
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,6 +129,33 @@ def check_learns(model: Classifier, views: Tensor, whole: bool) -> None:
             f"parameters (requires_grad); its forward must compute the logits from them without "
             f"detach() or torch.no_grad()"
         )
+
+
+def check_last_batch(
+    model: Classifier, views: Tensor, count: int, batch_sizes: Iterable[int], flag: str
+) -> None:
+    """Raise InputError if the last batch has one example, from which the model cannot learn.
+
+    Args:
+        model: on the CPU, after `probe`, all of whose layers learn.
+        views: two of the data, [2, ...].
+        count: examples of an epoch.
+        batch_sizes: those of the study.
+        flag: of the batch size.
+    """
+    sizes = [size for size in batch_sizes if size == 1 or count % size == 1]
+    if not sizes:
+        return
+    model.set_mode(True)
+    try:
+        with torch.no_grad():
+            model(views[:1])
+    except Exception as error:  # that of batch norm is a ValueError
+        raise InputError(
+            f"{model.name} cannot be trained on a batch of one example ({first_line(error, 80)}), "
+            f"but {flag} {sizes[0]} makes such a batch of {count:,} examples; give another "
+            f"{flag}, or layers without batch statistics"
+        ) from None
 
 
 # What a model costs: parameters, size, FLOPs and latency.

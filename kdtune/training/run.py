@@ -13,12 +13,12 @@ from kdtune.config.fields import Role, is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import ends_of
+from kdtune.config.task import Range, ends_of
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData
 from kdtune.data.views import check_mixing, samples
-from kdtune.models.checks import check_learns, probe
+from kdtune.models.checks import check_last_batch, check_learns, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Model, Teacher, combine, networks
 from kdtune.models.registry import PREPROCESSING, build_model, source_digest
@@ -247,6 +247,11 @@ def _check_models(
             views = probe_teacher(each, data, teacher, student)
         probe(student, views, len(data.classes), whole=whole)
         check_learns(student, views, whole=whole)
+        sizes = study.values("batch_size")
+        has_statistics = whole and "train" in study.values("batch_norm")  # type: ignore[operator]
+        if has_statistics and study.run.extra is None and not isinstance(sizes, Range):
+            count = len(data.subset(study.run))
+            check_last_batch(student, views, count, map(int, sizes), "--batch-size")
     check_features(study, [teacher for _, teacher in of_teachers], of_students, views)
 
 

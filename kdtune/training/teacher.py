@@ -20,7 +20,7 @@ from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.data.views import samples
-from kdtune.models.checks import check_learns, probe
+from kdtune.models.checks import check_last_batch, check_learns, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Model, OutputsRecord, SplitOutputs, Teacher, write_outputs
 from kdtune.models.registry import PREPROCESSING, build_model
@@ -451,6 +451,10 @@ def probe_teacher(
         probe(teacher, views, len(data.classes), whole=whole)
         if run.teacher_epochs:
             check_learns(teacher, views, whole=whole)
+            tuned = teacher_run(run)
+            if whole and tuned.batch_norm == "train":
+                count, sizes = len(data.subset(tuned)), [tuned.batch_size]
+                check_last_batch(teacher, views, count, sizes, "--teacher-batch-size")
     return views
 
 

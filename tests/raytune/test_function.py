@@ -36,6 +36,9 @@ def epochs_of(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [epoch for report in reports for epoch in report["epochs"]]
 
 
+SHORT = {"until_decided": True, "budget": "9runs", "policy": "race", "epochs": 1}
+
+
 def test_an_array_is_its_mean_and_is_kept_per_example(
     tmp_path: Path, reports: list[dict[str, Any]]
 ) -> None:
@@ -55,11 +58,13 @@ def test_an_array_is_its_mean_and_is_kept_per_example(
 
 
 def test_generators_are_seeded_by_the_repeat(tmp_path: Path, reports: list[dict[str, Any]]) -> None:
-    study, noise = make(tmp_path), []
+    """Here without a plan of epochs: the trial ends when its function does."""
+    study, noise = make(tmp_path, epochs=None), []
     for alpha, repeat in ((0.5, 1), (1.0, 1), (0.5, 2), (0.5, 1)):
         run_trial(function_epochs, {"alpha": alpha, "repeat": repeat}, study)
         noise.append(epochs_of(reports)[-1]["splits"]["val"]["noise"])
     assert noise[0] == noise[1] == noise[3] != noise[2]
+    assert reports[-1]["error"] is None and len(epochs_of(reports)) == 4 * 3
 
 
 @pytest.mark.parametrize(
@@ -81,23 +86,18 @@ def test_generators_are_seeded_by_the_repeat(tmp_path: Path, reports: list[dict[
         ("many", "ValueError: train must yield at most 10,000 metrics per epoch, but yielded 20,0"),
         ("control", 'InputError: metric must be "val/NAME" with a NAME of letters, digits and _'),
         ("short", "ValueError: train yielded 1 epochs, but there are 3"),
+        ("soft", "ValueError: val/acc must be 0 or 1 for each example"),  # for the test of auto
     ],
 )
 def test_what_a_function_does_wrong_is_said(
     tmp_path: Path, reports: list[dict[str, Any]], kind: str, message: str
 ) -> None:
     study = make(tmp_path, own_functions.failing, space={"kind": (kind,)}, baseline={})
-    run_trial(function_epochs, {"kind": kind, "repeat": 0}, study)
+    if kind == "soft":
+        study = make(tmp_path, own_functions.soft, **SHORT)
+    run_trial(function_epochs, {"kind": kind, "alpha": 0.5, "repeat": 0}, study)
     assert reports[-1]["error"].startswith(message) and len(reports[-1]["error"]) < 5000
     assert list(study.folder.glob("trials/*/error.txt"))
-
-
-def test_a_function_without_a_plan_of_epochs_ends_when_it_ends(
-    tmp_path: Path, reports: list[dict[str, Any]]
-) -> None:
-    run_trial(function_epochs, {"alpha": 1.0, "repeat": 0}, make(tmp_path, epochs=None))
-    assert reports[-1]["error"] is None and len(epochs_of(reports)) == 3
-    assert not any("correct" in epoch for epoch in epochs_of(reports))
 
 
 @pytest.mark.parametrize("name", ["state", "done"])
@@ -114,16 +114,6 @@ def test_files_of_epochs_that_were_never_heard_of_are_deleted(
     assert reports[-1]["error"] is None
     assert [epoch["number"] for epoch in epochs_of(reports)] == [0, 1]
     assert not folder.exists()  # nothing of the user's is in it
-
-
-def test_auto_takes_no_values_that_its_test_cannot_use(
-    tmp_path: Path, reports: list[dict[str, Any]]
-) -> None:
-    study = make(
-        tmp_path, own_functions.soft, until_decided=True, budget="9runs", policy="race", epochs=1
-    )
-    run_trial(function_epochs, {"alpha": 0.5, "repeat": 2000}, study)
-    assert "val/acc must be 0 or 1 for each example" in reports[-1]["error"]
 
 
 def test_the_files_of_a_trial_travel_through_the_store(

@@ -58,25 +58,17 @@ def closing_over(value: Any) -> Callable[[int], nn.Module]:
 
 def test_a_function_that_hands_out_one_module_gives_a_new_copy_each_time() -> None:
     net = factories.tiny_student(10)
-    before = net[-1].weight.clone() if isinstance(net, nn.Sequential) else None
     study = freeze_objects(study_of(closing_over(net), closing_over(net)))
-    first, second = (
-        make_student(study.run, load_data(study.run)),
-        make_student(study.run, load_data(study.run)),
-    )
+    first, second = (make_student(study.run, load_data(study.run)) for _ in range(2))
     assert first.fingerprint() == second.fingerprint()
     first.freeze()
     with torch.no_grad():
         first.head.weight.zero_()
     assert second.head.weight.requires_grad and second.head.weight.any()
-    assert all(p.requires_grad for p in net.parameters())
-    assert before is None or torch.equal(before, net[-1].weight)
+    assert all(p.requires_grad and p.any() for p in net.parameters() if p.dim() > 1)
 
 
-def test_copies_leave_the_classes_of_the_user_alone() -> None:
-    """A notebook's class must go on reading the notebook's values."""
-    scope: dict[str, Any] = {"__name__": "__main__", "nn": nn, "SCALE": 1.0}
-    code = """
+NOTEBOOK = """
 class Net(nn.Linear):
     def forward(self, x):
         return SCALE * super().forward(x)
@@ -84,21 +76,23 @@ class Net(nn.Linear):
 def make(classes):
     return Net(784, classes)
 """
-    exec(code, scope)
-    cls, methods, one = scope["Net"], dict(vars(scope["Net"])), torch.ones(1, 784)
+
+
+def test_copies_leave_the_classes_of_the_user_alone() -> None:
+    """A notebook's class must go on reading the notebook's values."""
+    scope: dict[str, Any] = {"__name__": "__main__", "nn": nn, "SCALE": 1.0}
+    exec(NOTEBOOK, scope)
+    forward, ones = scope["Net"].forward, torch.ones(1, 784)
     for value in (scope["make"], scope["Net"](784, 10)):
         content = freeze(value)
-        copies = [thaw(content) for _ in range(2)]
-        nets = [copy if isinstance(copy, nn.Module) else copy(10) for copy in copies]
         scope["SCALE"] = 2.0
-        assert [net(one).shape for net in nets] == [(1, 10)] * 2
-        assert type(nets[0]) is not type(nets[1]) and type(nets[0]).__name__ == "Net"
-        weight = nets[0].weight, nets[0].bias
-        assert torch.equal(nets[0](one), nn.functional.linear(one, *weight))  # as it was: 1.0
+        copies = [thaw(content) for _ in range(2)]
+        net, other = (copy if isinstance(copy, nn.Module) else copy(10) for copy in copies)
+        assert type(net) is not type(other) and type(net).__name__ == "Net"
+        want = nn.functional.linear(ones, net.weight, net.bias)
+        assert torch.equal(net(ones), want)  # as it was: 1.0
         scope["SCALE"] = 1.0
-    assert {k: v for k, v in vars(cls).items() if callable(v)} == {
-        k: v for k, v in methods.items() if callable(v)
-    }
+    assert scope["Net"].forward is forward
 
 
 def test_a_study_has_its_objects_as_they_were_when_it_began() -> None:
@@ -129,19 +123,15 @@ def test_what_cannot_be_copied_is_refused_in_one_sentence(role: str) -> None:
 @pytest.mark.parametrize(
     ("values", "ray_init", "words"),
     [
-        ({"address": "auto"}, None, "--address auto and data=data"),
         ({"address": "10.0.0.1:6379"}, None, "--address 10.0.0.1:6379"),
         ({}, {"address": "auto"}, "--address auto"),
         ({"out": "s3://bucket/runs"}, None, "--out s3://bucket/runs"),
     ],
 )
-def test_other_machines_need_names(
-    values: dict[str, Any], ray_init: dict[str, Any] | None, words: str
-) -> None:
+def test_other_machines_need_names(values: Any, ray_init: Any, words: str) -> None:
     study = study_of(factories.tiny_teacher(10), factories.tiny_student, **values)
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError, match=words) as refused:
         freeze_objects(study, ray_init)
-    assert words in str(refused.value) and "\n" not in str(refused.value)
     assert str(refused.value).endswith('and give its name: data="my_module:my_function"')
     only_model = replace(study, run=replace(study.run, data="fashion"))
     with pytest.raises(InputError, match=r"teacher=\w+; .*teacher=\"my_module:my_function\""):
@@ -156,16 +146,13 @@ def test_workers_have_the_same_objects_once() -> None:
     big = nn.Sequential(nn.Flatten(), nn.Linear(64, 5000), nn.Linear(5000, 10))  # 1.5 MB
     study = freeze_objects(study_of(big, closing_over(nn.Linear(8, 10))))
     fingerprints, look = worker_functions()
-    own = fingerprints(study)
+    want = fingerprints(study)
     shared = share_objects(study)
-    assert fingerprints(shared) == own
+    assert fingerprints(shared) == want
     assert len(cloudpickle.dumps(shared)) < 10_000
-
-    found, same, are_modules = ray.get(ray.remote(num_cpus=1)(look).remote(shared))
-    assert found == own and same
-    assert are_modules == [True, False, False]  # the teacher, data, the student's lambda
-    again = ray.get(ray.remote(num_cpus=1)(lambda study: study).remote(shared))
-    assert fingerprints(again) == own  # also back in the driver
+    in_worker, is_same, again = ray.get(ray.remote(num_cpus=1)(look).remote(shared))
+    assert in_worker == want and is_same
+    assert fingerprints(again) == want  # also back in the driver
 
 
 def worker_functions() -> Any:
@@ -176,9 +163,8 @@ def worker_functions() -> Any:
         models = make_student(run, load_data(run)), initial_teacher(run, load_data(run))
         return [data.fingerprint, *(model.fingerprint() for model in models)]
 
-    def look(study: Study) -> tuple[list[str], bool, list[Any]]:
-        same = load_data(study.run) is load_data(replace(study.run, repeat=3))
-        passed = study.run.objects.passed
-        return fingerprints(study), same, [passed[name].is_module for name in sorted(passed)]
+    def look(study: Study) -> tuple[list[str], bool, Study]:
+        is_same = load_data(study.run) is load_data(replace(study.run, repeat=3))
+        return fingerprints(study), is_same, study
 
     return fingerprints, look

@@ -23,9 +23,6 @@ from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records, read_lines
 from kdtune.streams.cache import Cache
 
-LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
-DIED = "Failure # 1\nThe actor died because of an out-of-memory error"
-
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Iterator[Recorder]:
@@ -49,25 +46,41 @@ def tune_trial(config: Any, error_file: str | None = None) -> Any:
     )
 
 
-def begin(recorder: Recorder, searcher: RepeatSearcher, error: Path, started: bool) -> Any:
-    """A trial that Tune has made, perhaps started, and whose error is in the file."""
-    trial = tune_trial(searcher.suggest("a"), str(error))
+LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
+DIED = "Failure # 1\nThe actor died because of an out-of-memory error"
+GPU = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
+HOST = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+
+
+def begin(
+    recorder: Recorder, searcher: RepeatSearcher, error: str = "", started: bool = True
+) -> Any:
+    """Return a trial that Tune has made, perhaps started, and that ends with this error."""
+    file = recorder.study.folder.parent / "error.txt"
+    file.write_text(error)
+    trial = tune_trial(searcher.suggest("a"), str(file))
     if started:
         recorder.on_trial_start(0, [], trial)
     return trial
 
 
+def ends(recorder: Recorder) -> dict[str, str | None]:
+    """Return the error of each run that has ended."""
+    lines = read_lines(recorder.study.folder)[0]
+    return {line["trial_id"]: line["error"] for line in lines if line["kind"] == "end"}
+
+
 @pytest.mark.parametrize("started", [True, False])
-def test_a_run_of_a_lost_machine_is_suggested_again(
-    recorder: Recorder, tmp_path: Path, started: bool
-) -> None:
+def test_a_run_of_a_lost_machine_is_suggested_again(recorder: Recorder, started: bool) -> None:
+    """Also if its second worker does not start: what counts is the trial of Tune, not the run."""
     searcher = RepeatSearcher(recorder.plan, lambda: 1)
-    (tmp_path / "error.txt").write_text(LOST)
-    trial = begin(recorder, searcher, tmp_path / "error.txt", started)
+    first = begin(recorder, searcher, LOST, started)
     assert searcher.suggest("b") is None  # one at a time
-    recorder.on_trial_error(0, [], trial)
-    assert searcher.suggest("c") == trial.config
-    recorder.on_trial_start(0, [], trial)
+    recorder.on_trial_error(0, [], first)
+    second = begin(recorder, searcher, DIED, started=False)
+    assert second.config == first.config
+    recorder.on_trial_error(0, [], second)
+    assert begin(recorder, searcher).config == first.config
     kinds = [(line["kind"], line["attempt"]) for line in read_lines(recorder.study.folder)[0]]
     assert kinds == [("start", i) for i in range(1 + started)]
 
@@ -80,11 +93,10 @@ def test_a_run_of_a_lost_machine_is_suggested_again(
     ],
 )
 def test_a_run_whose_worker_died_3_times_has_failed(
-    recorder: Recorder, tmp_path: Path, started: bool, tries: int, reason: str
+    recorder: Recorder, started: bool, tries: int, reason: str
 ) -> None:
     searcher = RepeatSearcher(recorder.plan, lambda: 1)
-    (tmp_path / "error.txt").write_text(DIED)
-    trial = begin(recorder, searcher, tmp_path / "error.txt", started)
+    trial = begin(recorder, searcher, DIED, started)
     for name in range(tries):
         recorder.on_trial_error(0, [], trial)
         assert searcher.suggest(str(name)) == trial.config
@@ -95,50 +107,21 @@ def test_a_run_whose_worker_died_3_times_has_failed(
     assert searcher.suggest("d") not in (None, trial.config)
 
 
-def test_a_requeued_run_whose_worker_does_not_start_is_suggested_again(
-    recorder: Recorder, tmp_path: Path
-) -> None:
-    """Its first trial had started: what counts is the trial of Tune, not the run."""
+def test_a_run_that_takes_its_machines_down_fails_in_the_end(recorder: Recorder) -> None:
     searcher = RepeatSearcher(recorder.plan, lambda: 1)
-    (tmp_path / "error.txt").write_text(LOST)
-    first = begin(recorder, searcher, tmp_path / "error.txt", started=True)
-    recorder.on_trial_error(0, [], first)
-    (tmp_path / "error.txt").write_text(DIED)
-    second = begin(recorder, searcher, tmp_path / "error.txt", started=False)
-    assert second.config == first.config
-    recorder.on_trial_error(0, [], second)
-    assert ends(recorder) == {}
-    assert searcher.suggest("c") == first.config
-
-
-def test_a_run_that_takes_its_machines_down_fails_in_the_end(
-    recorder: Recorder, tmp_path: Path
-) -> None:
-    searcher = RepeatSearcher(recorder.plan, lambda: 1)
-    (tmp_path / "error.txt").write_text(LOST)
-    for _ in range(MAX_LOST_MACHINES // 2):
-        trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
-        recorder.on_trial_recover(0, [], trial)
-        assert trial.run_metadata.num_failures == 0  # Tune tries it again without a limit
-        recorder.on_trial_error(0, [], trial)
+    for number in range(MAX_LOST_MACHINES // 2 + 1):
         assert ends(recorder) == {}
-    trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
-    recorder.on_trial_recover(0, [], trial)
-    assert trial.run_metadata.num_failures == 1
-    recorder.on_trial_error(0, [], trial)
+        trial = begin(recorder, searcher, LOST)
+        recorder.on_trial_recover(0, [], trial)
+        # until then Tune tries it again without a limit
+        assert trial.run_metadata.num_failures == (number == MAX_LOST_MACHINES // 2)
+        recorder.on_trial_error(0, [], trial)
     assert list(ends(recorder).values()) == ["its worker died 3 times"]
 
 
-GPU = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"
-HOST = "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
-
-
-def test_records_that_are_deleted_end_the_study_at_the_next_step(
-    recorder: Recorder, tmp_path: Path
-) -> None:
+def test_records_that_are_deleted_end_the_study_at_the_next_step(recorder: Recorder) -> None:
     """Tune would print what a callback for a trial raises, and go on."""
-    searcher = RepeatSearcher(recorder.plan, lambda: 2)
-    trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
+    trial = begin(recorder, RepeatSearcher(recorder.plan, lambda: 2))
     (part,) = (recorder.study.folder / EPOCHS).iterdir()
     part.unlink()
     recorder.on_trial_complete(0, [], trial)
@@ -149,10 +132,9 @@ def test_records_that_are_deleted_end_the_study_at_the_next_step(
 
 
 def test_a_run_that_met_an_unusable_folder_ends_the_study_at_the_next_step(
-    recorder: Recorder, tmp_path: Path
+    recorder: Recorder,
 ) -> None:
-    searcher = RepeatSearcher(recorder.plan, lambda: 2)
-    trial = begin(recorder, searcher, tmp_path / "error.txt", started=True)
+    trial = begin(recorder, RepeatSearcher(recorder.plan, lambda: 2))
     report = {"hostname": "h1", "error": f"{MARK}the disk is full"}
     recorder.on_trial_result(0, [], trial, report)
     recorder.on_trial_complete(0, [], trial)
@@ -183,25 +165,6 @@ class Tune:
         result = {"hostname": "h", "error": error, "epochs": [] if error else epochs}
         self.recorder.on_trial_result(0, [], self.trials[trial_id], result)
         self.recorder.on_trial_complete(0, [], self.trials[trial_id])
-
-
-def test_what_trials_warn_of_is_shown_once(
-    recorder: Recorder, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tune = Tune(recorder)
-    for trial_id in tune.start()[:2]:
-        warnings = ["the disk is slow", f"{trial_id}: its state cannot be used"]
-        for _ in range(2):
-            result = {"hostname": "h", "error": None, "epochs": [], "warnings": warnings}
-            recorder.on_trial_result(0, [], tune.trials[trial_id], result)
-    said = capsys.readouterr().out
-    assert said.count("warning: h: the disk is slow") == 1
-    assert said.count("its state cannot be used") == 2
-
-
-def ends(recorder: Recorder) -> dict[str, str | None]:
-    lines = read_lines(recorder.study.folder)[0]
-    return {line["trial_id"]: line["error"] for line in lines if line["kind"] == "end"}
 
 
 def test_a_run_that_never_fits_does_not_lower_the_number_for_ever(

@@ -58,11 +58,11 @@ def html_of(results: Results, criterion: Criterion | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """The configurations of the default study, with 4 repeats and 20 epochs."""
+    """The configurations of the default study, with 4 repeats and 5 epochs."""
     folder, study = tmp_path_factory.mktemp("whole"), fashion()
-    runs = [replace(run, epochs=20) for run in study.runs()]
+    runs = [replace(run, epochs=5) for run in study.runs()]
     last = draw({run: 0.03 * (run.alpha == 0.1) for run in runs}, 4)
-    made = make(folder, last, run=replace(study.run, epochs=20), space=study.space)
+    made = make(folder, last, run=replace(study.run, epochs=5), space=study.space)
     write_predictions(made)
     write_costs(folder, [cost(study.run.student), cost(study.run.teacher, "teacher", 24_314)])
     return kdtune.load(folder)
@@ -119,7 +119,7 @@ def test_the_data_equal_the_dataframes(whole, text) -> None:
     frame = pd.DataFrame({k: v for k, v in epochs.items() if k not in ("every", "split")})
     frame["trial_id"] = trials.trial_id.to_numpy()[frame.trial]
     val = whole.epochs[(whole.epochs.split == epochs["split"])]
-    assert epochs["every"] == 1 and len(frame) == len(val) == 20 * 20
+    assert epochs["every"] == 1 and len(frame) == len(val) == 20 * 5
     both = frame.merge(val, on=["trial_id", "epoch"], suffixes=("", "/want"), validate="1:1")
     recorded = [metric for metric in RECORDED if whole.epochs[metric].notna().any()]
     assert {"loss", "ce", "acc", "teacher_acc"} <= set(recorded)

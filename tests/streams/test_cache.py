@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from disks import Disk, why_not
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
@@ -160,20 +159,6 @@ def test_a_full_disk_is_said_once_and_leaves_nothing(tmp_path, capsys, monkeypat
     assert str(fault) in one_line(capsys)
 
 
-@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-@pytest.mark.parametrize("spoil", [Disk.become_read_only, Disk.fail])
-def test_a_disk_that_fails_is_said_once(tmp_path, capsys, spoil):
-    with Disk(tmp_path) as disk:
-        cache = Cache(disk.place / "cache")
-        get(cache)
-        spoil(disk)
-        for number in (0, 1, 1):
-            tensors, _ = get(cache, {"n": number}, number)
-            assert equal(tensors, make(number))
-        assert equal(get(cache)[0], make())
-        assert str(cache.folder) in one_line(capsys)
-
-
 def test_eviction_takes_the_least_recently_used(tmp_path):
     files = []
     for number in range(6):
@@ -298,41 +283,6 @@ def test_a_waiter_does_not_wait_for_a_builder_that_hangs(tmp_path, start, monkey
     process.join()
     assert process.exitcode == 0 and clean(tmp_path)
     assert get(Cache(tmp_path / "c"))[1] == 0
-
-
-def test_a_builder_of_another_key_is_not_waited_for(tmp_path):
-    """Locks are of one key: while one is built, the other is built once, under its own lock."""
-    first, second = (Key("logits", {"n": number}) for number in range(2))
-    cache, hold, inside = Cache(tmp_path), threading.Event(), threading.Event()
-
-    def build_first(progress):
-        inside.set()
-        assert hold.wait(60)
-        return make(1)
-
-    built = []
-
-    def build_second(progress):
-        built.append(1)
-        time.sleep(0.5)  # long enough for the other thread to come and wait
-        return make(2)
-
-    threads = [threading.Thread(target=cache.get, args=(first, "first", build_first))]
-    threads[0].start()
-    assert inside.wait(60)
-    threads += [
-        threading.Thread(target=Cache(tmp_path).get, args=(second, "second", build_second))
-        for _ in range(2)
-    ]
-    for thread in threads[1:]:
-        thread.start()
-    for thread in threads[1:]:
-        thread.join(60)
-    assert cache.find(second) is not None and cache.find(first) is None  # still being built
-    assert built == [1]
-    hold.set()
-    threads[0].join(60)
-    assert equal(cache.find(first), make(1)) and equal(cache.find(second), make(2))
 
 
 def test_lock_files_are_deleted_when_they_are_old_and_free(tmp_path):

@@ -51,27 +51,3 @@ def test_a_step_seeds_the_generators_of_all_devices(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(chunks, "HAS_MPS", True)
     seed_step(Run(), 1, 2)
     assert seeds == [torch.default_generator.initial_seed()] * 3  # of cuda, then of cuda and mps
-
-
-@pytest.mark.parametrize(("device", "pinned"), [("cuda", True), ("mps", False), ("cpu", False)])
-def test_a_cuda_device_alone_gets_batches_from_pinned_memory(
-    monkeypatch: pytest.MonkeyPatch, device: str, pinned: bool
-) -> None:
-    """Without a GPU: what would be copied is noted."""
-    labels, views = torch.arange(3), torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
-    pins: list[torch.Tensor] = []
-    copies: list[tuple[str, bool]] = []
-
-    def pin(tensor: torch.Tensor) -> torch.Tensor:
-        pins.append(tensor)
-        return tensor
-
-    def copy(tensor: torch.Tensor, to: torch.device, non_blocking: bool = False) -> torch.Tensor:
-        copies.append((to.type, non_blocking))
-        return tensor
-
-    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    monkeypatch.setattr(torch.Tensor, "to", copy)
-    Batch(labels, views).to(torch.device(device))
-    assert len(pins) == (2 if pinned else 0)
-    assert copies == [(device, pinned)] * 2  # a copy from other memory must have ended

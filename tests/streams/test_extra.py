@@ -153,8 +153,6 @@ KINDS: dict[str, tuple[dict[str, object], list[int]]] = {
     "only the teacher": ({"alpha": 0.0}, [6] * 7 + [3]),
     "no augmentation": ({"augment": "none"}, [6] * 7 + [3]),
     "dropout": ({"student": "factories:dropout_student"}, [6] * 7 + [3]),
-    "resized crop": ({"augment": "resized-crop", "image_size": 20}, [6] * 7 + [3]),
-    "another repeat": ({"repeat": 2, "seed": 1}, [6] * 7 + [3]),
     "head, batch norm train": ({"trainable": "head"}, [6] * 7 + [3]),
     "head, batch norm eval": ({"trainable": "head", "batch_norm": "eval"}, [6] * 7 + [3]),
     "head, eval, no augmentation": (
@@ -314,19 +312,6 @@ def test_numbers_of_images_in_an_epoch(batch_size: int, share: float, labelled: 
     assert abs(run.unlabelled_per_batch - share * batch_size) <= 1
 
 
-def test_mixed_images_are_followed_by_unmixed_ones() -> None:
-    labels, shares = torch.tensor([0, 1, 2]), torch.full((3,), 0.7)
-    views, teacher = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3, 10)
-    mixed = blocks.Batch(labels, views, None, teacher, labels.flip(0), shares)
-    both = blocks.joined(mixed, blocks.Batch(torch.tensor([5, 6]), views[:2], None, teacher[:2]))
-    assert both.unlabelled == 2
-    assert both.partners is not None and both.shares is not None
-    assert both.partners.tolist() == [2, 1, 0, 5, 6]
-    assert both.shares.tolist() == pytest.approx([0.7] * 5)
-    assert both.labelled.partners is not None
-    assert both.labelled.partners.tolist() == [2, 1, 0]
-
-
 # -- what is shared ----------------------------------------------------------------------------
 
 
@@ -362,21 +347,6 @@ def test_configurations_share_the_passes(
     for run in runs:
         over_stream(run, teacher_folder, resources)
     assert not seen  # all logits come from the cache
-
-
-def test_only_the_blocks_that_a_run_needs_are_computed(
-    teacher_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 32)
-    seen: list[int] = []
-    forward = TeacherPasses._forward
-    monkeypatch.setattr(
-        TeacherPasses, "_forward", lambda s, m, b: seen.append(len(b)) or forward(s, m, b)
-    )
-    run = replace(RUN, extra_share=0.01)  # 5 images an epoch
-    batches = list(new_stream(run, teacher_folder).train(0))
-    assert sum(batch.unlabelled for batch in batches) == 5
-    assert sum(seen) == 75 + 32
 
 
 def test_features_of_a_frozen_backbone_are_computed_once(

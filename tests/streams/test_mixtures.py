@@ -30,7 +30,6 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import Checkpoint, train
 from kdtune.training.recipe import resolve
-from kdtune.training.teacher import evaluate as accuracy_of
 from kdtune.training.teacher import teacher_run
 
 MIXUP = replace(RUN, mixup=0.4, epochs=2)
@@ -219,16 +218,6 @@ def test_photographs_are_mixed_after_they_are_cropped(tmp_path: Path) -> None:
     compare_metrics(run, epoch, metrics)
 
 
-def test_views_too_many_to_hold_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    run = replace(MIXUP, augment="none")
-    *_, (reference, _) = plain_loop(run, blobs())
-    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)
-    *_, (student, _) = over_stream(run, blobs(), Resources(cache=Cache(tmp_path, 1)))
-    assert_same(student, reference)
-
-
 def count_passes(run: Run, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> int:
     """Train; return how many training images the teacher saw."""
     seen: list[int] = []
@@ -282,23 +271,6 @@ def test_a_run_resumes_exactly(tmp_path: Path) -> None:
         assert torch.equal(value, resumed.net.state_dict()[name]), name
 
 
-def test_a_teacher_is_neither_fine_tuned_nor_measured_on_mixed_images() -> None:
-    run = resolve(replace(MIXUP, cutmix=1.0, teacher_epochs=1))
-    assert not teacher_run(run).mixes
-    assert teacher_run(run) == teacher_run(replace(run, mixup=0.0, cutmix=0.0))
-    data = blobs()
-    teacher = Teacher.of([build_teacher(MIXUP, NOWHERE, data).place(CPU, "fp32")])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdtune.training.teacher.untrained", lambda run, *_: new_student(run))
-        measured = [
-            accuracy_of(replace(each, augment="none"), data, teacher, Resources(), ["train"])[
-                "train"
-            ]
-            for each in (run, replace(run, mixup=0.0, cutmix=0.0))
-        ]
-    assert measured[0] == measured[1] and measured[0].n == 41
-
-
 def test_val_and_test_are_never_mixed() -> None:
     student = new_student(MIXUP)
     stream = Stream(MIXUP, blobs(), student, None, Resources())
@@ -310,3 +282,19 @@ def test_val_and_test_are_never_mixed() -> None:
     for batch in stream.train(0):
         assert len(batch.partners) == len(batch.shares) == len(batch)
         assert len(set(batch.shares.tolist())) == 1
+
+
+def test_views_too_many_to_hold_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = replace(MIXUP, augment="none")
+    *_, (reference, _) = plain_loop(run, blobs())
+    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)
+    *_, (student, _) = over_stream(run, blobs(), Resources(cache=Cache(tmp_path, 1)))
+    assert_same(student, reference)
+
+
+def test_a_teacher_is_not_fine_tuned_on_mixed_images() -> None:
+    run = resolve(replace(MIXUP, cutmix=1.0, teacher_epochs=1))
+    assert not teacher_run(run).mixes
+    assert teacher_run(run) == teacher_run(replace(run, mixup=0.0, cutmix=0.0))

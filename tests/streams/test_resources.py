@@ -91,13 +91,6 @@ def test_cores_of_a_trial_are_divided_into_threads_and_loader_workers(
     assert (made.loader_workers, made.threads) == (workers, threads)
 
 
-@pytest.mark.parametrize(
-    ("gpus", "share", "trials"), [(1, 1, 1), (2, 0.25, 8), (2, 0.4, 4), (4, 2, 2), (1, 2, 0)]
-)
-def test_trials_on_gpus_by_hand(gpus: int, share: float, trials: int) -> None:
-    assert trials_on_gpus(gpus, share) == trials
-
-
 def test_bf16_needs_macos_14_on_an_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     mps, run = torch.device("mps"), Run(precision="bf16")
     monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: major < 14)
@@ -131,13 +124,8 @@ def test_commands_refuse_bf16_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_bf16_of_this_cpu_is_what_its_flags_say() -> None:
-    try:
-        with open("/proc/cpuinfo") as file:
-            flags = set(next(line for line in file if line.startswith("flags")).split())
-    except (OSError, StopIteration):
-        pytest.skip("no /proc/cpuinfo with flags of an x86")
-    if "avx512_bf16" in flags:
-        assert resources.has_bf16()
-    if not flags & {"avx512bw", "avx_ne_convert", "amx_bf16"}:
-        assert not resources.has_bf16()
+@pytest.mark.parametrize(
+    ("gpus", "share", "trials"), [(1, 1, 1), (2, 0.25, 8), (2, 0.4, 4), (4, 2, 2), (1, 2, 0)]
+)
+def test_trials_on_gpus_by_hand(gpus: int, share: float, trials: int) -> None:
+    assert trials_on_gpus(gpus, share) == trials

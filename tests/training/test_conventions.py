@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.config.conventions import CONVENTIONS, Conversion, convert, converted_training
+from kdtune.config.conventions import Conversion, convert, converted_training
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.training.losses import cross_entropy, objective, total
@@ -189,10 +189,6 @@ def test_gradients_are_equal_but_for_the_scale(tool: str, words: str, loss: Loss
         theirs = gradient(loss, *logits(seed))
         ours = gradient(loss_of_kdtune(found.hyperparameters), *logits(seed))
         torch.testing.assert_close(theirs, found.scale * ours, rtol=1e-10, atol=1e-14)
-
-
-def test_every_tool_has_a_formula_here() -> None:
-    assert {tool for tool, _, _ in CASES} == set(CONVENTIONS) - {"kd_lib"}
 
 
 def trained(

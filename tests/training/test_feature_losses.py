@@ -107,17 +107,6 @@ def test_the_cosine_does_not_depend_on_size_and_is_half_a_distance(a: float, b: 
     close(value("features_cosine", student, -a * student), 2.0)
 
 
-def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient() -> None:
-    student, teacher = pair()
-    student[0], teacher[1] = 0, 0
-    student.requires_grad_()
-    loss = value("features_cosine", student, teacher)
-    cosines = F.cosine_similarity(student, teacher)[2:]
-    close(loss, (2 + (1 - cosines).sum()).detach() / B)
-    (gradient,) = torch.autograd.grad(loss, student)
-    assert gradient.isfinite().all() and not gradient[1].any()
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_computed_in_float32_and_finite(loss: str, dtype: torch.dtype) -> None:
@@ -137,15 +126,6 @@ def test_computed_in_float32_and_finite(loss: str, dtype: torch.dtype) -> None:
 
 
 # -- the table and sums ----------------------------------------------------------------------------
-
-
-def test_which_losses_take_features() -> None:
-    taking = {loss for loss in OBJECTIVES if takes_features(loss)}
-    assert taking == {"features_mse", "features_cosine"}
-    assert takes_features("kl+features_mse") and takes_features("features_mse+kl")
-    assert not takes_features("kl+mse")
-    assert Run(loss="features_mse").compares_features
-    assert not Run(loss="features_mse", alpha=1).compares_features
 
 
 def test_each_term_of_a_sum_has_its_inputs() -> None:
@@ -260,31 +240,6 @@ def test_what_cannot_learn_from_features_is_refused(fault: str, tiny: Run) -> No
         check_run(replace(run, loss="features_mse"))
 
 
-def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:
-    run = replace(tiny, teacher_epochs=0)
-    names = {"loss": ("kl", "mse+features_cosine"), "alpha": (0.5, 1.0)}
-    check_study(Study(run=run, space=names), load_data(run), fingerprints=False)
-    for space, subject in (
-        ({"trainable": ("all", "head")}, "--trainable"),
-        ({"teacher": (run.teacher, f"{run.teacher}+factories:dropout_student")}, "teacher and"),
-    ):
-        with pytest.raises(InputError, match=f"{subject} .*must be .* with --loss mse.features_"):
-            check_study(Study(run=run, space=names | space), load_data(run), fingerprints=False)  # type: ignore[arg-type]
-        check_study(
-            Study(run=run, space={**space, "loss": ("kl", "mse")}),
-            load_data(run),
-            fingerprints=False,
-        )  # type: ignore[arg-type]
-
-
-def test_a_file_of_outputs_has_no_features(tiny: Run) -> None:
-    table = OutputTeacher("outputs.parquet", "0" * 16, {})
-    study = Study(run=replace(tiny, loss="features_mse"))
-    with pytest.raises(InputError, match=r"but --teacher outputs.parquet is a file of outputs"):
-        check_features(study, [table], [], torch.zeros(2, 1, 28, 28))
-    check_features(Study(run=tiny), [table], [], torch.zeros(2, 1, 28, 28))
-
-
 # -- before a study --------------------------------------------------------------------------------
 
 
@@ -314,3 +269,27 @@ def test_a_batch_is_tried_with_its_projector(tiny: Run, monkeypatch: pytest.Monk
     (projector,) = made
     assert projector is not None and projector.weight.grad is not None
     assert projector.weight.grad.any()
+
+
+def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient() -> None:
+    student, teacher = pair()
+    student[0], teacher[1] = 0, 0
+    student.requires_grad_()
+    loss = value("features_cosine", student, teacher)
+    cosines = F.cosine_similarity(student, teacher)[2:]
+    close(loss, (2 + (1 - cosines).sum()).detach() / B)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert gradient.isfinite().all() and not gradient[1].any()
+
+
+def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:
+    run = replace(tiny, teacher_epochs=0)
+    names = {"loss": ("kl", "mse+features_cosine"), "alpha": (0.5, 1.0)}
+    data = load_data(run)
+    check_study(Study(run=run, space=names), data, fingerprints=False)
+    space = {**names, "trainable": ("all", "head")}
+    with pytest.raises(InputError, match=r"--trainable must be .* with --loss mse.features_"):
+        check_study(Study(run=run, space=space), data, fingerprints=False)
+    table = OutputTeacher("outputs.parquet", "0" * 16, {})
+    with pytest.raises(InputError, match=r"but --teacher outputs.parquet is a file of outputs"):
+        check_features(Study(run=run, space=names), [table], [], torch.zeros(2, 1, 28, 28))

@@ -5,15 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from reference import build_teacher, side
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
 from kdtune.data.arrays import with_extra
 from kdtune.data.sources import load_data
@@ -26,7 +23,7 @@ from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
-from kdtune.training.run import distill, make_student
+from kdtune.training.run import make_student
 from kdtune.training.teacher import load_teacher
 
 CPU = torch.device("cpu")
@@ -191,37 +188,6 @@ def test_alpha_1_equals_training_without_any_teacher(run: Run, teacher: Classifi
 # -- one run ---------------------------------------------------------------------------------------
 
 
-def test_a_run_resumes_exactly_where_it_was_cut(
-    run: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    run = replace(run, loss="kl+features_cosine", ema=0.9, student="factories:dropout_student")
-    resources = Resources(cache=Cache(tmp_path / "cache", 1))
-    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
-    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
-    next(cut), next(cut)  # the first epoch is on disk once the second is asked for
-    cut.close()
-    saved = torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)
-    assert saved["projector"]["weight"].shape == (16, 32)
-    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
-    assert [e.splits for e in rest] == [e.splits for e in whole]
-    for name in (STUDENT, PREDICTIONS):
-        files = [tmp_path / folder / name for folder in ("whole", "cut")]
-        assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_the_projector_is_in_no_file_of_the_student(
-    run: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    names, columns = [], []
-    for loss in ("kl", "features_mse"):
-        list(distill(replace(run, loss=loss), teacher_folder, Resources(), tmp_path / loss))
-        with safe_open(tmp_path / loss / STUDENT, "pt") as file:
-            names.append(set(file.keys()))
-        columns.append(list(pd.read_parquet(tmp_path / loss / PREDICTIONS)))
-    assert names[0] == names[1] == set(make_student(run, load_data(run)).net.state_dict())
-    assert columns[0] == columns[1]
-
-
 # -- what runs share -------------------------------------------------------------------------------
 
 
@@ -270,18 +236,6 @@ def test_all_configurations_of_a_study_need_one_pass(
     assert passes() == every_view(run)
     kinds = [file.parent.parent.name for file in tmp_path.glob("*/*/*.safetensors")]
     assert kinds.count("logits") == kinds.count("teacher-features") == run.epochs + 2
-
-
-@pytest.mark.parametrize("gigabytes", [0, 1])
-def test_a_run_that_needs_both_makes_one_pass(
-    gigabytes: int, run: Run, teacher: Classifier, passes: Callable[[], int], tmp_path: Path
-) -> None:
-    run = replace(run, loss="kl+features_mse", epochs=1)
-    resources = Resources(cache=Cache(tmp_path, gigabytes))
-    over_stream(run, teacher, resources)
-    assert passes() == every_view(run)
-    over_stream(replace(run, loss="kl"), teacher, resources)
-    assert passes() == (0 if gigabytes else every_view(run))
 
 
 @pytest.mark.parametrize("augment", ["crop", "none"])

@@ -11,10 +11,9 @@ from blobs import NOWHERE, RUN, blobs, new_stream, new_student
 from reference import PlainEpoch, plain_loop
 
 from kdtune.config.run import Run
-from kdtune.config.text import Diverged
 from kdtune.models.classifier import Classifier
 from kdtune.training.epoch import Epoch
-from kdtune.training.loop import make_optimizer, make_scheduler, train
+from kdtune.training.loop import train
 
 
 @pytest.fixture(autouse=True)
@@ -95,43 +94,3 @@ def test_predictions_are_of_the_last_epoch() -> None:
         assert torch.equal(own.label, blobs().splits[split].labels)
         nll = -own.p_label.double().log().mean()
         assert float(nll) == pytest.approx(last.splits[split]["nll"], rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "want"),
-    [
-        ("constant", [1.0, 1.0, 1.0, 1.0]),
-        ("step", [1.0, 1.0, 0.5, 0.5]),
-        ("cosine", [1.0, 0.8535533905932737, 0.5, 0.14644660940672627]),  # (1 + cos(pi e / 4)) / 2
-    ],
-)
-def test_learning_rates_by_hand(schedule: str, want: list[float]) -> None:
-    run = replace(RUN, schedule=schedule, lr=1.0, lr_step_size=2, lr_gamma=0.5)
-    optimizer = make_optimizer(run, new_student(run))
-    scheduler = make_scheduler(run, optimizer, 3)
-    rates = []
-    for _ in range(run.epochs):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates == pytest.approx(want)
-
-
-def test_onecycle_reaches_its_peak_and_keeps_the_momentum() -> None:
-    run = replace(RUN, schedule="onecycle", lr=1.0, momentum=0.7)
-    optimizer = make_optimizer(run, new_student(run))
-    scheduler = make_scheduler(run, optimizer, 3)
-    rates = []
-    for _ in range(run.epochs * 3):
-        rates.append(optimizer.param_groups[0]["lr"])
-        assert optimizer.param_groups[0]["momentum"] == 0.7
-        optimizer.step()
-        scheduler.step()
-    assert rates[0] == pytest.approx(1 / 25) and max(rates) > 0.95
-    assert rates[-1] < 1e-3
-
-
-def test_a_run_that_diverges_says_which_metric() -> None:
-    run = replace(RUN, lr=1e3, loss="mse")
-    with pytest.raises(Diverged, match=r"loss on .* became .* in epoch 0; a lower lr may help"):
-        train_both(run)

@@ -3,8 +3,6 @@
 The names stand here once more on purpose: they are columns of every saved study.
 """
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -15,15 +13,12 @@ from torch import Tensor
 
 from kdtune.config.run import Run
 from kdtune.config.task import (
-    COMPARABLE,
-    METRICS,
-    RECORDED,
     expected_calibration_error,
     macro_f1,
     negative_log_likelihood,
 )
 from kdtune.streams.views import Batch
-from kdtune.training.epoch import Epoch, Losses, Meter, Outputs, Predictions
+from kdtune.training.epoch import Losses, Meter, Outputs, Predictions
 from kdtune.training.losses import objective
 
 N, K = 150, 5
@@ -74,12 +69,6 @@ def test_nll_is_scikit_learns_log_loss() -> None:
     assert negative_log_likelihood(s, None, y) == pytest.approx(float(F.cross_entropy(s, y)))
 
 
-def test_nll_by_hand() -> None:
-    s = from_probabilities([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]])
-    want = -(math.log(0.5) + math.log(0.2)) / 2
-    assert negative_log_likelihood(s, None, torch.tensor([0, 1])) == pytest.approx(want, rel=1e-12)
-
-
 @pytest.mark.parametrize("present", [range(K), (0, 2), (3,)])
 def test_macro_f1_is_scikit_learns(present: tuple[int, ...]) -> None:
     reference = pytest.importorskip("sklearn.metrics")
@@ -128,13 +117,6 @@ def test_ece_by_hand() -> None:
     assert expected_calibration_error(s, None, y) == pytest.approx(want, rel=1e-12)
 
 
-def test_ece_of_sure_predictions_is_the_error_rate() -> None:
-    y = labels()
-    s = 1e4 * F.one_hot(torch.where(torch.arange(N) < 30, (y + 1) % K, y), K).float()
-    assert expected_calibration_error(s, None, y) == 30 / N
-    assert expected_calibration_error(s, None, s.argmax(1)) == 0
-
-
 def test_an_edge_belongs_to_the_bin_below() -> None:
     # 0.6 = 9/15 is the upper edge of (8/15, 9/15], which 0.55 shares and 0.62 does not
     edge = torch.tensor([[0.6, 0.4]], dtype=torch.float64).log()
@@ -146,22 +128,6 @@ def test_an_edge_belongs_to_the_bin_below() -> None:
 
 
 # -- the table -------------------------------------------------------------------------------------
-
-
-def test_the_names_of_the_table() -> None:
-    assert (
-        *("loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement", "kl"),
-        *("nll", "ece", "macro_f1"),
-    ) == RECORDED
-    assert set(METRICS) == {*RECORDED, "gap"}
-    assert not {"loss", "distill", "teacher_acc"} & set(COMPARABLE)
-    by_loop = {name for name in RECORDED if not (METRICS[name].of_batch or METRICS[name].of_split)}
-    assert by_loop == set(Losses.__dataclass_fields__)
-
-
-def test_the_gap_is_what_the_student_lacks() -> None:
-    derived = METRICS["gap"].derived
-    assert derived is not None and derived({"acc": 0.7, "teacher_acc": 0.9}) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("loss", ["kl", "mse", "dkd"])
@@ -231,9 +197,3 @@ def test_predictions_by_hand() -> None:
     assert found.teacher is not None and found.teacher.tolist() == [2, 1]
     assert found.correct.tolist() == [True, False]
     assert Predictions.of(s, None, torch.tensor([0, 1])).teacher is None
-
-
-def test_an_epoch_in_a_line() -> None:
-    metrics = {"loss": 1.25, "acc": 0.5, "agreement": None, "ce": 2.0}
-    line = "epoch   3    0.50 s  train loss 1.2500 acc 0.5000"
-    assert str(Epoch(3, 0.5, {"train": metrics})) == line

@@ -131,36 +131,14 @@ def test_warm_up_is_torchs_beside_the_schedule(schedule: Any) -> None:
     assert rates(run)[9:] == pytest.approx(rates(plain)[9:], rel=1e-9)
 
 
-def test_the_recipe_of_the_cifar_tables() -> None:
-    run = replace(RUN, schedule="multistep", epochs=240, lr=0.05)
-    assert milestones(run) == [150, 180, 210]
-    found = rates(run, steps=1)
-    want = [0.05] * 150 + [0.005] * 30 + [0.0005] * 30 + [0.00005] * 30
-    assert found == pytest.approx(want, rel=1e-9)
-
-
 def test_milestones_of_short_runs_never_come_before_the_first_epoch() -> None:
     assert milestones(replace(RUN, epochs=1, lr_milestones=(0.1, 0.9))) == [1, 1]
-
-
-def test_onecycle_has_a_warm_up_of_its_own() -> None:
-    run = replace(RUN, schedule="onecycle", lr=1.0)
-    assert rates(replace(run, warmup_epochs=2)) == rates(run)
-    assert replace(run, warmup_epochs=2).config == run.config
 
 
 def test_a_warm_up_as_long_as_the_training_is_refused() -> None:
     run = replace(RUN, epochs=3, warmup_epochs=3)
     with pytest.raises(InputError, match="--warmup-epochs must be less than --epochs"):
         make_scheduler(run, make_optimizer(run, new_student(run)), STEPS)
-
-
-def test_nesterov_has_momentum() -> None:
-    run = replace(RUN, optimizer="nesterov")
-    student = new_student(run)
-    assert make_optimizer(run, student).param_groups[0]["nesterov"] is True
-    with pytest.raises(InputError, match="momentum must be greater than 0 with --optimizer nester"):
-        replace(run, momentum=0.0)
 
 
 def stepped(run: Run, scale: float) -> list[float]:

@@ -1,9 +1,7 @@
 """The recipe of a study: what is shown, and where it is said to come from."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from tiny_run import TINY
 
 from kdtune.config.cli import parse
@@ -13,7 +11,6 @@ from kdtune.training.recipe import (
     RecipeRow,
     StudyModels,
     describe_config,
-    format_recipe,
     recipe_rows,
     resolve_study,
 )
@@ -60,58 +57,19 @@ def test_what_has_no_effect_is_not_shown() -> None:
     assert "teacher_lr" not in as_they_are and as_they_are["teacher_epochs"].value == "0"
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "schedule", "want"),
-    [
-        ("nesterov", "multistep", {"momentum", "lr_gamma", "lr_milestones"}),
-        ("sgd", "step", {"momentum", "lr_gamma", "lr_step_size"}),
-        ("adamw", "cosine", set()),
-    ],
-)
-def test_settings_of_optimizers_and_schedules(
-    optimizer: str, schedule: str, want: set[str]
-) -> None:
-    words = ["--optimizer", optimizer, "--schedule", schedule, "--momentum", "0.5"]
-    words += ["--teacher-optimizer", optimizer, "--teacher-schedule", schedule]
-    found = rows(parse("search", words if optimizer != "adamw" else [*words[:4], *words[6:]]))
-    every = {"momentum", "lr_gamma", "lr_milestones", "lr_step_size"}
-    assert every & found.keys() == want
-    assert {f"teacher_{name}" for name in every} & found.keys() == {f"teacher_{n}" for n in want}
-
-
-def test_sources_in_python_and_of_a_saved_study(tmp_path: Path) -> None:
+def test_sources_in_python_and_of_a_saved_study() -> None:
     study = Study(run=replace(TINY, lr=0.3), repeats=2)
     found = rows(study)
     assert found["lr"].source == found["repeats"].source == "experiment"
-    saved = resolve_study(
-        replace(study, repeats=5, run=replace(study.run, teacher_trainable="head")),
-        StudyData(study.run),
-    )
     merged = replace(study, repeats=5, run=replace(study.run, teacher_trainable="head"))
-    table = table_of(study, merged, saved)
-    sources = {row.setting: row.source for row in table}
+    saved = resolve_study(merged, StudyData(study.run))
+    sources = {row.setting: row.source for row in table_of(study, merged, saved)}
     assert sources["repeats"] == sources["teacher_trainable"] == "saved study"
 
 
 def test_the_configuration_of_one_run_has_what_differs_from_neutral() -> None:
     run = resolve_study(Study(run=replace(TINY, lr=0.25, ema=0.9, alpha=0.5)), StudyData(TINY)).run
     pairs = dict(pair.split(" ") for pair in describe_config(run).split(", "))
-    off = {"clip_norm", "label_smoothing", "mixup", "cutmix", "extra_share", "warmup_epochs"}
-    no_effect = {"dkd_beta", "teacher_temperature", "lr_gamma"}
-    assert ({"student"} | off | no_effect).isdisjoint(pairs)
-    assert (pairs["lr"], pairs["ema"], pairs["alpha"], pairs["loss"]) == (
-        "0.25",
-        "0.9",
-        "0.5",
-        "kl",
-    )
+    assert {"student", "clip_norm", "dkd_beta", "lr_gamma"}.isdisjoint(pairs)
+    assert {"lr": "0.25", "ema": "0.9", "alpha": "0.5", "loss": "kl"}.items() <= pairs.items()
     assert "loss" not in describe_config(replace(run, alpha=1.0))
-
-
-@pytest.mark.parametrize("name", ["setting", "value", "source"])
-def test_columns_are_aligned(name: str) -> None:
-    lines = format_recipe([RecipeRow("lr", "0.1", "flag"), RecipeRow("student", "a", "default")])
-    assert lines[0].split() == ["setting", "value", "source"]
-    cells = {"setting": ("lr", "student"), "value": ("0.1", "a"), "source": ("flag", "default")}
-    column = lines[0].index(name)
-    assert [line[column:].split()[0] for line in lines[1:]] == list(cells[name])

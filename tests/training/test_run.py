@@ -12,6 +12,8 @@ import torch
 from blobs import RUN, blobs
 from PIL import Image
 from reference import build_teacher, plain_loop
+from safetensors.torch import load_file
+from torch import nn
 from torch.optim import SGD
 
 import kdtune.training.run
@@ -22,7 +24,6 @@ from kdtune.config.task import METRICS
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
-from kdtune.distill import main
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
@@ -57,29 +58,6 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("student", [LIBRARY, "factories:tiny_student"])
-@pytest.mark.parametrize("trainable", ["all", "head"])
-def test_training_a_student_does_not_change_the_next(
-    trainable: str, student: str, tiny: Run
-) -> None:
-    run = replace(tiny, student=student, trainable=trainable)
-    built = state(make_student(run, load_data(run)))
-    for _ in range(3):
-        with initial_student(run, load_data(run), CPU) as initial, pytest.raises(RuntimeError):
-            model = initial.student
-            assert equal(state(model), built) and model.precision == run.precision
-            assert initial.fingerprint == model.fingerprint(with_head=False)
-            assert all(p.grad is None for p in model.parameters())
-            model.freeze(head=False) if trainable == "head" else None
-            model(torch.zeros(4, 1, 40, 40, dtype=torch.uint8)).sum().backward()
-            SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
-            assert not equal(state(model), built)
-            raise RuntimeError
-    for other in (replace(run, repeat=1), replace(run, seed=1)):
-        with initial_student(other, load_data(other), CPU) as initial:
-            assert not equal(state(initial.student), built)
-
-
 def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
     tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,112 +74,6 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
     (epoch,) = distill(replace(tiny, epochs=1), folder, Resources())
     *_, want = plain_loop(replace(tiny, epochs=1), folder)
     assert epoch.splits["val"]["teacher_acc"] == want.metrics["val"]["teacher_acc"]
-
-
-def test_of_two_runs_at_once_each_has_its_own_student(tiny: Run) -> None:
-    run = replace(tiny, student=LIBRARY)
-    with (
-        initial_student(run, load_data(run), CPU) as one,
-        initial_student(run, load_data(run), CPU) as other,
-    ):
-        assert one.student is not other.student
-        assert equal(state(one.student), state(other.student))
-
-
-def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path) -> None:
-    file = tmp_path / "weights.safetensors"
-    run = replace(tiny, student=LIBRARY, student_weights=str(file))
-    for seed in (1, 2):
-        save_weights(build(LIBRARY, "none", 10, seed=seed).net, file)
-        with initial_student(run, load_data(run), CPU) as initial:
-            assert equal(state(initial.student), state(make_student(run, load_data(run))))
-
-
-def test_a_run_of_a_library_model_is_the_same_after_others(tiny: Run) -> None:
-    """Students are kept and reset; each run has an average and a projector of its own."""
-    small = replace(tiny, student=LIBRARY, image_size=32, train_images=20, epochs=2)
-    run = replace(small, ema=0.9, loss="kl+features_mse", teacher_epochs=0)
-    first, *_ = (list(distill(replace(run, lr=lr), NOWHERE, Resources())) for lr in (0.01, 0.1))
-    list(distill(replace(run, ema=0.0), NOWHERE, Resources()))
-    again = list(distill(run, NOWHERE, Resources()))
-    assert [epoch.splits for epoch in again] == [epoch.splits for epoch in first]
-
-
-ALL_AT_ONCE = {
-    **{"optimizer": "nesterov", "schedule": "multistep", "warmup_epochs": 2, "clip_norm": 0.5},
-    "ema": 0.9,
-}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"trainable": "head"}, ALL_AT_ONCE],
-    ids=["head", "all, every option"],
-)
-def test_a_run_resumes_exactly_where_it_was_cut(
-    change: Any, tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    run = replace(tiny, **change, student="factories:dropout_student")
-    resources = Resources(cache=Cache(tmp_path / "cache", 1))
-    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
-    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
-    next(cut), next(cut)  # the first epoch is on disk once the second is asked for
-    cut.close()
-    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
-    assert [e.splits for e in rest] == [e.splits for e in whole]
-    for name in (STUDENT, PREDICTIONS):
-        files = [tmp_path / folder / name for folder in ("whole", "cut")]
-        assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_predictions_are_those_of_the_saved_student(
-    tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    tiny = replace(tiny, ema=0.9)
-    list(distill(tiny, teacher_folder, Resources(), tmp_path))
-    frame = pd.read_parquet(tmp_path / PREDICTIONS)
-    assert list(frame) == [
-        *("trial_id", "split", "example", "file", "label", "predicted", "p_predicted", "p_label"),
-        *("teacher", "kl", "logit_diff", "correct"),
-    ]
-    assert (frame.trial_id == tiny.trial_id).all() and frame.file.isna().all()
-    data = load_data(tiny)
-    student = build(tiny.student, str(tmp_path / STUDENT), len(data.classes), seed=0)
-    teacher = build_teacher(tiny, teacher_folder, data)
-    for model in (student, teacher):
-        model.place(CPU, "fp32").set_mode(False)
-    for name in ("val", "test"):
-        split = data.splits[name]
-        views = next(Views(split, torch.arange(len(split)), tiny, 28).batches(len(split)))
-        with torch.no_grad():
-            p, target = student(views).softmax(1), teacher(views).argmax(1)
-        own = frame.query("split == @name")
-        assert own.example.tolist() == list(range(len(split)))
-        assert own.label.tolist() == split.labels.tolist()
-        assert own.predicted.tolist() == p.argmax(1).tolist()
-        assert own.teacher.tolist() == target.tolist()
-        assert own.correct.tolist() == (p.argmax(1) == split.labels).tolist()
-        assert own.p_predicted.tolist() == pytest.approx(p.max(1).values.tolist(), rel=1e-4)
-        of_label = p[torch.arange(len(split)), split.labels]
-        assert own.p_label.tolist() == pytest.approx(of_label.tolist(), rel=1e-3, abs=1e-7)
-    *_, last = plain_loop(tiny, teacher_folder)
-    assert frame.query("split == 'val'").correct.mean() == last.metrics["val"]["acc"]
-
-
-def test_a_metric_is_the_mean_of_its_values_per_example(
-    tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    """Whatever comparisons over images use is what the loop has recorded."""
-    *_, last = distill(tiny, teacher_folder, Resources(), tmp_path / "trials" / tiny.trial_id)
-    for name, metric in METRICS.items():
-        found = read_examples(tmp_path, [tiny.trial_id], METRICS[name], "val")
-        if metric.of_example is None:
-            assert not found
-            continue
-        recorded = last.splits["val"]
-        value = recorded[name] if metric.derived is None else metric.derived(recorded)
-        assert found[tiny.trial_id].mean() == pytest.approx(value, rel=1e-4), name
-        assert len(found[tiny.trial_id]) == recorded["n_examples"]
 
 
 def test_predictions_name_the_files_of_a_folder(tiny: Run, tmp_path: Path) -> None:
@@ -244,42 +116,186 @@ def number(student, teacher, labels):
 """
 
 
+@pytest.mark.parametrize("student", [LIBRARY, "factories:tiny_student"])
+@pytest.mark.parametrize("trainable", ["all", "head"])
+def test_training_a_student_does_not_change_the_next(
+    trainable: str, student: str, tiny: Run
+) -> None:
+    run = replace(tiny, student=student, trainable=trainable)
+    data = load_data(run)
+    built = state(make_student(run, data))
+    for _ in range(2):
+        with initial_student(run, data, CPU) as initial, pytest.raises(RuntimeError):
+            model = initial.student
+            assert equal(state(model), built) and model.precision == run.precision
+            assert initial.fingerprint == model.fingerprint(with_head=False)
+            assert all(p.grad is None for p in model.parameters())
+            with initial_student(run, data, CPU) as at_once:
+                assert at_once.student is not model and equal(state(at_once.student), built)
+            model.freeze(head=False) if trainable == "head" else None
+            model(torch.zeros(4, 1, 40, 40, dtype=torch.uint8)).sum().backward()
+            SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+            assert not equal(state(model), built)
+            raise RuntimeError
+    for other in (replace(run, repeat=1), replace(run, seed=1)):
+        with initial_student(other, data, CPU) as initial:
+            assert not equal(state(initial.student), built)
+
+
+def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    run = replace(tiny, student=LIBRARY, student_weights=str(file))
+    for seed in (1, 2):
+        save_weights(build(LIBRARY, "none", 10, seed=seed).net, file)
+        with initial_student(run, load_data(run), CPU) as initial:
+            assert equal(state(initial.student), state(make_student(run, load_data(run))))
+
+
+def test_a_run_of_a_library_model_is_the_same_after_others(tiny: Run) -> None:
+    """Students are kept and reset; each run has an average and a projector of its own."""
+    small = replace(tiny, student=LIBRARY, image_size=32, train_images=20, epochs=1)
+    run = replace(small, ema=0.9, loss="kl+features_mse", teacher_epochs=0)
+    first, *_ = (list(distill(replace(run, lr=lr), NOWHERE, Resources())) for lr in (0.01, 0.1))
+    again = list(distill(run, NOWHERE, Resources()))
+    assert [epoch.splits for epoch in again] == [epoch.splits for epoch in first]
+
+
+EVERY_OPTION = {
+    **{"optimizer": "nesterov", "schedule": "multistep", "warmup_epochs": 2, "clip_norm": 0.5},
+    **{"ema": 0.9, "loss": "kl+features_cosine"},
+}
+
+
+@pytest.mark.parametrize("change", [{"trainable": "head"}, EVERY_OPTION], ids=["head", "all"])
+def test_a_run_resumes_exactly_where_it_was_cut(
+    change: Any, tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(tiny, **change, student="factories:dropout_student")
+    resources = Resources(cache=Cache(tmp_path / "cache", 1))
+    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
+    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
+    next(cut), next(cut)  # the first epoch is on disk once the second is asked for
+    cut.close()
+    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
+    assert [e.splits for e in rest] == [e.splits for e in whole]
+    for name in (STUDENT, PREDICTIONS):
+        files = [tmp_path / folder / name for folder in ("whole", "cut")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    names = make_student(run, load_data(run)).net.state_dict().keys()
+    assert load_file(tmp_path / "cut" / STUDENT).keys() == names  # a projector is not saved
+
+
+# -- predictions -----------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_the_saved_student(
+    tiny: Run, teacher_folder: Path, tmp_path: Path
+) -> None:
+    run, folder = replace(tiny, ema=0.9), tmp_path / "trials" / replace(tiny, ema=0.9).trial_id
+    *_, last = distill(run, teacher_folder, Resources(), folder)
+    frame = pd.read_parquet(folder / PREDICTIONS)
+    assert (frame.trial_id == run.trial_id).all() and frame.file.isna().all()
+    data = load_data(run)
+    student = build(run.student, str(folder / STUDENT), len(data.classes), seed=0)
+    teacher = build_teacher(run, teacher_folder, data)
+    for model in (student, teacher):
+        model.place(CPU, "fp32").set_mode(False)
+    for name in ("val", "test"):
+        split = data.splits[name]
+        views = next(Views(split, torch.arange(len(split)), run, 28).batches(len(split)))
+        with torch.no_grad():
+            p, target = student(views).softmax(1), teacher(views).argmax(1)
+        rows = frame.query("split == @name")
+        assert rows.example.tolist() == list(range(len(split)))
+        assert rows.label.tolist() == split.labels.tolist()
+        assert rows.predicted.tolist() == p.argmax(1).tolist()
+        assert rows.teacher.tolist() == target.tolist()
+        assert rows.correct.tolist() == (p.argmax(1) == split.labels).tolist()
+        assert rows.p_predicted.tolist() == pytest.approx(p.max(1).values.tolist(), rel=1e-4)
+        of_label = p[torch.arange(len(split)), split.labels]
+        assert rows.p_label.tolist() == pytest.approx(of_label.tolist(), rel=1e-3, abs=1e-7)
+    *_, reference = plain_loop(run, teacher_folder)
+    assert frame.query("split == 'val'").correct.mean() == reference.metrics["val"]["acc"]
+    # whatever comparisons over images use is what the loop has recorded
+    recorded = last.splits["val"]
+    for name, metric in METRICS.items():
+        values = read_examples(tmp_path, [run.trial_id], metric, "val")
+        if metric.of_example is None:
+            assert not values
+            continue
+        value = recorded[name] if metric.derived is None else metric.derived(recorded)
+        assert values[run.trial_id].mean() == pytest.approx(value, rel=1e-4), name
+        assert len(values[run.trial_id]) == recorded["n_examples"]
+
+
+# -- the checks before a run -----------------------------------------------------------------------
+
+
 def test_a_run_with_an_objective_of_the_user(
     tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "objectives_of_mine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide an edit within a second
-    run = replace(tiny, loss="objectives_of_mine:soft", temperature=2.0)
+    run = replace(tiny, loss="objectives_of_mine:soft", temperature=2.0, epochs=1)
     check_run(run)
-    own, built_in = (
+    users, built_in = (
         [epoch.splits for epoch in distill(each, teacher_folder, Resources())]
         for each in (run, replace(run, loss="kl"))
     )
-    assert own == built_in
+    assert users == built_in
+
+    def fingerprints(run: Run, **space: Any) -> dict[str, str]:
+        return check_objectives(Study(run=run, space=space), classes=10)
 
     with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
         check_run(replace(run, loss="objectives_of_mine:number"))
-    study = Study(run=run, space={"loss": ("kl", "objectives_of_mine:number")})
     with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
-        check_objectives(study, len(load_data(study.run).classes))
-
-    study = Study(run=run, space={"temperature": (1.0, 4.0)})
-    (before,) = check_objectives(study, len(load_data(study.run).classes)).items()
-    assert before[0] == "objective objectives_of_mine:soft"
-    assert check_objectives(Study(run=replace(run, loss="kl")), len(load_data(run).classes)) == {}
-    assert check_objectives(
-        Study(run=replace(run, loss=f"mse+{run.loss}")),
-        len(load_data(run).classes),
-    ) == dict([before])
+        fingerprints(run, loss=("kl", "objectives_of_mine:number"))
+    before = fingerprints(run, temperature=(1.0, 4.0))
+    assert list(before) == ["objective objectives_of_mine:soft"]
+    assert fingerprints(replace(run, loss="kl")) == {}
+    assert fingerprints(replace(run, loss=f"mse+{run.loss}")) == before
     (tmp_path / "objectives_of_mine.py").write_text(OWN.replace("temperature**2", "4"))
     monkeypatch.delitem(sys.modules, "objectives_of_mine")  # as in another process
-    (after,) = check_objectives(study, len(load_data(study.run).classes)).items()
-    assert before[0] == after[0] and before[1] != after[1]
-    saved = SavedStudy(study, dict([before]))
+    after, saved = fingerprints(run), SavedStudy(Study(run=run), before)
     with pytest.raises(InputError, match=r"the objective objectives_of_mine:soft .*has changed"):
-        check_same(study, saved, dict([after]))
-    check_same(study, saved, dict([before]))
+        check_same(Study(run=run), saved, after)
+    check_same(Study(run=run), saved, before)
+
+
+def statistics_of_a_batch(classes: int) -> nn.Module:
+    """A model that cannot learn from one example."""
+    layers = (nn.Flatten(), nn.Linear(784, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+    return nn.Sequential(*layers)
+
+
+LONELY = {"train_images": 65, "teacher_train_images": 65, "teacher_batch_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"student": "torch.nn:Identity"}, "must have a Linear or Conv2d"),
+        (
+            {"student": f"{__name__}:statistics_of_a_batch", **LONELY},
+            r"on a batch of one example \(Expected more than 1 .* but --batch-size 16 makes",
+        ),
+        (
+            {"teacher": f"{__name__}:statistics_of_a_batch", **LONELY},
+            "but --teacher-batch-size 16 makes such a batch of 65 examples; give another",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:the model .* has no preprocessing")
+def test_what_cannot_be_trained_is_refused(
+    changes: dict[str, Any], sentence: str, tiny: Run
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        check_run(replace(tiny, **changes))
+    if changes.get("student", ":").endswith("batch"):
+        check_run(replace(tiny, **changes, batch_norm="eval"))
+        check_run(replace(tiny, **changes | {"train_images": 66}))
 
 
 def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
@@ -290,24 +306,12 @@ def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
         "student": make_student(tiny, load_data(tiny)).fingerprint(),
     }
     assert check_study(study, load_data(study.run), fingerprints=False) == {}
-    with pytest.raises(InputError, match="must have a Linear or Conv2d"):
-        check_run(replace(tiny, student="torch.nn:Identity"))
 
 
-def test_it_says_what_is_being_built(
-    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_build_that_takes_long_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdtune.training.recipe.LINE_SECONDS", 0.0)
-    study = Study(run=tiny, out=str(tmp_path), gpus=0, cache_gb=0)
-    assert main(study) == 0
-    said = capsys.readouterr().out
-    assert "building views, repeat 0, epoch 0 (64 of 75)" in said
-    assert "building logits, repeat 0, epoch 2 (64 of 75)" in said
-    assert said.count("epoch   ") == tiny.teacher_epochs + tiny.epochs
-
-
-def test_a_short_build_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress()
-    progress.show_build("logits, val", 1, 500)
-    progress.show_build("logits, val", 500, 500)
-    assert not capsys.readouterr().out
+    for seconds, lines in ((60.0, 0), (0.0, 1)):
+        monkeypatch.setattr("kdtune.training.recipe.LINE_SECONDS", seconds)
+        Progress().show_build("logits, val", 64, 500)
+        assert capsys.readouterr().out.count("building logits, val (64 of 500)") == lines

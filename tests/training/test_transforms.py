@@ -145,12 +145,6 @@ def test_the_default_is_what_the_teacher_publishes(
     assert resolve(replace(run, data="fashion")).eval_crop == 1
 
 
-def test_the_default_study_is_evaluated_on_the_images_as_they_are() -> None:
-    run = resolve(Run(teacher="kdtune.models:fashion_teacher"))
-    assert (run.eval_crop, run.eval_interpolation) == (1, "bilinear")
-    assert run.teacher_interpolation is None  # that of each model
-
-
 def test_a_file_of_the_first_weights_has_their_crop(photos: Path) -> None:
     file = "models/resnet50-0676ba61.pth"  # IMAGENET1K_V1; it need not exist here
     assert resolve(Run(data=str(photos), teacher_weights=file)).eval_crop == 224 / 256
