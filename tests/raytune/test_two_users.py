@@ -20,7 +20,6 @@ from typing import Any
 import psutil  # Ray brings its own
 import pytest
 from users import (
-    CONNECT,
     OWNER,
     STRANGER,
     as_user,
@@ -46,7 +45,7 @@ kdtune.run(kdtune.Study(name="tiny", out=f"{sys.argv[1]}/runs", cache=f"{sys.arg
     run=run, gpus=0, repeats=1, space={"alpha": (0.0, 1.0)}))
 """
 GRAB = """
-import json, os, socket, subprocess, sys, urllib.error, urllib.request
+import json, os, socket, subprocess, sys
 from contextlib import suppress
 from pathlib import Path
 given = json.load(sys.stdin)
@@ -75,13 +74,6 @@ for pid in given["pids"]:
     attempt(f"memory {pid}", lambda: open(f"/proc/{pid}/mem", "rb").close())
     attempt(f"files {pid}", lambda: os.listdir(f"/proc/{pid}/fd"))
     attempt(f"signal {pid}", lambda: os.kill(pid, 0))
-for port in given["ports"]:
-    url = f"http://127.0.0.1:{port}/api/job_agent/jobs/"
-    sent = urllib.request.Request(url, b'{"entrypoint": "id"}', method="POST")
-    sent.add_header("Content-Type", "application/json")
-    with suppress(Exception):
-        urllib.request.urlopen(sent, timeout=5)
-        worked.append(f"job at {port}")
 readable = [*Path("/tmp").glob("kdtune-*"), *Path("/dev/shm").iterdir(), study, cache]
 readable += Path("/proc").glob("[0-9]*/cmdline")
 grep = ["grep", "-rlsFf", "-", *map(str, readable)]
@@ -102,78 +94,50 @@ class Victim:
     def study(self) -> Path:
         return self.home / "runs" / "tiny"
 
-    def trials_run(self) -> bool:
-        """Wait until a trial runs; return False if none does."""
-        for _ in range(240):
-            names = [process.name() for process in self.processes]
-            if any(name.startswith("ray::Implicit") for name in names):
-                return True
-            time.sleep(0.5)
-        return False
-
     @property
     def processes(self) -> list[psutil.Process]:
-        return [self.own, *self.own.children(recursive=True)]
+        first = psutil.Process(self.process.pid)  # unshare, sh and setpriv have become the study
+        return [first, *first.children(recursive=True)]
 
     @property
-    def own(self) -> psutil.Process:
-        return psutil.Process(self.process.pid)  # unshare, sh and setpriv have become the study
-
-    @property
-    def token(self) -> str:
-        # processes whose title Ray sets have it where their environment was
-        raylet = next(process for process in self.processes if process.name() == "raylet")
-        return str(raylet.environ()["RAY_AUTH_TOKEN"])
-
-    @property
-    def gcs(self) -> str:
-        """The address as every user sees it in the list of processes."""
-        commands = (" ".join(process.cmdline()) for process in self.processes)
-        return next(m[1] for c in commands if (m := re.search(r"--gcs-address=(\S+)", c)))
-
-    @property
-    def ports(self) -> list[int]:
-        found = (c for p in self.processes for c in p.net_connections("inet"))
-        return sorted({c.laddr.port for c in found if c.status == "LISTEN"})
+    def raylet(self) -> psutil.Process:
+        return next(process for process in self.processes if process.name() == "raylet")
 
     @property
     def private(self) -> Path:
         """The folder above Ray's own."""
-        return Path(re.search(r"(/\S+/kdtune-[^/]+)/ray", self.command_of_raylet)[1])  # type: ignore[index]
+        words = " ".join(self.raylet.cmdline())
+        return Path(re.search(r"(/\S+/kdtune-[^/]+)/ray", words)[1])  # type: ignore[index]
 
-    @property
-    def command_of_raylet(self) -> str:
-        return next(" ".join(p.cmdline()) for p in self.processes if p.name() == "raylet")
+    def trials_run(self) -> bool:
+        """Wait until a trial runs; return False if none does."""
+        for _ in range(240):
+            if any(process.name().startswith("ray::Implicit") for process in self.processes):
+                return True
+            time.sleep(0.5)
+        return False
 
 
 @pytest.fixture(scope="module")
 def victim() -> Iterator[Victim]:
     with common_folder() as home:
-        yield from running_study(give(home, OWNER))
-
-
-def running_study(home: Path) -> Iterator[Victim]:
-    words = [sys.executable, "-uc", STUDY, str(home)]
-    command = command_of(OWNER, words, mask=0)  # the laxest umask
-    with subprocess.Popen(
-        command, env=variables_of(HOME=str(home)), cwd="/", stdout=-1, stderr=-2, text=True
-    ) as process:
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if line.startswith("Running"):
-                break
-        made = Victim(home, process)
-        try:
-            assert made.trials_run(), "".join(said)
-            yield made
-            assert process.poll() is None  # no attack has ended it
-        finally:
-            process.send_signal(signal.SIGINT)
-            rest = process.communicate(timeout=240)[0]
-    assert "Interrupted" in rest
-    assert not [line for line in read_lines(made.study)[0] if line.get("status") == "failed"]
+        words = [sys.executable, "-uc", STUDY, str(give(home, OWNER))]
+        command = command_of(OWNER, words, mask=0)  # the laxest umask
+        with subprocess.Popen(
+            command, env=variables_of(HOME=str(home)), cwd="/", stdout=-1, stderr=-2, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert any(line.startswith("Running") for line in process.stdout)
+            made = Victim(home, process)
+            try:
+                assert made.trials_run()
+                yield made
+                assert process.poll() is None  # no attack has ended it
+            finally:
+                process.send_signal(signal.SIGINT)
+                rest = process.communicate(timeout=240)[0]
+        assert "Interrupted" in rest
+        assert not [line for line in read_lines(made.study)[0] if line.get("status") == "failed"]
 
 
 @pytest.fixture
@@ -190,14 +154,20 @@ def attack(victim: Victim) -> Any:
         "trials": [f"{TRIALS}/{path.name}" for path in victim.study.glob(f"{TRIALS}/*")],
         "sockets": [str(path) for path in victim.private.rglob("sockets/*")],
         "pids": [process.pid for process in victim.processes],
-        "ports": victim.ports,
-        "token": victim.token,
+        # processes whose title Ray sets have it where their environment was
+        "token": victim.raylet.environ()["RAY_AUTH_TOKEN"],
     }
-    assert len(given["sockets"]) >= 2 and len(given["pids"]) >= 6 and len(given["ports"]) >= 6
+    assert len(given["sockets"]) >= 2 and len(given["pids"]) >= 6
+    command = command_of(STRANGER, [sys.executable, "-c", GRAB])
+    # not as a word of the command: every user sees it, and the token is searched for there
     done = subprocess.run(
-        command_of(STRANGER, [sys.executable, "-c", GRAB]),
-        **{"env": variables_of(), "cwd": "/", "input": json.dumps(given)},
-        **{"capture_output": True, "text": True, "timeout": 200},
+        command,
+        env=variables_of(),
+        cwd="/",
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -209,41 +179,24 @@ def test_a_stranger_reads_no_secret_and_writes_nothing(victim: Victim) -> None:
     assert stat.S_IMODE(victim.private.stat().st_mode) == 0o700
 
 
-def test_a_stranger_cannot_join(victim: Victim) -> None:
-    """Whoever reaches the GCS may join with a raylet, and have a trial or a task started there."""
-    mode = {"RAY_AUTH_MODE": "token"}
-    for user, own, expected in (
-        (OWNER, mode | {"RAY_AUTH_TOKEN": victim.token}, "keys ["),  # the control
-        (STRANGER, {}, "AuthenticationError"),
-        (STRANGER, mode | {"RAY_AUTH_TOKEN": "0" * 64}, "AuthenticationError"),
-    ):
-        done = as_user(user, CONNECT, victim.gcs, **own)
-        assert done.stdout.startswith(expected), done
-
-
-def is_open(path: Path) -> bool:
-    """Return whether every user may write a file; False if it has just been renamed."""
+def mode_of(path: Path) -> int:
+    """Return the permissions of a file; 0 of a link and of one that has just been renamed."""
     with suppress(FileNotFoundError):
         status = path.lstat()
-        return not stat.S_ISLNK(status.st_mode) and bool(status.st_mode & 0o002)
-    return False
+        return 0 if stat.S_ISLNK(status.st_mode) else stat.S_IMODE(status.st_mode)
+    return 0
 
 
 def test_nothing_of_a_study_is_every_users_to_write(victim: Victim) -> None:
-    paths = [*victim.home.rglob("*"), *victim.private.rglob("*")]
-    open_ = {path for path in paths if is_open(path)}
-    # Ray's own, behind a folder that only its owner passes
-    assert {path for path in open_ if not path.is_relative_to(victim.private)} == set()
+    assert not [path for path in victim.home.rglob("*") if mode_of(path) & 0o002]
     of_owner = [p for p in Path("/tmp").iterdir() if p.lstat().st_uid == OWNER and p != victim.home]
-    assert {path for path in of_owner if stat.S_IMODE(path.lstat().st_mode) & 0o077} <= {
-        Path(f"/tmp/torchinductor_uid_{OWNER}")  # PyTorch's; kdtune compiles nothing
-    }
+    # PyTorch's; kdtune compiles nothing
+    assert {p.name for p in of_owner if mode_of(p) & 0o077} <= {f"torchinductor_uid_{OWNER}"}
 
 
 BUILD = """
 import sys, torch
-from kdtune.streams.cache import Cache
-from kdtune.streams.cache import Key
+from kdtune.streams.cache import Cache, Key
 cache, fill = Cache(sys.argv[1], 1), float(sys.argv[2])
 made = cache.get(Key("logits", {"data": "abc"}), "logits", lambda p: {"a": torch.full((2,), fill)})
 print(made["a"].tolist())
@@ -251,6 +204,7 @@ print(made["a"].tolist())
 
 
 def test_a_stranger_cannot_poison_a_cache(place: Path) -> None:
+    """Entries of another user are not read, and a folder of another user is refused."""
     cache = place / "cache"
     cache.mkdir()
     give(place, OWNER)
@@ -264,14 +218,10 @@ def test_a_stranger_cannot_poison_a_cache(place: Path) -> None:
     assert own.stdout == "[1.0, 1.0]\n"
     assert f"the cache entry {planted} belongs to user {STRANGER}" in own.stderr
 
-
-def test_a_command_refuses_the_cache_of_a_stranger(place: Path) -> None:
-    cache = place / "cache"
-    cache.mkdir()
-    give(place, STRANGER)
+    give(cache, STRANGER)
     run = "from kdtune.config.cli import start; start('distill')"
     done = as_user(OWNER, run, "--cache", cache, "--epochs", 1, HOME=str(place))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2
     assert f"{cache} belongs to user {STRANGER}" in done.stderr and done.stderr.count("\n") == 1
 
 
