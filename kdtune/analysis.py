@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from kdtune.config.cli import ComparisonFlags, parse_own_flags, start
+from kdtune.config.cli import ComparisonFlags, parse_baseline, parse_own_flags, start
 from kdtune.config.fields import Setting, check_fields
 from kdtune.config.files import existing_file
 from kdtune.config.run import HYPERPARAMETERS
@@ -157,7 +157,6 @@ def main(flags: AnalysisFlags | TableFlags) -> int:
 
 def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
     """Return the comparison in a table of results as text, and its warnings."""
-    from kdtune.results.results import parse_baseline
     from kdtune.results.sources import read_tables
     from kdtune.results.tables import compare
 
@@ -169,7 +168,7 @@ def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
         epoch=flags.epoch,
         example=flags.example,
         columns=flags.columns,
-        baseline=None if flags.baseline is None else parse_baseline(flags.baseline, flags.by),
+        baseline=parse_baseline(flags.baseline),
         higher_is_better=flags.direction,
         points=flags.points,
         pooled=flags.pooled,
@@ -222,7 +221,7 @@ def _mark_trials(run: str, flags: AnalysisFlags) -> None:
 
 def _analyse_several(flags: AnalysisFlags) -> tuple[str, list[str]]:
     """Return studies side by side, or the list of a folder's studies, and their warnings."""
-    from kdtune.results.results import check_baseline, criterion_of
+    from kdtune.results.results import criterion_of
     from kdtune.results.several import list_studies, load_several, studies_text, text
 
     flags.check_for_several()
@@ -235,8 +234,6 @@ def _analyse_several(flags: AnalysisFlags) -> tuple[str, list[str]]:
         warnings = [f"{name} cannot be read" for name in damaged]
         return studies_text(table, criterion, flags.format), warnings
     side = load_several(flags.runs, criterion)
-    for results in side.studies.values():
-        check_baseline(criterion, results.study)
     warnings = [f"{name}: {w}" for name, results in side.studies.items() for w in results.warnings]
     return text(side, flags.format), warnings
 

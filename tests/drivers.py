@@ -35,7 +35,6 @@ class Driver:
         folder: For its experiment and its output.
         environment: Further variables of its environment.
         code: Lines of Python to run before the study, in the driver alone.
-        terminal: Its controlling terminal, which then has its output in place of the files.
     """
 
     def __init__(
@@ -44,7 +43,6 @@ class Driver:
         folder: Path,
         environment: Mapping[str, str] | None = None,
         code: str = "",
-        terminal: int | None = None,
     ):
         self.study, self._mark = study, uuid4().hex
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,15 +51,14 @@ class Driver:
         experiment.write_text(f"{code}\nfrom kdtune import Run, Study\nstudy = {study!r}\n")
         self.temporary = Path(tempfile.mkdtemp(prefix="kd", dir="/tmp"))  # sockets: short
         own = {MARK: self._mark, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
-        leads = [] if terminal is None else ["setsid", "--ctty"]  # of a session, like a login shell
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
-                [*leads, sys.executable, "-m", "kdtune.search", str(experiment)],
+                [sys.executable, "-m", "kdtune.search", str(experiment)],
                 env={**os.environ, **own, **(environment or {})},
-                stdin=subprocess.DEVNULL if terminal is None else terminal,
-                stdout=out if terminal is None else terminal,
-                stderr=err if terminal is None else terminal,
-                start_new_session=terminal is None,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
             )
 
     def __enter__(self) -> "Driver":
@@ -87,12 +84,6 @@ class Driver:
     def workers(self) -> list[int]:
         """Return the processes of trials."""
         return self.pids("ray::ImplicitFunc")
-
-    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the processes whose command line has a text."""
-        for pid in self.pids(name):
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
 
     def epochs(self) -> int:
         """Return the number of epochs that are recorded."""

@@ -36,24 +36,6 @@ def dropout_student(classes: int) -> nn.Module:
     return net
 
 
-def failing_student(classes: int) -> nn.Module:
-    """Builds, looks at two views, and then fails in training on more."""
-
-    class Failing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = small_cnn(classes, width=2)
-
-        def forward(self, x):  # type: ignore[no-untyped-def]
-            if self.training and len(x) > 2:
-                raise RuntimeError("this student cannot be trained")
-            return self.net(x)
-
-    net = Failing()
-    net.preprocessing = Preprocessing()
-    return net
-
-
 def unreadable_student(classes: int) -> nn.Module:
     """Builds, but does not give its weights."""
 

@@ -23,15 +23,6 @@ def text() -> dict[str, Any]:
     return {"train": split(100), "val": split(60), "test": split(40)}
 
 
-def digits() -> dict[str, Any]:
-    """The 8 x 8 digits of scikit-learn as tables, float32 [N, 64]; no val."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).astype(np.float32)
-    return {"train": (x[:300], y[:300]), "test": (x[1500:1600], y[1500:1600])}
-
-
 class Words(nn.Module):
     """Embedded words, the mean of those that are no padding, dropout and a linear head."""
 
@@ -54,17 +45,3 @@ def encoder(classes: int) -> nn.Module:
 
 def small_reader(classes: int) -> nn.Module:
     return Words(classes, 8, dropout=0.2)
-
-
-def tables(width: int, classes: int) -> nn.Module:
-    return nn.Sequential(
-        *(nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, classes))
-    )
-
-
-def wide_table(classes: int) -> nn.Module:
-    return tables(48, classes)
-
-
-def small_table(classes: int) -> nn.Module:
-    return tables(12, classes)

@@ -151,13 +151,3 @@ def hungry(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[s
             yield {"epoch": epoch, "val/acc": (1 + epoch + config["alpha"]) / 4}
     finally:
         mine.unlink()
-
-
-def bloats(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
-    """Two epochs; those with alpha 0.75 take 4 GB of memory."""
-    import time
-
-    for epoch in range(2):
-        ballast = np.ones(2**29 if config["alpha"] == 0.75 else 1)
-        time.sleep(3)
-        yield {"epoch": epoch, "val/acc": ballast[0] * (1 + epoch + config["alpha"]) / 4}

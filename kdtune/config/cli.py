@@ -42,6 +42,7 @@ from kdtune.config.fields import (
     Positive,
     Setting,
     StudyCommand,
+    Value,
     check_fields,
     declarations,
     docstrings,
@@ -380,6 +381,24 @@ class ComparisonFlags:
                     f"--{name.replace('_', '-')} must be used with one study, but got "
                     f"{' '.join(self.runs)}; name one, or leave the flag out"
                 )
+
+
+def parse_baseline(text: str | None) -> dict[str, Value] | None:
+    """Return {"alpha": 1.0} for the value "alpha=1" of --baseline; None for None."""
+    if text is None:
+        return None
+    values: dict[str, Value] = {}
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if not name or not value or name in values:
+            raise InputError(
+                f"--baseline must be NAME=VALUE[,NAME=VALUE...], each name once, but got {text}"
+            )
+        try:
+            values[name] = float(value)
+        except ValueError:
+            values[name] = value
+    return values
 
 
 # Commands that take a study.

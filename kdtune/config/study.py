@@ -289,6 +289,13 @@ class Study:
         """Return the values of a hyperparameter: its list or range, or the one value of the run."""
         return self.space.get(name) or (self.base_run.value(name),)  # type: ignore[return-value]
 
+    def all_values(self, name: str) -> Values:
+        """Return the values of a hyperparameter, that of the baseline included."""
+        values, baseline = self.values(name), self.task.baseline
+        if name not in baseline or isinstance(values, Range) or self.plain_share == 0:
+            return values
+        return tuple(dict.fromkeys((*values, baseline[name])))
+
     @property
     def has_plain(self) -> bool:
         """Whether the study has the baseline, for distillation alpha = 1."""

@@ -214,7 +214,7 @@ def _other_study(study: Study, found: list[str]) -> InputError:
 def _changed_fields(old: Study, new: Study) -> Iterator[str]:
     """Yield "NAME: OLD → NEW" for each field that defines a study and differs."""
     for name, begun in old.run.study_values:
-        if begun is not None and not covers(values := _all_values(new, name), (begun,)):
+        if begun is not None and not covers(values := new.all_values(name), (begun,)):
             yield f"{name}: {begun} → {_shown(values)}"
     left_out = (*HYPERPARAMETERS, *COMPARED_BY_CONTENT, "repeat", "study_values")
     for name, declared in declarations(Run).items():
@@ -258,7 +258,7 @@ def _changed_space(old: Study, new: Study) -> Iterator[str]:
     if set(old.task.names) != set(new.task.names) or new.covers(old):
         return
     names = [name for name in old.task.names if old.has_effect(name) or new.has_effect(name)]
-    pairs = [(name, _all_values(old, name), _all_values(new, name)) for name in names]
+    pairs = [(name, old.all_values(name), new.all_values(name)) for name in names]
     differing = [pair for pair in pairs if not covers(pair[2], pair[1])]
     if not differing:
         yield "other configurations"
@@ -267,15 +267,6 @@ def _changed_space(old: Study, new: Study) -> Iterator[str]:
             yield f"{name}: {_shown(before)} → {_shown(now)}"
         else:
             yield f"{name} lacks {_shown(tuple(v for v in before if v not in now))}"
-
-
-def _all_values(study: Study, name: str) -> Values:
-    """Return the values of a hyperparameter, those of the baseline included."""
-    values = study.values(name)
-    baseline = study.task.baseline
-    if name in baseline and not isinstance(values, Range) and study.plain_share > 0:
-        return tuple(dict.fromkeys((*values, baseline[name])))
-    return values
 
 
 def _shown(values: Values) -> str:

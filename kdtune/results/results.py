@@ -1,17 +1,18 @@
 """Results of a study: dataframes, tables, comparisons and the conclusion."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
 
-from kdtune.config.cli import ComparisonFlags
+from kdtune.config.cli import ComparisonFlags, parse_baseline
 from kdtune.config.fields import Value
 from kdtune.config.files import describe_missing
 from kdtune.config.records import NO_LIMITS, Limits, read_costs
+from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Range, Task, check_names, covers, name_of
 from kdtune.config.text import InputError
@@ -677,29 +678,22 @@ def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Crit
 
     Args:
         flags: of the command.
-        results: of the study. None: of several studies of distillation, which `check_baseline`
-            checks one by one.
+        results: of the study. None: of several studies of distillation, see `load_several`.
 
     Raises:
         InputError: The study has no such metric or baseline.
     """
-    study = Study() if results is None else results.study
+    task = DISTILLATION if results is None else results.task
     limits = Limits(flags.max_ms, flags.max_params)
-    if limits and not study.task.is_distillation:
+    if limits and not task.is_distillation:
         raise InputError(
             "--max-ms and --max-params are limits on students, but the study is of a training "
             "function; leave them out"
         )
-    baseline = None
-    if flags.baseline is not None:
-        hint = "For training without distillation use alpha=1."
-        if not study.task.is_distillation:
-            hint = f"They are {', '.join(study.task.names)}."
-        baseline = parse_baseline(flags.baseline, study.task.names, hint)
-    task = study.task if results is None else results.task
+    baseline = parse_baseline(flags.baseline)
     criterion = Criterion(flags.metric or "", flags.scope, baseline, limits, task)
     if results is not None:
-        check_baseline(criterion, study)
+        check_baseline(criterion, results.study)
     return criterion
 
 
@@ -720,30 +714,6 @@ def check_baseline(criterion: Criterion, study: Study) -> None:
                 f"--baseline must be a configuration of the study ({name}: {shown}), but got "
                 f"{name}={value}"
             )
-
-
-def parse_baseline(text: str, names: Collection[str], hint: str = "") -> dict[str, Value]:
-    """Return {"alpha": 1.0} for "alpha=1"; raise InputError for other text.
-
-    Args:
-        text: value of the flag.
-        names: known hyperparameters.
-        hint: what the names are; by default the columns of --by.
-    """
-    hint = hint or f"They are the columns of --by ({', '.join(names)})."
-    values: dict[str, Value] = {}
-    for part in text.split(","):
-        name, equals, value = (word.strip() for word in part.partition("="))
-        if not equals or name not in names or not value or name in values:
-            raise InputError(
-                f"--baseline must be NAME=VALUE[,NAME=VALUE...] with names of hyperparameters, "
-                f"each once, but got {text}. {hint}"
-            )
-        try:
-            values[name] = float(value)
-        except ValueError:
-            values[name] = value
-    return values
 
 
 def data_name(study: Study) -> str:

@@ -18,7 +18,7 @@ from kdtune.config.fields import declarations
 from kdtune.config.files import STUDY
 from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.config.study import Format, Study
-from kdtune.config.task import Range, Values
+from kdtune.config.task import Range
 from kdtune.config.text import InputError, first_line, short
 from kdtune.results.comparison import (
     DEFAULT,
@@ -32,7 +32,7 @@ from kdtune.results.comparison import (
 )
 from kdtune.results.design import Design, Pair, difference_table, stricter
 from kdtune.results.formatting import comparison_rows, format_table, markdown, plus_minus
-from kdtune.results.results import Results, data_name, load
+from kdtune.results.results import Results, check_baseline, data_name, load
 from kdtune.results.words import ComparisonContext, sentence, short_verdict, verdict
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import read_saved
@@ -109,7 +109,10 @@ def _settings(results: Results) -> Iterator[tuple[str, str]]:
     study = results.study
     for name, declared in declarations(Run).items():
         if name in HYPERPARAMETERS:
-            yield name, _shown(_all_values(study, name) if study.has_effect(name) else "-")
+            values = study.all_values(name)
+            if isinstance(values, tuple) and not any(isinstance(v, str) for v in values):
+                values = tuple(sorted(values))
+            yield name, _shown(values if study.has_effect(name) else "-")
         elif name not in NOT_COMPARED and declared.setting.defines:
             resolved = "augmentation" if name == "augment" else name  # None is a default
             yield name, _shown(getattr(study.run, resolved))
@@ -119,16 +122,6 @@ def _settings(results: Results) -> Iterator[tuple[str, str]]:
     for name, text in _fingerprints(results).items():
         if name != "data":
             yield f"fingerprint of the {name}", text
-
-
-def _all_values(study: Study, name: str) -> Values:
-    """Return the values of a hyperparameter in their order, those of the baseline included."""
-    values, baseline = study.values(name), study.task.baseline
-    if isinstance(values, Range):
-        return values
-    if name in baseline and study.has_plain:
-        values = tuple(dict.fromkeys((*values, baseline[name])))
-    return values if any(isinstance(v, str) for v in values) else tuple(sorted(values))
 
 
 def _shown(value: Any) -> str:
@@ -176,7 +169,7 @@ def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "Sid
         criterion: Metric and epoch selection; its baseline is compared, too.
 
     Raises:
-        InputError: One is no study, one is given twice, or their data differ.
+        InputError: One is no study or lacks the baseline, one is given twice, or their data differ.
     """
     loaded = [load(folder) for folder in folders]
     for folder, results in zip(folders, loaded, strict=True):
@@ -185,6 +178,7 @@ def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "Sid
                 f"only studies of distillation can be compared side by side, but {folder} is of a "
                 f"training function; compare its table: kdtune.compare(results.trials, ...)"
             )
+        check_baseline(criterion, results.study)
     keys = [p if "://" in p else str(Path(p).expanduser().resolve()) for p in folders]
     if len(set(keys)) < len(keys):
         raise InputError(f"each study must be given once, but got {' '.join(folders)}")

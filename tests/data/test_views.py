@@ -120,11 +120,6 @@ def test_a_central_crop_by_hand():
     assert whole[0].tolist() == [[10, 30, 50, 70]] * 4  # Pillow takes the pixel right of the centre
 
 
-def test_the_crop_of_version_0_1_is_rounded_as_then():
-    """It multiplied by 256 / 224; migrated studies have the crop 0.875."""
-    assert all(round(size / 0.875) == round(size * (256 / 224)) for size in range(1, 4097))
-
-
 def test_augmentation_does_not_change_evaluation_views(tmp_path):
     data = load_data(Run())
     split = data.splits["val"]

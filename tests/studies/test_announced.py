@@ -11,7 +11,6 @@ import kdtune
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.search import main
-from kdtune.storage.records import read_lines
 
 pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
 pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
@@ -45,20 +44,10 @@ def test_a_study_with_trackers_and_a_command(
     runs = {run["name"]: run for run in read_runs(tmp_path)}
     assert sorted(runs) == ["alpha = 0.5, repeat 0", "alpha = 1, repeat 0"]
     assert {run["exit_code"] for run in runs.values()} == {0}
-    recorded = {
-        (f"alpha = {start['config']['alpha']:g}, repeat 0", line["epoch"]): line["acc"]
-        for start in read_lines(study.folder)[0]
-        if start["kind"] == "start"
-        for line in read_lines(study.folder)[0]
-        if line["trial_id"] == start["trial_id"] and line.get("split") == "val"
-    }
-    sent = {
-        (name, step): values["val/acc"]
-        for name, run in runs.items()
-        for step, values in run["history"].items()
-        if "val/acc" in values
-    }
-    assert sent == recorded and len(sent) == 6
+    for trial in results.trials.to_dict("records"):
+        val = results.epochs[results.epochs.trial_id == trial["trial_id"]].query("split == 'val'")
+        history = runs[f"alpha = {trial['config/alpha']:g}, repeat 0"]["history"].values()
+        assert [values["val/acc"] for values in history if "val/acc" in values] == val.acc.tolist()
 
     told.unlink()
     with pytest.raises(InputError, match="holds another study"):  # wrong input: nobody is told

@@ -1,6 +1,5 @@
 """Studies whose images change while they run: no table of two versions of an image."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +7,13 @@ from threading import Thread
 
 import pandas as pd
 import pytest
-from drivers import numbers
+from drivers import numbers, wait_until
 from photos import photo, save
 
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import DataChangedError, InputError
-from kdtune.reporting import build
-from kdtune.results.comparison import Criterion
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,13 +49,13 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 def after_the_first_run(study: Study, change: Callable[[], None]) -> Thread:
     """Change something in a thread as soon as the study has recorded the end of a run."""
 
+    def has_ended() -> bool:
+        texts = (file.read_text() for file in (study.folder / "epochs").glob("*.jsonl"))
+        return any('"kind": "end"' in text for text in texts)
+
     def wait() -> None:
-        for _ in range(6000):
-            texts = (file.read_text() for file in (study.folder / "epochs").glob("*.jsonl"))
-            if any('"kind": "end"' in text for text in texts):
-                change()
-                return
-            time.sleep(0.05)
+        wait_until(has_ended, 300)
+        change()
 
     thread = Thread(target=wait)
     thread.start()
@@ -90,32 +87,3 @@ def test_an_overwritten_image_stops_the_study_which_goes_on_when_it_is_back(
     undisturbed = replace(study, name="undisturbed", cache=str(tmp_path / "another"))
     kdtune.run(undisturbed)
     pd.testing.assert_frame_equal(numbers(study.folder), numbers(undisturbed.folder))
-
-
-def test_images_that_are_only_touched_fail_no_run(study: Study, tmp_path: Path) -> None:
-    def touch() -> None:
-        for file in (tmp_path / "photos").rglob("*.png"):
-            copy = file.with_name("copy")
-            copy.write_bytes(file.read_bytes())  # another inode and time
-            copy.replace(file)
-
-    thread = after_the_first_run(study, touch)
-    results = kdtune.run(study)
-    thread.join()
-    assert list(results.trials.status) == ["completed"] * 4
-    assert not [text for text in results.warnings if "while the study ran" in text]
-    kdtune.run(replace(study, repeats=5))
-
-
-def test_a_removed_image_whose_views_are_stored_is_said_at_the_end(
-    study: Study, tmp_path: Path
-) -> None:
-    file = tmp_path / "photos" / "val" / "bee" / "3.png"
-    thread = after_the_first_run(study, file.unlink)
-    results = kdtune.run(study)
-    thread.join()
-    assert list(results.trials.status) == ["completed"] * 4
-    (warning,) = [text for text in results.warnings if "while the study ran" in text]
-    assert warning.startswith(f"image files were changed or removed ({file})")
-    assert "cannot be continued until they are restored" in warning
-    assert "were changed or removed" in build.html(results, Criterion(), {})

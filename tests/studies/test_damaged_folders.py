@@ -2,8 +2,8 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +19,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray", "one_at_a_
 
 
 @contextmanager
-def disturbed(spoil: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Do something again and again while the context lasts."""
+def emptied(cache: Path) -> Iterator[None]:
+    """Empty a cache again and again while the context lasts."""
     is_over = threading.Event()
 
-    def disturb() -> None:
-        while not is_over.wait(seconds):
-            with suppress(OSError):
-                spoil()
+    def empty() -> None:
+        while not is_over.wait(0.05):
+            for part in cache.glob("*"):
+                shutil.rmtree(part, ignore_errors=True)
 
-    thread = threading.Thread(target=disturb)
+    thread = threading.Thread(target=empty)
     thread.start()
     try:
         yield
@@ -37,20 +37,11 @@ def disturbed(spoil: Callable[[], None], seconds: float) -> Iterator[None]:
         thread.join()
 
 
-@pytest.fixture
-def small(taught: Study) -> Study:
-    return replace(taught, space={"alpha": (0.0, 1.0)}, repeats=1)
-
-
-def empty(cache: Path) -> None:
-    for part in cache.glob("*"):
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def test_a_cache_that_is_emptied_again_and_again(small: Study) -> None:
+def test_a_cache_that_is_emptied_again_and_again(taught: Study) -> None:
+    small = replace(taught, space={"alpha": (0.0, 1.0)}, repeats=1)
     kdtune.run(small)
     other = replace(small, name="other", cache=f"{small.cache}-other")
-    with disturbed(lambda: empty(Path(str(other.cache))), 0.05):
+    with emptied(Path(str(other.cache))):
         kdtune.run(other)
     pd.testing.assert_frame_equal(numbers(small.folder), numbers(other.folder))
 
@@ -93,16 +84,3 @@ def test_what_is_deleted_between_two_calls_is_made_again(
     kdtune.run(more)
     assert f"warning: {folder} has records but no study.json" in capsys.readouterr().out
     pd.testing.assert_frame_equal(numbers(folder), again)
-
-
-def test_trials_that_lose_their_folders_while_they_run(small: Study) -> None:
-    study = replace(small, run=replace(small.run, epochs=12), space={"alpha": (0.0,)})
-    kdtune.run(replace(study, name="calm"))
-    with disturbed(lambda: shutil.rmtree(study.folder / "trials"), 0.3):
-        results = kdtune.run(study)
-    if set(results.trials.status) != {"completed"}:  # its folder went while it was written
-        assert "No such file" in str(results.trials.error.iloc[0])
-        kdtune.run(study)
-    pd.testing.assert_frame_equal(
-        numbers(study.folder), numbers(replace(study, name="calm").folder)
-    )

@@ -4,16 +4,13 @@ Needs root: each disk is an ext4 file system in a file of the test.
 """
 
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from disks import Disk, why_not
 from drivers import Driver, check_steady, recomputed_epochs, wait_until
-from tiny_run import TINY
 
 from kdtune.config.study import Study
 from kdtune.raytune.session import FOLDER_SILENT_SECONDS
@@ -95,17 +92,6 @@ def test_a_folder_that_fails_in_mid_study(
     assert {line["status"] for line in ends} == {"completed"}
 
 
-def test_a_folder_that_fails_while_a_teacher_is_trained(disk: Disk, tmp_path: Path) -> None:
-    run = replace(TINY, teacher_epochs=400)
-    out, cache = str(disk.place / "runs"), str(tmp_path / "cache")
-    study = Study(name="s", run=run, space={"alpha": (0.0,)}, out=out, cache=cache, gpus=0)
-    with start(study, tmp_path) as driver:
-        wait_until(lambda: list(study.folder.glob("teacher/*.pt")))
-        disk.become_read_only()
-        said = end_in_a_sentence(driver)
-    assert f"{study.folder} cannot be used any more (Read-only file system)" in said
-
-
 @pytest.mark.parametrize("gone", ["epochs", "study.json", "."])
 def test_parts_of_the_folder_are_deleted_in_mid_study(
     gone: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -145,19 +131,3 @@ def test_a_silent_mount_is_waited_for(
     assert "so it is killed" not in said and "Traceback" not in said, said
     assert not any(recomputed_epochs(study.folder).values())
     check_steady(study, tmp_path, monkeypatch)
-
-
-def test_ctrl_c_during_a_silence(
-    disk: Disk, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It takes effect when the folder answers: until then the system keeps the process."""
-    with start(study, tmp_path) as driver:
-        wait_until(lambda: driver.epochs() >= 3)
-        with disk.frozen():
-            wait_until(lambda: "has not answered" in driver.said(), 90)
-            driver.process.send_signal(signal.SIGINT)
-            time.sleep(3)
-        assert driver.wait() == 130, driver.said()
-        assert driver.left() == []
-        assert "run the same command again to resume" in driver.said()
-    resume(study, tmp_path, monkeypatch)

@@ -1,9 +1,8 @@
-"""Studies of text and of tables equal a plain loop, which shares no code with them but the seeds.
+"""A study of text equals a plain loop, which shares no code with it but the seeds.
 
 The loop is what a user of PyTorch writes for one run: no views, no streams, no cache.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +36,6 @@ TEXT = Run(
     epochs=3,
     batch_size=16,
 )
-TABLES = replace(
-    TEXT,
-    data="own_data:digits",
-    teacher="own_data:wide_table",
-    teacher_trainable="all",
-    student="own_data:small_table",
-)
 Arrays = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -52,12 +44,6 @@ def of_text() -> Arrays:
     names = ["anger", "fear", "joy", "trust"]
     made = own_data.text().items()
     return {k: (torch.tensor(x), torch.tensor([names.index(w) for w in y])) for k, (x, y) in made}
-
-
-def of_tables() -> Arrays:
-    """Tables and classes; which of train are val is tested in test_data_checks.py."""
-    splits = load_data(TABLES).splits
-    return {name: (split.inputs, split.labels) for name, split in splits.items()}  # type: ignore[misc]
 
 
 def plain_loop(run: Run, arrays: Arrays, student: nn.Module, teacher: nn.Module) -> None:
@@ -90,13 +76,8 @@ def plain_loop(run: Run, arrays: Arrays, student: nn.Module, teacher: nn.Module)
 
 
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
-@pytest.mark.parametrize(
-    ("run", "read"),
-    [(TEXT, of_text), pytest.param(TABLES, of_tables, marks=pytest.mark.slow)],
-)
-def test_a_study_equals_the_plain_loop(
-    run: Run, read: Callable[[], Arrays], tmp_path: Path
-) -> None:
+def test_a_study_of_text_equals_the_plain_loop(tmp_path: Path) -> None:
+    run = TEXT
     study = Study(
         name="other",
         out=str(tmp_path / "runs"),
@@ -110,7 +91,7 @@ def test_a_study_equals_the_plain_loop(
     results = kdtune.run(study)
     assert list(results.trials.status) == ["completed"] * 2
     assert results.study.run.augment == "none"
-    arrays, folder = read(), study.folder
+    arrays, folder = of_text(), study.folder
     classes = len(load_data(run).classes)
     teacher = getattr(own_data, run.teacher.partition(":")[2])(classes).eval()
     teacher.load_state_dict(load_file(folder / "teacher" / "teacher.safetensors"))
@@ -133,21 +114,11 @@ def test_a_study_equals_the_plain_loop(
     assert {path.parents[1].name for path in cached} == {"features", "logits"}
     facts = provenance(results)["versions"]
     assert facts["examples in train"].startswith(str(len(arrays["train"][0])))
-    cut = "val is 20% of each class, drawn with seed 0"
-    assert facts.get("cut from train") == (cut if run is TABLES else None)
 
 
-@pytest.mark.parametrize(
-    ("change", "flag"),
-    [
-        ({"augment": "crop"}, "--augment crop"),
-        ({"teacher_augment": "trivial"}, "--teacher-augment trivial"),
-        ({"image_size": 32}, "--image-size 32"),
-        ({"student_mean": (0.5, 0.4)}, "--student-mean 0.5 0.4"),
-        ({"eval_crop": 0.5}, "--eval-crop 0.5"),
-    ],
-)
-def test_settings_of_images_are_refused(change: dict[str, object], flag: str) -> None:
-    with pytest.raises(InputError, match=f"tensors of shape .12., and got {flag}; leave it out"):
-        resolve(replace(TEXT, **change))  # type: ignore[arg-type]
+def test_settings_of_images_are_refused() -> None:
+    with pytest.raises(InputError, match=r"of shape .12., and got --augment crop; leave it out"):
+        resolve(replace(TEXT, augment="crop"))
+    with pytest.raises(InputError, match=r"and got --student-mean 0.5 0.4; leave it out"):
+        resolve(replace(TEXT, student_mean=(0.5, 0.4)))
     assert resolve(replace(TEXT, augment="none")) == resolve(TEXT)

@@ -20,55 +20,36 @@ from kdtune.search import main
 TRAIN, EXTRA, SHARED = 6, 9, 2
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Two classes with 6 images each in train and 2 in val."""
+def make_photos(tmp_path: Path) -> Path:
+    """Two classes of 6 images in train and 2 in val; nine without labels, two of them in val."""
+    photos, extra = tmp_path / "photos", tmp_path / "more"
     for k, name in enumerate("ab"):
         for split, count in (("train", TRAIN), ("val", 2)):
             for i in range(count):
-                file = tmp_path / "photos" / split / name / f"{i}.png"
+                file = photos / split / name / f"{i}.png"
                 save(photo(1000 * k + 100 * count + i, 40, 40), file)
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def extra(tmp_path: Path, photos: Path) -> Path:
-    """Nine images in two folders, of which two are in val as well."""
-    folder = tmp_path / "more"
     for i in range(EXTRA - SHARED):
-        save(photo(5000 + i, 40, 40), folder / "cd"[i % 2] / f"{i}.png")
+        save(photo(5000 + i, 40, 40), extra / "cd"[i % 2] / f"{i}.png")
     for i in range(SHARED):
-        shutil.copy(photos / "val" / "a" / f"{i}.png", folder / f"copy{i}.png")
-    return folder
+        shutil.copy(photos / "val" / "a" / f"{i}.png", extra / f"copy{i}.png")
+    return extra
 
 
-def words(photos: Path, extra: Path, tmp_path: Path) -> list[str]:
-    flags = {
-        "data": photos,
-        "extra": extra,
-        "extra-share": "0.5",
-        "alpha": "0.2",
-        "epochs": 2,
-        "batch-size": 4,
-        "teacher": "factories:photo_student",
-        "student": "factories:photo_student",
-        "teacher-weights": "none",
-        "student-weights": "none",
-        "teacher-epochs": 1,
-        "repeats": 1,
-        "name": "photos",
-        "out": tmp_path / "runs",
-        "cache": tmp_path / "cache",
-    }
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+def words(extra: Path, tmp_path: Path) -> list[str]:
+    line = (
+        f"--data {tmp_path}/photos --extra {extra} --extra-share 0.5 --alpha 0.2 --epochs 2 "
+        f"--batch-size 4 --teacher factories:photo_student --student factories:photo_student "
+        f"--teacher-weights none --student-weights none --teacher-epochs 1 --repeats 1 "
+        f"--name photos --out {tmp_path}/runs --cache {tmp_path}/cache"
+    )
+    return line.split()
 
 
 @pytest.mark.slow  # its numbers: tests/streams/test_extra.py
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
-def test_a_study_of_photographs(
-    photos: Path, extra: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(parse("search", words(photos, extra, tmp_path))) == 0
+def test_a_study_of_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    extra = make_photos(tmp_path)
+    assert main(parse("search", words(extra, tmp_path))) == 0
     said = " ".join("".join(capsys.readouterr()).split())
     assert f"Images without labels: 9 (--extra {extra})." in said
     assert "2 of the 4 images in val are also in --extra (such as val/a/0.png = copy0.png)" in said
@@ -82,15 +63,14 @@ def test_a_study_of_photographs(
     assert counts["train"].tolist() == [2 * TRAIN] and counts["val"].tolist() == [4]
     study = json.loads((folder / "study.json").read_text())
     assert set(study["fingerprints"]) == {"data", "extra images", "teacher", "student"}
-    assert {p.name for p in tmp_path.glob("cache/*")} >= {"logits"}
     assert study_facts(results, Criterion())["data"] == "photos, 9 images without labels (more)"
     assert provenance(results)["versions"]["images without labels"] == "9 (more)"
 
     # the same images in another place are the same study; others are another one
     moved = extra.rename(tmp_path / "moved")
-    assert main(parse("search", words(photos, moved, tmp_path))) == 0
+    assert main(parse("search", words(moved, tmp_path))) == 0
     assert kdtune.load(folder).trials.equals(results.trials)
     other = Path(shutil.copytree(moved, tmp_path / "other"))
     save(photo(1, 40, 40), other / "copy0.png")
     with pytest.raises(InputError, match=f"images without labels of --extra {other} have changed"):
-        main(parse("search", words(photos, other, tmp_path)))
+        main(parse("search", words(other, tmp_path)))

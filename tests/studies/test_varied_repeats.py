@@ -73,7 +73,7 @@ def test_repeats_use_the_teachers_in_turn(study: Study, teacher_folder: Path) ->
     usual = load_file(teacher_folder / WEIGHTS)  # number 0 is that of a study with one teacher
     assert all(torch.equal(weights[0][name], values) for name, values in usual.items())
     assert not all(torch.equal(weights[1][name], values) for name, values in usual.items())
-    for repeat, folder in enumerate(("", "number-1", "")):
+    for repeat, folder in ((1, "number-1"), (2, "")):
         check_trial(results, replace(run, repeat=repeat, alpha=0.0), root / folder)
     (root / "number-1" / WEIGHTS).write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"the teacher in .*number-1 is damaged"):
