@@ -111,7 +111,7 @@ def train_teacher(
     """Fine-tune a teacher and print its epochs; raise InputError if its training diverges."""
     progress.print_line(describe_training(run, data.of(run)))
     try:
-        for epoch in fine_tune(run, folder, resources, say=progress.print_line, data=data):
+        for epoch in fine_tune(run, folder, resources, write=progress.print_line, data=data):
             progress.print_line(epoch)
     except Diverged as error:
         raise InputError(f"the teacher could not be trained: {error} (--teacher-lr)") from None

@@ -119,7 +119,7 @@ FORMATS = {
 
 
 KEPT = f"; the earlier one is now {EARLIER_CARD}"
-_Say = Callable[[str], None]
+_WriteLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def export(
     format: str = "onnx",
     int8: bool = False,
     repeat: int | None = None,
-    say: _Say = print,
+    write: _WriteLine = print,
 ) -> Exported:
     """Export a student of the best configuration of a study into its students/.
 
@@ -154,7 +154,7 @@ def export(
         int8: also write an ONNX file in int8, and compare it with float32. That takes minutes on
             photographs, so the file in float32 and the model card are written before.
         repeat: of the student; by default the lowest that is there.
-        say: is given each line of what was done.
+        write: is given each line of what was done.
 
     Raises:
         InputError: the study has no students, the student cannot be loaded or exported, a package
@@ -174,28 +174,28 @@ def export(
         subject.required_data  # noqa: B018 - before any work
     config_id, best = exported_config(results.folder, results.study), results.best()
     if best is not None and config_id and config_id != best:
-        say(
+        write(
             f"warning: {STUDENTS}/ holds the students of {results.label(config_id)}, but the best "
             f"configuration is now {results.label(best)}; repeat the study's command to update it"
         )
     with writable(folder):
         file = folder / f"{BEST}{chosen.suffix}"
         facts = describe_file(results, subject.student, subject.signature, chosen.title)
-        agreement, template = _write(subject, chosen, file, facts, say)
+        agreement, template = _write(subject, chosen, file, facts, write)
         text = card(subject, facts, read_facts(folder, config_id))
         kept = write_card(folder, text, keep=True)
-        say(f"Wrote the model card {folder / CARD}{KEPT if kept else ''}.")
+        write(f"Wrote the model card {folder / CARD}{KEPT if kept else ''}.")
         small = folder / f"{INT8}{chosen.suffix}" if int8 else None
         if small is not None:
-            for line in export_int8(subject, file, template, small, facts, say):
-                say(line)
+            for line in export_int8(subject, file, template, small, facts, write):
+                write(line)
             write_card(folder, card(subject, facts, read_facts(folder, config_id)), keep=False)
-            say(f"Wrote {small} and added it to the model card.")
+            write(f"Wrote {small} and added it to the model card.")
     return Exported(file, agreement, subject.checked_on, small, folder / CARD)
 
 
 def _write(
-    subject: Subject, chosen: ExportFormat, file: Path, facts: dict[str, Any], say: _Say
+    subject: Subject, chosen: ExportFormat, file: Path, facts: dict[str, Any], write: _WriteLine
 ) -> tuple[Agreement, Any]:
     """Write a file and the JSON beside it, after a check against PyTorch.
 
@@ -203,14 +203,14 @@ def _write(
         The check, and the template of the ONNX model if there is one.
     """
     student, views = subject.student, subject.checked_on
-    say(f"Exporting repeat {student.repeat} and checking it on {views}.")
+    write(f"Exporting repeat {student.repeat} and checking it on {views}.")
     with atomic_write(file) as part:
         template = chosen.write(subject, as_texts(facts), part)
         both = [student.logits, chosen.read(subject, part)]
         logits, exported = run_all(both, subject.batches())
         agreement = compare_logits(logits, exported, views)
     shape = ", ".join(["batch", *map(str, subject.signature.shape)])
-    say(
+    write(
         f"Wrote {file}: {chosen.title}, from {subject.signature.name}, "
         f"{subject.signature.type_name} [{shape}], to logits [batch, {len(student.classes)}]."
     )
@@ -221,7 +221,7 @@ def _write(
     ]
     notes = [line for line in notes if line]
     for line in notes:
-        say(line)
+        write(line)
     write_facts(file, facts | {"check": {"on": views, **vars(agreement)}, "notes": notes})
     return agreement, template
 

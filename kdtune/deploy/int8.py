@@ -183,7 +183,7 @@ def export_int8(
     template: Any,
     target: Path,
     facts: dict[str, Any],
-    say: Callable[[str], None],
+    write: Callable[[str], None],
 ) -> list[str]:
     """Write the student of an ONNX file in int8, and compare it with float32.
 
@@ -197,7 +197,7 @@ def export_int8(
         template: `onnx.ModelProto` that can hold the weights of other repeats; see `with_weights`.
         target: the file to write.
         facts: what the file in float32 says about itself.
-        say: is given a line before each step.
+        write: is given a line before each step.
 
     Returns:
         What was done and measured, as sentences.
@@ -205,13 +205,13 @@ def export_int8(
     Raises:
         InputError: the data are gone, or onnxruntime cannot quantize the model.
     """
-    pairs, sentences = _quantize_repeats(subject, file, template, say), _sentences()
+    pairs, sentences = _quantize_repeats(subject, file, template, write), _sentences()
     model, made = pairs[0].full, pairs[0].quantized
     cost = _cost(pairs)
     how = sentences.method(made, linear_share(model), subject.examples)
     with atomic_write(target) as part:
         write_onnx(made.model, part, as_texts(facts | {"quantization": how}))
-        say("int8: measuring latencies.")
+        write("int8: measuring latencies.")
         view = next(subject.batches())[:1]
         full, small = interleaved(
             [partial(predictor(path, THREADS), view) for path in (file, part)]
@@ -235,7 +235,7 @@ def export_int8(
 
 
 def _quantize_repeats(
-    subject: Subject, file: Path, template: Any, say: Callable[[str], None]
+    subject: Subject, file: Path, template: Any, write: Callable[[str], None]
 ) -> list[_Pair]:
     """Return the repeats that are compared, that of the file first, all by its method."""
     import onnx
@@ -243,7 +243,7 @@ def _quantize_repeats(
     own, train = subject.student.repeat, subject.calibration()
     available = find_students(file.parent).repeats
     repeats = [own, *sorted(set(available) - {own})][:MAX_REPEATS]
-    say(
+    write(
         f"int8: comparing {len(repeats)} of {len(available)} repeats, each calibrated on "
         f"{len(train):,} train {subject.examples}, on {len(subject.labels):,} {subject.split} "
         f"{subject.examples}. Ctrl-C leaves {file.name} and the model card."
@@ -251,7 +251,7 @@ def _quantize_repeats(
     quantized = quantize(onnx.load(str(file)), train, subject.signature.name)
     pairs = [_Pair(subject, onnx.load(str(file)), quantized)]
     for repeat in repeats[1:]:
-        say(f"int8: calibrating repeat {repeat}.")
+        write(f"int8: calibrating repeat {repeat}.")
         other = subject.of_repeat(repeat)
         graph = Graph(other.student)
         model = with_weights(template, graph) or to_onnx(graph, other.signature).optimized

@@ -398,28 +398,28 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
     plan = Plan(study, read_lines(study.folder, study)[0], count)
     with ExitStack() as stack:
         display = stack.enter_context(ProgressDisplay(plan, Cache(study.cache, study.cache_gb)))
-        say = display.print_line
+        write = display.print_line
         photos = False
         if prepared.data is not None:
             data = prepared.data.with_extra(study.run)
             photos = data.photos
             for line in describe_data(data):
-                say(line)
+                write(line)
         inspection = Inspection(
             study, capacity.trial, prepared.fingerprints, photos, prepared.run_bytes
         )
         for line in preflight(inspection):
-            say(line)
+            write(line)
         for sentence in prepared.warnings:
-            say(f"warning: {sentence}")
+            write(f"warning: {sentence}")
         if prepared.data is not None:
-            preparation = Preparation(study, prepared.data, mirror, capacity.trial, say)
+            preparation = Preparation(study, prepared.data, mirror, capacity.trial, write)
             preparation.measure_costs()
             preparation.train_teachers(display.print_epoch)
             preparation.gate_teachers()
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         place = study.uri or study.folder
-        say(f"Running {left}, {count} at a time. Results are written to {place}.")
+        write(f"Running {left}, {count} at a time. Results are written to {place}.")
         records = stack.enter_context(Records(study.folder))
         recorder = Recorder(
             study,
@@ -433,11 +433,11 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
         )
         callbacks: list[tune.Callback] = [
             recorder,
-            *(stack.enter_context(Tracker(name, study, plan.pruned, say)) for name in trackers),
+            *(stack.enter_context(Tracker(name, study, plan.pruned, write)) for name in trackers),
             TBXLoggerCallback(),
         ]
         try:
-            with summarised(partial(describe_state, plan), say), ray_errors_in_words():
+            with summarised(partial(describe_state, plan), write), ray_errors_in_words():
                 _fit_until_done(prepared.trainable, recorder, callbacks)
         finally:
             if recorder.changes:
@@ -445,9 +445,9 @@ def _run_all(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> Non
         if changes := prepared.find_changes():
             add_warning(study.folder, changes)
             mirror.push(PROVENANCE)
-            say(f"warning: {changes}")
+            write(f"warning: {changes}")
         if study.until_decided:
-            say(describe_end(plan))
+            write(describe_end(plan))
 
 
 def find_warnings(

@@ -86,7 +86,7 @@ def read_if_saved(folder: Path) -> SavedStudy | None:
 
 
 def merge_with_saved(
-    study: Study, saved: SavedStudy | None, say: Callable[[str], None] = print
+    study: Study, saved: SavedStudy | None, write: Callable[[str], None] = print
 ) -> Study:
     """Return the study that continues the saved one: with at least its repeats.
 
@@ -96,7 +96,7 @@ def merge_with_saved(
     Args:
         study: The study that is asked for.
         saved: What its folder holds, see `read_if_saved`.
-        say: Is given a line for each saved value that takes precedence.
+        write: Is given a line for each saved value that takes precedence.
 
     Raises:
         InputError: The saved study is another one. Data and weights are not compared here, but by
@@ -112,22 +112,26 @@ def merge_with_saved(
     if found := [text for changed in changes for text in changed(old, study)]:
         raise _other_study(study, found)
     if old.until_decided and not study.until_decided:
-        say(
+        write(
             f"{study.folder} was begun with --repeats auto; continuing with --budget {old.budget} "
             f"and --level {old.level:g}"
         )
         study = replace(study, until_decided=True, budget=old.budget, level=old.level)
     if KEEPING.index(old.keep) > KEEPING.index(study.keep):
-        say(
+        write(
             f"{study.folder} was begun with --keep {old.keep}; ignoring --keep {study.keep}, so "
             f"that no students are deleted"
         )
         study = replace(study, keep=old.keep)
     if old.plain_share != study.plain_share and "plain_share" not in study.flags:
-        say(f"{study.folder} was begun with --plain-share {old.plain_share:g}; continuing with it")
+        write(
+            f"{study.folder} was begun with --plain-share {old.plain_share:g}; continuing with it"
+        )
         study = replace(study, plain_share=old.plain_share)
     if old.repeats > study.repeats:
-        say(f"{study.folder} already has {old.repeats} repeats; ignoring --repeats {study.repeats}")
+        write(
+            f"{study.folder} already has {old.repeats} repeats; ignoring --repeats {study.repeats}"
+        )
         study = replace(study, repeats=old.repeats)
     return study
 
@@ -156,7 +160,7 @@ def check_same(
     study: Study,
     saved: SavedStudy | None,
     fingerprints: Mapping[str, str],
-    say: Callable[[str], None] = print,
+    write: Callable[[str], None] = print,
 ) -> None:
     """Raise InputError if data, teacher or student are not those that the saved study began with.
 
@@ -164,7 +168,7 @@ def check_same(
         study: The study that is asked for.
         saved: What its folder holds.
         fingerprints: Of the study that is asked for, see `training.run.check`.
-        say: Is given a line if the saved study has nothing to compare with.
+        write: Is given a line if the saved study has nothing to compare with.
     """
     if saved is None:
         return
@@ -184,7 +188,7 @@ def check_same(
     if found := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
         raise _other_study(study, found)
     if unknown:
-        say(
+        write(
             f"{study.folder} has no fingerprint to compare the {' and the '.join(unknown)} with "
             f"(kdtune 0.1 saved none for its own models); make sure that they are unchanged"
         )

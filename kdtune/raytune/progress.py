@@ -315,7 +315,7 @@ def outcome_of_results(results: Results) -> StudyOutcome:
 
 
 def notify(
-    command: str | None, study: Study, outcome: StudyOutcome, say: Callable[[str], None] = print
+    command: str | None, study: Study, outcome: StudyOutcome, write: Callable[[str], None] = print
 ) -> None:
     """Run the command, if there is one; one that fails or takes too long is a warning.
 
@@ -349,12 +349,12 @@ def notify(
                 os.killpg(process.pid, SIGKILL)
             process.kill()
             process.wait()
-            say(f"warning: --notify was ended after {NOTIFY_SECONDS:.0f} s")
+            write(f"warning: --notify was ended after {NOTIFY_SECONDS:.0f} s")
         except OSError as error:
-            say(f"warning: --notify cannot be run ({error})")
+            write(f"warning: --notify cannot be run ({error})")
         else:
             if code != 0:
                 output.seek(0)
                 last = output.read().decode(errors="replace").strip().splitlines()[-1:]
                 reason = "".join(f": {printable(line[:200])}" for line in last)
-                say(f"warning: --notify ended with exit code {code}{reason}")
+                write(f"warning: --notify ended with exit code {code}{reason}")

@@ -333,11 +333,11 @@ class ProcessWatch:
     """Kills the process of a silent Ray actor if it is stopped; Ray or Tune then starts another.
 
     Args:
-        say: Gets a line about each process that is killed.
+        write: Gets a line about each process that is killed.
     """
 
-    def __init__(self, say: Callable[[str], None]):
-        self._say = say
+    def __init__(self, write: Callable[[str], None]):
+        self._write_line = write
         self._actors: dict[str, Callable[[], Any]] = {}
         self._heard: dict[str, float] = {}
         self._looks: dict[str, tuple[Node, int, Any]] = {}
@@ -399,7 +399,7 @@ class ProcessWatch:
         with suppress(ray.exceptions.RayError):
             if ray.get(task):
                 # said first: once the process is dead, its run is no longer watched
-                self._say(
+                self._write_line(
                     f"{name}: no epoch for {silent:.0f} s, and its process {pid} on {node} was "
                     f"stopped, so it is killed; the run resumes from its last checkpoint"
                 )

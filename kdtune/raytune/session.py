@@ -120,27 +120,27 @@ def _handled(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Iter
 
 
 @contextmanager
-def summarised(describe: Callable[[], str], say: Callable[[str], None]) -> Iterator[None]:
+def summarised(describe: Callable[[], str], write: Callable[[str], None]) -> Iterator[None]:
     """Print how far a study has come if it is interrupted in the context.
 
     Args:
         describe: Returns the state of the study.
-        say: Gets the line.
+        write: Gets the line.
     """
     _summaries.append(describe)
     try:
         yield
     except KeyboardInterrupt:
-        _print_summary(say)
+        _print_summary(write)
         raise
     finally:
         _summaries.clear()
 
 
-def _print_summary(say: Callable[[str], None]) -> None:
+def _print_summary(write: Callable[[str], None]) -> None:
     """Print how far the study that runs has come, once."""
     with suppress(OSError, IndexError):  # of a terminal that is closed
-        say(f"So far: {_summaries.pop()()}")
+        write(f"So far: {_summaries.pop()()}")
 
 
 # What becomes of a study whose local Ray loses a process: one sentence, and nothing is left.
@@ -516,12 +516,12 @@ ASK_SECONDS = 5.0
 
 
 @contextmanager
-def folder_watch(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+def folder_watch(folder: Path, write: Callable[[str], None] = print) -> Iterator[None]:
     """Print a warning if a folder does not answer while the context lasts, and when it does again.
 
     Args:
         folder: Of a study whose lock this process holds.
-        say: Gets the lines, in another thread.
+        write: Gets the lines, in another thread.
     """
     is_over = threading.Event()
 
@@ -536,11 +536,11 @@ def folder_watch(folder: Path, say: Callable[[str], None] = print) -> Iterator[N
             question.join(FOLDER_SILENT_SECONDS)
             if question.is_alive() and not is_over.is_set():
                 with suppress(OSError, UserError):  # of a terminal that is closed
-                    say(
+                    write(
                         f"warning: {folder} has not answered for {FOLDER_SILENT_SECONDS} s; waiting"
                     )
                     question.join()
-                    say(f"{folder} answers again; the study goes on")
+                    write(f"{folder} answers again; the study goes on")
 
     threading.Thread(target=watch, daemon=True).start()
     try:

@@ -42,7 +42,7 @@ _MAX_RETRIES = 3
 """Times that the training of teachers goes on in another process after one has died."""
 WAIT_SECONDS = 2.0
 """Time between two looks at the process that trains a teacher."""
-Say = Callable[[str], None]
+WriteLine = Callable[[str], None]
 Missing = list[tuple[Role, str]]
 """Models whose costs are not measured."""
 
@@ -57,10 +57,10 @@ class Preparation:
     trial: TrialResources
     """What a trial uses, and a task of the preparation, too. Such a task releases its GPU on
     return, which the driver's own process could not."""
-    say: Say
+    write: WriteLine
     """Gets lines for the terminal."""
 
-    def train_teachers(self, say_epoch: Say) -> None:
+    def train_teachers(self, say_epoch: WriteLine) -> None:
         """Train the teachers that are not ready, in a Ray actor.
 
         Args:
@@ -74,7 +74,7 @@ class Preparation:
         every, root = numbered(study, teachers(study)), study.folder / "teacher"
         try:
             for run, folder in missing_teachers(study.run, every, root, data):
-                self.say(describe_training(run, data.of(run)))
+                self.write(describe_training(run, data.of(run)))
                 trainer = trainer or self._start_trainer()
                 training = trainer.train.options(num_returns="streaming")
                 references = training.remote(study, run, folder, Contents.of(data))
@@ -97,7 +97,7 @@ class Preparation:
 
     def _watched(self, trainer: Any, references: Any) -> Iterator[str]:
         """Yield the lines of a training; if the actor's process is frozen, it is killed."""
-        watch = ProcessWatch(self.say)
+        watch = ProcessWatch(self.write)
         watch.begin("the teacher", lambda: trainer)
         while True:
             watch.poll()
@@ -124,7 +124,7 @@ class Preparation:
 
         keys, least = [key_of(run) for run in runs], study.run.teacher_min_acc
         try:
-            results.check_teachers(study.folder, keys, measure_missing, least, self.say)
+            results.check_teachers(study.folder, keys, measure_missing, least, self.write)
         finally:
             self.mirror.push(TEACHER_ACCURACY)
 
@@ -146,7 +146,7 @@ class Preparation:
     def measure_costs(self) -> None:
         """Measure what costs.json lacks if the study runs on GPUs or on a cluster."""
         if not _runs_on_these_cpus(self.study):  # else it was measured before Ray
-            _add(self.study, self.mirror, self.say, partial(self._in_task, measure_all))
+            _add(self.study, self.mirror, self.write, partial(self._in_task, measure_all))
 
     def _in_task(self, function: Callable[..., Any], items: Any) -> Any:
         """Call a function of the study, items and data in a Ray task with a trial's resources."""
@@ -164,13 +164,15 @@ def _of_folder(error: ray.exceptions.RayError) -> FolderUnusableError | None:
 # Cost of the study's students and teachers, measured once before its trials.
 
 
-def measure_before_ray(study: Study, data: StudyData, mirror: Mirror, say: Say = print) -> None:
+def measure_before_ray(
+    study: Study, data: StudyData, mirror: Mirror, write: WriteLine = print
+) -> None:
     """Measure what costs.json lacks if the study runs on the CPUs of this machine.
 
     The machine is idle now; workers of Ray would use its cores.
     """
     if _runs_on_these_cpus(study):
-        _add(study, mirror, say, lambda missing: measure_all(study, missing, data))
+        _add(study, mirror, write, lambda missing: measure_all(study, missing, data))
 
 
 def _runs_on_these_cpus(study: Study) -> bool:
@@ -180,7 +182,7 @@ def _runs_on_these_cpus(study: Study) -> bool:
 def _add(
     study: Study,
     mirror: Mirror,
-    say: Say,
+    write: WriteLine,
     measure_missing: Callable[[Missing], tuple[list[Cost], list[str]]],
 ) -> None:
     """Add what costs.json lacks; what is there is never measured again."""
@@ -190,13 +192,13 @@ def _add(
     if not missing:
         return
     names = dict.fromkeys(model for _, model in missing)
-    say(f"Measuring parameters, FLOPs and latency of {', '.join(names)}.")
+    write(f"Measuring parameters, FLOPs and latency of {', '.join(names)}.")
     try:
         costs, faults = measure_missing(missing)
     except ray.exceptions.RayError as error:
         costs, faults = [], [f"cost of the models cannot be measured ({first_line(error)})"]
     for fault in faults:
-        say(f"warning: {fault}")
+        write(f"warning: {fault}")
     if costs:
         write_costs(study.folder, [*recorded, *costs])
         mirror.push(COSTS)

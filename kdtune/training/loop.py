@@ -268,7 +268,7 @@ class Checkpoint:
         keeps_best: Whether the state also has the weights of the best epoch so far, see `best`.
         owner: What the state is of, such as the id of a trial; that of another is ignored. States
             of earlier versions do not say it.
-        say: Is given a sentence if a state cannot be used.
+        write: Is given a sentence if a state cannot be used.
     """
 
     MAX_TIME_SHARE = 0.01
@@ -282,10 +282,10 @@ class Checkpoint:
         on_save: Callable[[], None] = lambda: None,
         keeps_best: bool = False,
         owner: str = "",
-        say: Callable[[str], None] = lambda sentence: None,
+        write: Callable[[str], None] = lambda sentence: None,
     ):
         self.file, self._on_save, self._keeps_best = file, on_save, keeps_best
-        self._owner, self._say = owner, say
+        self._owner, self._write_line = owner, write
         self._is_last_whole = False
         """Whether the last state was written or read by this process, so that it is worth keeping
         as the one before."""
@@ -356,7 +356,7 @@ class Checkpoint:
                 break
         if faults:
             outcome = f"resumes after epoch {past[-1].number}" if past else "begins again"
-            self._say(f"{' and '.join(faults)}, so the run {outcome}")
+            self._write_line(f"{' and '.join(faults)}, so the run {outcome}")
         return past
 
     def _restore(self, file: Path, training: Training) -> list[Epoch]:

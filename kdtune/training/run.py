@@ -44,7 +44,7 @@ def distill(
     resources: Resources,
     folder: Path | None = None,
     on_save: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda line: None,
+    write: Callable[[str], None] = lambda line: None,
     data: StudyData | None = None,
 ) -> Iterator[Epoch]:
     """Distil the run's teacher into its student; yield an epoch at a time.
@@ -57,7 +57,7 @@ def distill(
         folder: Where the checkpoint and, at the end, the student's weights and its predictions are
             written. A run whose checkpoint is there resumes. None: nothing is written.
         on_save: Called after each save of the checkpoint, for instance to upload it.
-        say: Is given a sentence if a checkpoint cannot be used.
+        write: Is given a sentence if a checkpoint cannot be used.
         data: The data of the run's study; None reads them.
     """
     data = data or StudyData(run)
@@ -71,7 +71,7 @@ def distill(
             yield from train(run, student, stream)
             return
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = Checkpoint(folder / CHECKPOINT, on_save, owner=run.trial_id, say=say)
+        checkpoint = Checkpoint(folder / CHECKPOINT, on_save, owner=run.trial_id, write=write)
         for epoch in train(run, student, stream, checkpoint):
             yield epoch
         save_weights(student.net, folder / STUDENT)

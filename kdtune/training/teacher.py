@@ -314,7 +314,7 @@ def fine_tune(
     folder: Path,
     resources: Resources,
     on_save: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda line: None,
+    write: Callable[[str], None] = lambda line: None,
     data: StudyData | None = None,
 ) -> Iterator[Epoch]:
     """Fine-tune the run's teacher; yield an epoch at a time, and write its files at the end.
@@ -326,8 +326,8 @@ def fine_tune(
         folder: Of the teacher.
         resources: Device, cache and loader workers.
         on_save: Called after each save of the checkpoint.
-        say: Is given a line with the accuracy before the training, and one with that after it; and
-            one if the checkpoint cannot be used.
+        write: Is given a line with the accuracy before the training, one with that after it, and one
+            if the checkpoint cannot be used.
         data: The data of the run's study; None reads them.
 
     Raises:
@@ -344,7 +344,7 @@ def fine_tune(
             f"name (--name OTHER) or folder (--out FOLDER)"
         )
     before = _accuracy_before(run, of_run, resources)
-    say(f"Accuracy on val before: {before or 'not measured, since the head is new'}.")
+    write(f"Accuracy on val before: {before or 'not measured, since the head is new'}.")
     model = initial_network(run, of_run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
@@ -354,7 +354,7 @@ def fine_tune(
         on_save,
         keeps_best=fit.teacher_keep == "best",
         owner=digest,
-        say=lambda line: say(f"warning: {line}"),
+        write=lambda line: write(f"warning: {line}"),
     )
     epochs = []
     for epoch in train(fit, model, Stream(fit, of_run, model, None, resources), checkpoint):
@@ -390,7 +390,7 @@ def fine_tune(
     with atomic_write(folder / RECORD) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
     delete_states(file)
-    say(
+    write(
         f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
     )
 

@@ -60,7 +60,7 @@ class All(NamedTuple):
 def exported(fashion_made: Path, tmp_path_factory: pytest.TempPathFactory) -> All:
     study = shutil.copytree(fashion_made, tmp_path_factory.mktemp("all") / "fashion")
     lines: dict[str, list[str]] = {format: [] for format in FORMATS}
-    done = {f: export(study, f, repeat=2, say=lines[f].append) for f in FORMATS}
+    done = {f: export(study, f, repeat=2, write=lines[f].append) for f in FORMATS}
     return All(study, done, lines)
 
 
@@ -127,7 +127,7 @@ def test_the_other_formats_need_no_kdtune(exported: All) -> None:
 
 def test_the_graph_shrinks_and_normalises_photographs(photos: Path) -> None:
     """PyTorch's own resizing, with a normalisation of each channel, gives the same logits."""
-    done = export(photos, say=str)
+    done = export(photos, write=str)
     net = photo_student(2).eval()
     net.load_state_dict(load_file(photos / "students" / "repeat-00.safetensors"))
     views = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)
@@ -142,7 +142,7 @@ def test_the_graph_shrinks_and_normalises_photographs(photos: Path) -> None:
 def test_token_ids_are_taken_as_they_are(text: Path) -> None:
     from own_data import text as data
 
-    done = export(text, say=str)
+    done = export(text, write=str)
     tokens, _ = data()["test"]
     assert done.checked_on == "test examples"
     assert (run(done.file, tokens).argmax(1) == recorded(text, 0).predicted).all()
@@ -163,7 +163,7 @@ def test_a_file_that_computes_something_else_is_not_left(
 
     monkeypatch.setitem(FORMATS, format, replace(real, write=wrong))
     with pytest.raises(ExportMismatchError, match=r"what PyTorch does: [1-9]"):
-        export(fashion, format, say=str)
+        export(fashion, format, write=str)
     assert file.read_text() == "earlier"
     assert not list(file.parent.glob("*.part"))
 
@@ -174,10 +174,10 @@ def test_without_the_data_random_images_are_checked_and_said_so(photos: Path) ->
         values["run"]["data"] = str(photos / "gone")
         file.write_text(json.dumps(values))
     with pytest.raises(InputError, match="--int8 needs the study's data"):
-        export(photos, int8=True, say=str)
+        export(photos, int8=True, write=str)
     assert not (photos / "students" / "best.onnx").exists()
     lines: list[str] = []
-    done = export(photos, "safetensors", say=lines.append)
+    done = export(photos, "safetensors", write=lines.append)
     assert done.checked_on == "random images" and done.agreement.count == 256
     assert any("could NOT be checked on the study's data" in line for line in lines)
     assert "could NOT be checked" in done.card.read_text()
@@ -188,7 +188,7 @@ def test_other_data_under_the_same_name_are_not_taken(fashion: Path) -> None:
     study["fingerprints"] = {"data": "0123456789abcdef"}
     (fashion / "study.json").write_text(json.dumps(study))
     lines: list[str] = []
-    assert export(fashion, "safetensors", say=lines.append).checked_on == "random images"
+    assert export(fashion, "safetensors", write=lines.append).checked_on == "random images"
     assert "holds other data than the study was run with" in lines[2]
 
 
@@ -200,7 +200,7 @@ def test_a_class_that_differs_from_the_record_is_said(fashion: Path) -> None:
     frame["predicted"] = (frame.predicted + 1) % 10
     frame.to_parquet(fashion / "predictions.parquet")
     lines: list[str] = []
-    export(fashion, "safetensors", say=lines.append)
+    export(fashion, "safetensors", write=lines.append)
     assert lines[3].startswith("warning: The study recorded the same class for 0 of 1,000.")
 
 
@@ -211,7 +211,7 @@ def refused(place: object, *words: str) -> str:
     """Return the sentence with which an export is refused."""
     with pytest.raises(InputError) as error:
         flags = parse_export([str(place), *words])
-        export(flags.study, flags.format, flags.int8, flags.repeat, say=str)
+        export(flags.study, flags.format, flags.int8, flags.repeat, write=str)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -229,7 +229,7 @@ def test_places_and_folders_that_cannot_be_used(
     )
     assert "pip install 'kdtune[export]'" in refused(fashion)
     assert not (fashion / "students" / "best.onnx").exists()
-    assert export(fashion, "safetensors", say=str).file.exists()
+    assert export(fashion, "safetensors", write=str).file.exists()
 
     def denied(_: object) -> None:  # root may write anywhere, so that chmod would prove nothing
         raise PermissionError(13, "Permission denied")
@@ -247,5 +247,5 @@ def test_a_model_that_cannot_be_traced(made: Path) -> None:
         sentence = refused(study, "--format", format)
         assert "the student cannot be exported (" in sentence
         assert "--format safetensors" in sentence
-    assert export(study, "safetensors", say=str).agreement.largest_difference == 0
+    assert export(study, "safetensors", write=str).agreement.largest_difference == 0
     shutil.rmtree(study)

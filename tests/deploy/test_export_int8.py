@@ -36,7 +36,7 @@ def classes_of(file: Path, views: object) -> np.ndarray:
 def test_the_file_in_int8_and_its_comparison(fashion: Path) -> None:
     """The numbers follow from the two files, read by onnxruntime alone."""
     lines: list[str] = []
-    done = export(fashion, int8=True, say=lines.append)
+    done = export(fashion, int8=True, write=lines.append)
     assert done.int8 is not None
     test = load_fashion().splits["test"]
     full, small = (classes_of(file, test.inputs) for file in (done.file, done.int8))
@@ -80,7 +80,7 @@ def test_ctrl_c_during_int8_leaves_the_file_and_its_card(
     monkeypatch.setattr(int8, "quantize", interrupted)
     monkeypatch.setattr(int8, "MAX_REPEATS", 2)
     with pytest.raises(KeyboardInterrupt):
-        export(fashion, int8=True, say=lines.append)
+        export(fashion, int8=True, write=lines.append)
     assert lines[-1].startswith("int8: comparing 2 of 3 repeats")
     students = fashion / "students"
     assert json.loads((students / "best.onnx.json").read_text())["check"]["count"] == 1000
@@ -102,7 +102,7 @@ def test_another_repeat_shares_the_data(fashion: Path) -> None:
 
 def test_of_linear_layers_the_method_with_the_smaller_error_is_taken(text: Path) -> None:
     lines: list[str] = []
-    done = export(text, int8=True, say=lines.append)
+    done = export(text, int8=True, write=lines.append)
     (method,) = (line for line in lines if line.startswith("Quantized"))
     assert "linear layers hold 100% of the weights, so both methods were tried" in method
     errors = re.search(r"logits is (\S+), with (static|dynamic) (\S+)\.", method)

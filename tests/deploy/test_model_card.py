@@ -59,7 +59,7 @@ def test_the_head_is_yaml() -> None:
 
 
 def test_a_card_says_what_the_study_recorded(fashion: Path) -> None:
-    card = export(fashion, "safetensors", repeat=1, say=str).card.read_text()
+    card = export(fashion, "safetensors", repeat=1, write=str).card.read_text()
     results = kdtune.load(fashion)
     trials = results.trials[results.trials.config_id == results.best()]
     frame = pd.read_parquet(fashion / "predictions.parquet")
@@ -79,12 +79,12 @@ def test_a_card_says_what_the_study_recorded(fashion: Path) -> None:
 
 
 def test_an_edited_card_is_kept_also_when_the_study_is_finished_again(fashion: Path) -> None:
-    card = export(fashion, "safetensors", say=str).card
-    export(fashion, "safetensors", say=str)
+    card = export(fashion, "safetensors", write=str).card
+    export(fashion, "safetensors", write=str)
     assert not card.with_name("README.old.md").exists()
     card.write_text(card.read_text().replace("unknown", "mit"))
     lines: list[str] = []
-    export(fashion, "safetensors", say=lines.append)
+    export(fashion, "safetensors", write=lines.append)
     assert 'license: "mit"' in card.with_name("README.old.md").read_text()
     assert 'license: "unknown"' in card.read_text() and "README.old.md" in lines[-1]
     before = sorted(file.name for file in card.parent.iterdir())
@@ -155,7 +155,7 @@ def isolated_python(folder: Path) -> Path:
 def test_the_lines_predict_without_torch_ray_and_kdtune(
     fashion: Path, tmp_path: Path, page: str
 ) -> None:
-    done = export(fashion, say=str)
+    done = export(fashion, write=str)
     lines = python_lines(done.card if page == "card" else ROOT / "docs" / "export.md")
     results = kdtune.load(fashion)
     trials = results.trials

@@ -46,8 +46,8 @@ def follow(
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """The first epochs of a run that saves its state, and the student's weights then."""
     student = new_student(run)
-    say = (said if said is not None else []).append
-    loop = train(run, student, new_stream(run, student), Eager(file, say=say))
+    write = (said if said is not None else []).append
+    loop = train(run, student, new_stream(run, student), Eager(file, write=write))
     return [next(loop) for _ in range(epochs)], student.net.state_dict()
 
 
