@@ -309,8 +309,8 @@ def describe_exit(stop: SystemExit) -> str:
 def _place(error: BaseException) -> str:
     """Return file and line of the last call in the user's code; "" if there is none."""
     calls = traceback.extract_tb(error.__traceback__)
-    own = [call for call in calls if not call.filename.startswith(_NOT_THE_USERS)]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    user_calls = [call for call in calls if not call.filename.startswith(_NOT_THE_USERS)]
+    return f" ({user_calls[-1].filename}, line {user_calls[-1].lineno})" if user_calls else ""
 
 
 def is_users_own(file: str) -> bool:

@@ -240,9 +240,9 @@ def _quantize_repeats(
     """Return the repeats that are compared, that of the file first, all by its method."""
     import onnx
 
-    own, train = subject.student.repeat, subject.calibration()
+    first, train = subject.student.repeat, subject.calibration()
     available = find_students(file.parent).repeats
-    repeats = [own, *sorted(set(available) - {own})][:MAX_REPEATS]
+    repeats = [first, *sorted(set(available) - {first})][:MAX_REPEATS]
     write(
         f"int8: comparing {len(repeats)} of {len(available)} repeats, each calibrated on "
         f"{len(train):,} train {subject.examples}, on {len(subject.labels):,} {subject.split} "

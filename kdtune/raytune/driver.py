@@ -350,15 +350,15 @@ def prepare(
     """
     Cache(study.cache, study.cache_gb).check()
     missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher", data)
-    own = data.with_extra(study.run)
-    models = StudyModels.of(study, own)
-    rows = recipe_rows(asked, study, saved.study if saved else None, own, models)
-    faults = find_faults(study, own)
+    study_data = data.with_extra(study.run)
+    models = StudyModels.of(study, study_data)
+    rows = recipe_rows(asked, study, saved.study if saved else None, study_data, models)
+    faults = find_faults(study, study_data)
     provenance = {
-        "classes": own.classes,
-        "data_set": data_record(own),
+        "classes": study_data.classes,
+        "data_set": data_record(study_data),
         "recipe": [row._asdict() for row in rows],
-        **transforms_of(study, own, models, faults),
+        **transforms_of(study, study_data, models, faults),
     }
     epochs = partial(distillation_epochs, contents=Contents.of(data))
     return Prepared(
@@ -367,7 +367,7 @@ def prepare(
         partial(run_trial, epochs),
         data,
         provenance,
-        list(find_warnings(study, own, models, faults)),
+        list(find_warnings(study, study_data, models, faults)),
         run_bytes=RUN_BYTES_PER_STUDENT_BYTE * max(model.nbytes for _, model in models.students),
     )
 

@@ -128,15 +128,15 @@ def _record(results: Results, run: Run, students: tuple[StudentRecord, ...]) -> 
     """
     record = read_provenance(results.folder)
     source = record.get("sources", {}).get(f"student {run.student}", {})
-    own = record.get("models", {}).get(f"student {run.student}", {})
-    steps = record.get("views", {}) | {k: v for k, v in own.items() if k != "crop"}
+    student = record.get("models", {}).get(f"student {run.student}", {})
+    steps = record.get("views", {}) | {k: v for k, v in student.items() if k != "crop"}
     view = record.get("input") or None
     return StudentsRecord(
         study=results.study.name,
         model=ModelRecord(**{"name": run.student} | _known(ModelRecord, source)),
         classes=tuple(record.get("classes", ())),
         input=InputRecord(**_known(InputRecord, view)) if view else None,
-        preprocessing=steps if own else None,
+        preprocessing=steps if student else None,
         students=students,
         configuration=configuration_record(results),
         versions=record.get("versions", {}),

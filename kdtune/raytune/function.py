@@ -438,10 +438,10 @@ def _save_examples(run: BaseRun, epoch: EpochReport, file: Path) -> None:
 
     parts = []
     for split in ("val", "test"):
-        if own := epoch.examples.get(split):
-            n = len(next(iter(own.values())))
+        if values := epoch.examples.get(split):
+            n = len(next(iter(values.values())))
             columns = {"trial_id": run.trial_id, "split": split, "example": np.arange(n)}
-            parts.append(pd.DataFrame({**columns, **own}))
+            parts.append(pd.DataFrame({**columns, **values}))
     if not parts:
         return
     with atomic_write(file) as part:

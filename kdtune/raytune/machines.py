@@ -89,11 +89,11 @@ def alive_nodes() -> list[Node]:
 
     Raises RayLostError if there is none, not even that of the driver.
     """
-    own = ray.get_runtime_context().get_node_id()
+    driver_node = ray.get_runtime_context().get_node_id()
     nodes = [_node(n) for n in ray.nodes() if n["Alive"]]
     if not nodes:
         raise RayLostError("no machine of Ray is alive; run the same command again to resume")
-    return sorted(nodes, key=lambda node: (node.id != own, node.name))
+    return sorted(nodes, key=lambda node: (node.id != driver_node, node.name))
 
 
 def potential_workers(cluster_file: Mapping[str, Any] | None) -> list[Amounts]:
@@ -372,9 +372,9 @@ def fingerprints_of(study: Study, data: StudyData | None) -> dict[str, str]:
     if study.train is not None:
         return {"train": _fingerprint(study)}
     assert data is not None  # noqa: S101 - such a study has none alone
-    own = data.with_extra(study.run)
-    objectives = check_objectives(study, len(own.classes))
-    return check_study(study, own) | objectives
+    study_data = data.with_extra(study.run)
+    objectives = check_objectives(study, len(study_data.classes))
+    return check_study(study, study_data) | objectives
 
 
 def report_node(

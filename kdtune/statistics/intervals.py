@@ -269,10 +269,10 @@ class Components:
         if not self.has_images or not total:
             return repeats - 1
         rows, columns = repeats - 1, images - 1
-        own = ((of_repeat + of_rest) / total) ** 2 / rows
-        own += ((of_image + of_rest) / total) ** 2 / columns
-        own += (of_rest / total) ** 2 / (rows * columns)
-        return 1 / own if math.isinf(repeats) else max(1 / own, rows)
+        inverse_df = ((of_repeat + of_rest) / total) ** 2 / rows
+        inverse_df += ((of_image + of_rest) / total) ** 2 / columns
+        inverse_df += (of_rest / total) ** 2 / (rows * columns)
+        return 1 / inverse_df if math.isinf(repeats) else max(1 / inverse_df, rows)
 
     def _parts(self, repeats: float, images: float) -> tuple[float, float, float]:
         """Return the parts of repeats, images and the rest in the variance of the mean."""
@@ -335,8 +335,9 @@ def crossed(table: ArrayLike) -> Estimate:
     variance = max(a + b - c, a, b)
     if variance <= (ROUNDING * float(abs(d).max())) ** 2:
         return Estimate(mean, math.nan, math.nan)
-    own = (a / variance) ** 2 / (repeats - 1) + (b / variance) ** 2 / (images - 1)
-    df = 1 / (own + (c / variance) ** 2 / ((repeats - 1) * (images - 1)))
+    inverse_df = (a / variance) ** 2 / (repeats - 1) + (b / variance) ** 2 / (images - 1)
+    inverse_df += (c / variance) ** 2 / ((repeats - 1) * (images - 1))
+    df = 1 / inverse_df
     here = math.sqrt(a), repeats - 1
     return Estimate(mean, math.sqrt(variance), max(df, repeats - 1), here)
 

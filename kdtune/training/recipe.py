@@ -100,8 +100,8 @@ def kind_of_weights(members: Sequence[Run], data: Data) -> WeightsKind:
     weights = [member.weights_of("teacher") for member in networks]
     if "none" in weights:
         return "random"
-    finished = [read_finished(Path(own).expanduser()) for own in weights]
-    is_finished = all(own is not None and own.classes == data.classes for own in finished)
+    finished = [read_finished(Path(file).expanduser()) for file in weights]
+    is_finished = all(record is not None and record.classes == data.classes for record in finished)
     return "finished" if is_finished else "pretrained"
 
 
@@ -179,17 +179,17 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
         InputError: The data or a model do not exist, or a model that is added to a study of one
             student and one teacher needs other views than these.
     """
-    own = data.of(study.run)
-    run = _with_searched_augment(study, own)
+    study_data = data.of(study.run)
+    run = _with_searched_augment(study, study_data)
     study = replace(study, run=resolve(run, teachers(study), data))
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
-    models = StudyModels.of(study, own)
+    models = StudyModels.of(study, study_data)
     of_teacher = {run.teacher: model for run, model in models.teachers}
     names = [str(name).split("+") for name in _names(study, "teacher")]
     members = [[of_teacher[name] for name in ensemble] for ensemble in names]
     sizes = {
-        view_size(study.run, own, student, *ensemble)
+        view_size(study.run, study_data, student, *ensemble)
         for _, student in models.students
         for ensemble in members
     }

@@ -326,8 +326,8 @@ def fine_tune(
         folder: Of the teacher.
         resources: Device, cache and loader workers.
         on_save: Called after each save of the checkpoint.
-        write: Is given a line with the accuracy before the training, one with that after it, and one
-            if the checkpoint cannot be used.
+        write: Is given lines: the accuracy before the training, that after it, and a warning if the
+            checkpoint cannot be used.
         data: The data of the run's study; None reads them.
 
     Raises:
