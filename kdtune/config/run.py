@@ -828,11 +828,11 @@ def schema_of(values: Mapping[str, Any]) -> int:
     return int(values.get("schema", 1))
 
 
-def check_schema(schema: int, what: str = "this study") -> None:
+def check_schema(schema: int, noun: str = "this study") -> None:
     """Raise InputError if a schema is newer than this version of kdtune."""
     if schema > SCHEMA:
         raise InputError(
-            f"{what} was written by a newer version of kdtune (schema {schema}, but this version "
+            f"{noun} was written by a newer version of kdtune (schema {schema}, but this version "
             f"reads schema {SCHEMA} and older); update kdtune to read it"
         )
 

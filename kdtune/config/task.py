@@ -370,11 +370,11 @@ def own_metric(name: str, better: Any = None) -> Metric:
     return Metric(name, label, unit, better, of_example=_column(name))
 
 
-def check_names(what: str, names: Collection[str], allowed: Collection[str]) -> None:
+def check_names(noun: str, names: Collection[str], allowed: Collection[str]) -> None:
     """Raise InputError if a name is not among the allowed ones."""
     for name in names:
         if name not in allowed:
-            raise InputError(f"{what} must be one of {', '.join(allowed)}, but got {name}")
+            raise InputError(f"{noun} must be one of {', '.join(allowed)}, but got {name}")
 
 
 # What plan, records and tables know of a trial, whatever it trains.
@@ -543,11 +543,11 @@ def make_task(
     """
     mentioned = {"baseline": baseline, "unless": unless}
     mentioned |= {f"unless of {name}": others for name, others in unless.items()}
-    for what, values in mentioned.items():
+    for noun, values in mentioned.items():
         for name in values:
             if name not in names:
                 raise InputError(
-                    f"{what} must name hyperparameters of the space ({', '.join(names)}), but got "
+                    f"{noun} must name hyperparameters of the space ({', '.join(names)}), but got "
                     f"{name!r}"
                 )
     for name, others in unless.items():

@@ -281,23 +281,23 @@ def user_code(failure: str) -> Iterator[None]:
 
 
 @contextmanager
-def no_exit(what: str) -> Iterator[None]:
+def no_exit(noun: str) -> Iterator[None]:
     """Turn sys.exit() that is called inside into an InputError; errors stay as they are.
 
     So is a class of the user's that derives from BaseException, which nothing else would catch.
 
     Args:
-        what: Whose code is called, such as "the student mine:net".
+        noun: Whose code is called, such as "the student mine:net".
     """
     try:
         yield
     except SystemExit as stop:
-        raise InputError(f"{what} ended: {describe_exit(stop)}") from stop
+        raise InputError(f"{noun} ended: {describe_exit(stop)}") from stop
     except (Exception, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"{what} ended: {reason}{_place(error)}") from error
+        raise InputError(f"{noun} ended: {reason}{_place(error)}") from error
 
 
 def describe_exit(stop: SystemExit) -> str:

@@ -98,12 +98,12 @@ def _hash_inputs(inputs: _Inputs, root: str) -> tuple[str, Tensor | None]:
     return hashed.hash, hashed.stamps
 
 
-def _as_tensor(values: Any, what: str) -> Tensor:
+def _as_tensor(values: Any, noun: str) -> Tensor:
     """Return an array or tensor as a tensor of the same type on the CPU.
 
     Args:
         values: a tensor, an array, or nested lists of numbers.
-        what: names them in an error.
+        noun: names them in an error.
 
     Raises:
         InputError: they are not numbers of a type that torch has.
@@ -116,7 +116,7 @@ def _as_tensor(values: Any, what: str) -> Tensor:
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{what} must be a tensor or an array of numbers of one shape, but got "
+            f"{noun} must be a tensor or an array of numbers of one shape, but got "
             f"{type(values).__name__} ({first_line(error, 100)})"
         ) from None
 
@@ -154,12 +154,12 @@ def _describe_inputs(inputs: _Inputs) -> str:
     return f"{list(inputs.shape[1:])} of {str(inputs.dtype).removeprefix('torch.')}"
 
 
-def _label_array(what: str, labels: Any) -> np.ndarray[Any, Any]:
+def _label_array(noun: str, labels: Any) -> np.ndarray[Any, Any]:
     """Return labels as an array [N] of int64 or str; raise InputError if they are neither."""
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.ndim != 1:
         raise InputError(
-            f"the labels of {what} must be one class for each example, [N], but have the shape "
+            f"the labels of {noun} must be one class for each example, [N], but have the shape "
             f"{list(array.shape)}"
         )
     if array.dtype.kind in "biu":
@@ -167,7 +167,7 @@ def _label_array(what: str, labels: Any) -> np.ndarray[Any, Any]:
     if array.dtype.kind in "UO" and all(isinstance(label, str) for label in array.tolist()):
         return array.astype(str)
     raise InputError(
-        f"the labels of {what} must be whole numbers or strings, but have the type {array.dtype}"
+        f"the labels of {noun} must be whole numbers or strings, but have the type {array.dtype}"
     )
 
 
@@ -216,7 +216,7 @@ def _listed(names: Sequence[object]) -> str:
 
 
 def read_dataset(
-    dataset: Any, what: str, in_order: bool = False, labelled: bool = True
+    dataset: Any, noun: str, in_order: bool = False, labelled: bool = True
 ) -> RawSplit:
     """Return all examples of a dataset.
 
@@ -225,7 +225,7 @@ def read_dataset(
 
     Args:
         dataset: of pairs (x, y); x is a tensor, an array, a number or an image of Pillow.
-        what: names the dataset in an error.
+        noun: names the dataset in an error.
         in_order: keep the dataset's order; else a list of files is sorted, since some datasets list
             a folder in the order of the file system.
         labelled: False if labels do not matter, so that items may also be x alone.
@@ -237,7 +237,7 @@ def read_dataset(
         return RawSplit(dataset.tensors[0], dataset.tensors[1] if labelled else None)
     if type(dataset) is Subset:
         # indices count in the dataset's order
-        whole = read_dataset(dataset.dataset, what, in_order=True, labelled=labelled)
+        whole = read_dataset(dataset.dataset, noun, in_order=True, labelled=labelled)
         index = torch.as_tensor(dataset.indices, dtype=torch.int64)
         labels = np.asarray(whole.labels)[index.numpy()] if labelled else None
         if isinstance(whole.inputs, Tensor):
@@ -247,7 +247,7 @@ def read_dataset(
         raw = _arrays(dataset) or _files(dataset, in_order)
         if raw is not None:
             return raw
-    return _one_by_one(dataset, what, labelled)
+    return _one_by_one(dataset, noun, labelled)
 
 
 def class_names(dataset: Any) -> list[str] | None:
@@ -298,47 +298,47 @@ def _files(dataset: Any, in_order: bool) -> RawSplit | None:
     return RawSplit(tuple(file for file, _ in ordered), [label for _, label in ordered])
 
 
-def _one_by_one(dataset: Any, what: str, labelled: bool) -> RawSplit:
+def _one_by_one(dataset: Any, noun: str, labelled: bool) -> RawSplit:
     """Read all items of a dataset."""
     has_items = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     if not has_items or isinstance(dataset, Tensor | np.ndarray | Mapping | str):
         raise InputError(
-            f"{what} must be a pair (inputs, labels), or inputs alone where labels do not matter, "
+            f"{noun} must be a pair (inputs, labels), or inputs alone where labels do not matter, "
             f"or a torch Dataset with a length, but got {type(dataset).__name__}"
         )
     examples, labels = [], []
     for i in range(len(dataset)):
-        with user_code(f"{what} fails at item {i}"):
+        with user_code(f"{noun} fails at item {i}"):
             item = dataset[i]
         is_sequence = isinstance(item, tuple | list)
         if labelled and not (is_sequence and len(item) == 2):
             raise InputError(
-                f"the items of {what} must be pairs (x, y), but item {i} is {type(item).__name__}"
+                f"the items of {noun} must be pairs (x, y), but item {i} is {type(item).__name__}"
             )
         examples.append(item[0] if is_sequence else item)
         label = item[1] if labelled else None
         if isinstance(label, Tensor | np.ndarray) and len(label.reshape(-1)) == 1:
             label = label.item()
         labels.append(label)
-    return RawSplit(_stacked(examples, what), labels)
+    return RawSplit(_stacked(examples, noun), labels)
 
 
-def _stacked(examples: list[Any], what: str) -> Tensor:
+def _stacked(examples: list[Any], noun: str) -> Tensor:
     """Return examples as one tensor [N, ...]."""
     if not examples:
         return torch.empty(0)
     pillow = [isinstance(x, Image.Image) for x in examples]
     if all(pillow):
         grey = all(x.mode in ("1", "L") for x in examples)
-        with user_code(f"{what} has an image that cannot be read"):
+        with user_code(f"{noun} has an image that cannot be read"):
             tensors = [pixels(x, "L" if grey else "RGB") for x in examples]
     else:
-        tensors = [_as_tensor(x, f"item {i} of {what}") for i, x in enumerate(examples)]
+        tensors = [_as_tensor(x, f"item {i} of {noun}") for i, x in enumerate(examples)]
     first = tensors[0]
     for i, x in enumerate(tensors):
         if x.shape != first.shape or x.dtype != first.dtype:
             raise InputError(
-                f"the items of {what} must have one shape and type, but item 0 has "
+                f"the items of {noun} must have one shape and type, but item 0 has "
                 f"{list(first.shape)} of {first.dtype} and item {i} has {list(x.shape)} of "
                 f"{x.dtype}; resize or pad them in the dataset"
             )
@@ -417,11 +417,11 @@ def _splits(name: str, made: Any) -> dict[str, Any]:
     return {split: made[key] for split, key in named.items()}
 
 
-def _read(value: Any, what: str) -> RawSplit:
+def _read(value: Any, noun: str) -> RawSplit:
     """Return the examples of a pair (inputs, labels) or of a dataset."""
     if isinstance(value, tuple | list) and len(value) == 2:
-        return RawSplit(_as_tensor(value[0], f"the inputs of {what}"), value[1])
-    return read_dataset(value, what)
+        return RawSplit(_as_tensor(value[0], f"the inputs of {noun}"), value[1])
+    return read_dataset(value, noun)
 
 
 def _classes(name: str, made: Mapping[str, Any]) -> list[str] | None:
@@ -541,12 +541,12 @@ def _image_files(root: Path) -> tuple[tuple[str, ...], str]:
     return tuple(files), describe_left_out(root, {OTHER_FORMATS: images.left_out})
 
 
-def _read_extra(value: Any, what: str) -> _Inputs:
+def _read_extra(value: Any, noun: str) -> _Inputs:
     """Return the inputs of a tensor, an array, a pair (inputs, labels) or a dataset."""
     is_pair = isinstance(value, tuple | list) and len(value) == 2
     if is_pair or isinstance(value, Tensor | np.ndarray):
-        return _as_tensor(value[0] if is_pair else value, what)
-    return read_dataset(value, what, labelled=False).inputs
+        return _as_tensor(value[0] if is_pair else value, noun)
+    return read_dataset(value, noun, labelled=False).inputs
 
 
 def _check_like_train(name: str, extra: Split, train: Split) -> None:

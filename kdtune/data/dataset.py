@@ -452,22 +452,22 @@ class Data:
         return chosen.sort().values
 
 
-def name_splits(present: Collection[str], what: str) -> dict[str, str]:
+def name_splits(present: Collection[str], noun: str) -> dict[str, str]:
     """Return the name that each split has in data; val may also be validation, valid or dev.
 
     Args:
         present: names in the data.
-        what: names the data in an error.
+        noun: names the data in an error.
 
     Raises:
         InputError: there is no train, or more than one val.
     """
     if "train" not in present:
-        raise InputError(f"{what} must have train, but has {', '.join(present) or 'nothing'}")
+        raise InputError(f"{noun} must have train, but has {', '.join(present) or 'nothing'}")
     of_val = [name for name in VAL_NAMES if name in present]
     if len(of_val) > 1:
         raise InputError(
-            f"{what} must have one split for val, but has {' and '.join(of_val)}; rename or remove "
+            f"{noun} must have one split for val, but has {' and '.join(of_val)}; rename or remove "
             f"the others"
         )
     named = {"train": "train", "val": of_val[0] if of_val else "val", "test": "test"}

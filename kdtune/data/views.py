@@ -342,17 +342,17 @@ def check_mixing(study: Study, data: Data) -> None:
     if data.kind != "tensors" or not isinstance(inputs, Tensor):
         return
     used = {name: max(ends_of(study.values(name))) for name in ("mixup", "cutmix")}
-    what = f"the examples of {study.run.data} are"
+    noun = f"the examples of {study.run.data} are"
     if used["mixup"] and not inputs.is_floating_point():
         kind = str(inputs.dtype).removeprefix("torch.")
         raise InputError(
             f"--mixup must be 0 for these data, since it averages examples, but got --mixup "
-            f"{used['mixup']} and {what} tensors of {kind} that are no images; leave out --mixup"
+            f"{used['mixup']} and {noun} tensors of {kind} that are no images; leave out --mixup"
         )
     if used["cutmix"] and inputs.dim() != 4:
         raise InputError(
             f"--cutmix must be 0 for these data, since it needs examples of the shape [C, H, W], "
-            f"but got --cutmix {used['cutmix']} and {what} tensors of the shape "
+            f"but got --cutmix {used['cutmix']} and {noun} tensors of the shape "
             f"{list(inputs.shape[1:])}; leave out --cutmix"
         )
 

@@ -145,12 +145,12 @@ def cifar_resnet(name: str, classes: int) -> nn.Module:
     return net
 
 
-def translate(name: str, what: str, state: StateDict) -> StateDict:
+def translate(name: str, noun: str, state: StateDict) -> StateDict:
     """Return published weights under the names of the layers here.
 
     Args:
         name: of the model.
-        what: the weights in words, for the error message.
+        noun: the weights in words, for the error message.
         state: the state dict.
 
     Raises:
@@ -165,7 +165,7 @@ def translate(name: str, what: str, state: StateDict) -> StateDict:
         option = CIFAR_RESNETS[fitting].option
         has = "downsample layers" if option == "B" else "no downsample layers"
         raise InputError(
-            f"{what} must be those of {name}, but are those of {fitting} ({has}: shortcuts of "
+            f"{noun} must be those of {name}, but are those of {fitting} ({has}: shortcuts of "
             f"option {option}). Use {fitting} as the model, or give other weights."
         )
     return renamed

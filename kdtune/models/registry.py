@@ -450,11 +450,11 @@ def build(
     with _seeded(seed):
         model = _construct_passed(name, passed, classes) if passed else _construct(name, classes)
         if weights != "none" and (passed is None or weights != "default"):
-            what = f"{name}'s weights {weights}"
+            noun = f"{name}'s weights {weights}"
             state = load_weights(name, weights)
             if name in CIFAR_RESNETS:
-                state = translate(name, what, state)
-            model.has_new_head = fill(model.net, state, model.head_name, what, replace_head)
+                state = translate(name, noun, state)
+            model.has_new_head = fill(model.net, state, model.head_name, noun, replace_head)
     return model
 
 

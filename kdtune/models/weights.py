@@ -218,14 +218,14 @@ def load_weights(name: str, weights: str) -> StateDict:
     return read_checkpoint(file)
 
 
-def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_head: bool) -> bool:
+def fill(net: nn.Module, state: StateDict, head_name: str, noun: str, replace_head: bool) -> bool:
     """Load a state dict into a network; return True if it has kept its own head.
 
     Args:
         net: the network; unchanged if the state dict is refused.
         state: the state dict; prefixes that all its keys have are removed where that fits.
         head_name: name of the network's last layer.
-        what: the weights in words, for error messages.
+        noun: the weights in words, for error messages.
         replace_head: whether weights with a head of another size are loaded without the head. If
             not, they are refused.
 
@@ -240,7 +240,7 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
     if resized and not replace_head:
         have, need = len(state[resized[0]]), len(initial[resized[0]])
         raise InputError(
-            f"{what} are for {have} classes, but the data has {need}; fine-tune the teacher "
+            f"{noun} are for {have} classes, but the data has {need}; fine-tune the teacher "
             f"(--teacher-epochs 1 or more) or give weights for {need} classes"
         )
     left_out = head if resized else []
@@ -248,11 +248,11 @@ def fill(net: nn.Module, state: StateDict, head_name: str, what: str, replace_he
     expected = {k: v for k, v in initial.items() if k not in left_out}
     if faults := differences(expected, used):
         raise InputError(
-            f"{what} do not fit the network ({'; '.join(faults)}). Give weights of this "
+            f"{noun} do not fit the network ({'; '.join(faults)}). Give weights of this "
             f"architecture, or as the model a factory (module:factory) whose layers have these "
             f"names and shapes."
         )
-    check_finite(used, expected, what)
+    check_finite(used, expected, noun)
     net.load_state_dict(used, strict=False)
     return bool(left_out)
 
@@ -283,7 +283,7 @@ def _form(value: Tensor) -> str:
     return f"{list(value.shape)} of {kind}"
 
 
-def check_finite(state: StateDict, initial: StateDict, what: str) -> None:
+def check_finite(state: StateDict, initial: StateDict, noun: str) -> None:
     """Raise InputError if weights are NaN or infinite where those of the network are finite.
 
     A mask of attention may hold infinities: those that the network itself has are no fault.
@@ -291,7 +291,7 @@ def check_finite(state: StateDict, initial: StateDict, what: str) -> None:
     Args:
         state: weights that fit the network.
         initial: the network's state dict before they are loaded.
-        what: the weights in words.
+        noun: the weights in words.
     """
     bad = [
         key
@@ -300,7 +300,7 @@ def check_finite(state: StateDict, initial: StateDict, what: str) -> None:
     ]
     if bad:
         raise InputError(
-            f"{what} must be finite numbers, but have some that are NaN or infinite in {len(bad)} "
+            f"{noun} must be finite numbers, but have some that are NaN or infinite in {len(bad)} "
             f"of their tensors, first {_shown(bad[0])}; their training has diverged, or the file "
             f"is damaged: give other weights"
         )

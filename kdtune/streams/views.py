@@ -129,10 +129,10 @@ def collect(batches: Iterable[Tensor], progress: Callable[[int, int], None], tot
 MAX_LOADER_WORKERS = 16
 """More processes than this by default would wait for each other's batches and for memory."""
 ProgressCallback = Callable[[str, int, int], None]
-"""watch(what, done, total): how many images of a cache entry have been built so far."""
+"""watch(noun, done, total): how many images of a cache entry have been built so far."""
 
 
-def ignore_progress(what: str, done: int, total: int) -> None:
+def ignore_progress(noun: str, done: int, total: int) -> None:
     """Do nothing."""
 
 
@@ -392,13 +392,13 @@ class Chunks:
         if chunk is not None:
             return chunk
         kind = key.kind.replace("-", " ")
-        what = f"{kind}, {split}"
+        noun = f"{kind}, {split}"
         if split in AUGMENTED_SPLITS and key.of_one_repeat:
             place = "epoch" if split == "train" else "extra images, pass"
-            what = f"{kind}, repeat {self.run.repeat}, {place} {epoch}"
+            noun = f"{kind}, repeat {self.run.repeat}, {place} {epoch}"
 
         def track(progress: ReportProgress) -> Tensors:
-            self._builds.append((what, progress))
+            self._builds.append((noun, progress))
             try:
                 return build(self._report)
             finally:
@@ -409,7 +409,7 @@ class Chunks:
         )  # frees its memory while the next one is built
         cache = self.resources.cache
         if keep:
-            tensors = cache.get(key, what, track)
+            tensors = cache.get(key, noun, track)
         else:
             tensors = cache.find(key) or track(lambda done, total: None)
         self._held[key.kind, split, member] = (key, tensors)

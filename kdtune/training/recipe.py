@@ -648,7 +648,7 @@ class Progress:
             console = Console(highlight=False, soft_wrap=True, **plain)
         self.console = console
         self._status = self.console.status("")
-        self._what, self._since = "", 0.0
+        self._noun, self._since = "", 0.0
         self._last_line = time.monotonic()
 
     def print_line(self, text: object) -> None:
@@ -656,12 +656,12 @@ class Progress:
         self._status.stop()
         self.console.print(printable_lines(str(text)), markup=False)
 
-    def show_build(self, what: str, done: int, total: int) -> None:
+    def show_build(self, noun: str, done: int, total: int) -> None:
         """Show what is being built, and how much of it is done; a `ProgressCallback`."""
         now = time.monotonic()
-        if what != self._what:
-            self._what, self._since = what, now
-        text = describe_build(what, done, total)
+        if noun != self._noun:
+            self._noun, self._since = noun, now
+        text = describe_build(noun, done, total)
         if done == total:
             self._status.stop()
         elif not self.console.is_terminal:
@@ -680,6 +680,6 @@ class Progress:
         return True
 
 
-def describe_build(what: str, done: int, total: int) -> str:
+def describe_build(noun: str, done: int, total: int) -> str:
     """Return what is being built, for instance "building logits (3 of 10)"."""
-    return f"building {what} ({done} of {total})"
+    return f"building {noun} ({done} of {total})"
