@@ -101,7 +101,7 @@ def _note(number: int) -> None:
 
 
 @contextmanager
-def _handled(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
+def _handled(numbers: Sequence[int], handler: Any) -> Iterator[None]:
     """Give signals a handler until the context is left; those that nohup ignores stay ignored.
 
     Only the main thread may do so; in another one nothing is changed.
@@ -426,11 +426,13 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
     Raises:
         InputError: No Ray cluster answers at the study's address.
     """
-    if ray.is_initialized():
-        yield
-        return
     logger = logging.getLogger("ray")
     with ExitStack() as stack:
+        # Tune leaves its handler behind, which would swallow the first Ctrl-C after the study
+        stack.enter_context(_handled([signal.SIGINT], signal.getsignal(signal.SIGINT)))
+        if ray.is_initialized():
+            yield
+            return
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.ERROR)
         unset = {name: value for name, value in RAY_DEFAULTS.items() if name not in os.environ}

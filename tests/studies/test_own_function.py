@@ -1,5 +1,6 @@
 """Studies of training functions under a real Ray."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ def make(tmp_path: Path, function: Any, **changes: Any) -> kdtune.Study:
 
 def test_a_worker_that_dies_resumes_its_function_by_epoch(tmp_path: Path) -> None:
     """The function finds its state; the epochs before it are not computed again."""
-    space = {"alpha": (1.0,)}
+    space, of_ctrl_c = {"alpha": (1.0,)}, signal.getsignal(signal.SIGINT)
     results = kdtune.run(make(tmp_path, own_functions.resumes, epochs=4, repeats=2, space=space))
+    assert signal.getsignal(signal.SIGINT) is of_ctrl_c  # Tune leaves another one behind
     assert set(results.trials.status) == {"completed"}
     val = results.epochs[results.epochs.split == "val"].set_index(["repeat", "epoch"]).sort_index()
     assert val.loc[0].began.tolist() == [0] * 4 and val.loc[1].began.tolist() == [0, 0, 2, 2]
