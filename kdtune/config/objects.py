@@ -149,9 +149,6 @@ class Objects:
         return name
 
 
-NO_OBJECTS = Objects()
-
-
 def is_module(value: object) -> bool:
     """Return True for an nn.Module; torch is not imported."""
     bases = [(base.__module__, base.__name__) for base in type(value).__mro__]

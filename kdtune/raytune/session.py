@@ -101,22 +101,30 @@ def _note(number: int) -> None:
 
 
 @contextmanager
-def _handled(numbers: Sequence[int], handler: Any) -> Iterator[None]:
-    """Give signals a handler until the context is left; those that nohup ignores stay ignored.
+def _restored(numbers: Sequence[int]) -> Iterator[Mapping[int, Any]]:
+    """Yield the handlers of signals, and give them back when the context is left.
 
-    Only the main thread may do so; in another one nothing is changed.
+    Only the main thread may do so; in another one the mapping is empty. A handler that was not set
+    from Python (None) cannot be given back.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in numbers if is_main}
-    ignored = (signal.SIG_IGN, None)
-    changed = {number: old for number, old in before.items() if old not in ignored}
-    for number in changed:
-        signal.signal(number, handler)
     try:
-        yield
+        yield before
     finally:
-        for number, old in changed.items():
-            signal.signal(number, old)
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _handled(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    """Give signals a handler until the context is left; those that nohup ignores stay ignored."""
+    with _restored(numbers) as before:
+        for number, old in before.items():
+            if old not in (signal.SIG_IGN, None):
+                signal.signal(number, handler)
+        yield
 
 
 @contextmanager
@@ -428,8 +436,9 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
     """
     logger = logging.getLogger("ray")
     with ExitStack() as stack:
-        # Tune leaves its handler behind, which would swallow the first Ctrl-C after the study
-        stack.enter_context(_handled([signal.SIGINT], signal.getsignal(signal.SIGINT)))
+        # Tune leaves its handler of SIGINT behind, which would swallow the first Ctrl-C after the
+        # study; `ray.init` replaces that of SIGTERM for good
+        stack.enter_context(_restored([signal.SIGINT, signal.SIGTERM]))
         if ray.is_initialized():
             yield
             return
@@ -438,9 +447,6 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
         unset = {name: value for name, value in RAY_DEFAULTS.items() if name not in os.environ}
         stack.enter_context(environment_set(**unset))
         stack.callback(_arrived.clear)
-        if threading.current_thread() is threading.main_thread():
-            # `ray.init` replaces it by its own for good
-            stack.callback(signal.signal, signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         stack.enter_context(_started(study, ray_init))
         stack.enter_context(signals_as_ctrl_c())
         stack.enter_context(ray_errors_in_words())

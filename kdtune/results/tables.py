@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ import pandas as pd
 from kdtune.config.fields import Value
 from kdtune.config.study import Format
 from kdtune.config.task import Metric, Task, check_names
-from kdtune.config.text import InputError
+from kdtune.config.text import InputError, did_you_mean
 from kdtune.results.comparison import (
     Criterion,
     best_config,
@@ -89,8 +88,7 @@ class Columns:
         used = [*self.by, *self.keys, self.metric]
         for name in [*used, *self.others]:
             if name not in names:
-                near = get_close_matches(name, names, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = did_you_mean(name, names)
                 raise InputError(f"each name must be a column {shown}, but got {name}{hint}")
             if used.count(name) > 1:
                 raise InputError(f"each column must have one role, but {name} has two")

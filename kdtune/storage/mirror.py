@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -36,7 +35,7 @@ from kdtune.config.files import (
     delete_states,
 )
 from kdtune.config.study import Study
-from kdtune.config.text import InputError, LeaseLostError, first_line
+from kdtune.config.text import InputError, LeaseLostError, did_you_mean, first_line
 from kdtune.storage.folder import lock_study
 from kdtune.storage.records import Line, Mark, Records, is_running, read_lines, read_study
 from kdtune.storage.store import (
@@ -556,8 +555,7 @@ def mark_trials(
         started, dropped = _read_trials(folder)
         for kind, trial in marks:
             if trial not in started or (trial in dropped) == (kind == "drop"):
-                near = get_close_matches(trial, started, n=1, cutoff=0.0)
-                hint = f"; did you mean {near[0]}?" if near and trial not in started else ""
+                hint = "" if trial in started else did_you_mean(trial, started, 0.0)
                 state = "that is not dropped" if kind == "drop" else "that is dropped"
                 raise InputError(
                     f"--{kind} must be the trial_id of a run of {place} {state}, but got "
