@@ -93,9 +93,6 @@ def test_students_sleep() -> None:
     assert got.interval.mean == exact(-1.58)
     assert got.interval.mean / (got.interval.sd / math.sqrt(10)) == exact(-4.062128, abs=1e-6)
     assert got.correlation == exact(0.7952, abs=1e-4)
-
-
-def test_three_repeats_by_hand() -> None:
     # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = sqrt(12) with two df:
     # p = 1 - t / sqrt(2 + t^2)
     got = paired_difference([2, 4, 5], [1, 2, 2])
