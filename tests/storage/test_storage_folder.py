@@ -147,9 +147,6 @@ def test_what_led_to_an_error_is_looked_at(study: Path, refused: dict[Path, int]
     assert list(study.iterdir()) == []
 
 
-# -- Whatever is written into a study's folder stays in it, and is not every user's to write --
-
-
 @pytest.fixture
 def copied(small: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small, tmp_path / "small"))
