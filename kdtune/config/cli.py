@@ -58,7 +58,7 @@ from kdtune.config.text import (
     UserError,
     printable,
     printable_lines,
-    repr_or_type,
+    shown,
     user_code,
 )
 
@@ -466,7 +466,7 @@ def _experiment(place: str) -> Study:
     file = existing_file("an experiment", "EXPERIMENT", place, ".py")
     with user_code(f"{file} cannot be run"):
         study = runpy.run_path(str(file)).get("study")
-        text = repr_or_type(study, 80)
+        text = shown(study)
     if not isinstance(study, Study):
         raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {text}")
     return study

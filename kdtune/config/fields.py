@@ -35,7 +35,7 @@ from typing import (
 )
 
 from kdtune.config.files import check_place
-from kdtune.config.text import InputError, has_hidden, locale_hint, shown, user_code
+from kdtune.config.text import InputError, hidden_characters, locale_hint, shown, user_code
 
 Value = float | int | str
 Config = dict[str, Value | None]
@@ -174,7 +174,7 @@ class Declaration:
                 raise requirement_error(self.name, self.bounds.requirement, value)
             if not isinstance(part, str):
                 continue
-            if has_hidden(part) and not self.setting.any_text:
+            if hidden_characters(part) and not self.setting.any_text:
                 requirement = "be UTF-8 text without control or invisible characters"
                 raise requirement_error(self.name, f"{requirement}{locale_hint(part)}", value)
             if self.setting.place:

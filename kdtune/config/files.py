@@ -10,10 +10,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from kdtune.config.text import InputError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # Names of a study's files.
 
@@ -316,3 +319,24 @@ def check_uri(uri: str) -> None:
         raise InputError(f"the scheme of a URI must be one of {', '.join(SCHEMES)}, but got {uri}")
     if not parts.netloc and parts.scheme not in WITHOUT_BUCKET:
         raise InputError(f"a URI must name a bucket, {parts.scheme}://BUCKET/PREFIX, but got {uri}")
+
+
+# EXIF orientation of images of Pillow, which a command line is read without.
+
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""Pillow's `Image.Transpose` that shows an image upright, by its EXIF orientation; 1 is as stored."""
+ORIENTATION_TAG = 274
+
+
+def oriented(image: "Image", orientation: str | None) -> "Image":
+    """Return an image of Pillow as its EXIF data say, or, if `orientation` is stored, as it is."""
+    if orientation == "stored":
+        return image
+    # first, since some formats load in getexif; a second load after a failure returns black
+    image.load()
+    try:
+        turn: Any = TURNS.get(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # Pillow raises errors of all kinds for damaged EXIF data, which say nothing
+        return image
+    # not ImageOps.exif_transpose, which also writes the other EXIF data anew and may fail
+    return image if turn is None else image.transpose(turn)

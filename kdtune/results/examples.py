@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from kdtune.config.files import TEACHER, TEACHER_RECORD, THUMBNAILS, atomic_write
-from kdtune.config.images import UNREADABLE, oriented
+from kdtune.config.files import TEACHER, TEACHER_RECORD, THUMBNAILS, atomic_write, oriented
 from kdtune.config.run import Orientation
 from kdtune.config.task import COMPARABLE, ECE_BINS
 from kdtune.config.text import UserError
@@ -405,7 +404,7 @@ def read_thumbnail(
         with suppress(OSError):
             return (folder / THUMBNAILS / f"{_stem(split, image)}.{kind}").read_bytes()
     if root is not None and file is not None:
-        with suppress(*UNREADABLE), Image.open(root / file) as picture:
+        with suppress(Exception), Image.open(root / file) as picture:
             if picture.width * picture.height <= MAX_PIXELS:
                 return thumbnail(oriented(picture, orientation))
     return b""
