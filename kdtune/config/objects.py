@@ -90,9 +90,6 @@ class Objects:
     def __hash__(self) -> int:
         return hash(frozenset(self.passed))
 
-    def __repr__(self) -> str:
-        return f"Objects({', '.join(self.passed)})"
-
     def __bool__(self) -> bool:
         return bool(self.passed)
 
