@@ -7,13 +7,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 import own_functions
 import pandas as pd
+import psutil
 import pytest
 
 import kdtune
@@ -33,17 +34,11 @@ class Driver:
     Args:
         study: The study; a training function of it is given by name.
         folder: For its experiment and its output.
-        environment: Further variables of its environment.
+        seconds: How long an epoch of `own_functions.steady` lasts.
         code: Lines of Python to run before the study, in the driver alone.
     """
 
-    def __init__(
-        self,
-        study: Study,
-        folder: Path,
-        environment: Mapping[str, str] | None = None,
-        code: str = "",
-    ):
+    def __init__(self, study: Study, folder: Path, seconds: float = 0.1, code: str = ""):
         self.study, self._mark = study, uuid4().hex
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.err = folder / "out.txt", folder / "err.txt"
@@ -51,10 +46,11 @@ class Driver:
         experiment.write_text(f"{code}\nfrom kdtune import Run, Study\nstudy = {study!r}\n")
         self.temporary = Path(tempfile.mkdtemp(prefix="kd", dir="/tmp"))  # sockets: short
         own = {MARK: self._mark, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
+        own["KDTUNE_TEST_SECONDS"] = str(seconds)
         with self.out.open("ab") as out, self.err.open("ab") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "kdtune.search", str(experiment)],
-                env={**os.environ, **own, **(environment or {})},
+                env=os.environ | own,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -65,29 +61,28 @@ class Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pid in self.pids():
+        for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(30)
 
-    def pids(self, name: str = "") -> list[int]:
-        """Return the processes of the driver, itself included, whose command line has a text."""
-        found = []
-        for place in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if f"{MARK}={self._mark}".encode() in (place / "environ").read_bytes():
-                    words = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                    if name in words and words:
-                        found.append(int(place.name))
-        return sorted(found)
+    def processes(self, text: str = "") -> dict[int, str]:
+        """Return the command lines with a text, of the driver and all that it has started."""
+        commands = {}
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # it has ended
+                command = " ".join(process.cmdline())
+                if text in command and process.environ().get(MARK) == self._mark:
+                    commands[process.pid] = command
+        return commands
 
     def workers(self) -> list[int]:
         """Return the processes of trials."""
-        return self.pids("ray::ImplicitFunc")
+        return list(self.processes("ray::ImplicitFunc"))
 
     def epochs(self) -> int:
         """Return the number of epochs that are recorded."""
-        return len(epochs(self.study.folder))
+        return epochs(self.study.folder)
 
     def wait(self, seconds: float = 240) -> int:
         """Return the exit code of the driver."""
@@ -95,32 +90,22 @@ class Driver:
 
     def said(self) -> str:
         """Return what the driver has printed, errors last."""
-        texts = (self.out.read_text(errors="replace"), self.err.read_text(errors="replace"))
-        return "\n".join(texts)
+        return "\n".join(file.read_text(errors="replace") for file in (self.out, self.err))
 
-    def left(self, seconds: float = 60) -> list[str]:
+    def left(self) -> list[str]:
         """Return the processes and files that are left after its end, after a grace."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            names = [f"process {pid}: {command(pid)}" for pid in self.pids()]
-            names += [str(path) for path in self.temporary.glob("kdtune-*")]
-            if not names:
-                return []
+        until = time.monotonic() + 60
+        while names := [*self.processes().values(), *map(str, self.temporary.glob("kdtune-*"))]:
+            if time.monotonic() > until:
+                break
             time.sleep(0.2)
         return names
 
 
-def command(pid: int) -> str:
-    """Return the command line of a process."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
-    return ""
-
-
-def epochs(folder: Path) -> set[tuple[str, int]]:
-    """Return which epochs of which trials are recorded."""
-    lines = read_lines(folder)[0]
-    return {(line["trial_id"], line["epoch"]) for line in lines if line["kind"] == "epoch"}
+def epochs(folder: Path) -> int:
+    """Return the number of epochs of all trials that are recorded."""
+    lines = [line for line in read_lines(folder)[0] if line["kind"] == "epoch"]
+    return len({(line["trial_id"], line["epoch"]) for line in lines})
 
 
 def wait_until(holds: Callable[[], object], seconds: float = 240) -> None:
@@ -151,7 +136,7 @@ def numbers(folder: Path) -> pd.DataFrame:
     """Return every metric of each epoch, sorted; all runs must be completed."""
     results = kdtune.load(folder)
     assert set(results.trials.status) == {"completed"}
-    frame = results.epochs.drop(columns=["seconds", "time"], errors="ignore")
+    frame = results.epochs.drop(columns="seconds")
     return frame.sort_values(["trial_id", "epoch", "split"], ignore_index=True)
 
 

@@ -39,18 +39,12 @@ def dropout_student(classes: int) -> nn.Module:
 def unreadable_student(classes: int) -> nn.Module:
     """Builds, but does not give its weights."""
 
-    class Unreadable(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = small_cnn(classes, width=2)
+    def refuse(*_: object) -> None:
+        raise RuntimeError("these weights cannot be read")
 
-        def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-            raise RuntimeError("these weights cannot be read")
-
-        def forward(self, x):  # type: ignore[no-untyped-def]
-            return self.net(x)
-
-    return Unreadable()
+    net = small_cnn(classes, width=2)
+    net.register_state_dict_pre_hook(refuse)
+    return net
 
 
 def gpu_witness(classes: int) -> nn.Module:
@@ -73,20 +67,4 @@ def photo_student(classes: int) -> nn.Module:
     )
     own = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3), "interpolation": "bicubic"}
     net.preprocessing = Preprocessing(size=40, **own)  # type: ignore[assignment, arg-type]
-    return net
-
-
-def wilful_student(classes: int) -> nn.Module:
-    """Branches on the values of its input, which no exporter can trace."""
-
-    class Wilful(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = small_cnn(classes, width=2)
-
-        def forward(self, x):  # type: ignore[no-untyped-def]
-            return self.net(x) if x.mean() > 0 else self.net(-x)
-
-    net = Wilful()
-    net.preprocessing = Preprocessing()
     return net

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from kdtune.models.classifier import Preprocessing, small_cnn
 
+NAN = float("nan")
+
 
 class Changed(nn.Module):
     """A small network whose output a function changes; it gets the logits and the module."""
@@ -22,37 +24,24 @@ class Changed(nn.Module):
         return self.change(self.net(x), self)
 
 
+def changed(change: Callable[[Tensor, nn.Module], Tensor]) -> Callable[[int], nn.Module]:
+    """Return a factory of networks whose output a function changes."""
+    return lambda classes: Changed(classes, change)
+
+
+pairs = changed(lambda y, net: (y, y))
+one_logit_in_training = changed(lambda y, net: y[:, :1] if net.training else y)
+not_a_number = changed(lambda y, net: y * NAN)
+nan_in_training = changed(lambda y, net: y / 0 if net.training else y)
+nan_for_many = changed(lambda y, net: y * NAN if len(y) > 2 else y)  # two views are tried
+of_batch = changed(lambda y, net: y - y.mean(0) if len(y) > 1 else y)
+detached = changed(lambda y, net: y.detach())
+exits_in_training = changed(lambda y, net: sys.exit(0) if net.training and len(y) > 2 else y)
+wilful = changed(lambda y, net: y if y.mean() > 0 else -y)  # no exporter can trace a branch
+
+
 def lazy(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
-
-
-def pairs(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: (y, y))
-
-
-def one_logit_in_training(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y[:, :1] if net.training else y)
-
-
-def not_a_number(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y * float("nan"))
-
-
-def nan_in_training(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y / 0 if net.training else y)
-
-
-def nan_for_many(classes: int) -> nn.Module:
-    """Finite for the two views that are tried, and not for larger batches."""
-    return Changed(classes, lambda y, net: y * float("nan") if len(y) > 2 else y)
-
-
-def of_batch(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y - y.mean(0) if len(y) > 1 else y)
-
-
-def detached(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y.detach())
 
 
 def frozen(classes: int) -> nn.Module:
@@ -61,10 +50,6 @@ def frozen(classes: int) -> nn.Module:
 
 def exits(classes: int) -> nn.Module:
     sys.exit(0)
-
-
-def exits_in_training(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: sys.exit(0) if net.training and len(y) > 2 else y)
 
 
 _shared = small_cnn(3, width=2)
@@ -92,7 +77,7 @@ def has_no_slope(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 def is_nan_for_many(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """Finite for the four rows that it is tried on."""
     value = ((student - teacher) ** 2).mean()
-    return value if len(student) == 4 else value * float("nan")
+    return value if len(student) == 4 else value * NAN
 
 
 def exits_late(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

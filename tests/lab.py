@@ -8,14 +8,20 @@ from statistics import median
 from typing import Any
 
 import pandas as pd
+import pytest
 import yaml
-from drivers import recomputed_epochs
-from hosts import Hosts, call
+from drivers import numbers, recomputed_epochs
+from hosts import Hosts, call, why_not
 
-import kdtune
 from kdtune.storage.records import read_lines
 
 ROOT = Path(__file__).parent.parent
+ON_HOSTS = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
+]
+"""Marks of a file of tests that need simulated hosts, and so root."""
 UP = "ray up cluster.yaml -y --no-config-cache --disable-usage-stats"
 SEARCH = (
     "python -m kdtune.search --train-images 2000 --batch-size 8 --epochs 16 --teacher-epochs 2 "
@@ -25,16 +31,21 @@ SEARCH = (
 enough that a checkpoint is written after each."""
 
 
+def copy_checkout(hosts: Hosts) -> Path:
+    """Copy the checkout of these tests to /mnt/shared/checkout of the hosts."""
+    listed = call("git", "-C", ROOT, "ls-files", "-co", "--exclude-standard").split()
+    for name in filter(lambda name: (ROOT / name).exists(), listed):
+        (hosts.shared / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, hosts.shared / "checkout" / name)
+    return hosts.shared / "checkout"
+
+
 class Cluster:
     """Hosts, a checkout on the user's computer, and a cluster file in it."""
 
     def __init__(self, hosts: Hosts, environment: str = ""):
-        self.hosts, self.checkout = hosts, hosts.shared / "checkout"
+        self.hosts, self.checkout = hosts, copy_checkout(hosts)
         self._environment = environment
-        listed = call("git", "-C", ROOT, "ls-files", "-co", "--exclude-standard").split()
-        for name in filter(lambda name: (ROOT / name).exists(), listed):
-            (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, self.checkout / name)
         hosts.run("ctl", "umask 077; ray get-auth-token --generate")
 
     def up(self, config: dict[str, Any]) -> None:
@@ -72,16 +83,16 @@ def local_config(hosts: Hosts) -> dict[str, Any]:
     return config
 
 
-def search(name: str, out: str = "/mnt/shared/runs") -> str:
-    command = f"TERM=dumb {SEARCH} --address auto --out {out} --name {name}"
+def search(name: str, flags: str = "", out: str = "/mnt/shared/runs") -> str:
+    command = f"TERM=dumb {SEARCH} {flags} --address auto --out {out} --name {name}"
     return f"ray exec cluster.yaml '{command}'"
 
 
-def numbers(folder: Path | str) -> pd.DataFrame:
-    """Return every metric of a study, one row per trial; all must be completed."""
-    trials = kdtune.load(folder).trials
-    assert set(trials.status) == {"completed"}
-    return trials[["trial_id", "n_epochs", *(c for c in trials if "@" in c)]]
+def ended(driver: "subprocess.Popen[bytes]", log: Path) -> str:
+    """Wait for the successful end of a driver and return what it has printed."""
+    code, said = driver.wait(400), log.read_text(errors="replace")
+    assert code == 0, said[-4000:]
+    return said
 
 
 def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
@@ -95,7 +106,7 @@ def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
     pd.testing.assert_frame_equal(numbers(folder), alone, check_exact=True)
     lines = read_lines(folder)[0]
     ends = [line["trial_id"] for line in lines if line["kind"] == "end"]
-    assert sorted(ends) == sorted(alone.trial_id)
+    assert sorted(ends) == sorted(alone.trial_id.unique())
     epochs = [line["seconds"] for line in lines if line["kind"] == "epoch"]
     note(f"{folder.name}: starts of 4 runs", sum(line["kind"] == "start" for line in lines))
     note(f"{folder.name}: seconds of an epoch, median and most", (median(epochs), max(epochs)))
@@ -108,7 +119,3 @@ def note(what: str, value: Any) -> None:
     """Print a measurement for experiments/README.md; pytest shows it with -s."""
     shown = f"{value:.3g}" if isinstance(value, float) else value
     print(f"MEASURED {what}: {shown}", file=sys.stderr, flush=True)
-
-
-def epochs(folder: Path) -> int:
-    return sum(line["kind"] == "epoch" for line in read_lines(folder)[0])

@@ -1,43 +1,45 @@
-"""The numbers that every cluster must reproduce."""
+"""The hosts of a file of tests, and the numbers that every cluster must reproduce."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 import pytest
-from lab import ROOT, SEARCH, numbers
+from drivers import numbers
+from hosts import Hosts
+from lab import ROOT, SEARCH
 
 
-class Begun(NamedTuple):
-    """A study that runs."""
-
-    process: "subprocess.Popen[bytes]"
-    folder: Path
-    log: Path
+@pytest.fixture(scope="module")
+def hosts(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hosts]:
+    """The hosts that a file of tests asks for as `HOSTS`."""
+    hosts = Hosts(tmp_path_factory.mktemp("hosts"), **request.module.HOSTS)
+    yield hosts
+    hosts.down()
 
 
 @pytest.fixture(scope="session")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
     """The cluster tests' study on this machine, which runs while a cluster comes up."""
     out = tmp_path_factory.mktemp("alone")
-    words = SEARCH.replace("python", sys.executable, 1).split()
+    words = [sys.executable, *SEARCH.split()[1:], "--out", str(out), "--name", "alone"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(out / "cache")}
-    command = [*words, "--out", str(out), "--name", "alone"]
-    log = out / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=out, env=environment, stdout=file, stderr=file)
-    yield Begun(process, out / "alone", log)
-    if process.poll() is None:
-        process.terminate()
-        process.wait()
+    with (out / "log").open("w") as log:
+        process = subprocess.Popen(words, cwd=out, env=environment, stdout=log, stderr=log)
+    yield process, out
+    process.terminate()
+    process.wait()
 
 
 @pytest.fixture(scope="session")
-def alone(begun: Begun) -> pd.DataFrame:
+def alone(begun: tuple[Any, Path]) -> pd.DataFrame:
     """The numbers of the cluster tests' study without a cluster."""
-    assert begun.process.wait(300) == 0, begun.log.read_text()
-    return numbers(begun.folder)
+    process, out = begun
+    assert process.wait(300) == 0, (out / "log").read_text()
+    return numbers(out / "alone")

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ import pandas as pd
 import pytest
 import yaml
 from drivers import wait_until
-from hosts import Hosts, call, why_not
-from lab import ROOT, Cluster, check_faults, note, search
+from hosts import Hosts, call
+from lab import ON_HOSTS, ROOT, Cluster, check_faults, ended, note, search
+
+from kdtune.storage.records import read_lines
 
 URL = "http://10.77.0.2:5000"
 ENVIRONMENT = f"""
@@ -50,21 +51,13 @@ while True:
     time.sleep(0.5)
 """
 """What says which instances run, a line each half second."""
-ANSWERS = """
-import socket, time
-until = time.monotonic() + 120
-while socket.socket().connect_ex(("10.77.0.2", 5000)):
-    assert time.monotonic() < until
-    time.sleep(0.2)
-"""
+pytestmark = ON_HOSTS
+HOSTS = {"count": 4, "bashrc": ENVIRONMENT}
+RUNS = "s3://kdtune-runs/runs"
 
 
 class FakeEC2:
-    """Gives each running instance one of the hosts, until `stop`.
-
-    Args:
-        hosts: made with `ENVIRONMENT` in every ~/.bashrc; `ctl` runs moto.
-    """
+    """Gives each running instance one of the hosts, until `stop`; `ctl` runs moto."""
 
     def __init__(self, hosts: Hosts):
         self.hosts = hosts
@@ -76,19 +69,15 @@ class FakeEC2:
             "MOTO_IAM_LOAD_MANAGED_POLICIES=true python -m moto.server -H 10.77.0.2 -p 5000",
             hosts.folder / "moto.log",
         )
-        hosts.run("ctl", f"python -c '{ANSWERS}'", 130)
+        hosts.run("ctl", f"until curl -s -o /dev/null {URL}; do sleep 0.2; done")
         # every address is on the machines' own bridge
         call("ip", "-n", "kdt-ctl", "route", "replace", "default", "dev", "eth0")
-        inside = ["ip", "netns", "exec", "kdt-ctl", "bash", "-c", 'eval "$1"; exec "$2" -c "$3"']
-        self._watch = subprocess.Popen(
-            [*inside, "bash", ENVIRONMENT, sys.executable, WATCH],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        script = f'{ENVIRONMENT} exec "$0" -c "$1"'
+        words = ["ip", "netns", "exec", "kdt-ctl", "bash", "-c", script, sys.executable, WATCH]
+        self._watch = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         threading.Thread(target=self._follow, daemon=True).start()
 
     def stop(self) -> None:
-        """No more machines come or go."""
         for process in (self._watch, self._moto):
             process.kill()
             process.wait()
@@ -114,7 +103,6 @@ class FakeEC2:
         self.hosts.run(name, f"echo '{instance['key']}' >>~/.ssh/authorized_keys")
 
     def _take_back(self, instance: str) -> None:
-        """The machine is no more; one that is new stands for it in the pool."""
         name = self.given.pop(instance)
         self.hosts.off(name)
         self.hosts.wipe(name)
@@ -125,19 +113,11 @@ class FakeEC2:
         self.free.append(name)
 
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
-]
-RUNS = "s3://kdtune-runs/runs"
-
-
 class Account:
-    """The account, and a cluster in it."""
+    """The account of a cluster's user."""
 
-    def __init__(self, cluster: Cluster, cloud: FakeEC2):
-        self.cluster, self.cloud = cluster, cloud
+    def __init__(self, cluster: Cluster):
+        self.cluster = cluster
 
     def ask(self, expression: str) -> Any:
         """What boto3 says on the user's computer, as JSON."""
@@ -151,15 +131,10 @@ class Account:
         """Kind of each instance that runs, by its id."""
         found = self.ask("ec2.describe_instances()['Reservations']")
         running = [i for r in found for i in r["Instances"] if i["State"]["Name"] == "running"]
-        return {
-            i["InstanceId"]: tag["Value"]
-            for i in running
-            for tag in i.get("Tags", [])
-            if tag["Key"] == "ray-user-node-type"
-        }
+        tags = [(i["InstanceId"], tag) for i in running for tag in i.get("Tags", [])]
+        return {i: tag["Value"] for i, tag in tags if tag["Key"] == "ray-user-node-type"}
 
     def workers(self) -> list[str]:
-        """Ids of the GPU machines that run."""
         return [id for id, kind in self.instances().items() if kind == "gpu"]
 
     def freeze(self, seconds: float) -> None:
@@ -169,44 +144,28 @@ class Account:
 
     def groups(self) -> list[Any]:
         """Security groups beside the default one."""
-        found = self.ask("ec2.describe_security_groups()['SecurityGroups']")
-        return [group for group in found if group["GroupName"] != "default"]
-
-    def fetch(self, name: str) -> Path:
-        """What kdtune.load reads of a study on S3, copied to where this process sees it."""
-        folder = self.cluster.hosts.shared / f"fetched-{time.monotonic_ns()}" / name
-        target = f"/mnt/shared/{folder.relative_to(self.cluster.hosts.shared)}"
-        self.cluster.user(
-            f'PYTHONPATH=$PWD python -c "import kdtune, shutil; '
-            f"shutil.copytree(kdtune.load('{RUNS}/{name}').folder, '{target}')\""
-        )
-        return folder
+        groups = self.ask("ec2.describe_security_groups()['SecurityGroups']")
+        return [group for group in groups if group["GroupName"] != "default"]
 
 
 @pytest.fixture(scope="module")
-def account(begun: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
+def account(begun: Any, hosts: Hosts, request: pytest.FixtureRequest) -> Account:
     """cluster.yaml, up, with what the user is told to change: the head and no worker."""
-    hosts = Hosts(tmp_path_factory.mktemp("hosts"), 4, bashrc=ENVIRONMENT)
-    cloud = FakeEC2(hosts)
-    try:
-        cluster = Cluster(hosts, ENVIRONMENT)
-        cluster.user("until curl -s -o /dev/null http://10.77.0.2:5000; do sleep 0.5; done", 60)
-        said = cluster.user("python experiments/aws_setup.py kdtune-runs 10.77.0.2")
-        group = said.split("[")[1].split("]")[0]
-        config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-        config["max_workers"] = 2
-        config["auth"]["ssh_user"] = "root"  # these machines have no other
-        for kind in config["available_node_types"].values():
-            kind["node_config"] |= {"SecurityGroupIds": [group], "ImageId": "ami-12c6146b"}
-        config["available_node_types"]["gpu"]["resources"] = {"CPU": 1, "GPU": 1}
-        config["available_node_types"]["gpu"]["max_workers"] = 2
-        began = time.time()
-        cluster.up(config)
-        note("AWS: seconds of `ray up`", time.time() - began)
-        yield Account(cluster, cloud)
-    finally:
-        cloud.stop()
-        hosts.down()
+    request.addfinalizer(FakeEC2(hosts).stop)
+    cluster = Cluster(hosts, ENVIRONMENT)
+    said = cluster.user("python experiments/aws_setup.py kdtune-runs 10.77.0.2")
+    group = said.split("[")[1].split("]")[0]
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    config["max_workers"] = 2
+    config["auth"]["ssh_user"] = "root"  # these machines have no other
+    kinds = config["available_node_types"]
+    for kind in kinds.values():
+        kind["node_config"] |= {"SecurityGroupIds": [group], "ImageId": "ami-12c6146b"}
+    kinds["gpu"] |= {"resources": {"CPU": 1, "GPU": 1}, "max_workers": 2}
+    began = time.time()
+    cluster.up(config)
+    note("AWS: seconds of `ray up`", time.time() - began)
+    return Account(cluster)
 
 
 def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
@@ -215,28 +174,25 @@ def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     cluster, began = account.cluster, time.time()
     before = cluster.hosts.traffic("ctl")
     assert account.workers() == []
-    driver = cluster.begin(
-        search("spot", RUNS).replace("--address", "--gpus 2 --address"), tmp_path / "log"
-    )
+    log = tmp_path / "log"
+    driver = cluster.begin(search("spot", "--gpus 2", out=RUNS), log)
     wait_until(lambda: len(account.workers()) == 2, 180)
-    wait_until(lambda: "val acc" in (tmp_path / "log").read_text(errors="replace"), 240)
+    wait_until(lambda: "val acc" in log.read_text(errors="replace"))
     note("AWS: seconds from `ray exec` to the first run's end", time.time() - began)
     account.freeze(10)
     account.ask(f"ec2.terminate_instances(InstanceIds=['{account.workers()[0]}'])")
-    assert driver.wait(400) == 0, (tmp_path / "log").read_text(errors="replace")[-4000:]
-    said = (tmp_path / "log").read_text(errors="replace")
+    said = ended(driver, log)
     assert said.count("was lost; its runs resume from their last checkpoint on other machines") == 1
     assert "has joined" in said
     moved = [now - then for now, then in zip(cluster.hosts.traffic("ctl"), before, strict=True)]
     note("AWS: MB that S3 and EC2 took and gave", [round(count / 1e6, 1) for count in moved])
-    folder = account.fetch("spot")
-    check_faults(folder, alone, most=1)
-    first = min(
-        json.loads(line)["time"]
-        for part in (folder / "epochs").glob("*.jsonl")
-        for line in part.read_text().splitlines()
-        if '"kind": "epoch"' in line
+    cluster.user(
+        f'PYTHONPATH=$PWD python -c "import kdtune, shutil; '
+        f"shutil.copytree(kdtune.load('{RUNS}/spot').folder, '/mnt/shared/spot')\""
     )
+    folder = cluster.hosts.shared / "spot"  # where this process sees it
+    check_faults(folder, alone, most=1)
+    first = next(line["time"] for line in read_lines(folder)[0] if line["kind"] == "epoch")
     note("AWS: seconds from `ray exec` to the first epoch, no worker before", first - began)
 
 

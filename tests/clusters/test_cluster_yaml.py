@@ -1,7 +1,6 @@
 """The cluster files, against Ray's validator, botocore's models, moto's AWS and KubeRay's CRD."""
 
 import copy
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,12 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aws_setup
+import boto3
 import jsonschema
 import pytest
 import yaml
+from botocore.session import get_session
+from botocore.validate import ParamValidator
+from moto import mock_aws
+from ray.autoscaler import tags
+from ray.autoscaler._private.aws import config as ray_aws
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
+from s3_service import ENVIRONMENT
 
-pytest.importorskip("moto", reason="pip install -e '.[dev]' brings moto")
 ROOT = Path(__file__).parents[2]
 AWS, LOCAL = ROOT / "cluster.yaml", ROOT / "experiments" / "cluster_local.yaml"
 RAYJOB = ROOT / "experiments" / "rayjob.yaml"
@@ -42,9 +49,6 @@ def a_users_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def validate(config: dict[str, Any]) -> dict[str, Any]:
     """As `ray up` does; and each machine as RunInstances takes it, which `ray up` leaves to AWS."""
-    from botocore.session import get_session
-    from botocore.validate import ParamValidator
-
     full: dict[str, Any] = prepare_config(copy.deepcopy(config))
     validate_config(full)
     if config["provider"]["type"] == "aws":
@@ -105,15 +109,12 @@ def test_machines_are_closed_and_forget() -> None:
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     """An AWS account after aws_setup.py; yields cluster.yaml with the group it names."""
-    from moto import mock_aws
-    from s3_service import ENVIRONMENT
-
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_CA_BUNDLE", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
     with mock_aws():
-        assert setup().main("kdtune-test", f"{HOME}/32") == 0
+        assert aws_setup.main("kdtune-test", f"{HOME}/32") == 0
         (group,) = groups()
         config = load(AWS)
         config.pop("file_mounts")
@@ -122,20 +123,10 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         yield config
 
 
-def setup() -> Any:
-    spec = importlib.util.spec_from_file_location("aws", ROOT / "experiments" / "aws_setup.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def groups() -> list[dict[str, Any]]:
     """Security groups beside the one of each VPC."""
-    import boto3
-
-    found = boto3.client("ec2").describe_security_groups()["SecurityGroups"]
-    return [group for group in found if group["GroupName"] != "default"]
+    groups = boto3.client("ec2").describe_security_groups()["SecurityGroups"]
+    return [group for group in groups if group["GroupName"] != "default"]
 
 
 def open_to(group: dict[str, Any]) -> list[tuple[str, int | None, str]]:
@@ -148,48 +139,35 @@ def open_to(group: dict[str, Any]) -> list[tuple[str, int | None, str]]:
     ]
 
 
-def bootstrap(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """As `ray up` does before it starts the head."""
-    from ray.autoscaler._private.aws import config as module
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)  # 15 s for a profile to spread
-    for cached in vars(module).values():
+@pytest.fixture
+def bootstrapped(account: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The configuration as `ray up` has it before it starts the head."""
+    monkeypatch.setattr(ray_aws.time, "sleep", lambda seconds: None)  # 15 s for a profile to spread
+    for cached in vars(ray_aws).values():
         if hasattr(cached, "cache_clear"):
             cached.cache_clear()
-    full: dict[str, Any] = AWSNodeProvider.bootstrap_config(validate(config))
+    full: dict[str, Any] = AWSNodeProvider.bootstrap_config(validate(account))
     return full
 
 
-def test_nothing_is_open_to_the_world(
-    account: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bootstrap(account, monkeypatch)
+@pytest.mark.usefixtures("bootstrapped")
+def test_nothing_is_open_to_the_world() -> None:
     (group,) = groups()
     assert open_to(group) == [("tcp", 22, f"{HOME}/32")]
-    within = [
-        pair["GroupId"] for rule in group["IpPermissions"] for pair in rule["UserIdGroupPairs"]
-    ]
-    assert within == [group["GroupId"]]
+    pairs = [pair for rule in group["IpPermissions"] for pair in rule["UserIdGroupPairs"]]
+    assert [pair["GroupId"] for pair in pairs] == [group["GroupId"]]
 
 
-def test_the_head_may_do_what_it_does_and_no_more(
-    account: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_head_may_do_what_it_does_and_no_more(bootstrapped: dict[str, Any]) -> None:
     """Start and stop a spot machine as the autoscaler on the head does, and note the API calls."""
-    import boto3
-    from ray.autoscaler import tags
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-
-    full = bootstrap(account, monkeypatch)
     called: set[str] = set()
-    provider = AWSNodeProvider(full["provider"], full["cluster_name"])
+    provider = AWSNodeProvider(bootstrapped["provider"], bootstrapped["cluster_name"])
     for client in (provider.ec2, provider.ec2_fail_fast):
         client.meta.client.meta.events.register(
             "before-call.ec2", lambda model, **_: called.add(f"ec2:{model.name}")
         )
     provider.create_node(
-        full["available_node_types"]["gpu"]["node_config"],
+        bootstrapped["available_node_types"]["gpu"]["node_config"],
         {
             tags.TAG_RAY_NODE_KIND: "worker",
             tags.TAG_RAY_USER_NODE_TYPE: "gpu",
@@ -221,13 +199,12 @@ def test_the_head_may_do_what_it_does_and_no_more(
     assert {role["RoleName"] for role in iam.list_roles()["Roles"]} == set(allowed)
 
 
-def test_setup_again_changes_nothing_but_the_address_that_it_lets_in(
-    account: dict[str, Any],
-) -> None:
+@pytest.mark.usefixtures("account")
+def test_setup_again_changes_nothing_but_the_address_that_it_lets_in() -> None:
     before = groups()
-    assert setup().main("kdtune-test", f"{HOME}/32") == 0
+    assert aws_setup.main("kdtune-test", f"{HOME}/32") == 0
     assert groups() == before
-    assert setup().main("kdtune-test", "198.51.100.0/24") == 0
+    assert aws_setup.main("kdtune-test", "198.51.100.0/24") == 0
     (group,) = groups()
     assert open_to(group) == [("tcp", 22, "198.51.100.0/24")]
     assert any(rule["UserIdGroupPairs"] for rule in group["IpPermissions"])

@@ -241,7 +241,7 @@ def test_places_and_folders_that_cannot_be_used(
 
 def test_a_model_that_cannot_be_traced(made: Path) -> None:
     """The weights can still be exported."""
-    run = replace(FASHION, student="factories:wilful_student")
+    run = replace(FASHION, student="hostile_models:wilful")
     study = run_here(run, made, "wilful", repeats=1).folder
     for format in ("onnx", "torch-export"):
         sentence = refused(study, "--format", format)

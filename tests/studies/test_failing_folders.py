@@ -45,7 +45,7 @@ def study(disk: Disk) -> Study:
 
 def start(study: Study, tmp_path: Path, seconds: float = 0.6) -> Driver:
     """Start a driver of the study whose epochs last so long."""
-    return Driver(study, tmp_path / "d", {"KDTUNE_TEST_SECONDS": str(seconds)})
+    return Driver(study, tmp_path / "d", seconds)
 
 
 def resume(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

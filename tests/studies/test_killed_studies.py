@@ -46,7 +46,7 @@ def test_a_study_whose_processes_are_killed_20_times(
     while not done:
         starts += 1
         assert starts < 25
-        with Driver(study, tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.3"}) as driver:
+        with Driver(study, tmp_path / "d", 0.3) as driver:
             while kills < 20 and driver.process.poll() is None:
                 until = driver.epochs() + dice.randint(1, 6)
                 wait_until(
@@ -58,7 +58,7 @@ def test_a_study_whose_processes_are_killed_20_times(
                 elif target == "driver":
                     victims = [driver.process.pid]
                 else:
-                    victims = driver.pids("/raylet ")[:1]
+                    victims = list(driver.processes("/raylet "))[:1]
                 for pid in victims:
                     if driver.process.poll() is None:
                         os.kill(pid, signal.SIGKILL)
@@ -105,9 +105,9 @@ IGNORED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 )
 def test_a_study_that_is_told_to_end(when: str, how: str, tmp_path: Path) -> None:
     code = IGNORED if "background" in how else ""
-    with Driver(make(tmp_path), tmp_path / "d", {"KDTUNE_TEST_SECONDS": "0.6"}, code) as driver:
+    with Driver(make(tmp_path), tmp_path / "d", 0.6, code) as driver:
         starts = when == STARTS
-        wait_until(lambda: driver.pids("/gcs_server ") if starts else driver.epochs() > 3)
+        wait_until(lambda: driver.processes("/gcs_server ") if starts else driver.epochs() > 3)
         tell(driver, how)
         assert driver.wait() == 130, driver.said()
         said = driver.said()
