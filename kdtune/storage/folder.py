@@ -122,9 +122,10 @@ def describe_folder_fault(error: BaseException, study: Path, in_driver: bool = F
                 reason = _refusal(folder) if file or folder == study else None
             if reason is not None:
                 return _describe(folder, reason)
-        named = in_driver and file is not None and isinstance(error, OSError)
-        if named and (number in FULL or _is_inside(file, study)):
-            return _describe(Path(str(file)), number)
+        if in_driver and file is not None and isinstance(error, OSError):
+            path = Path(os.path.abspath(file))
+            if number in FULL or path.is_relative_to(study):
+                return _describe(path, number)
     return None
 
 
@@ -203,10 +204,6 @@ def _system_errors(error: BaseException) -> Iterator[tuple[int, str | None]]:
                 if match := _RUST_ERROR.search(str(cause)):
                     yield int(match[1]), None
         cause = cause.__cause__ or getattr(cause, "cause", None) or cause.__context__
-
-
-def _is_inside(file: str | None, folder: Path) -> bool:
-    return file is not None and Path(os.path.abspath(file)).is_relative_to(folder)
 
 
 def _refusal(folder: Path) -> int | None:
