@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdtune.config.files import LOCK, RAY_PREFIX, check_links
-from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line
+from kdtune.config.files import LOCK, RAY_PREFIX, check_links, writing
+from kdtune.config.text import FolderUnusableError, InputError, UserError
 
 # The lock that lets one process at a time run a study in a folder of this machine.
 
@@ -67,21 +67,6 @@ def _remove_if_unused(folder: Path, created: list[Path]) -> None:
             (folder / LOCK).unlink()
             for path in created:
                 path.rmdir()
-
-
-@contextmanager
-def writing(place: Path, advice: str) -> Iterator[None]:
-    """Raise InputError in place of an error of writing to a folder or file.
-
-    Args:
-        place: The folder or file.
-        advice: What would do.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(f"{place} cannot be written ({reason}); {advice}") from error
 
 
 # Folders that kdtune writes and that can no longer be written: the study's, and the temporary one
