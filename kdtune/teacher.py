@@ -72,11 +72,8 @@ def main(study: Study) -> int:
             f"--teacher {file} --augment none."
         )
     if study.run.teacher_epochs:
-        weights = (
-            study.folder
-            if len(numbered(study, teachers(study))) == 1
-            else "FILE, one of those above"
-        )
+        is_one = len(numbered(study, teachers(study))) == 1
+        weights = study.folder if is_one else "FILE, one of those above"
         progress.print_line(
             f"kdtune.search with the same --name and teacher flags uses it. Other studies of these "
             f"classes do with --teacher {study.run.teacher} --teacher-weights {weights}."
