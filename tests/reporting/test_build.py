@@ -29,8 +29,8 @@ import kdtune
 import kdtune.report as report_command
 from kdtune.config.files import PROVENANCE
 from kdtune.config.records import write_costs
+from kdtune.config.run import DISTILLATION
 from kdtune.config.study import fashion
-from kdtune.config.task import RECORDED
 from kdtune.config.text import InputError
 from kdtune.report import ReportFlags
 from kdtune.reporting import build
@@ -121,9 +121,9 @@ def test_the_data_equal_the_dataframes(whole, text) -> None:
     val = whole.epochs[(whole.epochs.split == epochs["split"])]
     assert epochs["every"] == 1 and len(frame) == len(val) == 20 * 5
     both = frame.merge(val, on=["trial_id", "epoch"], suffixes=("", "/want"), validate="1:1")
-    recorded = [metric for metric in RECORDED if whole.epochs[metric].notna().any()]
+    recorded = [metric for metric in DISTILLATION.recorded if whole.epochs[metric].notna().any()]
     assert {"loss", "ce", "acc", "teacher_acc"} <= set(recorded)
-    assert set(epochs) & set(RECORDED) == set(recorded)
+    assert set(epochs) & set(DISTILLATION.recorded) == set(recorded)
     for metric in recorded:
         pd.testing.assert_series_equal(
             both[metric].astype(float), both[f"{metric}/want"], rtol=6e-5, check_names=False
@@ -229,7 +229,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("{a}/report.html", "must not be the report of one study"),
+        ("{a}/report.html", "other than the report of one study"),
         ("{a}", "must be a file that ends in .html"),
         ("page.htm", "must be a file that ends in .html"),
         ("s3://bucket/page.html", "must be on this machine"),
