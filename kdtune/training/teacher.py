@@ -20,7 +20,7 @@ from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.data.views import samples
-from kdtune.models.checks import check_last_batch, check_learns, probe
+from kdtune.models.checks import check_last_batch, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Model, OutputsRecord, SplitOutputs, Teacher, write_outputs
 from kdtune.models.registry import PREPROCESSING, build_model
@@ -448,9 +448,9 @@ def probe_teacher(
     views = samples(data, run, view_size(run, data, teacher, student))
     if isinstance(teacher, Classifier):
         whole = run.teacher_trainable != "head"
-        probe(teacher, views, len(data.classes), whole=whole)
-        if run.teacher_epochs:
-            check_learns(teacher, views, whole=whole)
+        learns = run.teacher_epochs != 0
+        probe(teacher, views, len(data.classes), whole=whole, learns=learns)
+        if learns:
             tuned = teacher_run(run)
             if whole and tuned.batch_norm == "train":
                 count, sizes = len(data.subset(tuned)), [tuned.batch_size]
