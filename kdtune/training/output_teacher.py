@@ -58,7 +58,7 @@ def _numbers(data: Data, split: str) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 def _match(run: Run, data: Data, table: OutputTable) -> OutputTeacher:
     """Return the logits of the table in the order of the data."""
-    by_file = any(part.are_files for part in table.parts)
+    by_file = any(part.split is None for part in table.parts)
     _check_ids(run, data, table, by_file)
     rows = pd.concat([pd.DataFrame({"split": part.split, "id": part.ids}) for part in table.parts])
     splits = [split for split in ("train", "val", "test") if split in data.splits]
@@ -100,7 +100,7 @@ def _check_ids(run: Run, data: Data, table: OutputTable, by_file: bool) -> None:
     record, again = table.record, "write the file again (python -m kdtune.teacher --dump)"
     for is_wrong, requirement in (
         (
-            by_file and not all(part.are_files for part in table.parts),
+            by_file and not all(part.split is None for part in table.parts),
             "name all examples by their index, or all by their file",
         ),
         (
