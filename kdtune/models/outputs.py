@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,14 +195,39 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
     Raises:
         InputError: The file does not exist, cannot be read, or has no outputs for these classes.
     """
+    with _reading(file):
+        named, rows = (_read_npz if file.suffix == ".npz" else _read_parquet)(file)
+    names = None if named is None else _class_names(file.name, named, classes)
+    parts = [
+        OutputsOfSplit(part.split, part.ids, _to_logits(part, classes, names or classes))
+        for part in rows
+    ]
+    return OutputTable(file.name, tuple(parts), _digest(rows, names), read_outputs_record(file))
+
+
+def read_outputs_record(file: Path) -> OutputsRecord | None:
+    """Return what kdtune has written into a file of outputs, without reading its numbers.
+
+    Raises:
+        InputError: The file does not exist or cannot be read.
+    """
+    with _reading(file):
+        if file.suffix != ".npz":
+            return OutputsRecord.of((pq.read_schema(file).metadata or {}).get(_RECORD.encode()))
+        with np.load(file, allow_pickle=False) as archive:
+            return OutputsRecord.of(str(archive[_RECORD]) if _RECORD in archive else None)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Raise InputError for a file that is missing or cannot be read."""
     if not file.is_file():
         raise InputError(
             f"a teacher whose name ends in {file.suffix} must be a file of its outputs, but "
             f"{describe_missing(file)}; python -m kdtune.teacher --dump {file.name} writes one"
         )
     try:
-        named, text, rows = (_read_npz if file.suffix == ".npz" else _read_parquet)(file)
-        record = OutputsRecord.of(text)
+        yield
     except InputError:
         raise
     except Exception as error:  # the libraries that read the files raise many kinds
@@ -209,12 +235,6 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
             f"{file} must be a {file.suffix} file of a teacher's outputs, but cannot be read "
             f"({first_line(error, 120)})"
         ) from None
-    names = None if named is None else _class_names(file.name, named, classes)
-    parts = [
-        OutputsOfSplit(part.split, part.ids, _to_logits(part, classes, names or classes))
-        for part in rows
-    ]
-    return OutputTable(file.name, tuple(parts), _digest(rows, names), record)
 
 
 def _class_names(file: str, named: Any, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -266,12 +286,8 @@ def _output_columns(source: str, present: Iterable[str]) -> list[str]:
     return columns
 
 
-_Content = tuple[Any, str | bytes | None, list[_Rows]]
-"""Names of the classes and `OutputsRecord` as the file has them, None without; the rows."""
-
-
-def _read_npz(file: Path) -> _Content:
-    """Return the content of an .npz file."""
+def _read_npz(file: Path) -> tuple[Any, list[_Rows]]:
+    """Return the names of the classes in an .npz file, None without, and its rows."""
     with np.load(file, allow_pickle=False) as archive:
         arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
     splits = [split for split in _SPLITS if any(name.startswith(f"{split}_") for name in arrays)]
@@ -281,8 +297,7 @@ def _read_npz(file: Path) -> _Content:
             f"{', '.join(arrays) or 'none'}"
         )
     named = arrays["classes"].tolist() if "classes" in arrays else None
-    record = str(arrays[_RECORD]) if _RECORD in arrays else None
-    return named, record, [_npz_split(file.name, split, arrays) for split in splits]
+    return named, [_npz_split(file.name, split, arrays) for split in splits]
 
 
 def _npz_split(file: str, split: str, arrays: Mapping[str, NDArray[Any]]) -> _Rows:
@@ -321,12 +336,11 @@ def _list_error(file: str, name: str, got: str) -> InputError:
     return InputError(f"{file}: {name} must be a list of {kinds} for each example, but has {got}")
 
 
-def _read_parquet(file: Path) -> _Content:
-    """Return the content of a .parquet file."""
+def _read_parquet(file: Path) -> tuple[Any, list[_Rows]]:
+    """Return the names of the classes in a .parquet file, None without, and its rows."""
     table = pq.read_table(file)
-    metadata = table.schema.metadata or {}
-    named = json.loads(metadata.get(b"classes", b"null"))
-    return named, metadata.get(_RECORD.encode()), list(_parquet_rows(file.name, table))
+    named = json.loads((table.schema.metadata or {}).get(b"classes", b"null"))
+    return named, list(_parquet_rows(file.name, table))
 
 
 def _parquet_rows(file: str, table: pa.Table) -> Iterator[_Rows]:
