@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from kdtune.config.files import STUDY, atomic_write, check_links
-from kdtune.config.text import InputError, first_line
+from kdtune.config.files import atomic_write
+from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
@@ -161,36 +160,14 @@ BEST, INT8 = "best", "best-int8"
 CARD, EARLIER_CARD = "README.md", "README.old.md"
 
 
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn errors of writing into a folder into sentences.
-
-    Raises:
-        InputError: it cannot be written, or it is a link inside a study's folder.
-    """
-    if (folder.parent / STUDY).is_file():
-        check_links(folder.parent)
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(
-            f"{folder} must be a folder that can be written, but is not ({reason}); copy the "
-            f"study's folder to another place and export there"
-        ) from error
-
-
-class _Facts(TypedDict):
+class Facts(BaseModel, strict=True):
     """What the card shows of a file, of the content of the JSON file beside it."""
 
     file: str
     format: str
     config_id: str
     repeat: int
-    notes: NotRequired[list[str]]
-
-
-_FACTS = TypeAdapter(_Facts)
+    notes: list[str] = []
 
 
 def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
@@ -201,7 +178,7 @@ def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
         part.write_text(f"{text}\n", encoding="utf-8")
 
 
-def read_facts(folder: Path, config_id: str) -> list[_Facts]:
+def read_facts(folder: Path, config_id: str) -> list[Facts]:
     """Return what is said of each exported file in students/, by the JSON files beside them.
 
     Args:
@@ -211,9 +188,9 @@ def read_facts(folder: Path, config_id: str) -> list[_Facts]:
     described = []
     for file in sorted(folder.glob(f"{BEST}*.json"), key=lambda f: (INT8 in f.name, f.name)):
         with suppress(OSError, ValueError):  # or not ours
-            facts = _FACTS.validate_json(file.read_bytes(), strict=True)
-            is_there = facts["file"] == file.stem and (folder / file.stem).is_file()
-            if is_there and facts["config_id"] == config_id:
+            facts = Facts.model_validate_json(file.read_bytes())
+            is_there = facts.file == file.stem and (folder / file.stem).is_file()
+            if is_there and facts.config_id == config_id:
                 described.append(facts)
     return described
 

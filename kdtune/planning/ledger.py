@@ -149,14 +149,10 @@ class Ledger:
         """Whether runs of the search or of the confirmation have ended since that round began."""
         self.next_final_repeat: int = FIRST_REPEAT["final"]
         """Number of the first final repeat that no recorded run has used."""
-        self._table: Table = np.full((16, study.repeats), math.nan)
+        self.table: Table = np.empty((0, study.repeats))
+        """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
         self._epochs: dict[str, int] = {}
         self._last: dict[str, float] = {}
-
-    @property
-    def table(self) -> Table:
-        """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
-        return self._table[: len(self.configs)]
 
     @property
     def open_round(self) -> Round | None:
@@ -188,7 +184,7 @@ class Ledger:
             if phase_of(repeat) == "final":
                 self.next_final_repeat = max(self.next_final_repeat, repeat + 1)
                 if self.round is None:
-                    self.round = Round.unrecorded(FIRST_REPEAT["final"])
+                    self.round = Round(0, FIRST_REPEAT["final"], (), (), is_recorded=False)
                 if not self.round.is_recorded:
                     # earlier versions added to the same finals after a search
                     self.is_round_over = False
@@ -212,8 +208,7 @@ class Ledger:
         """Add the configuration of a run as a new row of the table."""
         run = run.at(0)
         state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
-        if state.row >= len(self._table):
-            self._table = np.concatenate([self._table, np.full_like(self._table, math.nan)])
+        self.table = np.vstack([self.table, np.full(self.study.repeats, math.nan)])
         self.by_row.append(state)
         return state
 
@@ -279,7 +274,7 @@ class Ledger:
 
     def _update_row(self, state: ConfigState) -> None:
         scores = {} if state.excluded else state.scores
-        self._table[state.row] = [scores.get(r, math.nan) for r in range(self.study.repeats)]
+        self.table[state.row] = [scores.get(r, math.nan) for r in range(self.study.repeats)]
 
 
 # Current standing of a study: active configurations, finalists, and whether it is decided.
@@ -348,7 +343,7 @@ def finalists(ledger: Ledger) -> list[Finalists]:
     """
     round_, configs = ledger.open_round, ledger.configs
     if round_ is not None and round_.is_recorded:
-        ids = [(pair.baseline, pair.distilled) for pair in round_.pairs]
+        ids = [(pair["baseline"], pair["distilled"]) for pair in round_.pairs]
         return [Finalists(*(None if c is None else configs[c] for c in pair)) for pair in ids]
 
     def best(arm: list[ConfigState]) -> ConfigState | None:
@@ -444,8 +439,9 @@ def current_round(ledger: Ledger) -> Round | None:
         return None
     recorded = []
     for pair in pairs:
-        ids = [None if state is None else state.run.config_id for state in pair]
-        recorded.append(FinalPair(pair.states[0].arm.group, *ids))
+        baseline, distilled = (None if s is None else s.run.config_id for s in pair)
+        student = pair.states[0].arm.group
+        recorded.append(FinalPair(student=student, baseline=baseline, distilled=distilled))
     ranking = _ranked([state for pair in pairs for state in pair.states])
     return Round(
         number=0 if ledger.round is None else ledger.round.number + 1,

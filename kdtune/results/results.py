@@ -22,7 +22,7 @@ from kdtune.results.design import Design, ExampleReader, no_examples
 from kdtune.results.frames import PREFIX, Frames, config_label
 from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
-from kdtune.storage.records import provenance_faults, read_provenance, read_study
+from kdtune.storage.records import read_provenance, read_study
 
 MAX_PRINTED_ROWS = 30
 """Configurations in a printed table; if there are more, the best ones."""
@@ -176,8 +176,8 @@ class Results:
         if self.task.is_distillation:
             texts += warnings.find_teacher_faults(read_teacher_accuracy(self.folder))
             texts += warnings.find_weak_teachers(self.folder, self.search_trials)
-        texts += provenance_faults(self.folder)
-        texts += read_provenance(self.folder).get("warnings", [])
+        provenance = read_provenance(self.folder, texts)
+        texts += provenance.get("warnings", [])
         texts += [
             words.effort_warning(self.effort, self.study),
             words.steps_warning(comparison.completed(self.trials), self.task),
