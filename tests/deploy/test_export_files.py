@@ -236,7 +236,7 @@ def test_places_and_folders_that_cannot_be_used(
 
     monkeypatch.setattr("kdtune.deploy.export.atomic_write", denied)
     sentence = refused(fashion, "--format", "safetensors")
-    assert "can be written, but is not (Permission denied); copy the study's folder" in sentence
+    assert "cannot be written (Permission denied); copy the study's folder" in sentence
 
 
 def test_a_model_that_cannot_be_traced(made: Path) -> None:

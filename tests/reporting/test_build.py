@@ -161,7 +161,7 @@ def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
     html = build.html(made, Criterion(), {})
     sources = [a["src"] for t, a in Reader(html).tags if t == "img"]
     shown = examples(made, read_arms(made, Criterion()))
-    images = [image for group in shown.groups.values() for image in group]
+    images = [image for group in shown["groups"].values() for image in group]
     assert 0 < len(images) <= 24 and [i.source for i in images if i.source] == sources
     for image in images:
         number = int(Path(image.name).stem)
