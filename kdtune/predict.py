@@ -9,11 +9,11 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from kdtune.config.cli import parse_own_flags, start
+from kdtune.config.cli import start
 from kdtune.config.fields import BatchSize, Count, RepeatNumber, Setting, check_fields
 from kdtune.config.study import Device, Study
 from kdtune.config.text import InputError, in_spreadsheet, printable
@@ -61,17 +61,15 @@ class PredictFlags:
 FLAGS = (PredictFlags,)
 
 
-def parse(words: Sequence[str]) -> PredictFlags:
-    """Return what a command line asks for."""
-    return parse_own_flags(PredictFlags, "predict", words)
-
-
 def main(flags: PredictFlags) -> int:
     """Print the predictions; return 1 if some images could not be read, else 0.
 
     Raises:
         InputError: There is no such student, device or image.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from kdtune.streams.views import check_gpus, count_gpus, device_of
     from kdtune.students.loading import describe_code, load_student
     from kdtune.students.trained import find_images, predict_files
@@ -91,38 +89,19 @@ def main(flags: PredictFlags) -> int:
         )
     faults: list[str] = []
     predictions = predict_files(student, files, flags.batch_size)
-    shown = _shown(predictions, len(files), flags.format)
-    _PRINT[flags.format](_tops(shown, student.classes, flags.top, faults))
+    console, prints_lines = Console(stderr=True), flags.format == "csv" and sys.stdout.isatty()
+    is_hidden = prints_lines or not console.is_terminal
+    # rich would send what is printed to the console of the bar, which is stderr
+    bar = Progress(console=console, transient=True, redirect_stdout=False, disable=is_hidden)
+    prints = {"table": _print_table, "csv": _print_csv, "json": _print_json}
+    with bar:
+        shown = bar.track(predictions, total=len(files), description="predicting")
+        prints[flags.format](_tops(shown, student.classes, flags.top, faults))
     for fault in faults:
         print(printable(fault), file=sys.stderr)
     if faults:
         print(f"{len(faults)} of {len(files)} images could not be read", file=sys.stderr)
     return 1 if faults else 0
-
-
-def _shown(
-    predictions: Iterable[Prediction], total: int, format: PredictFormat
-) -> Iterator[Prediction]:
-    """Yield the predictions with a progress bar on stderr, if that is a terminal.
-
-    There is none below lines that csv prints on the same terminal.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    is_shown = console.is_terminal and not (format == "csv" and sys.stdout.isatty())
-    # rich would send what is printed to the console of the bar, which is stderr
-    bar = Progress(
-        *Progress.get_default_columns(),
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-        disable=not is_shown,
-    )
-    with bar:
-        yield from bar.track(predictions, total, description="predicting")
 
 
 def _tops(
@@ -174,13 +153,6 @@ def _print_json(tops: Iterable[tuple[str, Top]]) -> None:
         for file, top in tops
     ]
     print(json.dumps(images, indent=2))
-
-
-_PRINT: dict[str, Callable[[Iterable[tuple[str, Top]]], None]] = {
-    "table": _print_table,
-    "csv": _print_csv,
-    "json": _print_json,
-}
 
 
 if __name__ == "__main__":

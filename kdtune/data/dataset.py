@@ -21,8 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted
-from kdtune.config.images import UNREADABLE, oriented
+from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted, oriented
 from kdtune.config.run import Orientation, Run, derive_seed
 from kdtune.config.text import (
     VAL_NAMES,
@@ -140,12 +139,6 @@ def _content(file: str) -> bytes:
         raise InputError(unreadable(file, error)) from None
 
 
-def row_contents(rows: Tensor) -> Iterable[bytes]:
-    """Yield the hash of the content of each row of a tensor [N, ...]."""
-    for row in _bytes(rows).reshape(len(rows), -1).numpy():
-        yield hashlib.sha256(row.tobytes()).digest()
-
-
 def hash_tensor(values: Tensor) -> str:
     """Return a hash of the type, shape and values of a tensor, 64 hex digits."""
     digest = hashlib.sha256(f"{values.dtype} {list(values.shape)}\0".encode())
@@ -210,7 +203,7 @@ def decode(
             return pixels(oriented(file, orientation), mode)
         with Image.open(file if content is None else io.BytesIO(content)) as image:
             return pixels(oriented(image, orientation), mode)
-    except UNREADABLE as error:
+    except Exception as error:  # Pillow raises errors of all kinds for a damaged file
         reason = re.sub(f" ('{re.escape(str(file))}'|<_io.BytesIO.*>)", "", first_line(error))
         text = f"the image {printable(str(file))} cannot be read ({reason})"
         raise InputError(text) from None
@@ -276,6 +269,13 @@ class Split:
             return self.inputs[index]
         content = None if self.stamps is None else self._content(index)
         return decode(self.inputs[index], orientation, content=content)
+
+    def contents(self) -> Iterable[bytes]:
+        """Yield the hash of the content of each example."""
+        if isinstance(self.inputs, Tensor):
+            rows = _bytes(self.inputs).reshape(len(self), -1).numpy()
+            return (hashlib.sha256(row.tobytes()).digest() for row in rows)
+        return file_contents(self.inputs)
 
     def _content(self, index: int) -> bytes:
         """Return the content of a file, which must be the one that was hashed."""

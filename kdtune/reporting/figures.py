@@ -374,6 +374,8 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
         f"Validation {declared.label}{where}: mean ± SD over repeats. Thin lines are the single "
         f"repeats."
     )
+    if data.stride > 1:
+        caption += f" One epoch in {data.stride} is drawn."
     if not declared.comparable:
         caption += (
             f" The {declared.label} is not comparable across configurations, because "
@@ -583,8 +585,9 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     axes.axvline(0, color=INK, lw=1)
     unit = " in percentage points (pp)" if criterion.in_points else ""
     caption = (
-        f"Difference in {criterion.label}{unit} from {context.baseline}{context.repeats_phrase}, "
-        f"paired by {context.paired_by}: {context.sentence('lines')}."
+        f"Difference in {criterion.label}{unit} from {context.baseline}"
+        f"{context.sentence('finalists')}, paired by {context.sentence('paired by')}: "
+        f"{context.sentence('lines')}."
     )
     size = int(results.epochs[results.epochs.split == "val"].n_examples.max())
     if criterion.in_points and size:

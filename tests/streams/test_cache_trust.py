@@ -48,7 +48,7 @@ def test_a_folder_that_all_may_write_is_refused(cache: Cache) -> None:
     assert str(refused.value) == (
         f"the cache must be a folder that only you may write, but {cache.folder} may be written by "
         f"every user, who could change the logits that runs read; name another one (--cache "
-        f"FOLDER), or if it is yours, close it: chmod -R go-w {cache.folder}"
+        f"FOLDER), or close it to others (chmod go-w, chown)"
     )
     Resources.of(Study(cache=str(cache.folder), cache_gb=0))  # no cache is used
 
