@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 import kdtune
-from kdtune.config.files import PREDICTIONS
-from kdtune.config.records import Cost, Role
+from kdtune.config.files import PREDICTIONS, PROVENANCE
+from kdtune.config.records import Cost, Role, write_costs
 from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.config.study import Study
 from kdtune.results.frames import config_label
@@ -200,27 +200,56 @@ def grid(alphas: Sequence[float], **values: Sequence[object]) -> list[Run]:
     return Study(run=RUN, space={"alpha": alphas, **values}).runs()  # type: ignore[arg-type]
 
 
-def write_predictions(results: Results, wrong_together: float = 0.0, seed: int = 0) -> pd.DataFrame:
-    """Write predictions.parquet of the completed runs, as accurate on val as the records say.
+def write_predictions(
+    results: Results,
+    wrong_together: float = 0.0,
+    classes: Sequence[str] = (),
+    images: int = IMAGES["val"],
+    splits: Sequence[str] = ("val",),
+    files: str | None = None,
+) -> pd.DataFrame:
+    """Write predictions.parquet of the completed runs, as accurate as the records say.
 
     Args:
         results: of the study.
         wrong_together: SD of the difficulty of images; 0: all are equally difficult.
-        seed: of the choice of the images.
+        classes: names, for predictions with all columns. Image i has the class i mod K, a wrong
+            prediction is one of the next two classes, and the first images are the easiest.
+        images: of each split.
+        splits: val, and perhaps test.
+        files: folder of the images; None: images are no files.
     """
-    rng = np.random.default_rng(seed)
-    n = IMAGES["val"]
-    hard = rng.normal(0, wrong_together, n)
-    parts = []
+    rng, every, k = np.random.default_rng(0), np.arange(images), max(1, len(classes))
+    hard = every / 20 if classes else rng.normal(0, wrong_together, images)
+    parts, label = [], every % k
     for _, trial in results.trials[results.trials.status == "completed"].iterrows():
-        right = round(trial["val/acc@last"] * n)
-        order = np.argsort(hard + rng.normal(size=n))
-        correct = np.isin(np.arange(n), order[:right])
-        columns = {"trial_id": trial.trial_id, "split": "val", "example": range(n)}
-        parts.append(pd.DataFrame(columns | {"correct": correct}))
+        for split in splits:
+            right = round((trial["val/acc@last"] - 0.1 * (split == "test")) * images)
+            correct = np.isin(every, np.argsort(hard + rng.normal(size=images))[:right])
+            columns = {"trial_id": trial.trial_id, "split": split, "example": every}
+            if classes:
+                wrong = (label + rng.integers(1, min(k, 3), images)) % k
+                sure = rng.uniform(1 / k, 1, images)
+                columns["file"] = files and [f"{files}/{i}.png" for i in every]
+                columns |= {"label": label, "predicted": np.where(correct, label, wrong)}
+                columns |= {"p_predicted": sure, "p_label": np.where(correct, sure, (1 - sure) / k)}
+                columns["teacher"] = label
+            parts.append(pd.DataFrame(columns | {"correct": correct}))
     frame = pd.concat(parts, ignore_index=True)
     frame.to_parquet(results.folder / PREDICTIONS, index=False)
+    if classes:
+        record = {"classes": list(classes), "python": "3.12.1", "versions": {"kdtune": "0.2"}}
+        (results.folder / PROVENANCE).write_text(json.dumps(record))
     return frame
+
+
+def write_small_study(folder: Path) -> Results:
+    """Write and read a study of three alphas and four repeats with predictions and costs."""
+    made = make(folder, draw({0.1: 0.05, 0.5: 0.03, 1.0: 0.0}, 4, sd=0.006), name=folder.name)
+    run = made.study.run
+    write_costs(folder, [cost(run.student), cost(run.teacher, "teacher", 24_314, 0.9)])
+    write_predictions(made)
+    return kdtune.load(folder)
 
 
 def cost(model: str, role: Role = "student", params: int = 3_724, ms: float = 0.25) -> Cost:

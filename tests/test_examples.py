@@ -15,7 +15,7 @@ from types import ModuleType
 import pandas as pd
 import pytest
 from small_students import FASHION, run_here
-from small_study import write_small_study
+from study_folders import write_small_study
 
 import kdtune
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_study import write_small_study
+from study_folders import write_small_study
 
 from kdtune.analysis import main as analysis
 from kdtune.config.cli import parse_command, run_and_exit

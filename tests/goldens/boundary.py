@@ -25,7 +25,7 @@ import pandas as pd
 
 from kdtune import InputError, Results, Run, Study
 from kdtune.__main__ import main
-from kdtune.config.run import HYPERPARAMETERS
+from kdtune.config.run import HYPERPARAMETERS as HYPERPARAMETERS
 
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 SLOW_TO_IMPORT = ("search", "distill", "teacher")
@@ -71,16 +71,13 @@ def _warnings_of_a_process() -> Iterator[None]:
     def show(message, category, filename, lineno, file=None, line=None):
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
-    before = warnings.formatwarning
-    with warnings.catch_warnings():
+    unchanged = mock.patch.object(warnings, "formatwarning", warnings.formatwarning)
+    with warnings.catch_warnings(), unchanged:
         warnings.resetwarnings()
         for category in (DeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
         warnings.showwarning = show
-        try:
-            yield
-        finally:
-            warnings.formatwarning = before
+        yield
 
 
 def parse_command(words: Sequence[str]) -> Ran | dict[str, Any]:
@@ -123,12 +120,7 @@ def _of_study(study: Study) -> dict[str, Any]:
 
 def _difference(own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     # as text: 1 and 1.0 differ
-    missing = object()
-    return {n: v for n, v in own.items() if _text(v) != _text(base.get(n, missing))}
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, default=repr)
+    return {n: v for n, v in own.items() if n not in base or json.dumps(v) != json.dumps(base[n])}
 
 
 def _of_flags(flags: Any) -> dict[str, Any]:
@@ -199,11 +191,6 @@ def _state(folder: Path) -> Hashable:
 
 
 # -- configurations --------------------------------------------------------------------------------
-
-
-def hyperparameters() -> tuple[str, ...]:
-    """Return the names of the hyperparameters of a distillation run."""
-    return HYPERPARAMETERS
 
 
 def configuration(values: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:

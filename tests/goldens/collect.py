@@ -74,28 +74,18 @@ def lines_of(name: str) -> list[str]:
 
 
 def command_lines(command: str) -> Files:
-    """Return what the command lines of a command parse to, or how they are refused."""
-    own = [line for line in lines_of("command_lines.txt") if line.split()[0] == command]
-    return parsed(command, own)
-
-
-def more_command_lines() -> Files:
-    """Return what further command lines parse to."""
-    return parsed("more", lines_of("more_command_lines.txt"))
-
-
-def parsed(name: str, lines: Sequence[str]) -> Files:
-    """Return what command lines parse to, or how they are refused."""
+    """Return what command lines of a command, or "more", parse to, or how they are refused."""
+    lines = [line for line in lines_of("command_lines.txt") if line.split()[0] == command]
     values, words = {}, []
-    for line in lines:
-        found = boundary.parse_command(shlex.split(line))
-        if isinstance(found, dict):
-            values[line] = found
+    for line in lines if command != "more" else lines_of("more_command_lines.txt"):
+        result = boundary.parse_command(shlex.split(line))
+        if isinstance(result, dict):
+            values[line] = result
         else:
-            words.append(show(line, found))
+            words.append(show(line, result))
     return {
-        f"numbers/command_lines/{name}.json": normalise(as_json(values)),
-        f"words/command_lines/{name}.txt": "\n".join(words),
+        f"numbers/command_lines/{command}.json": normalise(as_json(values)),
+        f"words/command_lines/{command}.txt": "\n".join(words),
     }
 
 
@@ -141,11 +131,11 @@ def plain(text: str) -> str:
         return text
     lines = (" ".join(re.sub("[│╭╮╰╯─]|-{5,}", " ", line).split()) for line in text.splitlines())
     text = "\n".join(line for line in lines if line)
-    return re.sub(r"Expected one of \((.*?)\)", _sorted_words, text, flags=re.S)
 
+    def in_order(match: re.Match[str]) -> str:
+        return f"Expected one of ({', '.join(sorted(match[1].replace(chr(10), ' ').split(', ')))})"
 
-def _sorted_words(found: re.Match[str]) -> str:
-    return f"Expected one of ({', '.join(sorted(found[1].replace(chr(10), ' ').split(', ')))})"
+    return re.sub(r"Expected one of \((.*?)\)", in_order, text, flags=re.S)
 
 
 # -- configurations --------------------------------------------------------------------------------
@@ -161,22 +151,18 @@ def configurations(first: int, last: int) -> Files:
     table = json.loads((HERE / "hyperparameters.json").read_text("utf-8"))
     dice, found, refused = random.Random(7), [], 0
     while len(found) < last:
-        one = boundary.configuration(draw(table, dice))
-        refused += one is None
-        found += [] if one is None else [one]
+        # half of the hyperparameters have their default; without extra, extra_share must be 0
+        values = {name: dice.choice(own) for name, own in table.items() if dice.random() < 0.5}
+        if configuration := boundary.configuration(values | {"extra": "unlabelled"}):
+            found.append(configuration)
+        else:
+            refused += 1
     blocks = [[one[0] for one in found[k : k + BLOCK]] for k in range(first, last, BLOCK)]
     values = {"refused": refused, "first": blocks[0], "sha256": [digest(*ids) for ids in blocks]}
     files = {f"numbers/configurations/ids-from-{first}.json": as_json(values)}
     if first == 0:
-        canonical = {name: one for name, one in found[:BLOCK]}
-        files["numbers/configurations/first.json"] = as_json(canonical)
+        files["numbers/configurations/first.json"] = as_json(dict(found[:BLOCK]))
     return files
-
-
-def draw(table: dict[str, list[Any]], dice: random.Random) -> dict[str, Any]:
-    """Return a random configuration; half of the hyperparameters have their default."""
-    values = {name: dice.choice(own) for name, own in table.items() if dice.random() < 0.5}
-    return values | {"extra": "unlabelled"}  # without which extra_share must be 0
 
 
 # -- studies ---------------------------------------------------------------------------------------
@@ -425,12 +411,11 @@ def card() -> Files:
 
 def as_json(values: Any) -> str:
     """Return JSON with all digits, a line per innermost value."""
-    return json.dumps(values, indent=1, ensure_ascii=False, default=_plain_value) + "\n"
 
+    def plain_value(value: Any) -> Any:
+        return value.item() if hasattr(value, "item") else repr(value)  # of numpy, others
 
-def _plain_value(value: Any) -> Any:
-    """Return what JSON has for a value: numbers of numpy as numbers, others as text."""
-    return value.item() if hasattr(value, "item") else repr(value)
+    return json.dumps(values, indent=1, ensure_ascii=False, default=plain_value) + "\n"
 
 
 def as_csv(frame: pd.DataFrame) -> str:
@@ -448,8 +433,8 @@ def as_csv(frame: pd.DataFrame) -> str:
         size = -(-len(frame) // 100)
         for k in range(0, len(frame), size):
             block = hashes[k : k + size]
-            own = hashlib.sha256(block.tobytes()).hexdigest()
-            rows.append(f"sha256 of {len(block)} rows from row {k}: {own}")
+            hashed = hashlib.sha256(block.tobytes()).hexdigest()
+            rows.append(f"sha256 of {len(block)} rows from row {k}: {hashed}")
     return "\n".join([head, types, *rows]) + "\n"
 
 
@@ -472,7 +457,7 @@ GROUPS: dict[str, Callable[[], Files]] = {
 }
 """The goldens that each run of the tests compares, in groups of one test each."""
 SLOW_GROUPS: dict[str, Callable[[], Files]] = {
-    "more command lines": more_command_lines,
+    "more command lines": partial(command_lines, "more"),
     "more flags of analysis": more_analysis,
     "more criteria": more_results,
     "more configurations": partial(configurations, *CONFIGURATIONS),

@@ -8,10 +8,11 @@ study, or when the format of the records has changed.
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,6 @@ SMALL = "factories:tiny_student"
 OTHER = "factories:dropout_student"
 RUNS = "runs"
 OF_RUN = {field.name for field in fields(Run)}
-MADE_UP = ("decided",)
-"""Studies whose accuracies are drawn, not trained."""
 KEPT = ("study.json", "provenance.json", "costs.json", "predictions.parquet")
 """Files of a study that its analysis reads, beside the records and those of `strip`."""
 WITH_STUDENTS = ("schema_4",)
@@ -54,64 +53,35 @@ def study(name: str, space: dict[str, Any], **own: Any) -> Study:
     return Study(**{"name": name, "out": RUNS, "cache": "cache", "run": run, "space": space} | own)
 
 
-def schema_4() -> Study:
-    """Return five configurations with a few repeats, and their students."""
-    space = {"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}
-    return study("schema_4", space, repeats=3, epochs=4, train_images=300)
-
-
-def folds() -> Study:
-    return study("folds", {"alpha": (0.2, 1.0)}, folds=3, repeats=3)
-
-
-def teachers() -> Study:
-    return study("teachers", {"alpha": (0.2, 1.0)}, teachers=3, repeats=6)
-
-
-def race() -> Study:
+def studies() -> Iterator[Study]:
+    """Yield the studies that Ray runs."""
+    # five configurations with a few repeats, and their students
+    space: dict[str, Any] = {"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}
+    yield study("schema_4", space, repeats=3, epochs=4, train_images=300)
+    two = {"alpha": (0.2, 1.0)}
+    yield study("folds", two, folds=3, repeats=3)
+    yield study("teachers", two, teachers=3, repeats=6)
     space = {"student": (SMALL, OTHER), "alpha": (0.1, 0.6, 1.0)}
-    return study("race", space, policy="race", repeats=3, confirm=1)
-
-
-def auto() -> Study:
-    return study("auto", {"alpha": (0.2, 1.0)}, repeats=2, until_decided=True, budget="12runs")
-
-
-def students() -> Study:
+    yield study("race", space, policy="race", repeats=3, confirm=1)
+    yield study("auto", two, repeats=2, until_decided=True, budget="12runs")
     space = {"student": (SMALL, OTHER), "alpha": (0.2, 1.0), "lr": (3e-3, 3e-2)}
-    return study("students", space, repeats=2, max_params=1000)
-
-
-def tpe() -> Study:
-    """Return a study of ranges, some of whose runs are pruned or diverge."""
+    yield study("students", space, repeats=2, max_params=1000)
+    # ranges, some of whose runs are pruned or diverge
     space = {"alpha": Range(0.01, 0.9), "lr": Range(1e-5, 10, log=True), "loss": ("kl", "mse")}
-    return study("tpe", space, search="tpe", samples=10, repeats=2, stop_early=True, epochs=4)
-
-
-def own_function() -> Study:
+    yield study("tpe", space, search="tpe", samples=10, repeats=2, stop_early=True, epochs=4)
     space = {"alpha": (0.5, 0.75, 1.0), "depth": (1, 2)}
-    own = {"baseline": {"alpha": 1.0}, "unless": {"depth": {"alpha": 1.0}}, "epochs": 3}
-    return Study(
-        train="own_functions:wave", name="own_function", out=RUNS, space=space, repeats=3, **own
-    )
-
-
-def file_teacher() -> Study:
-    """Return a study with a network and the file of its outputs as teachers."""
+    own: dict[str, Any] = {"baseline": {"alpha": 1.0}, "unless": {"depth": {"alpha": 1.0}}}
+    own |= {"name": "own_function", "out": RUNS, "repeats": 3, "epochs": 3}
+    yield Study(train="own_functions:wave", space=space, **own)
+    # a network and the file of its outputs as teachers
     base = study("dump", {}, augment="none", teacher_epochs=0)
     assert teacher_command.main(replace(base, dump="outputs.parquet")) == 0
     space = {"teacher": (TINY.teacher, "outputs.parquet"), "alpha": (0.2, 1.0)}
-    return replace(base, name="file_teacher", space=space, repeats=2)
-
-
-def text() -> Study:
-    """Return a study of token ids, which are no images."""
+    yield replace(base, name="file_teacher", space=space, repeats=2)
+    # token ids, which are no images
     own = {"data": "own_data:text", "train_images": None, "teacher": "own_data:encoder"}
-    return study("text", {"alpha": (0.2, 1.0)}, **own, student="own_data:small_reader", repeats=3)
-
-
-def killed() -> Study:
-    return study("killed", {"alpha": (0.1, 0.5, 1.0)}, repeats=3)
+    yield study("text", two, **own, student="own_data:small_reader", repeats=3)
+    yield study("killed", {"alpha": (0.1, 0.5, 1.0)}, repeats=3)
 
 
 def kill(folder: Path) -> None:
@@ -139,12 +109,6 @@ def decided() -> None:
     write_predictions(made, wrong_together=0.5)
 
 
-RUN_BY_RAY: tuple[Callable[[], Study], ...] = (
-    *(schema_4, folds, teachers, race, auto, students, tpe, own_function, file_teacher, text),
-    killed,
-)
-
-
 def strip(folder: Path, target: Path) -> None:
     """Copy what the analysis of a study reads; files whose content it does not read are empty."""
     shutil.rmtree(target, ignore_errors=True)
@@ -156,79 +120,46 @@ def strip(folder: Path, target: Path) -> None:
         if (folder / name).exists():
             shutil.copytree(folder / name, target / name)
     for file in folder.glob("teacher/**/*.json"):
-        _copy(file, target / file.relative_to(folder))
+        _put(target / file.relative_to(folder), file)
     for file in folder.glob("students/*"):
-        place = target / file.relative_to(folder)
-        if file.suffix == ".json" or folder.name in WITH_STUDENTS:
-            _copy(file, place)
-        else:
-            _make_empty(place)
+        whole = file.suffix == ".json" or folder.name in WITH_STUDENTS
+        _put(target / file.relative_to(folder), file if whole else None)
     for trial in folder.glob("trials/*"):
-        _make_empty(target / trial.relative_to(folder) / ".gitkeep")
-    _pack(target / "predictions.parquet", exact=folder.name in WITH_STUDENTS)
-    _anonymise(target, {f"{Path.cwd()}/": "", f"{TESTS.parent}/": ""})
+        _put(target / trial.relative_to(folder) / ".gitkeep")
+    if (predictions := target / "predictions.parquet").exists():
+        _pack(predictions)
+    _anonymise(target)
 
 
-def _copy(file: Path, place: Path) -> None:
+def _put(place: Path, source: Path | None = None) -> None:
+    """Copy a file to a place; without one the file there is empty."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(file, place)
+    place.write_bytes(source.read_bytes() if source else b"")
 
 
-def _make_empty(place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.touch()
+def _pack(file: Path) -> None:
+    """Write a file of predictions as small as possible, with numbers of 7 binary digits."""
+    frame = pd.read_parquet(file)
+    # an export compares the predictions of students with their own, to all digits
+    for name in frame.select_dtypes("floating") if file.parent.name not in WITH_STUDENTS else ():
+        mantissa, exponent = np.frexp(frame[name].to_numpy())
+        frame[name] = np.ldexp(np.round(mantissa * 128) / 128, exponent).astype(frame[name].dtype)
+    frame.to_parquet(file, index=False, compression="zstd", compression_level=19)
 
 
-def _pack(file: Path, exact: bool) -> None:
-    """Write a file of predictions as small as possible.
-
-    Args:
-        file: Of the predictions.
-        exact: Whether all digits are kept, which an export compares with the student's.
-    """
-    if file.exists():
-        frame = pd.read_parquet(file)
-        for name in frame.select_dtypes("floating") if not exact else ():
-            frame[name] = _coarse(frame[name].to_numpy())
-        frame.to_parquet(file, index=False, compression="zstd", compression_level=19)
-
-
-def _coarse(values: Any) -> Any:
-    """Return numbers with 7 binary digits."""
-    mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.round(mantissa * 128) / 128, exponent).astype(values.dtype)
-
-
-def _anonymise(target: Path, places: dict[str, str]) -> None:
+def _anonymise(target: Path) -> None:
     """Replace what names this machine: its folders, its processor, itself."""
     for file in (f for f in target.rglob("*") if f.suffix in (".json", ".jsonl")):
         text = file.read_text()
-        for old, new in places.items():
-            text = text.replace(old, new)
-        file.write_text(text)
+        for place in (Path.cwd(), TESTS.parent):
+            text = text.replace(f"{place}/", "")
+        text = re.sub(r'"node": "[^"]*"', '"node": "node1"', text)
+        file.write_text(re.sub(r'"hardware": "[^"]*"', '"hardware": "Some CPU"', text))
     provenance = target / "provenance.json"
     if provenance.exists():
         values = json.loads(provenance.read_text()) | {"machine": MACHINE}
         values["command"] = ["python", "-m", "kdtune.search", f"{target.name}.py"]
         provenance.write_text(json.dumps(values, indent=1))
-    for file in target.glob("epochs/*.jsonl"):
-        whole = file.read_text()
-        lines = [_without_node(line) for line in whole.splitlines()]
-        file.write_text("\n".join(lines) + "\n" * whole.endswith("\n"))
-    if (costs := target / "costs.json").exists():
-        values = json.loads(costs.read_text())
-        models = [one | {"hardware": "Some CPU"} for one in values["models"]]
-        costs.write_text(json.dumps(values | {"models": models}, indent=1))
-
-
-def _without_node(line: str) -> str:
-    try:
-        values = json.loads(line)
-    except ValueError:  # of a line that was cut
-        return line
-    if values.get("node") is None:
-        return line
-    return json.dumps(values | {"node": "node1"})
 
 
 def main(names: list[str]) -> None:
@@ -237,14 +168,12 @@ def main(names: list[str]) -> None:
         os.chdir(place)
         init = {"num_cpus": 2, "include_dashboard": False}
         with ray_session(Study(gpus=0), init):
-            for make_study in RUN_BY_RAY:
-                if names and make_study.__name__ not in names:
-                    continue
-                asked = make_study()
-                kdtune.run(replace(asked, gpus=0))
-                if make_study is killed:
-                    kill(asked.folder)
-                strip(asked.folder, STUDIES / asked.name)
+            for asked in studies():
+                if not names or asked.name in names:
+                    kdtune.run(replace(asked, gpus=0))
+                    if asked.name == "killed":
+                        kill(asked.folder)
+                    strip(asked.folder, STUDIES / asked.name)
         if not names or "decided" in names:
             decided()
             strip(Path(RUNS) / "decided", STUDIES / "decided")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boundary import hyperparameters, sharing
+from boundary import HYPERPARAMETERS, sharing
 from collect import GROUPS, HERE, SLOW_GROUPS, difference, prepare, stored
 
 ALL = GROUPS | SLOW_GROUPS
@@ -46,4 +46,4 @@ def test_no_golden_is_left_over(request: pytest.FixtureRequest) -> None:
 
 def test_the_random_configurations_have_all_hyperparameters() -> None:
     table = json.loads((HERE / "hyperparameters.json").read_text("utf-8"))
-    assert sorted(table) == sorted(hyperparameters())
+    assert sorted(table) == sorted(HYPERPARAMETERS)

@@ -18,7 +18,6 @@ from photos import photo, save
 from PIL import Image
 from s3_service import S3
 from study_folders import RUN, at, draw, make, write_predictions, write_records
-from whole_predictions import write_whole_predictions
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT, STUDY, THUMBNAILS
@@ -84,7 +83,8 @@ def test_a_study_ends_with_thumbnails_of_the_images_that_its_report_shows(tmp_pa
     """They are made from the data once: another call needs no data."""
     folder = tmp_path / "made"
     made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 3), out=str(tmp_path))
-    made = write_whole_predictions(made, [str(k) for k in range(10)], 500)
+    write_predictions(made, classes=[str(k) for k in range(10)])
+    made = kdtune.load(folder)
     finish(folder, Mirror(made.study))
     shown = most_different(read_arms(made, Criterion())["val"])
     images: Any = load_fashion().splits["val"].inputs

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_folders import draw, grid, make
-from whole_predictions import write_whole_predictions
+from study_folders import draw, grid, make, write_predictions
 
+import kdtune
 from kdtune.reporting.build import html
 from kdtune.reporting.canvas import inline
 from kdtune.reporting.figures import all_figures
@@ -77,7 +77,8 @@ def test_the_report_in_a_browser(tmp_path: Path) -> None:
     runs = grid([0.1, 0.3, 0.5, 0.9, 1.0], temperature=[1.0, 4.0, 8.0], lr=[0.0123, 0.123])
     last = draw({run: 0.02 * (run.alpha == 0.3) for run in runs}, 4)
     made = make(tmp_path / "study", last, {(runs[0], 1): "failed"}, error="word" * 100)
-    made = write_whole_predictions(made, [f"class {i}" for i in range(12)], 60)
+    write_predictions(made, classes=[f"class {i}" for i in range(12)], images=60)
+    made = kdtune.load(made.folder)
     figures = {figure.name: inline(figure) for figure in all_figures(made, Criterion())}
     text = html(made, Criterion(), figures)
     (made.folder / "report.html").write_text(text, "utf-8")

@@ -15,7 +15,6 @@ import pytest
 from html_reader import Reader
 from PIL import Image
 from study_folders import RUN, at, cost, draw, grid, make, write_predictions
-from whole_predictions import write_whole_predictions
 
 import kdtune
 import kdtune.report as report_command
@@ -133,7 +132,8 @@ def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
     last, run = draw({0.1: 0.1, 0.5: 0.0, 1.0: 0.0}, 4), replace(RUN, data=str(tmp_path))
     made = make(tmp_path / "study", last, run=run)
     (tmp_path / "a").mkdir()
-    made = write_whole_predictions(made, ["ant", "bee"], 90, ("val",), "a")
+    write_predictions(made, classes=["ant", "bee"], images=90, files="a")
+    made = kdtune.load(made.folder)
     for i in range(0, 90, 2):
         Image.new("RGB", (100, 80), (i, 0, 0)).save(tmp_path / "a" / f"{i}.png")
     html = build.html(made, Criterion(), {})

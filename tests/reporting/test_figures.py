@@ -13,8 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
-from study_folders import RUN, at, cost, draw, grid, make, starting_repository
-from whole_predictions import write_whole_predictions
+from study_folders import RUN, at, cost, draw, grid, make, starting_repository, write_predictions
 
 import kdtune
 from kdtune.config.records import write_costs
@@ -66,7 +65,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Results:
     make(folder, draw({0.1: 0.05, 0.5: 0.02, 1.0: 0.0}, 4))
     costs = [cost(RUN.student, params=4_000, ms=0.2), cost(RUN.teacher, "teacher", 30_000, 0.4)]
     write_costs(folder, costs)
-    return write_whole_predictions(kdtune.load(folder), ["ant", "bee", "cat"], 90, ("val", "test"))
+    results, classes = kdtune.load(folder), ["ant", "bee", "cat"]
+    write_predictions(results, classes=classes, images=90, splits=("val", "test"))
+    return kdtune.load(folder)
 
 
 def curve(results: Results, metric: str, shown: list[str], last: int | None = None):

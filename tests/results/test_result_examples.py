@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 from sklearn.metrics import confusion_matrix
-from study_folders import at, draw, make
-from whole_predictions import write_whole_predictions
+from study_folders import at, draw, make, write_predictions
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, THUMBNAILS
@@ -38,7 +37,9 @@ LAST = draw({0.1: 0.05, 0.5: 0.0, 1.0: 0.0}, 3)
 
 @pytest.fixture
 def made(tmp_path):
-    return write_whole_predictions(make(tmp_path, LAST), ["ant", "bee"], 60, ("val", "test"), "a")
+    made, splits = make(tmp_path, LAST), ("val", "test")
+    write_predictions(made, classes=["ant", "bee"], images=60, splits=splits, files="a")
+    return kdtune.load(tmp_path)
 
 
 def edit(results, change) -> dict[str, BothArms]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_study import write_small_study
+from study_folders import write_small_study
 
 import kdtune
 from kdtune.config.files import FOLDERS, atomic_write, check_links, not_writable_by_all
