@@ -69,9 +69,8 @@ from kdtune.raytune.teachers import Preparation, measure_before_ray
 from kdtune.raytune.trial import distillation_epochs, files_of_teachers
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
-from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
+from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease, reach
 from kdtune.storage.records import Records, SavedStudy, read_lines
-from kdtune.storage.store import reach
 from kdtune.streams.cache import Cache
 from kdtune.tracking.callbacks import Tracker
 from kdtune.training.recipe import (
