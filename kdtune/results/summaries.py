@@ -207,7 +207,7 @@ def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -
     a hyperparameter without effect), n (configurations). Values of a hyperparameter with more than
     eight are cut into four ranges.
     """
-    means = complete_block(by_repeat(trials, criterion.metric, criterion.scope)).mean()
+    means = complete_block(criterion.by_repeat(trials)).mean()
     configs = completed_configs(trials)
     rows = []
     for name in by:
@@ -230,7 +230,7 @@ def edges(
     are the limits of alpha.
     """
     configs = completed_configs(trials)
-    means = criterion.sign * by_repeat(trials, criterion.metric, criterion.scope).mean()
+    means = criterion.sign * criterion.by_repeat(trials).mean()
     words = []
     for name in by:
         values = configs[f"config/{name}"].dropna()
