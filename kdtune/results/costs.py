@@ -58,10 +58,7 @@ def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame
 
 
 def frontier(
-    trials: pd.DataFrame,
-    costs: pd.DataFrame,
-    criterion: Criterion,
-    by: Sequence[str],
+    trials: pd.DataFrame, costs: pd.DataFrame, criterion: Criterion, by: Sequence[str]
 ) -> pd.DataFrame:
     """Return each student's best configurations with and without distillation, with its cost.
 

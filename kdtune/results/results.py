@@ -590,8 +590,7 @@ class Results:
     def edges(self, criterion: Criterion | None = None) -> str:
         """Return whether the best configuration is at the edge of the search space; else ""."""
         criterion = criterion or self.default_criterion
-        best = self.best(criterion)
-        ends = summaries.edges(self.search_trials, best, self.by, criterion) if best else []
+        ends = summaries.edges(self.search_trials, self.best(criterion), self.by, criterion)
         return words.sentence("edge", ends=ends) if ends else ""
 
     def default_text(self, criterion: Criterion | None = None) -> str:
@@ -599,12 +598,11 @@ class Results:
 
         See `words.default_text`. "" if one of them has no completed run.
         """
-        criterion = criterion or self.default_criterion
         best, table = self.best(criterion), self.selection(criterion)
         if best is None or "default" not in set(table.row):
             return ""
-        context = self.context(criterion, self.student(best))
-        return words.default_text(table, criterion, self.label(self.default), context)
+        context, default = self.context(criterion, self.student(best)), self.label(self.default)
+        return words.default_text(table, criterion or self.default_criterion, default, context)
 
     def text(
         self,

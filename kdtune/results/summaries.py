@@ -82,11 +82,7 @@ def summary(
 
 
 def marginal(
-    trials: pd.DataFrame,
-    names: Sequence[str],
-    metrics: Sequence[str],
-    scope: Scope,
-    planned: float,
+    trials: pd.DataFrame, names: Sequence[str], metrics: Sequence[str], scope: Scope, planned: float
 ) -> pd.DataFrame:
     """Return `summary` by each hyperparameter alone, with columns hyperparameter and value."""
     parts = []
@@ -221,7 +217,7 @@ def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -
 
 
 def edges(
-    trials: pd.DataFrame, config_id: str, by: Sequence[str], criterion: Criterion
+    trials: pd.DataFrame, config_id: str | None, by: Sequence[str], criterion: Criterion
 ) -> list[str]:
     """Return where a configuration is at the edge of the search, e.g. ["lr = 0.1 (highest)"].
 

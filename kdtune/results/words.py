@@ -15,13 +15,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from kdtune.config.study import Study
 from kdtune.config.task import Task
 from kdtune.results import formatting
-from kdtune.results.comparison import (
-    SIGNIFICANCE_LEVEL,
-    Criterion,
-    Finding,
-    by_mean,
-    find,
-)
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, Finding, by_mean, find
 from kdtune.results.design import ONE_TEACHER, Design, p_text
 from kdtune.results.frames import config_label
 from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING, Components, t_quantile
