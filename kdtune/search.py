@@ -10,7 +10,7 @@ if __name__ == "__main__":
 
 from kdtune.config.study import Study
 from kdtune.config.text import printable_lines
-from kdtune.raytune.identity import read_complete
+from kdtune.raytune.folder import read_complete
 
 
 def main(study: Study) -> int:

@@ -1,7 +1,6 @@
 """The machines of a Ray cluster: what they have, their checks, how many trials fit."""
 
 import itertools
-import os
 import shutil
 import time
 import uuid
@@ -26,6 +25,7 @@ from kdtune.config.task import check_signature, ends_of, is_importable, load_fun
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
 from kdtune.data.sources import StudyData
 from kdtune.models.registry import ObjectSource, source_digest
+from kdtune.raytune.session import check_address, environment_set
 from kdtune.results.formatting import markdown
 from kdtune.storage.store import (
     RETRY_TIMEOUT_SECONDS,
@@ -68,10 +68,7 @@ class Node:
     id: str
     name: str
     """Address and host name."""
-    resources: Amounts
-
-    def __hash__(self) -> int:
-        return hash(self.id)
+    resources: Amounts = field(hash=False)
 
     def __str__(self) -> str:
         return self.name
@@ -90,20 +87,22 @@ def alive_nodes() -> list[Node]:
     Raises RayLostError if there is none, not even that of the driver.
     """
     driver_node = ray.get_runtime_context().get_node_id()
-    nodes = [_node(n) for n in ray.nodes() if n["Alive"]]
+    nodes = [
+        Node(n["NodeID"], f"{n['NodeManagerAddress']} ({n['NodeManagerHostname']})", n["Resources"])
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
     if not nodes:
         raise RayLostError("no machine of Ray is alive; run the same command again to resume")
     return sorted(nodes, key=lambda node: (node.id != driver_node, node.name))
 
 
-def potential_workers(cluster_file: Mapping[str, Any] | None) -> list[Amounts]:
+def potential_workers(cluster_file: Mapping[str, Any]) -> list[Amounts]:
     """Return the resources of the workers that the autoscaler may start, the largest first.
 
     The file of a cluster of type "local" does not state resources; its workers have none here
     until they have joined.
     """
-    if cluster_file is None:
-        return []
     types = sorted(
         cluster_file["available_node_types"].values(),
         key=lambda kind: (kind["resources"].get("GPU", 0), kind["resources"].get("CPU", 0)),
@@ -140,6 +139,17 @@ def trial_resources(study: Study, machines: Sequence[Amounts]) -> TrialResources
     return TrialResources(max(1, min(shares, default=1)), gpu)
 
 
+def fitting_trial(study: Study, machines: Sequence[Amounts]) -> TrialResources:
+    """Return what one trial takes; raise InputError if it fits on no machine."""
+    trial = trial_resources(study, machines)
+    if not any(count_trials(machine, trial) for machine in machines):
+        raise InputError(
+            f"a trial takes {trial.cpu} CPU cores and {trial.gpu:g} GPUs, but no machine has these "
+            f"for the study; lower --cpus-per-trial or --gpus-per-trial"
+        )
+    return trial
+
+
 class Capacity:
     """The number of trials of a study that fit on the cluster, with what the autoscaler may add.
 
@@ -157,25 +167,20 @@ class Capacity:
     def __init__(self, study: Study, tell: Callable[[str], None]):
         path = CLUSTER_FILE.expanduser()
         on_head = study.address is not None and path.exists()
-        self._file = yaml.safe_load(path.read_text()) if on_head else None
-        self.study = study
+        file = yaml.safe_load(path.read_text()) if on_head else {}
+        self.study, self._workers = study, potential_workers(file) if file else []
         self._concurrent, self._counted = 0, -NODE_POLL_SECONDS
         self._limits: list[tuple[frozenset[str], int]] = []
-        self._wait_for_minimum(tell)
+        types = file.get("available_node_types", {}).values()
+        _wait_for_nodes(1 + sum(kind.get("min_workers", 0) for kind in types), tell)
         now = [node.resources for node in alive_nodes()]
-        workers = potential_workers(self._file)
-        gpus = max(_count_gpus(now), _count_gpus([now[0], *workers]))
+        gpus = max(_count_gpus(now), _count_gpus([now[0], *self._workers]))
         if (study.gpus or 0) > gpus:
             raise InputError(
                 f"--gpus must be at most {gpus} on this cluster, which has {_count_gpus(now)} now, "
                 f"but got --gpus {study.gpus}. Use --gpus {gpus}"
             )
-        self.trial = trial_resources(study, [*now, *workers])
-        if not any(count_trials(machine, self.trial) for machine in [*now, *workers]):
-            raise InputError(
-                f"a trial takes {self.trial.cpu} CPU cores and {self.trial.gpu:g} GPUs, but no "
-                f"machine of the cluster has these; --cpus-per-trial, --gpus-per-trial"
-            )
+        self.trial = fitting_trial(study, [*now, *self._workers])
 
     def concurrent_trials(self) -> int:
         """Return how many trials may run now; at least one, which waits for a machine."""
@@ -201,61 +206,44 @@ class Capacity:
         return dropped
 
     def _count(self) -> int:
-        nodes = [node.resources for node in alive_nodes()]
-        now = sum(map(self._fitting, nodes))
-        later = self._fitting(nodes[0]) + sum(map(self._fitting, potential_workers(self._file)))
-        count = max(1, now, later)
+        first, *others = [count_trials(node.resources, self.trial) for node in alive_nodes()]
+        later = first + sum(count_trials(worker, self.trial) for worker in self._workers)
+        count = max(1, first + sum(others), later)
         if self.study.gpus and self.trial.gpu:
-            limit = {"GPU": self.study.gpus, "CPU": count}
-            count = min(count, count_trials(limit, TrialResources(1, self.trial.gpu)))
+            count = min(count, trials_on_gpus(self.study.gpus, self.trial.gpu))
         return count
 
-    def _fitting(self, machine: Amounts) -> int:
-        return count_trials(machine, self.trial)
 
-    def _wait_for_minimum(self, tell: Callable[[str], None]) -> None:
-        types = self._file["available_node_types"].values() if self._file else ()
-        count = 1 + sum(kind.get("min_workers", 0) for kind in types)
-        until = time.monotonic() + JOIN_TIMEOUT_SECONDS
-        if (have := len(alive_nodes())) < count:
-            tell(f"{have} of {count} machines have joined, waiting for the others")
-        while len(alive_nodes()) < count and time.monotonic() < until:
-            time.sleep(1.0)
+def _wait_for_nodes(count: int, tell: Callable[[str], None]) -> None:
+    """Wait until so many machines have joined, but not for ever."""
+    until = time.monotonic() + JOIN_TIMEOUT_SECONDS
+    if (have := len(alive_nodes())) < count:
+        tell(f"{have} of {count} machines have joined, waiting for the others")
+    while len(alive_nodes()) < count and time.monotonic() < until:
+        time.sleep(1.0)
 
 
-def check_local_resources(study: Study, ray_init: Mapping[str, Any] | None) -> None:
-    """Raise InputError if a study on this machine alone asks for more than the machine has.
+def check_resources(study: Study, ray_init: Mapping[str, Any] | None) -> None:
+    """Raise InputError if no cluster answers, or if this machine has less than a local study needs.
 
     Args:
-        study: Names the GPUs, and what one trial takes.
+        study: Names the cluster, or the GPUs of this machine, and what one trial takes.
         ray_init: Arguments of `ray.init` that say what Ray may use, if they are given.
     """
+    if study.address is not None:
+        check_address(study.address)
+        return
     gpus, cpus = count_gpus(study), local_cpus()
     if ray_init is not None:
         gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
     check_gpus(study, gpus)
-    if (study.cpus_per_trial or 1) > cpus:
-        raise InputError(
-            f"--cpus-per-trial must be at most the {cpus} cores of this machine, but got "
-            f"--cpus-per-trial {study.cpus_per_trial}"
-        )
     taken = gpus if study.gpus is None else study.gpus
-    device = device_of(study, taken)
-    if device.type != "cpu" and study.gpus_per_trial > taken:
-        raise InputError(
-            f"--gpus-per-trial must be at most the {taken} GPUs of the study, but got "
-            f"--gpus-per-trial {study.gpus_per_trial:g}"
-        )
-    check_precision(study.run, device)
+    fitting_trial(study, [{"CPU": cpus, "GPU": taken}])
+    check_precision(study.run, device_of(study, taken))
 
 
 def _count_gpus(machines: Sequence[Amounts]) -> int:
     return int(sum(machine.get("GPU", 0) for machine in machines))
-
-
-def _node(entry: Mapping[str, Any]) -> Node:
-    address, host = entry["NodeManagerAddress"], entry["NodeManagerHostname"]
-    return Node(entry["NodeID"], f"{address} ({host})", entry["Resources"])
 
 
 # Checks of every machine of the cluster before a trial runs there.
@@ -355,24 +343,18 @@ class NodeReport:
     """Why the machine did not answer: it or its worker was lost, which is no fault."""
 
 
-def read_data(study: Study) -> StudyData | None:
-    """Read the data of a study; None with a training function of the user's own."""
-    return StudyData(study.run) if study.train is None else None
-
-
-def fingerprints_of(study: Study, data: StudyData | None) -> dict[str, str]:
+def fingerprints_of(study: Study, data: StudyData | None = None) -> dict[str, str]:
     """Return content hashes of what a study's trials are made of.
 
     Args:
         study: The study.
-        data: Its data; None with a training function of the user's own.
+        data: Its data; None reads them. A training function of the user's own has none.
 
     Raises InputError if data, a model, an objective or the training function cannot work.
     """
     if study.train is not None:
         return {"train": _fingerprint(study)}
-    assert data is not None  # noqa: S101 - such a study has none alone
-    study_data = data.with_extra(study.run)
+    study_data = (data or StudyData(study.run)).with_extra(study.run)
     objectives = check_objectives(study, len(study_data.classes))
     return check_study(study, study_data) | objectives
 
@@ -400,7 +382,7 @@ def report_node(
     attempt(lambda: probe.answer(node.id))
     found = inspection.fingerprints
     if not is_driver:
-        found = attempt(lambda: fingerprints_of(study, read_data(study)), {})
+        found = attempt(lambda: fingerprints_of(study), {})
     cache = Cache(study.cache, study.cache_gb)
     gpus = attempt(lambda: _visible_gpus(study), 0)
     free = attempt(lambda: {str(place): _free_bytes(place) for place in _folders(study)}, {})
@@ -440,12 +422,8 @@ def _find_missing_gpus(node: Node, report: NodeReport) -> list[str]:
 
 def _visible_gpus(study: Study) -> int:
     """Return the number of the machine's GPUs, including those that Ray hides from this task."""
-    hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    try:
+    with environment_set(CUDA_VISIBLE_DEVICES=None):
         return count_gpus(study)
-    finally:
-        if hidden is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
 
 
 def _folders(study: Study) -> tuple[Path, Path]:
@@ -582,8 +560,6 @@ def _table(study: Study, reports: Mapping[Node, NodeReport]) -> str:
 
 BATCH_SECONDS = 180.0
 """Time for a batch on a GPU; a new worker first imports torch."""
-OUT_OF_GPU_MEMORY = ("out of memory", "ALLOC_FAILED")
-"""Words in the errors of PyTorch and of cuBLAS."""
 
 
 def check_gpus_compute(study: Study, nodes: Sequence[Node], trial: TrialResources) -> list[str]:
@@ -633,14 +609,11 @@ def try_on_gpu(study: Study) -> str:
     for run in largest_runs(study):
         try:
             try_batch(run, data, device)
-        except Exception as error:  # of a user's model, or of the GPU's driver
-            if any(words in str(error) for words in OUT_OF_GPU_MEMORY):
-                return (
-                    f"one trial does not fit into the free memory of a GPU ({device_name(device)}) "
-                    f"with --batch-size {run.batch_size}, the largest of this study; use a smaller "
-                    f"one, or a smaller model"
-                )
-            return f"a training step fails on this GPU ({first_line(error, 200)})"
+        except Exception as error:  # of a user's model, of the GPU's driver, or for lack of memory
+            return (
+                f"a training step with --batch-size {run.batch_size}, the largest of this study, "
+                f"fails on this GPU ({device_name(device)}: {first_line(error, 200)})"
+            )
     return ""
 
 

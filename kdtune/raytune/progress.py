@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from html import escape
 from signal import SIGKILL
 from typing import Any
@@ -290,32 +289,25 @@ MAX_VARIABLE = 10_000
 """Characters of KDTUNE_VERDICT; systems limit the size of the environment."""
 
 
-@dataclass(frozen=True)
-class StudyOutcome:
-    """How a study ended."""
+def describe_outcome(end: Results | BaseException) -> tuple[str, str]:
+    """Return how a study has ended, and the conclusion in words or why there is none.
 
-    status: str
-    """completed, failed (no run completed, or an error) or interrupted."""
-    verdict: str
-    """The conclusion in words; without one, why the study ended."""
-
-
-def outcome_of_error(error: BaseException) -> StudyOutcome:
-    """Return the outcome of a study that an exception has ended."""
-    if isinstance(error, KeyboardInterrupt):
-        reason = f" ({error})" if str(error) else ""
-        return StudyOutcome("interrupted", f"The study was interrupted{reason}.")
-    return StudyOutcome("failed", f"The study failed: {type(error).__name__}: {first_line(error)}")
-
-
-def outcome_of_results(results: Results) -> StudyOutcome:
-    """Return the outcome of a study that has ended."""
-    has_completed = "completed" in set(results.trials.status)
-    return StudyOutcome("completed" if has_completed else "failed", results.verdict())
+    The first is completed, failed (no run has completed, or an error) or interrupted.
+    """
+    if isinstance(end, KeyboardInterrupt):
+        reason = f" ({end})" if str(end) else ""
+        return "interrupted", f"The study was interrupted{reason}."
+    if isinstance(end, BaseException):
+        return "failed", f"The study failed: {type(end).__name__}: {first_line(end)}"
+    has_completed = "completed" in set(end.trials.status)
+    return "completed" if has_completed else "failed", end.verdict()
 
 
 def notify(
-    command: str | None, study: Study, outcome: StudyOutcome, write: Callable[[str], None] = print
+    command: str | None,
+    study: Study,
+    end: Results | BaseException,
+    write: Callable[[str], None] = print,
 ) -> None:
     """Run the command, if there is one; one that fails or takes too long is a warning.
 
@@ -324,14 +316,15 @@ def notify(
     """
     if command is None:
         return
+    status, verdict = describe_outcome(end)
     variables = {
         "KDTUNE_STUDY": study.name,
         "KDTUNE_FOLDER": study.uri or str(study.folder.absolute()),
-        "KDTUNE_STATUS": outcome.status,
-        "KDTUNE_VERDICT": outcome.verdict.replace("\0", "")[:MAX_VARIABLE],
+        "KDTUNE_STATUS": status,
+        "KDTUNE_VERDICT": verdict.replace("\0", "")[:MAX_VARIABLE],
     }
     with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as output:
-        text.write(f"{outcome.verdict}\n".encode())
+        text.write(f"{verdict}\n".encode())
         text.seek(0)
         try:  # files, not pipes: a command may read nothing, or leave a process in the background
             process = subprocess.Popen(  # noqa: S602 - the user's own command

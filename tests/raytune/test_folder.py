@@ -27,8 +27,15 @@ from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data, load_fashion
-from kdtune.raytune.folder import finish, remove_parts, write_study
-from kdtune.raytune.identity import check_same, is_moved, merge_with_saved, read_if_saved
+from kdtune.raytune.folder import (
+    check_same,
+    finish,
+    is_moved,
+    merge_with_saved,
+    read_if_saved,
+    remove_parts,
+    write_study,
+)
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import most_different, read_arms
 from kdtune.storage.folder import lock_study
@@ -291,30 +298,31 @@ HALF = replace(RANDOM, plain_share=0.5)
 
 
 @pytest.mark.parametrize(
-    ("asked", "old", "wins", "words"),
+    ("asked", "old", "wins", "flags"),
     [
-        (replace(OLD, repeats=2), OLD, "old", "already has 4 repeats; ignoring --repeats 2"),
+        (replace(OLD, repeats=2), OLD, "old", "--repeats 4"),
         (
             OLD,
             replace(OLD, until_decided=True, budget="90runs", level=0.01),
             "old",
-            "was begun with --repeats auto; continuing with --budget 90runs and --level 0.01",
+            "--repeats auto --budget 90runs --level 0.01",
         ),
         (
             OLD,
             replace(OLD, keep="all"),
             "old",
-            "was begun with --keep all; ignoring --keep best, so that no students are deleted",
+            "--keep all",
         ),
         (replace(OLD, keep="all"), OLD, "asked", ""),
         (OLD, replace(OLD, keep="none"), "asked", ""),
-        (HALF, RANDOM, "old", "was begun with --plain-share 0.25; continuing with it"),
+        (HALF, RANDOM, "old", "--plain-share 0.25"),
         (replace(HALF, flags=("plain_share",)), RANDOM, "asked", ""),
     ],
 )
-def test_a_saved_value_that_wins_is_said(asked: Study, old: Study, wins: str, words: str) -> None:
+def test_a_saved_value_that_wins_is_said(asked: Study, old: Study, wins: str, flags: str) -> None:
     want = old if wins == "old" else asked
-    assert merge(asked, old) == (want, [f"runs/old {words}"] * bool(words))
+    said = f"runs/old was begun with {flags}; continuing with it"
+    assert merge(asked, old) == (want, [said] * bool(flags))
 
 
 @pytest.mark.parametrize("name", PRINTS)

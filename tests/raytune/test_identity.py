@@ -13,8 +13,7 @@ import pytest
 
 import kdtune
 from kdtune.config.study import Study
-from kdtune.raytune.folder import finish, write_study
-from kdtune.raytune.identity import read_complete
+from kdtune.raytune.folder import finish, read_complete, write_study
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import read_saved
 
@@ -22,7 +21,7 @@ STORED = Path(__file__).parents[1] / "goldens" / "studies" / "schema_4"
 READ = """
 import sys
 from pathlib import Path
-from kdtune.raytune.identity import read_complete
+from kdtune.raytune.folder import read_complete
 from kdtune.storage.records import read_study
 assert read_complete(read_study(Path(sys.argv[1]))).status.startswith("complete")
 print(sorted({"torch", "ray"} & set(sys.modules)))

@@ -24,8 +24,8 @@ from kdtune.config.study import Study
 from kdtune.data.checks import Contents
 from kdtune.data.sources import StudyData
 from kdtune.raytune import function as reporter
+from kdtune.raytune.distillation import distillation_epochs
 from kdtune.raytune.function import run_trial
-from kdtune.raytune.trial import distillation_epochs
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import read_lines, unpack_correct
 from kdtune.training.loop import Checkpoint

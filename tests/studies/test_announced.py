@@ -16,7 +16,7 @@ pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
 pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
 
 
-@pytest.mark.slow  # wandb starts; each tracker alone: tests/tracking
+@pytest.mark.slow  # wandb starts; each tracker alone: tests/test_tracking.py
 @pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def test_a_study_with_trackers_and_a_command(
     taught: Study,

@@ -101,7 +101,7 @@ def test_a_race_over_ranges(taught: Study, monkeypatch: pytest.MonkeyPatch) -> N
 
     The models are measured in a Ray task, as with GPUs or on a cluster.
     """
-    monkeypatch.setattr("kdtune.raytune.teachers._runs_on_these_cpus", lambda study: False)
+    monkeypatch.setattr("kdtune.raytune.distillation._runs_on_these_cpus", lambda study: False)
     space = {"alpha": Range(0, 0.9), "lr": Range(1e-3, 0.1, log=True)}
     study = replace(taught, search="tpe", samples=6, policy="race", stop_early=True, space=space)
     study = replace(study, run=replace(study.run, epochs=8))

@@ -14,9 +14,9 @@ from kdtune.config.records import read_costs, read_teacher_accuracy, write_costs
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData
-from kdtune.raytune import teachers
+from kdtune.raytune import distillation
+from kdtune.raytune.distillation import Preparation, measure_before_ray
 from kdtune.raytune.machines import TrialResources
-from kdtune.raytune.teachers import Preparation, measure_before_ray
 from kdtune.storage.mirror import Mirror, fetch
 from kdtune.training.recipe import resolve_study
 
@@ -24,8 +24,8 @@ from kdtune.training.recipe import resolve_study
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Measures teachers, and has its calls."""
-    made = Mock(wraps=teachers.measure_teachers)
-    monkeypatch.setattr(teachers, "measure_teachers", made)
+    made = Mock(wraps=distillation.measure_teachers)
+    monkeypatch.setattr(distillation, "measure_teachers", made)
     return made
 
 
@@ -113,14 +113,14 @@ def test_each_model_is_measured_once(study: Study) -> None:
 def test_a_model_that_cannot_be_measured_is_a_warning(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = teachers.measure_cost
+    real = distillation.measure_cost
 
     def fail_for_teacher(members, role, *arguments):
         if role == "teacher":
             raise RuntimeError("out of memory\nand more")
         return real(members, role, *arguments)
 
-    monkeypatch.setattr(teachers, "measure_cost", fail_for_teacher)
+    monkeypatch.setattr(distillation, "measure_cost", fail_for_teacher)
     reason = f"the cost of the teacher {TINY.teacher} cannot be measured (out of memory)"
     assert measure_costs(study)[1:] == [f"warning: {reason}"]
     assert [cost.role for cost in read_costs(study.folder)] == ["student"]
