@@ -124,7 +124,7 @@ def prepare(
         study,
         fingerprints,
         partial(run_trial, epochs),
-        warnings=list(find_warnings(study, study_data, models, faults)),
+        warnings=list(_warnings(study, study_data, models, faults)),
         data=data,
         recipe=format_recipe(rows),
         provenance={
@@ -137,19 +137,11 @@ def prepare(
     )
 
 
-def find_warnings(
+def _warnings(
     study: Study, data: Data, models: StudyModels, faults: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a sentence for what makes a study of distillation slower or less useful.
-
-    Args:
-        study: The study, resolved.
-        data: Its data, with any images without labels.
-        models: Its models.
-        faults: Of `find_faults`.
-    """
+    """Yield a sentence for what makes a study slower or less useful, `faults` among them."""
     other_views = list(find_other_views(study, data, models))
-    count_used = len({run.teacher_number for run in numbered(study, teachers(study))})
     yield from flags_without_effect(study)
     yield from data.warnings
     yield from faults
@@ -157,13 +149,12 @@ def find_warnings(
     yield from describe_fixed_students(study)
     if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault
-    if count_used < study.run.teachers:
-        yield f"--repeats {study.repeats} uses only {count_used} of --teachers {study.run.teachers}"
+    used = len({run.teacher_number for run in numbered(study, teachers(study))})
+    if used < study.run.teachers:
+        yield f"--repeats {study.repeats} uses only {used} of --teachers {study.run.teachers}"
     if not study.has_plain:
-        yield (
-            "the study has no baseline without distillation (alpha = 1), so there will be no "
-            "verdict"
-        )
+        absent = "the study has no baseline without distillation (alpha = 1)"
+        yield f"{absent}, so there will be no verdict"
 
 
 # The trials. Their data are read once in a process, and their teacher may be on a store.
@@ -321,7 +312,7 @@ class Preparation:
         try:
             for run, folder in missing_teachers(study.run, runs, root, self.data):
                 self.write(describe_training(run, self.data.of(run)))
-                trainer = trainer or self._start_trainer()
+                trainer = trainer or self._trainer()
                 training = trainer.train.options(num_returns="streaming")
                 references = training.remote(study, run, folder, Contents.of(self.data))
                 for line in self._watched(trainer, references):
@@ -333,11 +324,11 @@ class Preparation:
                 with suppress(ray.exceptions.RayError):
                     ray.kill(trainer)
 
-    def _start_trainer(self) -> Any:
-        """Return the actor that trains teachers; Ray starts it anew if its process dies."""
-        actor: Any = ray.remote(TeacherTrainer)
+    def _trainer(self) -> Any:
+        """Return an actor that trains teachers; Ray starts it anew if its process dies."""
         retries = {"max_restarts": _MAX_RETRIES, "max_task_retries": _MAX_RETRIES}
         cpu, gpu = self.trial
+        actor: Any = ray.remote(TeacherTrainer)
         return actor.options(num_cpus=cpu, num_gpus=gpu, **retries).remote()
 
     def _watched(self, trainer: Any, references: Any) -> Iterator[str]:

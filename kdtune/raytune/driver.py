@@ -211,9 +211,10 @@ def _begin(
         The study as it runs or has run; None if no run is left.
     """
     saved, data = read_if_saved(asked.folder), None
-    study = merge_with_saved(asked, saved)
     if saved is None:
-        study, data = _resolve(study, begun=False)
+        study, data = _resolve(asked, begun=False)
+    else:
+        study = merge_with_saved(asked, saved)
     lines, _ = read_lines(study.folder, study)
     if saved is None and lines:
         print(
@@ -230,7 +231,8 @@ def _begin(
     fingerprints = dict(saved.fingerprints) if saved else {}
     if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
         current = fingerprints_of(study, data)
-        check_same(study, saved, current)
+        if saved is not None:
+            check_same(study, saved, current)
         fingerprints |= current
     if is_done:
         write_study(study, fingerprints)

@@ -153,7 +153,7 @@ def read_if_saved(folder: Path) -> SavedStudy | None:
 
 
 def merge_with_saved(
-    study: Study, saved: SavedStudy | None, write: Callable[[str], None] = print
+    study: Study, saved: SavedStudy, write: Callable[[str], None] = print
 ) -> Study:
     """Return the study that continues the saved one: with at least its repeats.
 
@@ -169,8 +169,6 @@ def merge_with_saved(
         InputError: The saved study is another one. Data and weights are not compared here, but by
             content in `check_same`.
     """
-    if saved is None:
-        return study
     old = saved.study
     changes = (_changed_task, _changed_space)
     if study.train is None and old.train is None:
@@ -205,21 +203,19 @@ def _with_recorded(run: Run, old: Run) -> Run:
     return replace(run, **recorded, study_values=old.study_values)
 
 
-def is_moved(study: Study, saved: SavedStudy | None) -> bool:
+def is_moved(study: Study, saved: SavedStudy) -> bool:
     """Return True if data or weights have other paths than in the saved study, or are objects.
 
     Then `check_same` must compare their contents, even if no trial is left to run.
     """
-    if saved is None:
-        return False
-    if study.run.objects:  # which may be others under the same names
-        return True
-    return any(getattr(saved.study.run, n) != getattr(study.run, n) for n in COMPARED_BY_CONTENT)
+    old, new = saved.study.run, study.run
+    are_others = any(getattr(old, name) != getattr(new, name) for name in COMPARED_BY_CONTENT)
+    return bool(new.objects) or are_others  # objects may be others under the same names
 
 
 def check_same(
     study: Study,
-    saved: SavedStudy | None,
+    saved: SavedStudy,
     fingerprints: Mapping[str, str],
     write: Callable[[str], None] = print,
 ) -> None:
@@ -231,8 +227,6 @@ def check_same(
         fingerprints: Of the study that is asked for, see `training.run.check`.
         write: Is given a line if the saved study has nothing to compare with.
     """
-    if saved is None:
-        return
     run = study.run
     for name, fingerprint in fingerprints.items():
         before = saved.fingerprints.get(name, fingerprint)

@@ -27,12 +27,7 @@ from kdtune.data.sources import StudyData
 from kdtune.models.registry import ObjectSource, source_digest
 from kdtune.raytune.session import check_address, environment_set
 from kdtune.results.formatting import markdown
-from kdtune.storage.store import (
-    RETRY_TIMEOUT_SECONDS,
-    SHORT_RETRY_TIMEOUT_SECONDS,
-    ConflictError,
-    Store,
-)
+from kdtune.storage.store import ConflictError, Store
 from kdtune.streams.cache import Cache, device_name
 from kdtune.streams.views import (
     check_gpus,
@@ -252,8 +247,8 @@ def _count_gpus(machines: Sequence[Amounts]) -> int:
 # some trials succeed, some fail, and the exit code is 0.
 
 
-_ANSWER_SECONDS = 180.0
-"""Time for a machine to answer, beside an outage of the store; its worker first imports torch."""
+_ANSWER_SECONDS = 300.0
+"""Time for a machine to answer, with an outage of the store; its worker first imports torch."""
 PROPAGATION_SECONDS = 5.0
 """A shared folder may show what other machines wrote with a delay (NFS: 3 s)."""
 
@@ -263,11 +258,9 @@ class StorageProbe:
 
     Args:
         study: Says which place it is.
-        retry_timeout: Seconds for which requests to the object store are retried in an outage.
     """
 
-    def __init__(self, study: Study, retry_timeout: float = SHORT_RETRY_TIMEOUT_SECONDS):
-        self.retry_timeout = retry_timeout
+    def __init__(self, study: Study):
         self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
         self.uri = None if study.uri is None else join_uri(study.uri, self.folder.name)
 
@@ -291,13 +284,13 @@ class StorageProbe:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(name)
             return
-        store = Store(self.uri, self.retry_timeout)
+        store = Store(self.uri)
         with suppress(ConflictError):  # an attempt whose answer was lost has written it
             store.retry(lambda: store.write_if(None, name.encode(), name))
 
     def _sees(self, name: str) -> bool:
         if self.uri is not None:
-            store = Store(self.uri, self.retry_timeout)
+            store = Store(self.uri)
             return store.retry(lambda: store.read(name)) is not None
         until = time.monotonic() + PROPAGATION_SECONDS
         while not (self.folder / name).exists() and time.monotonic() < until:
@@ -309,7 +302,7 @@ class StorageProbe:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.uri is not None:
             with suppress(InputError, OSError):
-                store = Store(self.uri, self.retry_timeout)
+                store = Store(self.uri)
                 for name in store.names():
                     store.delete(name)
 
@@ -335,8 +328,8 @@ class NodeReport:
     """What must be the same on all machines: versions, and fingerprints of data, models, code."""
     gpus: int = 0
     """GPUs that torch sees."""
-    free: Mapping[str, int] = field(default_factory=dict)
-    """Free bytes on the disk of each folder that the study uses."""
+    free: int = 0
+    """Free bytes on the disk of the study's folder."""
     faults: tuple[str, ...] = ()
     """Sentences, without the machine's name."""
     no_answer: str = ""
@@ -383,51 +376,29 @@ def report_node(
     found = inspection.fingerprints
     if not is_driver:
         found = attempt(lambda: fingerprints_of(study), {})
-    cache = Cache(study.cache, study.cache_gb)
     gpus = attempt(lambda: _visible_gpus(study), 0)
-    free = attempt(lambda: {str(place): _free_bytes(place) for place in _folders(study)}, {})
+    free = attempt(lambda: _free_bytes(study.folder), inspection.run_bytes)
     if study.train is None:
-        attempt(cache.check)
-    need = inspection.run_bytes
-    if (available := free.get(str(study.folder), need)) < need:
-        faults.append(f"{study.folder} has {available} free bytes, but one run needs {need}")
+        attempt(Cache(study.cache, study.cache_gb).check)
+    if free < (need := inspection.run_bytes):
+        faults.append(f"{study.folder} has {free} free bytes, but one run needs {need}")
     if count_trials(node.resources, inspection.trial):
         attempt(lambda: check_precision(study.run, device_of(study, gpus)))
     facts = {"kdtune": __version__, "torch": torch.__version__.split("+")[0], **found}
     return NodeReport(facts, gpus, free, tuple(faults))
 
 
-def find_node_faults(nodes: Mapping[Node, NodeReport]) -> dict[Node, list[str]]:
-    """Return a sentence for each fault of a machine and for what differs from the first one."""
-    first, ours = next(iter(nodes.items()))
-    faults = {}
-    for node, report in nodes.items():
-        faults[node] = [f"{node}: {sentence}" for sentence in report.faults]
-        faults[node] += [
-            f"{node} has {name} {theirs}, but {first} has {ours.facts[name]}; make them the same"
-            for name, theirs in report.facts.items()
-            if name in ours.facts and ours.facts[name] != theirs
-        ]
-    return faults
-
-
 def _find_missing_gpus(node: Node, report: NodeReport) -> list[str]:
     """Return a warning if Ray counts GPUs on a machine that torch does not see."""
     counted = int(node.resources.get("GPU", 0))
-    if report.gpus >= counted:
-        return []
     seen = f"Ray counts {counted} GPUs, but torch sees {report.gpus}"
-    return [f"warning: {node}: {seen}; runs use its CPUs"]
+    return [f"warning: {node}: {seen}; runs use its CPUs"] if report.gpus < counted else []
 
 
 def _visible_gpus(study: Study) -> int:
     """Return the number of the machine's GPUs, including those that Ray hides from this task."""
     with environment_set(CUDA_VISIBLE_DEVICES=None):
         return count_gpus(study)
-
-
-def _folders(study: Study) -> tuple[Path, Path]:
-    return study.folder, Cache(study.cache, study.cache_gb).folder
 
 
 def _free_bytes(folder: Path) -> int:
@@ -469,12 +440,12 @@ def preflight(inspection: Inspection) -> list[str]:
     """
     study, trial = inspection.study, inspection.trial
     first, *others = alive_nodes()
-    reports, faults = inspect_nodes(inspection, first, others, SHORT_RETRY_TIMEOUT_SECONDS)
+    reports, faults = inspect_nodes(inspection, first, others)
     lines = [sentence for sentences in faults.values() for sentence in sentences]
     lines += [f"{node} {report.no_answer}" for node, report in reports.items() if report.no_answer]
     if lines:
         raise NodeMismatchError("\n".join(lines))
-    lines = [_table(study, reports)] if others else []
+    lines = [_table(reports)] if others else []
     for node, report in reports.items():
         lines += _find_missing_gpus(node, report)
     if with_gpus := [node for node, report in reports.items() if trial.gpu and report.gpus]:
@@ -488,31 +459,34 @@ def preflight(inspection: Inspection) -> list[str]:
 
 
 def inspect_nodes(
-    inspection: Inspection, first: Node, others: Sequence[Node], retry_timeout: float
+    inspection: Inspection, first: Node, others: Sequence[Node]
 ) -> tuple[dict[Node, NodeReport], dict[Node, list[str]]]:
-    """Inspect machines from the first of them, that of the driver.
-
-    Args:
-        inspection: What they are inspected for.
-        first: The machine on which this function runs.
-        others: The other machines.
-        retry_timeout: Seconds for which requests to the object store are retried in an outage.
+    """Inspect machines from the first of them, that of the driver, on which this function runs.
 
     Returns:
-        The report of each machine, and a sentence for each of its faults.
+        The report of each machine, and a sentence for each of its faults and for what differs from
+        the first one.
 
     Raises:
         InputError, OSError: The first machine cannot write into the study's place.
     """
-    probe = StorageProbe(inspection.study, retry_timeout)
+    probe = StorageProbe(inspection.study)
     try:
         probe.write("driver")
         tasks = {node: start_on(node, report_node, node, probe, inspection) for node in others}
         reports = {first: report_node(first, probe, inspection, is_driver=True)}
-        reports |= {node: _wait_for_report(task, retry_timeout) for node, task in tasks.items()}
+        reports |= {node: _wait_for_report(task) for node, task in tasks.items()}
     finally:
         probe.remove()
-    return reports, find_node_faults(reports)
+    ours, faults = reports[first].facts, {}
+    for node, report in reports.items():
+        faults[node] = [f"{node}: {sentence}" for sentence in report.faults]
+        faults[node] += [
+            f"{node} has {name} {theirs}, but {first} has {ours[name]}; make them the same"
+            for name, theirs in report.facts.items()
+            if name in ours and ours[name] != theirs
+        ]
+    return reports, faults
 
 
 def start_on(node: Node, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -527,14 +501,13 @@ def describe_ray_error(error: Exception) -> str:
     return first_line(getattr(error, "cause", None) or error)
 
 
-def _wait_for_report(task: Any, retry_timeout: float) -> NodeReport:
+def _wait_for_report(task: Any) -> NodeReport:
     """Return the report of a machine, or one that says why there is none."""
-    seconds = _ANSWER_SECONDS + retry_timeout
     try:
-        report: NodeReport = ray.get(task, timeout=seconds)
+        report: NodeReport = ray.get(task, timeout=_ANSWER_SECONDS)
         return report
     except ray.exceptions.GetTimeoutError:
-        return NodeReport(no_answer=f"has not answered in {seconds:.0f} s")
+        return NodeReport(no_answer=f"has not answered in {_ANSWER_SECONDS:.0f} s")
     except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
         reason = describe_ray_error(error)
         return NodeReport(faults=(f"cannot run kdtune {__version__} ({reason}); install it there",))
@@ -542,14 +515,13 @@ def _wait_for_report(task: Any, retry_timeout: float) -> NodeReport:
         return NodeReport(no_answer=f"could not be inspected ({describe_ray_error(error)})")
 
 
-def _table(study: Study, reports: Mapping[Node, NodeReport]) -> str:
-    head = ["machine", "kdtune", "torch", "CPU", "GPU", "free GB, study", "free GB, cache"]
+def _table(reports: Mapping[Node, NodeReport]) -> str:
+    head = ["machine", "kdtune", "torch", "CPU", "GPU", "free GB"]
     rows = []
     for node, report in reports.items():
         versions = [report.facts["kdtune"], report.facts["torch"]]
         counts = [f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU")]
-        free = [f"{report.free[str(folder)] / 1e9:.1f}" for folder in _folders(study)]
-        rows.append([str(node), *versions, *counts, *free])
+        rows.append([str(node), *versions, *counts, f"{report.free / 1e9:.1f}"])
     return markdown(head, rows)
 
 
@@ -679,8 +651,7 @@ class MachineMonitor:
         first = self.nodes[0]
         for node in self.nodes:
             if node.id not in old:  # also one that has restarted
-                arguments = (self.inspection, first, [node], RETRY_TIMEOUT_SECONDS)
-                self._tasks[node] = start_on(first, inspect_nodes, *arguments)
+                self._tasks[node] = start_on(first, inspect_nodes, self.inspection, first, [node])
         for node, task in list(self._tasks.items()):
             if ray.wait([task], timeout=0)[0]:
                 yield from self._report(node, self._tasks.pop(node))

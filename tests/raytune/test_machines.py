@@ -1,8 +1,6 @@
 """What fits on machines, counted by hand; their inspection; those that join or are lost."""
 
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,52 +198,6 @@ def test_a_batch_is_tried_on_cuda(
     assert words in fault and bool(words) == bool(fault)
 
 
-@pytest.fixture(scope="module")
-def cluster(s3: S3, no_shared_ray: None) -> Iterator[Cluster]:
-    """Two raylets, which share this machine's disk and know the store's address."""
-    # from Python 3.13 on a forked process clears what waits for the exit: Ray's hook crashes there
-    one = {"num_cpus": 1}
-    made = Cluster(initialize_head=True, head_node_args=one, shutdown_at_exit=False)
-    made.add_node(num_cpus=1)
-    ray.init(address=made.address, log_to_driver=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
-def test_two_machines_are_a_table_and_nothing_is_left_behind(
-    cluster: Cluster, study: Study, s3: S3, tmp_path: Path
-) -> None:
-    there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
-    for asked in (study, there):
-        (table,) = inspect(asked)
-        assert len(table.splitlines()) == 2 + 2
-    assert list(study.folder.iterdir()) == []
-    assert Store(str(there.uri)).names() == []
-    with pytest.raises((InputError, OSError), match="NoSuchBucket"):
-        inspect(replace(study, out="s3://no-such-bucket/runs"))
-
-
-def test_other_contents_lost_files_and_full_disks_are_refused(
-    cluster: Cluster, study: Study, tmp_path: Path
-) -> None:
-    file = tmp_path / "student.safetensors"
-    save_weights(make_student(study.run, load_data(study.run)).net, file)
-    study = replace(study, run=replace(study.run, student_weights=str(file)))
-    inspection = inspection_of(study)
-    first, other = alive_nodes()
-    others = inspection._replace(fingerprints={**inspection.fingerprints, "data": "others"})
-    with pytest.raises(NodeMismatchError) as caught:
-        preflight(others)
-    assert str(caught.value).startswith(f"{other} has data ")
-    assert f", but {first} has others; make them the same" in str(caught.value)
-    with pytest.raises(NodeMismatchError, match=rf"{study.folder} has \d+ free bytes, but one run"):
-        preflight(inspection._replace(run_bytes=10**17))
-    file.unlink()  # the driver has its fingerprints from before
-    with pytest.raises(NodeMismatchError, match=rf"^{re.escape(str(other))}: .*{file} does not ex"):
-        preflight(inspection)
-
-
 def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
     study: Study, tmp_path: Path
 ) -> None:
@@ -264,46 +216,116 @@ def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
     assert report.free and report.facts["torch"]  # the rest is inspected all the same
 
 
-def test_machines_that_join_are_inspected_and_those_lost_are_named(
-    cluster: Cluster, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """One that cannot run the study ends it; one lost during its inspection does not."""
+# -- several machines: as two names of this one, and as two raylets --
+
+
+OTHER = Node("b", "10.0.0.2 (h1)", {"CPU": 1})
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
+    """Machines whose tasks this process runs; an error of a task is Ray's."""
+    alive = [HEAD, OTHER]
+
+    def start_on(node: Node, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            return ray.exceptions.RayTaskError("inspect", str(error), error)
+
+    def get(task: Any, timeout: float = 0.0) -> Any:
+        if isinstance(task, Exception):
+            raise task
+        return task
+
+    monkeypatch.setattr(machines, "alive_nodes", lambda: list(alive))
+    monkeypatch.setattr(machines, "start_on", start_on)
+    monkeypatch.setattr(machines.ray, "get", get)
+    monkeypatch.setattr(machines.ray, "wait", lambda tasks, timeout: (tasks, []))
     monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
-    monitor = MachineMonitor(Inspection(study, TRIAL, {}))
-    assert list(monitor.poll()) == []
-    elsewhere = replace(study, run=replace(study.run, data=str(tmp_path / "images")))
-    strict, late = (MachineMonitor(Inspection(asked, TRIAL, {})) for asked in (elsewhere, study))
-    third = cluster.add_node(num_cpus=1)
-    with_third = alive_nodes()
-    (node,) = set(with_third) - set(late.nodes)
-    lost = f"{node} was lost; its runs resume from their last checkpoint on other machines"
-    assert first_line_of(monitor) == f"{node} has joined"
-    with pytest.raises(NodeMismatchError, match=str(tmp_path / "images")):
-        first_line_of(strict)
-    cluster.remove_node(third)
-    assert first_line_of(monitor) == lost
-    with monkeypatch.context() as patch:
-        patch.setattr(machines, "alive_nodes", lambda: with_third)  # the inspection learns sooner
-        assert first_line_of(late).startswith(f"warning: {node} could not be inspected (")
-        with pytest.raises(NodeMismatchError, match="could not be inspected"):  # at a start it does
-            inspect(study)
-    assert first_line_of(late) == lost
-    assert list(study.folder.iterdir()) == []
+    return alive
 
 
 def inspection_of(study: Study) -> Inspection:
-    data = StudyData(study.run)
-    return Inspection(study, TRIAL, fingerprints_of(study, data))
+    return Inspection(study, TRIAL, fingerprints_of(study))
 
 
-def inspect(study: Study) -> list[str]:
-    """Inspect all machines as the driver does."""
-    return preflight(inspection_of(study))
+def check_place(study: Study, prefix: str) -> None:
+    """Inspect all machines as the driver does: in a folder, on a store, and without one."""
+    there = replace(study, out=f"s3://kdtune/{prefix}")
+    for asked in (study, there):
+        (table,) = preflight(inspection_of(asked))
+        assert len(table.splitlines()) == 2 + 2
+    assert list(study.folder.iterdir()) == []
+    assert Store(str(there.uri)).names() == []
+    with pytest.raises((InputError, OSError), match="NoSuchBucket"):
+        preflight(inspection_of(replace(study, out="s3://no-such-bucket/runs")))
 
 
-def first_line_of(monitor: MachineMonitor) -> str:
-    for _ in range(600):
-        if lines := list(monitor.poll()):
-            return lines[0]
-        time.sleep(0.1)
-    raise AssertionError("nothing is said")
+def test_two_machines_are_a_table_and_nothing_is_left_behind(
+    nodes: list[Node], study: Study, s3: S3, tmp_path: Path
+) -> None:
+    check_place(study, tmp_path.name)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_shared_ray")
+def test_two_raylets_are_a_table_and_one_may_be_lost(study: Study, s3: S3, tmp_path: Path) -> None:
+    """They share this machine's disk and know the store's address."""
+    # from Python 3.13 on a forked process clears what waits for the exit: Ray's hook crashes there
+    one = {"num_cpus": 1}
+    cluster = Cluster(initialize_head=True, head_node_args=one, shutdown_at_exit=False)
+    second = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        check_place(study, tmp_path.name)
+        both = alive_nodes()
+        cluster.remove_node(second)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(machines, "alive_nodes", lambda: both)  # the inspection learns sooner
+            with pytest.raises(NodeMismatchError, match="could not be inspected"):
+                preflight(inspection_of(study))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_other_contents_lost_files_and_full_disks_are_refused(
+    nodes: list[Node], study: Study, tmp_path: Path
+) -> None:
+    file = tmp_path / "student.safetensors"
+    save_weights(make_student(study.run, load_data(study.run)).net, file)
+    study = replace(study, run=replace(study.run, student_weights=str(file)))
+    inspection = inspection_of(study)
+    others = inspection._replace(fingerprints={**inspection.fingerprints, "data": "others"})
+    with pytest.raises(NodeMismatchError) as caught:
+        preflight(others)
+    assert str(caught.value).startswith(f"{OTHER} has data ")
+    assert f", but {HEAD} has others; make them the same" in str(caught.value)
+    with pytest.raises(NodeMismatchError, match=rf"{study.folder} has \d+ free bytes, but one run"):
+        preflight(inspection._replace(run_bytes=10**17))
+    file.unlink()  # the driver has its fingerprints from before
+    with pytest.raises(NodeMismatchError, match=rf"^{re.escape(str(OTHER))}: .*{file} does not ex"):
+        preflight(inspection)
+
+
+def test_machines_that_join_are_inspected_and_those_lost_are_named(
+    nodes: list[Node], study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot run the study ends it; one lost during its inspection does not."""
+    nodes.remove(OTHER)
+    elsewhere = replace(study, run=replace(study.run, data=str(tmp_path / "images")))
+    asked = (study, elsewhere, study)
+    monitor, strict, late = (MachineMonitor(Inspection(s, TRIAL, {})) for s in asked)
+    assert list(monitor.poll()) == []
+    nodes.append(OTHER)
+    assert list(monitor.poll()) == [f"{OTHER} has joined"]
+    with pytest.raises(NodeMismatchError, match=str(tmp_path / "images")):
+        list(strict.poll())
+    lost = ray.exceptions.RayTaskError("inspect", "", ConnectionError("no answer"))
+    monkeypatch.setattr(machines, "start_on", lambda *_: lost)
+    warning = f"warning: {OTHER} could not be inspected (no answer)"
+    assert list(late.poll()) == [warning]
+    nodes.remove(OTHER)
+    ended = f"{OTHER} was lost; its runs resume from their last checkpoint on other machines"
+    assert [*monitor.poll(), *late.poll()] == [ended] * 2

@@ -1,6 +1,10 @@
-"""Records of trials that Ray gives up; of the others, under a real Ray: test_search.py."""
+"""Records of trials that Ray gives up, freeze or have no memory; of the others: test_search.py."""
 
 import math
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import own_functions
 import pytest
+from ray._private import state
 from simulated_runs import LISTS, make
+from tiny_run import TINY
 
+import kdtune
 from kdtune.config.files import EPOCHS
 from kdtune.config.text import FolderUnusableError
 from kdtune.planning.plan import Plan
@@ -22,6 +30,7 @@ from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records, read_lines
 from kdtune.streams.cache import Cache
+from kdtune.training.teacher import read_record
 
 
 @pytest.fixture
@@ -232,3 +241,78 @@ def test_a_run_that_ray_kills_alone_is_the_cause_of_those_before(recorder: Recor
     recorder.on_worker_killed()
     assert [trial_id for trial_id, error in ends(recorder).items() if error] == [hungry]
     assert recorder.capacity.concurrent_trials() == len(tune.start()) == 8
+
+
+# -- trials that freeze or run out of memory, under a real Ray --
+
+
+def run_study(tmp_path: Path, function: Any, **changes: Any) -> kdtune.Results:
+    study = kdtune.Study(train=function, out=str(tmp_path), baseline={"alpha": 1.0}, **changes)
+    return kdtune.run(study)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_a_frozen_process_is_killed_and_its_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A process that is silent for as long, but alive, is left alone."""
+    monkeypatch.setattr("kdtune.raytune.recorder.TRIAL_SILENT_SECONDS", 3.0)
+    space = {"alpha": (0.5, 1.0)}
+    results = run_study(tmp_path, own_functions.freezes, space=space, repeats=1, epochs=3)
+    assert set(results.trials.status) == {"completed"}
+    assert results.trials["val/acc@last"].tolist() == [3.5 / 8, 4 / 8]
+    printed = capsys.readouterr().out
+    assert printed.count("was stopped, so it is killed") == 1
+    assert "alpha 0.5, repeat 0: no epoch for" in printed
+    kinds = [(line["trial_id"], line["kind"]) for line in read_lines(results.folder)[0]]
+    frozen = results.trials.set_index("config/alpha").trial_id[0.5]
+    for trial_id in results.trials.trial_id:
+        assert kinds.count((trial_id, "start")) == (2 if trial_id == frozen else 1)
+        assert kinds.count((trial_id, "end")) == 1
+
+
+def freeze_teacher(folder: Path, frozen: list[int]) -> None:
+    """Freeze the process that trains the study's teacher once it has saved a state."""
+    while not list(folder.glob("teacher/*.checkpoint.pt")):
+        time.sleep(0.05)
+    (trainer,) = (a for a in state.actors().values() if a["ActorClassName"] == "TeacherTrainer")
+    os.kill(trainer["Pid"], signal.SIGSTOP)
+    frozen.append(trainer["Pid"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_a_frozen_training_of_the_teacher_is_killed_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kdtune.raytune.recorder.TRIAL_SILENT_SECONDS", 3.0)
+    run = replace(TINY, teacher_epochs=150)
+    study = kdtune.Study(name="frozen", out=str(tmp_path), run=run, repeats=1)
+    frozen: list[int] = []
+    freezer = threading.Thread(target=freeze_teacher, args=(study.folder, frozen), daemon=True)
+    freezer.start()
+    results = kdtune.run(study)
+    freezer.join()
+    assert set(results.trials.status) == {"completed"}
+    printed = capsys.readouterr().out
+    assert printed.count("was stopped, so it is killed") == 1
+    assert "the teacher: no epoch for" in printed and f"its process {frozen[0]} on" in printed
+    epochs = [line for line in printed.splitlines() if line.startswith("  epoch ")]
+    assert len(epochs) == len(set(epochs)) == 150
+    assert len(read_record(study.folder / "teacher")["history"]) == 150
+    assert not list(study.folder.glob("teacher/*checkpoint*"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("shared_ray")
+def test_runs_that_do_not_fit_together_run_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that does not fit alone either has failed; the study goes on."""
+    space = {"alpha": (0.25, 0.75, 1.0)}
+    trials = run_study(tmp_path, own_functions.hungry, space=space, repeats=1, epochs=2).trials
+    status = trials.set_index("config/alpha").status.to_dict()
+    assert status == {0.25: "completed", 0.75: "failed", 1.0: "completed"}
+    printed = capsys.readouterr().out
+    assert "out of memory while 2 runs ran at a time; retried with 1 at a time" in printed
