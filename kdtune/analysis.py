@@ -157,8 +157,7 @@ def main(flags: AnalysisFlags | TableFlags) -> int:
 
 def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
     """Return the comparison in a table of results as text, and its warnings."""
-    from kdtune.results.sources import read_tables
-    from kdtune.results.tables import compare
+    from kdtune.results.tables import compare, read_tables
 
     result = compare(
         read_tables(flags.tables),

@@ -151,7 +151,7 @@ def write_round(
     means = {alpha: np.mean([acc for acc in last[alpha] if acc is not None]) for alpha in alphas}
     ids = {alpha: at(alpha).config_id for alpha in sorted(alphas, key=lambda a: -means[a])}
     distilled = next((i for alpha, i in ids.items() if alpha != 1), None)
-    pair = FinalPair(RUN.student, ids.get(1.0), distilled)
+    pair = FinalPair(student=RUN.student, baseline=ids.get(1.0), distilled=distilled)
     with Records(folder) as records:
         records.finalists(Round(0, first, (pair,), tuple(ids.values()), default))
 

@@ -23,7 +23,7 @@ from kdtune.config.images import TURNS, oriented
 from kdtune.config.run import Orientation
 from kdtune.config.text import printable
 from kdtune.deploy.onnx import OUTPUT, Predict, Signature
-from kdtune.deploy.subject import Subject
+from kdtune.deploy.subject import Facts, Subject
 from kdtune.models.classifier import describe_preprocessing
 from kdtune.results.comparison import completed
 from kdtune.results.examples import configuration_record, student_classes, trial_metrics
@@ -175,7 +175,7 @@ def yaml_value(value: Any) -> str:
 
 @cache
 def templates() -> Environment:
-    """Return the templates: of the model card, of its lines of Python, of sentences on int8."""
+    """Return the templates: of the model card, of its lines of Python, of sentences."""
     environment = Environment(  # noqa: S701 - Markdown and Python, not HTML
         loader=PackageLoader("kdtune.deploy"),
         trim_blocks=True,
@@ -184,6 +184,11 @@ def templates() -> Environment:
     )
     environment.filters.update(md=escape, code=code, yaml=yaml_value)
     return environment
+
+
+def sentences() -> Any:
+    """Return the macros of the sentences about an export."""
+    return templates().get_template("sentences.txt").module
 
 
 def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> str:
@@ -228,21 +233,19 @@ MAX_CLASSES = 50
 """Classes in the table; of more, those with the lowest accuracy."""
 
 
-def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> str:
+def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Facts]) -> str:
     """Return the model card of an exported student as Markdown.
 
     Args:
         subject: the student.
-        facts: see `describe`.
+        facts: see `describe_file`.
         files: what the JSON file beside each exported file says.
     """
     results, student = subject.results, subject.student
     resize = Resize.of(student, subject.signature)
     split = "test" if "test" in facts["metrics"]["student"] else "val"
-    data_set = read_provenance(results.folder).get("data_set", {})
-    examples = data_set.get("examples", {})
-    accuracy = _accuracy(facts, split, sum(examples.get(split, {}).values()))
-    has_onnx = any(f["file"] == "best.onnx" and f["repeat"] == student.repeat for f in files)
+    data_set = {"examples": {}, "extra": None} | read_provenance(results.folder).get("data_set", {})
+    images = sum(data_set["examples"].get(split, {}).values())
     classes = student_classes(results, facts["config_id"], student.repeat, student.classes, split)
     repeats = int(classes.repeats.max()) if len(classes) else 0
     if len(classes) > MAX_CLASSES:
@@ -251,27 +254,21 @@ def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Mapping[str
         templates()
         .get_template("card.md")
         .render(
-            study=results.study,
+            subject=subject,
             facts=facts,
-            configuration=facts["metrics"]["configuration"],
-            files=[{"notes": [], **file} for file in files],
-            has_onnx=has_onnx,
+            files=files,
+            has_onnx=any(f.file == "best.onnx" and f.repeat == student.repeat for f in files),
             lines=onnx_lines(subject.signature, resize, subject.resizes),
             resize=resize,
-            resizes=subject.resizes,
-            signature=subject.signature,
-            examples={name: sum(counts.values()) for name, counts in examples.items()},
-            extra=data_set.get("extra"),
-            run=student.record.configured_run,
+            data_set=data_set,
             teacher_accuracy=_teacher_accuracy(results, student),
             recipe=_recipe(student, facts),
             split=split,
-            accuracy=accuracy,
+            accuracy=_accuracy(facts, split, images),
             mean=_mean_accuracy(facts, split),
             verdict=" ".join(results.verdict().split("\n")),
             classes=classes.to_dict("records"),
             repeats=repeats,
-            weights=facts["initial_weights"],
             versions={"kdtune (export)": __version__} | dict(student.record.versions),
         )
     )

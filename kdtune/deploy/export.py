@@ -14,7 +14,14 @@ from safetensors.torch import load_file, save_file
 from kdtune.config.files import STUDENTS, atomic_write
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
-from kdtune.deploy.card import as_texts, card, compare_pillow, compare_recorded, describe_file
+from kdtune.deploy.card import (
+    as_texts,
+    card,
+    compare_pillow,
+    compare_recorded,
+    describe_file,
+    sentences,
+)
 from kdtune.deploy.int8 import export_int8
 from kdtune.deploy.onnx import Agreement, Graph, Predict, compare_logits, run_all
 from kdtune.deploy.subject import (
@@ -51,18 +58,12 @@ class ExportFormat:
     """The format in words, with its version if it has one."""
     write: Callable[[Subject, Metadata, Path], Any]
     read: Callable[[Subject, Path], Predict]
-    check: Callable[[], None] = lambda: None
-    """Raises InputError if packages are missing."""
 
 
 def _write_onnx(subject: Subject, metadata: Metadata, file: Path) -> Any:
     models = onnx_files.to_onnx(Graph(subject.student), subject.signature)
     onnx_files.write_onnx(models.optimized, file, metadata)
     return models.template
-
-
-def _read_onnx(subject: Subject, file: Path) -> Predict:
-    return onnx_files.predictor(file, torch.get_num_threads())
 
 
 def _write_program(subject: Subject, metadata: Metadata, file: Path) -> None:
@@ -102,8 +103,7 @@ FORMATS = {
         ".onnx",
         f"ONNX, opset {onnx_files.OPSET}",
         _write_onnx,
-        _read_onnx,
-        onnx_files.require_packages,
+        lambda _, file: onnx_files.predictor(file, torch.get_num_threads()),
     ),
     "torch-export": ExportFormat(
         ".pt2", f"torch.export, PyTorch {torch.__version__}", _write_program, _read_program
@@ -118,7 +118,6 @@ FORMATS = {
 # Export of a student of a study: files, checks, int8 and the model card.
 
 
-KEPT = f"; the earlier one is now {EARLIER_CARD}"
 _WriteLine = Callable[[str], None]
 
 
@@ -162,7 +161,8 @@ def export(
         ExportMismatchError: the exported file does not compute what the student does.
     """
     chosen = FORMATS[format]
-    chosen.check()
+    if format == "onnx":
+        onnx_files.require_packages()
     if "://" in str(place):
         raise InputError(
             f"STUDY must be a folder on this machine, but got {place}; copy the study here first"
@@ -183,8 +183,9 @@ def export(
         facts = describe_file(results, subject.student, subject.signature, chosen.title)
         agreement, template = _write(subject, chosen, file, facts, write)
         text = card(subject, facts, read_facts(folder, config_id))
-        kept = write_card(folder, text, keep=True)
-        write(f"Wrote the model card {folder / CARD}{KEPT if kept else ''}.")
+        edited = write_card(folder, text, keep=True)
+        kept = f"; the earlier one is now {EARLIER_CARD}" if edited else ""
+        write(f"Wrote the model card {folder / CARD}{kept}.")
         small = folder / f"{INT8}{chosen.suffix}" if int8 else None
         if small is not None:
             for line in export_int8(subject, file, template, small, facts, write):
@@ -215,7 +216,7 @@ def _write(
         f"{subject.signature.type_name} [{shape}], to logits [batch, {len(student.classes)}]."
     )
     notes = [
-        _describe_check(subject, agreement),
+        sentences().check(agreement, subject),
         compare_recorded(subject, logits),
         compare_pillow(subject, logits, chosen.read(subject, file)),
     ]
@@ -224,22 +225,3 @@ def _write(
         write(line)
     write_facts(file, facts | {"check": {"on": views, **vars(agreement)}, "notes": notes})
     return agreement, template
-
-
-def _describe_check(subject: Subject, agreement: Agreement) -> str:
-    """Return what a file was checked on, and how close it is to PyTorch, as a sentence."""
-    tied = agreement.ties
-    same = "the same class for each" + (
-        f" but {tied}, whose two largest logits are equal but for rounding" if tied else ""
-    )
-    text = (
-        f"{agreement.count:,} {subject.checked_on} against PyTorch: {same}, largest difference of "
-        f"the logits {agreement.largest_difference:.2g} (largest logit "
-        f"{agreement.largest_logit:.3g})."
-    )
-    if subject.data is None:
-        return (
-            f"warning: the file could NOT be checked on the study's data, since {subject.reason}. "
-            f"Checked on {text}"
-        )
-    return f"Checked on all {text}"

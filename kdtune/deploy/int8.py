@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdtune.config.files import atomic_write
-from kdtune.deploy.card import as_texts, templates
+from kdtune.deploy.card import as_texts, sentences
 from kdtune.deploy.onnx import (
     Graph,
     Quantized,
@@ -107,12 +107,7 @@ def describe_accuracy(cost: Mapping[str, Any]) -> str:
     no_change = student["difference"] == 0 and student["low"] is None
     most = wilson_interval(0, student["images"])[1] if no_change else None
     alone = _points(student, "new images")
-    return _sentences().accuracy(cost, over_repeats, alone, most)  # type: ignore[no-any-return]
-
-
-def _sentences() -> Any:
-    """Return the macros of the sentences about int8."""
-    return templates().get_template("int8.txt").module
+    return sentences().accuracy(cost, over_repeats, alone, most)  # type: ignore[no-any-return]
 
 
 def _points(of: Mapping[str, Any], holds_for: str) -> str:
@@ -205,10 +200,10 @@ def export_int8(
     Raises:
         InputError: the data are gone, or onnxruntime cannot quantize the model.
     """
-    pairs, sentences = _quantize_repeats(subject, file, template, write), _sentences()
+    pairs = _quantize_repeats(subject, file, template, write)
     model, made = pairs[0].full, pairs[0].quantized
     cost = _cost(pairs)
-    how = sentences.method(made, linear_share(model), subject.examples)
+    how = sentences().method(made, linear_share(model), subject.examples)
     with atomic_write(target) as part:
         write_onnx(made.model, part, as_texts(facts | {"quantization": how}))
         write("int8: measuring latencies.")
@@ -226,7 +221,7 @@ def export_int8(
     notes = [
         f"Quantized to int8: {how}",
         describe_accuracy(cost),
-        sentences.gains(sizes, latency),
+        sentences().gains(sizes, latency),
     ]
     measured = {"method": how, **cost, "bytes": sizes, "latency": latency}
     title = f"{facts['format']}, int8"

@@ -195,24 +195,14 @@ def with_weights(model: Any, graph: nn.Module) -> Any | None:
     return copied
 
 
-def _strip(model: Any) -> None:
+def _strip(message: Any) -> None:
     """Remove the notes of the exporter: they name files of this machine, and double the size."""
-    waiting = [model.graph, *model.functions]
-    while waiting:
-        part = waiting.pop()
-        for node in part.node:
-            del node.metadata_props[:]
-            node.doc_string = ""
-            waiting += [a.g for a in node.attribute if a.HasField("g")]
-        for values in (part.value_info, getattr(part, "input", []), getattr(part, "output", [])):
-            for value in values:
-                if hasattr(value, "metadata_props"):
-                    del value.metadata_props[:]
-        if hasattr(part, "initializer"):
-            for tensor in part.initializer:
-                del tensor.metadata_props[:]
-        del part.metadata_props[:]
-        part.doc_string = ""
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in value if field.is_repeated else [value]:
+                _strip(part)
 
 
 def write_onnx(model: Any, file: Path, metadata: Mapping[str, str]) -> None:

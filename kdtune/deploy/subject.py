@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from torch import Tensor
-from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from kdtune.config.files import STUDY, atomic_write, check_links
 from kdtune.config.text import InputError, first_line
@@ -180,17 +179,14 @@ def writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-class _Facts(TypedDict):
+class Facts(BaseModel, strict=True):
     """What the card shows of a file, of the content of the JSON file beside it."""
 
     file: str
     format: str
     config_id: str
     repeat: int
-    notes: NotRequired[list[str]]
-
-
-_FACTS = TypeAdapter(_Facts)
+    notes: list[str] = []
 
 
 def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
@@ -201,7 +197,7 @@ def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
         part.write_text(f"{text}\n", encoding="utf-8")
 
 
-def read_facts(folder: Path, config_id: str) -> list[_Facts]:
+def read_facts(folder: Path, config_id: str) -> list[Facts]:
     """Return what is said of each exported file in students/, by the JSON files beside them.
 
     Args:
@@ -211,9 +207,9 @@ def read_facts(folder: Path, config_id: str) -> list[_Facts]:
     described = []
     for file in sorted(folder.glob(f"{BEST}*.json"), key=lambda f: (INT8 in f.name, f.name)):
         with suppress(OSError, ValueError):  # or not ours
-            facts = _FACTS.validate_json(file.read_bytes(), strict=True)
-            is_there = facts["file"] == file.stem and (folder / file.stem).is_file()
-            if is_there and facts["config_id"] == config_id:
+            facts = Facts.model_validate_json(file.read_bytes())
+            is_there = facts.file == file.stem and (folder / file.stem).is_file()
+            if is_there and facts.config_id == config_id:
                 described.append(facts)
     return described
 

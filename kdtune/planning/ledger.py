@@ -188,7 +188,7 @@ class Ledger:
             if phase_of(repeat) == "final":
                 self.next_final_repeat = max(self.next_final_repeat, repeat + 1)
                 if self.round is None:
-                    self.round = Round.unrecorded(FIRST_REPEAT["final"])
+                    self.round = Round(0, FIRST_REPEAT["final"], (), (), is_recorded=False)
                 if not self.round.is_recorded:
                     # earlier versions added to the same finals after a search
                     self.is_round_over = False
@@ -348,7 +348,7 @@ def finalists(ledger: Ledger) -> list[Finalists]:
     """
     round_, configs = ledger.open_round, ledger.configs
     if round_ is not None and round_.is_recorded:
-        ids = [(pair.baseline, pair.distilled) for pair in round_.pairs]
+        ids = [(pair["baseline"], pair["distilled"]) for pair in round_.pairs]
         return [Finalists(*(None if c is None else configs[c] for c in pair)) for pair in ids]
 
     def best(arm: list[ConfigState]) -> ConfigState | None:
@@ -444,8 +444,9 @@ def current_round(ledger: Ledger) -> Round | None:
         return None
     recorded = []
     for pair in pairs:
-        ids = [None if state is None else state.run.config_id for state in pair]
-        recorded.append(FinalPair(pair.states[0].arm.group, *ids))
+        baseline, distilled = (None if s is None else s.run.config_id for s in pair)
+        student = pair.states[0].arm.group
+        recorded.append(FinalPair(student=student, baseline=baseline, distilled=distilled))
     ranking = _ranked([state for pair in pairs for state in pair.states])
     return Round(
         number=0 if ledger.round is None else ledger.round.number + 1,

@@ -576,7 +576,7 @@ def finish(
     if results.study.keep != "all":
         for file in (folder / TRIALS).glob(f"*/{STUDENT}"):
             file.unlink()
-        mirror.delete_below(TRIALS, STUDENT)
+        mirror.delete_removed(TRIALS, f"/{STUDENT}")
 
 
 def _write_thumbnails(results: Results, run: Run, data: StudyData | None) -> None:

@@ -1,7 +1,7 @@
 """The report of a study or of several, and what a notebook shows of a study."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.files import FIGURES, STUDY, atomic_write, check_links
-from kdtune.config.task import METRICS, Task, check_names
+from kdtune.config.task import check_names
 from kdtune.config.text import InputError
 from kdtune.reporting import sections
 from kdtune.reporting.canvas import (
@@ -135,7 +135,6 @@ def html(
         effort=effort_text(results.effort, results.task),
         costs=PageTable(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
         cost_note=cost_note(costs) if len(costs) else "",
-        metrics=METRICS,
         glossary=glossary(is_distillation),
         data=data(results),
         **drawn,
@@ -179,7 +178,7 @@ def data(results: Results) -> dict[str, Any]:
     Metrics that no trial has recorded are left out.
 
     `epochs.trial` is the row of the trial. `epochs.every` = k means that every k-th epoch is there,
-    counted back from the last one; 0 means that none is.
+    counted back from the last one.
     """
     trials = results.trials
     recorded = results.epochs
@@ -191,8 +190,6 @@ def data(results: Results) -> dict[str, Any]:
     last = val.groupby("trial_id").epoch.transform("max")
     stride = max(1, -(-len(val) * len(metrics) // MAX_NUMBERS))
     val = val[(last - val.epoch) % stride == 0]
-    if len(val) * len(metrics) > 2 * MAX_NUMBERS:
-        stride, val = 0, val[:0]  # the last epochs alone are too many; the trials have them
     index = pd.Index(trials.trial_id).get_indexer(pd.Index(val.trial_id))
     epochs = {"every": stride, "split": "val", "trial": index.tolist(), "epoch": val.epoch.tolist()}
     return {
@@ -240,14 +237,11 @@ def study_html(results: Results) -> str:
 def output_file(out: str) -> Path:
     """Return the file of the page; raise InputError for a folder or a study's own report."""
     file = Path(out).expanduser()
-    if file.suffix != ".html" or file.is_dir():
+    is_report = (file.parent / STUDY).exists() and file.name == "report.html"
+    if file.suffix != ".html" or file.is_dir() or is_report:
         raise InputError(
-            f"--out must be a file that ends in .html for several studies, but got {out}; give "
-            f"--out comparison.html"
-        )
-    if (file.parent / STUDY).exists() and file.name == "report.html":
-        raise InputError(
-            f"--out must not be the report of one study, but got {out}; give another file"
+            f"--out must be a file that ends in .html for several studies, other than the report "
+            f"of one study, but got {out}; give --out comparison.html"
         )
     return file
 
@@ -258,19 +252,10 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
     Raises:
         InputError: If the file cannot be written.
     """
-    with _writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as part:
-            part.write_text(side_by_side_html(side), encoding="utf-8")
-    return file
-
-
-def side_by_side_html(side: SideBySide) -> str:
-    """Return the page."""
     with figure_style():
         figures = [inline(means_plot(side))] if len(side.best) else []
         differences = [inline(f) for f in (differences_plot(side),) if f]
-    return render(
+    page = render(
         "comparison.html",
         title=f"{', '.join(side.studies)}: studies of knowledge distillation side by side",
         conclusions=list(several.conclusions(side)),
@@ -286,6 +271,11 @@ def side_by_side_html(side: SideBySide) -> str:
         settings=PageTable(*several.setting_rows(side)),
         verdicts={name: r.verdict(side.criterion) for name, r in side.studies.items()},
     )
+    with _writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(file) as part:
+            part.write_text(page, encoding="utf-8")
+    return file
 
 
 # Figures for notebooks and scripts: what `kdtune.Results.plot` is.
@@ -326,15 +316,14 @@ class Plots:
         task = self._results.task
         metric = metric or task.score
         check_names("metric", [metric], task.metrics)
-        if not len(completed(self._results.search_trials)):
-            raise self._nothing("learning curves", "a completed run")
         if last is not None and last < 1:
             raise InputError(f"last must be a number of epochs, at least 1, but got {last}")
-        shown = shown_configs(self._results, self._results.default_criterion)
-        data = _with_derived(curve_data(self._results, shown, last), task)
-        with figure_style():
-            drawn = learning_curve(self._results, metric, data)
-        return self._figure(drawn, "learning curves", f"recorded values of {metric}")
+
+        def draw(results: Results) -> CaptionedFigure | None:
+            shown = shown_configs(results, results.default_criterion)
+            return learning_curve(results, metric, _with_derived(results, shown, last))
+
+        return self._figure("learning curves", f"recorded values of {metric}", draw)
 
     def differences(self, criterion: Criterion | None = None) -> StudyFigure:
         """Return the differences of `Results.compare` with their intervals, best first.
@@ -343,11 +332,8 @@ class Plots:
         >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
         ['alpha = 0.1', 'alpha = 0.5']
         """
-        with figure_style():
-            drawn = forest_plot(self._results, self._criterion(criterion))
-        return self._figure(
-            drawn, "differences", "a baseline and another configuration with two repeats in common"
-        )
+        needed = "a baseline and another configuration with two repeats in common"
+        return self._figure("differences", needed, forest_plot, self._criterion(criterion))
 
     def repeats(self, criterion: Criterion | None = None) -> StudyFigure:
         """Return every repeat of every configuration, with mean and 95 % t interval.
@@ -355,12 +341,8 @@ class Plots:
         >>> results.plot.repeats().axes[0].get_xlabel()
         'validation accuracy (%)'
         """
-        if not len(completed(self._results.search_trials)):
-            raise self._nothing("repeats", "a completed run")
-        with figure_style():
-            return self._figure(
-                repeats_plot(self._results, self._criterion(criterion)), "repeats", ""
-            )
+        criterion = self._criterion(criterion)
+        return self._figure("repeats", "a completed run", repeats_plot, criterion)
 
     def frontier(self, cost: str = "latency_ms", criterion: Criterion | None = None) -> StudyFigure:
         """Return each student's best configurations against what the student costs.
@@ -374,26 +356,30 @@ class Plots:
         """
         check_names("cost", [cost], list(COST_AXES))
         name = next(name for name, axis in FRONTIERS.items() if axis == cost)
-        with figure_style():
-            drawn = frontier_plot(self._results, self._criterion(criterion), name)
-        return self._figure(drawn, "the frontier", "a completed run of a student with known costs")
+        needed = "a completed run of a student with known costs"
+        criterion = self._criterion(criterion)
+        return self._figure("the frontier", needed, frontier_plot, criterion, name)
 
     def _criterion(self, criterion: Criterion | None) -> Criterion:
         return criterion or self._results.default_criterion
 
-    def _figure(self, drawn: CaptionedFigure | None, subject: str, needed: str) -> StudyFigure:
+    def _figure(
+        self, subject: str, needed: str, draw: Callable[..., CaptionedFigure | None], *options: Any
+    ) -> StudyFigure:
+        """Return what `draw` makes of the results; raise InputError if that is nothing."""
+        with figure_style():
+            has_runs = len(completed(self._results.search_trials))
+            drawn = draw(self._results, *options) if has_runs else None
         if drawn is None:
-            raise self._nothing(subject, needed)
+            raise InputError(
+                f"a figure of {subject} must have {needed}, but {self._results.study.name} has "
+                f"none ({self._results.status})"
+            )
         return drawn.figure
 
-    def _nothing(self, subject: str, needed: str) -> InputError:
-        return InputError(
-            f"a figure of {subject} must have {needed}, but {self._results.study.name} has none "
-            f"({self._results.status})"
-        )
 
-
-def _with_derived(data: CurveData, task: Task) -> CurveData:
+def _with_derived(results: Results, shown: Sequence[str], last: int | None) -> CurveData:
     """Return the data of curves with the metrics that are not recorded but derived."""
+    data, task = curve_data(results, shown, last), results.task
     trials = {c: [add_derived(trial, task) for trial in data.trials[c]] for c in data.trials}
     return replace(data, trials=trials, epochs=add_derived(data.epochs, task))

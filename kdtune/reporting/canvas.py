@@ -35,7 +35,6 @@ from kdtune.results.design import p_text
 Titles = str | Sequence[str]
 """Title of an element, or of each of its markers in the order drawn."""
 _CONFIG = "config-"
-_MARKER = r"(<use [^>]*)/>"
 
 
 def config_gid(config_id: str, part: str) -> str:
@@ -59,26 +58,19 @@ def with_titles(svg: str, titles: Mapping[str, Titles]) -> str:
             config_id = gid.removeprefix(_CONFIG).partition("-")[0]
             opening = f'<g id="{gid}" data-config="{config_id}">'
         if isinstance(title, str):
-            after = f"<title>{xml_escape(title)}</title>{after}"
-        else:
-            after = _with_titled_markers(after, title)
-        svg = f"{before}{opening}{after}"
+            svg = f"{before}{opening}<title>{xml_escape(title)}</title>{after}"
+            continue
+        # matplotlib draws a line as one group: the next one with an id is another artist's
+        markers, following, others = after.partition('<g id="')
+        parts = re.split(r"(?<=<use )([^>]*)/>", markers)
+        if len(parts) == 2 * len(title) + 1:  # matplotlib has drawn all of them
+            parts[1::2] = [
+                f"{use}><title>{xml_escape(text)}</title></use>"
+                for use, text in zip(parts[1::2], title, strict=True)
+            ]
+            markers = "".join(parts)
+        svg = f"{before}{opening}{markers}{following}{others}"
     return svg
-
-
-def _with_titled_markers(rest: str, titles: Sequence[str]) -> str:
-    """Return what follows the opening tag of a group, with a title in each of its markers.
-
-    Markers are left as they are if matplotlib has not drawn all of them.
-    """
-    # matplotlib draws a line as one group: the next one with an id is another artist's
-    markers, following, others = rest.partition('<g id="')
-    left = iter(titles)
-    if markers.count("<use ") == len(titles):
-        markers = re.sub(
-            _MARKER, lambda m: f"{m[1]}><title>{xml_escape(next(left))}</title></use>", markers
-        )
-    return markers + following + others
 
 
 # Style, axes and export of figures.

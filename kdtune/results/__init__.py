@@ -10,8 +10,7 @@
 - words: findings in words, with the templates of sentences.toml; no stronger than the numbers allow
 - warnings: warnings about a study: its records, its files and its teachers
 - several: studies of the same data side by side, and the list of a folder's studies
-- tables: comparison of configurations in a table of results that was made elsewhere
-- sources: readers of tables of results: csv and parquet
+- tables: comparison of configurations in a csv or parquet file that was made elsewhere
 - examples: predictions of the best student and its baseline by class and by image
 
 Metrics and hyperparameters are those of `config.task` and `config.run`: columns of

@@ -330,6 +330,19 @@ def compare_pairs(
     return pd.DataFrame([pair.statistics(criterion.sign, level, most) for pair in pairs])
 
 
+def compare_samples(
+    pairs: Sequence[Pair], criterion: Criterion, m: int | None = None
+) -> pd.DataFrame:
+    """Return the table of `compare_pairs` for pairs some of which are independent samples.
+
+    The first columns are paired, why (if it is not) and n_baseline.
+    """
+    why = [pair.why_unpaired for pair in pairs]
+    table = pd.DataFrame({"paired": [not reason for reason in why], "why": why})
+    table["n_baseline"] = [pair.n_baseline for pair in pairs]
+    return table.join(compare_pairs(pairs, criterion, m))
+
+
 def best_first(table: pd.DataFrame, sign: int) -> pd.DataFrame:
     """Return comparisons by their difference, the best first."""
     order = (sign * table["diff"]).sort_values(ascending=False, kind="stable").index

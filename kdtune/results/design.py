@@ -286,11 +286,18 @@ class Pair:
     design: Design = ONE_TEACHER
     why_unpaired: str = ""
     """Why the repeats of a and b are independent samples; "" if they are the same repeats."""
+    sizes: tuple[int, int] | None = None
+    """Numbers of repeats of independent samples whose a and b are the means of teachers."""
 
     @property
     def n(self) -> int:
-        """Number of common repeats."""
-        return len(self.a)
+        """Number of common repeats, or of those of a."""
+        return len(self.a) if self.sizes is None else self.sizes[0]
+
+    @property
+    def n_baseline(self) -> int:
+        """Number of common repeats, or of those of b."""
+        return len(self.b) if self.sizes is None else self.sizes[1]
 
     @property
     def n_units(self) -> int:
@@ -374,17 +381,31 @@ class Pair:
         }
 
     def _unpaired_statistics(self, level: float, most: float) -> dict[str, float]:
-        missing = ("wins", "ties", "losses", "p_better", "correlation")
-        n = {"n": len(self.a), "n_images": math.nan} | dict.fromkeys(missing, math.nan)
+        names = ["diff", "sd", "error", "df", "p", "n", "n_images", *ENDS]
+        names += ["wins", "ties", "losses", "p_better", "correlation"]
+        row = dict.fromkeys(names, math.nan)
+        row |= {"diff": float(self.a.mean() - self.b.mean()), "n": self.n}
         if self.design.folds is not None:  # the correction is one for paired differences
-            nothing = dict.fromkeys(("sd", "error", "df", "p", *ENDS), math.nan)
-            return {"diff": float(self.a.mean() - self.b.mean())} | nothing | n
+            return row
         welch = unpaired_difference(self.a, self.b, level)
         low, high = np.clip([welch.low, welch.high], -most, most).tolist()
         errors = (float(x.std(ddof=1)) / math.sqrt(len(x)) for x in (self.a, self.b))
-        row = {"diff": welch.difference, "sd": math.nan, "error": math.hypot(*errors)}
-        row |= {"df": welch.df, "p": welch.p, "n": len(self.a), "n_images": math.nan}
-        return row | dict(zip(ENDS, (low, high, low, high), strict=True)) | n
+        row |= {"diff": welch.difference, "error": math.hypot(*errors)}
+        row |= {"df": welch.df, "p": welch.p}
+        return row | dict(zip(ENDS, (low, high, low, high), strict=True))
+
+
+def common_repeats(a: pd.Series, b: pd.Series, name: str = "repeats") -> tuple[pd.Index, str]:
+    """Return the common repeats of two samples, and why these are independent; "" if they pair.
+
+    Args:
+        a: by repeat.
+        b: by repeat.
+        name: of a repeat, in words.
+    """
+    common = a.index.intersection(b.index)
+    pairs = len(common) > min(len(a), len(b)) / 2
+    return common, "" if pairs else f"{len(common) or 'no'} common {name}"
 
 
 def make_pairs(

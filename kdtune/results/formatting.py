@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -21,8 +22,7 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
     if format == "csv":
         return csv_text(table)
     if format == "json":
-        records = table.astype(object).where(table.notna(), None).to_dict("records")
-        return json.dumps(records, indent=2)
+        return as_json(table)
     means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
     keys = (
         list(table.columns[: list(table).index("n_planned")])
@@ -36,6 +36,15 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
     return _latex(head, rows) if format == "latex" else markdown(head, rows)
+
+
+def as_json(value: object) -> str:
+    """Return a value as JSON; a dataframe is a list of rows, with null for what is missing."""
+
+    def rows(table: pd.DataFrame) -> Any:
+        return table.astype(object).where(table.notna(), None).to_dict("records")
+
+    return json.dumps(value, indent=2, default=rows)
 
 
 def csv_text(table: pd.DataFrame) -> str:

@@ -1,6 +1,5 @@
 """Several studies: those of the same data side by side, and the list of a folder's studies."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -24,14 +23,14 @@ from kdtune.results.comparison import (
     DEFAULT,
     Criterion,
     by_repeat,
-    compare_pairs,
+    compare_samples,
     completed,
     completed_configs,
     mean_columns,
     over_known,
 )
-from kdtune.results.design import Design, Pair, difference_table, stricter
-from kdtune.results.formatting import comparison_rows, format_table, markdown, plus_minus
+from kdtune.results.design import Design, Pair, common_repeats, difference_table, stricter
+from kdtune.results.formatting import as_json, comparison_rows, format_table, markdown, plus_minus
 from kdtune.results.results import Results, check_baseline, data_name, load
 from kdtune.results.words import ComparisonContext, sentence, short_verdict, verdict
 from kdtune.statistics.intervals import mean_interval
@@ -257,29 +256,14 @@ class SideBySide:
         the split. There is no interval and no p value (NaN) with fewer than three repeats, or for
         unpaired repeats with folds.
         """
-        kinds = list(self._pairs())
+        compared = list(self._pairs())
         parts = []
-        for split in self.splits if kinds else ():
-            pairs = [self._pair(split, a, b) for _, a, b in kinds]
-            names = [
-                {
-                    "split": split,
-                    "study": a.study,
-                    "pair": kind,
-                    "label": a.label,
-                    "against": b.label,
-                    "paired": not pair.why_unpaired,
-                    "why": pair.why_unpaired,
-                    "n_baseline": len(b.sample(split, self.criterion)),
-                }
-                for (kind, a, b), pair in zip(kinds, pairs, strict=True)
-            ]
-            table = pd.DataFrame(names).join(compare_pairs(pairs, self.criterion, m=len(pairs)))
-            # repeats, even where the means of teachers are the sample
-            sizes = [len(a.sample(split, self.criterion)) for _, a, _ in kinds]
-            table["n"] = table.n.where(table.paired, sizes)
-            table["n_baseline"] = table.n.where(table.paired, table.n_baseline)
-            parts.append(table.assign(p_holm=over_known(table.p)))
+        for split in self.splits if compared else ():
+            pairs = [self._pair(split, a, b) for _, a, b in compared]
+            table = compare_samples(pairs, self.criterion, m=len(pairs))
+            names = [(kind, a.study, a.label, b.label) for kind, a, b in compared]
+            table[["pair", "study", "label", "against"]] = names
+            parts.append(table.assign(split=split, p_holm=over_known(table.p)))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def _pairs(self) -> Iterator[tuple[str, Candidate, Candidate]]:
@@ -298,14 +282,12 @@ class SideBySide:
     def _pair(self, split: str, a: Candidate, b: Candidate) -> Pair:
         """Return the pair of a configuration of a study with one of the first study."""
         x, y = a.sample(split, self.criterion), b.sample(split, self.criterion)
-        common = x.index.intersection(y.index)
+        common, too_few = common_repeats(x, y)
         obstacles = pairing_obstacles(*(self.studies[c.study].study for c in (b, a)))
-        if not obstacles and len(common) <= min(len(x), len(y)) / 2:
-            obstacles = [f"{len(common) or 'no'} common repeats"]
         design = self.design_against(a.study)
-        if why := ", ".join(obstacles):
+        if why := ", ".join(obstacles) or too_few:
             means, others = self._unit_means(a, x), self._unit_means(b, y)
-            return Pair(means, others, design=design, why_unpaired=why)
+            return Pair(means, others, design=design, why_unpaired=why, sizes=(len(x), len(y)))
         tables = [self._examples(c, split, common, design) for c in (a, b)]
         x, y, repeats = x[common], y[common], [int(repeat) for repeat in common]
         return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables), repeats, design)
@@ -371,8 +353,7 @@ def text(side: SideBySide, format: Format = "md") -> str:
         comparisons = comparisons.reindex(columns=_IN_JSON if len(comparisons) else [])
         settings = differing_settings(side.studies)
         tables = {"best": side.best, "comparisons": comparisons, "settings": settings}
-        parsed = {name: json.loads(format_table(t, "json")) for name, t in tables.items()}
-        return json.dumps({"studies": list(side.studies), **parsed}, indent=2)
+        return as_json({"studies": list(side.studies)} | tables)
     parts = [markdown(*best_rows(side)), best_note(side)]
     if len(side.comparisons):
         parts += [f"Difference from {side.reference}:", markdown(*difference_rows(side))]

@@ -1,11 +1,12 @@
-"""Comparison of configurations in a table of results that was made elsewhere.
+"""Comparison of configurations in a table of results that was made elsewhere: csv or parquet.
 
 A table has one row per run, or one per run and epoch, or one per run and example. A run is a
 configuration (the values of the columns `by`) in a repeat. The numbers and the sentences are those
 of a study; the names of hyperparameters and metrics are the table's.
 """
 
-import json
+import csv
+import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,22 +19,78 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config.fields import Value
+from kdtune.config.files import existing_file
 from kdtune.config.study import Format
 from kdtune.config.task import Metric, Task, check_names
-from kdtune.config.text import InputError, did_you_mean
+from kdtune.config.text import InputError, did_you_mean, first_line
+from kdtune.results import formatting
 from kdtune.results.comparison import (
     Criterion,
     best_config,
     best_first,
-    compare_pairs,
+    compare_samples,
     mean_columns,
     over_known,
 )
-from kdtune.results.design import Design, Pair, max_t_over_repeats
-from kdtune.results.formatting import cell, comparison_rows, format_table, markdown, plus_minus
+from kdtune.results.design import Design, Pair, common_repeats, max_t_over_repeats
 from kdtune.results.frames import group_label
-from kdtune.results.sources import read_table
 from kdtune.results.words import ComparisonContext, sentence, verdict
+
+# Files. A file is recognised by its content; nothing is unpickled, and no file is written.
+
+
+def read_tables(places: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of one or several files; of several, the column "file" has their names.
+
+    Raises:
+        InputError: A file does not exist or cannot be read.
+    """
+    if len(places) == 1:
+        return read_table(places[0])
+    frames = [read_table(place).assign(file=Path(place).stem) for place in places]
+    return pd.concat(frames, ignore_index=True)
+
+
+def read_table(place: str) -> pd.DataFrame:
+    """Return the table of a csv or parquet file.
+
+    Raises:
+        InputError: The file does not exist or cannot be read.
+    """
+    file = existing_file("a table of results", "tables", place)
+    data = file.read_bytes()
+    try:
+        frame = pd.read_parquet(file) if data.startswith(b"PAR1") else _parse_csv(data)
+    except Exception as error:  # pandas and pyarrow have many
+        raise InputError(
+            f"a table of results must be a parquet file or a csv file in UTF-8, but {file} cannot "
+            f"be read as one: {first_line(error)}. Save the table as CSV UTF-8."
+        ) from error
+    return frame if frame.index.name is None else frame.reset_index()
+
+
+def _parse_csv(data: bytes) -> pd.DataFrame:
+    """Return the table of a text with any usual delimiter, and decimal commas beside semicolons.
+
+    Raises ValueError for columns of one name and for rows with more fields than there are names:
+    pandas would rename the former, and take the first fields of the latter for an index.
+    """
+    is_utf_16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # as Excel writes it
+    text = data.decode("utf-16" if is_utf_16 else "utf-8-sig")
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t|", key=header.count)  # the comma if there is none
+    decimal = "," if delimiter == ";" and re.search(r"\d,\d", text) else "."
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"several columns have the name {twice[0]}")
+    frame = pd.read_csv(io.StringIO(text), sep=delimiter, decimal=decimal, skipinitialspace=True)
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise ValueError(f"its first line has {len(names)} fields, but its rows have more")
+    return frame.rename(columns=lambda name: str(name).strip())
+
+
+# Columns: what each is, and what the name of a metric says about it.
+
 
 _LOWER_IS_BETTER = """
 loss losses error err nll ce kl ece mse rmse mae mape bce xent perplexity ppl brier entropy
@@ -92,8 +149,6 @@ class Columns:
                 raise InputError(f"each name must be a column {shown}, but got {name}{hint}")
             if used.count(name) > 1:
                 raise InputError(f"each column must have one role, but {name} has two")
-        if not len(frame):
-            raise InputError("the table must have rows, but it holds column names only")
 
 
 def is_higher_better(name: str) -> bool:
@@ -164,7 +219,7 @@ class Runs:
     def names(self, rows: pd.DataFrame) -> list[str]:
         """Return the runs of rows in words, e.g. ["alpha = 0.5, seed = 1"]."""
         runs = rows[self.key].drop_duplicates().itertuples(index=False)
-        return [f"{self.labels[c]}, {self.columns.repeat} = {cell(r)}" for c, r in runs]
+        return [f"{self.labels[c]}, {self.columns.repeat} = {formatting.cell(r)}" for c, r in runs]
 
 
 def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = False) -> Runs:
@@ -181,7 +236,8 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     columns.check(frame)
     frame = frame.reset_index(drop=True)
     for name in filter(None, (*columns.metrics, columns.epoch)):
-        frame[name] = _numbers(frame[name], name)
+        numbers = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        frame[name] = numbers.where(np.isfinite(numbers))
     by = list(columns.by)
     frame[_CONFIG] = frame.groupby(by, dropna=False).ngroup()
     configs = frame.drop_duplicates(_CONFIG).set_index(_CONFIG)[by].sort_index()
@@ -189,7 +245,7 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     runs = Runs(columns, configs, pd.Series(labels, configs.index), frame)
     _drop_missing(runs)
     _drop_duplicates(runs)
-    _compare_other_columns(runs)
+    _find_other_hyperparameters(runs)
     if columns.epoch is not None:
         _check_epochs(runs, columns.epoch, keep_incomplete)
     if columns.example is not None:
@@ -204,18 +260,6 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     return runs
 
 
-def _numbers(values: pd.Series, name: str) -> pd.Series:
-    """Return a column as numbers; raise InputError for text."""
-    parsed = pd.to_numeric(values, errors="coerce")
-    wrong = values[parsed.isna() & values.notna()]
-    if len(wrong):
-        raise InputError(
-            f"{name} must be a column of numbers, but row {int(wrong.index[0]) + 1} holds "
-            f"{wrong.iloc[0]!r} ({len(wrong)} of {len(values)} rows are no numbers)"
-        )
-    return parsed.astype(float)
-
-
 def _some(names: Sequence[str]) -> str:
     """Return the first names, and how many there are besides."""
     more = len(names) - _MAX_LISTED
@@ -224,19 +268,16 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _drop_missing(runs: Runs) -> None:
-    """Leave out rows without a key or a finite metric, with a warning."""
-    metric, rows = runs.columns.metric, runs.rows
-    rows = rows.assign(**{metric: rows[metric].where(np.isfinite(rows[metric]))})
-    for name in [*runs.columns.keys, metric]:
-        missing = rows[name].isna()
+    """Leave out rows without a key or a finite number as the metric, with a warning."""
+    for name in [*runs.columns.keys, runs.columns.metric]:
+        missing = runs.rows[name].isna()
         if missing.all():
-            raise InputError(f"{name} must have values, but no row of the table has one")
+            raise InputError(f"{name} must have values, but no row of the table has a valid one")
         if missing.any():
-            numbers = {"count": missing.sum(), "total": len(rows)}
-            names = _some(runs.names(rows[missing]))
+            numbers = {"count": missing.sum(), "total": len(missing)}
+            names = _some(runs.names(runs.rows[missing]))
             runs.warn("without a value", name=name, runs=names, **numbers)
-            rows = rows[~missing]
-    runs.rows = rows
+            runs.rows = runs.rows[~missing]
 
 
 def _drop_duplicates(runs: Runs) -> None:
@@ -246,14 +287,11 @@ def _drop_duplicates(runs: Runs) -> None:
     """
     columns, frame = runs.columns, runs.rows
     keys = [_CONFIG, *columns.keys]
-    repeated = frame[frame.duplicated(keys, keep=False)]
-    if not len(repeated):
-        return
-    spread = repeated.groupby(keys)[columns.metric].nunique()
-    if len(clash := spread[spread > 1]):
-        rows = frame[(frame[keys] == list(clash.index[0])).all(axis=1)]
-        values = ", ".join(f"{v:.6g}" for v in rows[columns.metric].unique()[:4])
-        others = frame.columns.difference([*keys, *columns.by, *columns.metrics], sort=False)
+    rows = frame.drop_duplicates([*keys, columns.metric])
+    if len(clash := rows[rows.duplicated(keys, keep=False)]):
+        rows = clash[(clash[keys] == clash[keys].iloc[0]).all(axis=1)]
+        values = ", ".join(f"{v:.6g}" for v in rows[columns.metric][:4])
+        others = rows.columns.difference([*keys, *columns.by, *columns.metrics], sort=False)
         differ = [str(c) for c in others if rows[c].nunique(dropna=False) > 1]
         hint = f" (they differ in {', '.join(differ[:_MAX_LISTED])})" if differ else ""
         raise InputError(
@@ -261,12 +299,14 @@ def _drop_duplicates(runs: Runs) -> None:
             f"{len(rows)}: {values}. Name the column that tells them apart with --by, --repeat, "
             f"--epoch or --example{hint}."
         )
-    runs.rows = frame[~frame.duplicated(keys)]
-    numbers = {"count": len(frame) - len(runs.rows), "total": len(frame)}
-    runs.warn("repeated rows", runs=_some(runs.names(repeated)), **numbers)
+    if len(rows) < len(frame):
+        names = _some(runs.names(frame[frame.duplicated(keys)]))
+        numbers = {"count": len(frame) - len(rows), "total": len(frame)}
+        runs.warn("repeated rows", runs=names, **numbers)
+    runs.rows = rows
 
 
-def _compare_other_columns(runs: Runs) -> None:
+def _find_other_hyperparameters(runs: Runs) -> None:
     """Warn of columns that look like hyperparameters and differ within a configuration.
 
     A column looks like one if it holds texts or numbers of few digits, as people set them, is
@@ -275,29 +315,23 @@ def _compare_other_columns(runs: Runs) -> None:
     only cannot be told from the hyperparameters: these are `Runs.confounded`.
     """
     columns, frame = runs.columns, runs.rows
-    used = [*columns.by, *columns.keys, *columns.metrics, _CONFIG]
-    others = [c for c in frame.columns.difference(used, sort=False) if _was_set(frame[c])]
-    if not others:
-        return
-
-    def most(*keys: str) -> pd.Series:
-        """Return the largest number of values of each column in a group."""
-        return frame.groupby(list(keys))[others].nunique(dropna=False).max()
-
-    n, is_constant = frame[others].nunique(dropna=False), most(_CONFIG) == 1
-    runs.confounded = n.index[(n > 1) & is_constant].tolist()
     n_runs = len(frame.drop_duplicates(runs.key))
-    is_of_run = (most(*runs.key) == 1) & (most(columns.repeat) > 1)
-    for name in n.index[~is_constant & is_of_run & (n <= n_runs / 2)]:
-        runs.warn("possible hyperparameter", name=name)
-
-
-def _was_set(column: pd.Series) -> bool:
-    """Return whether the values are texts, truth values or numbers of few digits."""
-    values = column.dropna()
-    if not pd.api.types.is_float_dtype(values):
-        return not values.map(lambda value: isinstance(value, list | dict)).any()
-    return all(float(f"{v:.{_MAX_DIGITS}g}") == v for v in values.unique())
+    used = [*columns.by, *columns.keys, *columns.metrics, _CONFIG]
+    for name in frame.columns.difference(used, sort=False):
+        values = frame[name]
+        if not pd.api.types.is_float_dtype(values):
+            values = values.astype(str)  # a list has no hash
+        elif not all(float(f"{v:.{_MAX_DIGITS}g}") == v for v in values.dropna().unique()):
+            continue
+        of_config, of_run, of_repeat = (
+            values.groupby([frame[key] for key in keys]).nunique(dropna=False).max()
+            for keys in ([_CONFIG], runs.key, [columns.repeat])
+        )
+        n = values.nunique(dropna=False)
+        if of_config == 1 and n > 1:
+            runs.confounded.append(name)
+        elif of_config > 1 and of_run == 1 and of_repeat > 1 and n <= n_runs / 2:
+            runs.warn("possible hyperparameter", name=name)
 
 
 def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:
@@ -309,14 +343,12 @@ def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:
     counts = runs.rows.groupby(runs.key)[epoch].agg(n="nunique", last="max").reset_index()
     of_config = counts.groupby(_CONFIG)
     most, end = of_config["n"].transform("max"), of_config["last"].transform("max")
-    short, whole = counts["last"] < end, counts["last"].max()
-    if short.sum() > len(counts) / 2:
-        runs.warn("different ends", epoch=epoch, first=counts["last"].min(), last=whole)
-        return
-    ends = of_config["last"].max()
-    if early := [f"{runs.labels[c]} ({last:g})" for c, last in ends.items() if last < whole]:
-        runs.warn("early ends", epoch=epoch, last=whole, configs=_some(early))
-    if not short.any():
+    short = counts["last"] < end
+    most_are_short = short.mean() > 0.5
+    if most_are_short or end.nunique() > 1:
+        ends = {"first": counts["last"].min(), "last": end.max()}
+        runs.warn("different ends", epoch=epoch, **ends)
+    if most_are_short or not short.any():
         return
     names = zip(runs.names(counts[short]), counts["n"][short], most[short], strict=True)
     text = _some([f"{name} ({n} of {of} epochs)" for name, n, of in names])
@@ -398,12 +430,8 @@ class TableComparison:
         pairs = [self._pair(config, baseline) for config in others]
         table = self.runs.labels.to_frame("label").join(self.runs.configs.add_prefix("config/"))
         table = table.loc[others].rename_axis("config_id").reset_index()
-        table["paired"] = [not pair.why_unpaired for pair in pairs]
-        table["why"] = [pair.why_unpaired for pair in pairs]
-        table["n_baseline"] = [len(pair.b) for pair in pairs]
-        table = table.join(compare_pairs(pairs, self.criterion)).assign(baseline=baseline)
-        table["p_holm"] = over_known(table.p)
-        table["p_max_t"] = math.nan
+        table = table.join(compare_samples(pairs, self.criterion))
+        table = table.assign(baseline=baseline, p_holm=over_known(table.p), p_max_t=math.nan)
         if table.paired.all():
             table["p_max_t"] = max_t_over_repeats(self.values, dict.fromkeys(others, baseline))
         return best_first(table, self.criterion.sign)
@@ -421,14 +449,11 @@ class TableComparison:
         """Return a configuration and the baseline in their common repeats, or unpaired."""
         columns = self.columns
         a, b = (self.values[c].dropna() for c in (config, baseline))
-        common = a.index.intersection(b.index)
-        if self.unpaired:
-            why = "--unpaired"
-        elif len(common) <= min(len(a), len(b)) / 2:
-            why = f"{len(common) or 'no'} common {columns.repeat}"
-        elif columns.example is None:
+        common, why = common_repeats(a, b, columns.repeat)
+        why = "--unpaired" if self.unpaired else why
+        if not why and columns.example is None:
             return Pair(a[common].to_numpy(), b[common].to_numpy())
-        else:
+        if not why:
             x, y = (self._by_example(c).loc[common] for c in (config, baseline))
             shared = (x + y).dropna(axis=1).columns
             if len(shared):
@@ -480,21 +505,23 @@ class TableComparison:
         """
         if format == "json":
             tables = {"summary": self.summary, "comparisons": self.comparisons}
-            parsed = {name: json.loads(format_table(t, "json")) for name, t in tables.items()}
-            return json.dumps(parsed | {"verdict": self.verdict}, indent=2)
+            return formatting.as_json(tables | {"verdict": self.verdict})
         if format != "md":
             slashes = {c: c.replace("/", ".") for c in self.columns.by if format == "latex"}
-            return format_table(self.summary.rename(columns=slashes), format)
+            return formatting.format_table(self.summary.rename(columns=slashes), format)
         epoch, example = self.columns.epoch, self.columns.example
         over = f", each the mean over {example}" if example is not None else ""
         at = f", last {epoch} of each run" if epoch is not None else ""
         note = f"Mean ± SD (ddof = 1) over n runs ({self.columns.repeat}){over}{at}"
-        parts = [sentence("pooled") if self.pooled else note, markdown(*self._summary_rows())]
+        parts = [
+            sentence("pooled") if self.pooled else note,
+            formatting.markdown(*self._summary_rows()),
+        ]
         if len(self.comparisons):
             at = ", at the last epoch" if epoch is not None else ""
-            rows = comparison_rows(self.comparisons, self.columns.by, self.criterion)
+            rows = formatting.comparison_rows(self.comparisons, self.columns.by, self.criterion)
             parts.append(f"Difference in {self.criterion.label} from {self.context.baseline}{at}:")
-            parts += [markdown(*rows), " ".join(self._method())]
+            parts += [formatting.markdown(*rows), " ".join(self._method())]
         return "\n\n".join([*parts, self.verdict])
 
     def _summary_rows(self) -> tuple[list[str], list[list[str]]]:
@@ -502,11 +529,11 @@ class TableComparison:
         columns, rows = self.columns, []
         for _, row in self.summary.iterrows():
             n = max(row[f"{metric}/n"] for metric in columns.metrics)
-            cells = [*(cell(row[name]) for name in columns.by), f"{n:.0f}"]
+            cells = [*(formatting.cell(row[name]) for name in columns.by), f"{n:.0f}"]
             for metric in columns.metrics:
                 mean, sd = row[f"{metric}/mean"], row[f"{metric}/std"]
                 exact = self.pooled and math.isfinite(sd)
-                cells.append(f"{mean:.6f} ± {sd:.6f}" if exact else plus_minus(mean, sd))
+                cells.append(f"{mean:.6f} ± {sd:.6f}" if exact else formatting.plus_minus(mean, sd))
             rows.append(cells)
         return [*columns.by, "epochs" if self.pooled else "n", *columns.metrics], rows
 

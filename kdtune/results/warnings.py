@@ -28,7 +28,7 @@ from kdtune.results.design import p_text
 from kdtune.results.frames import Frames, config_label, trials_with_predictions
 from kdtune.results.words import sentence
 from kdtune.statistics.intervals import binomial_p, chance_level
-from kdtune.storage.records import provenance_faults, read_provenance
+from kdtune.storage.records import read_provenance
 
 MAX_WARNINGS = 10
 """Warnings of one kind; further runs that are excluded are counted."""
@@ -43,7 +43,9 @@ def _first(names: Sequence[str], separator: str = ", ") -> str:
 
 def recorded_warnings(folder: Path) -> list[str]:
     """Return the warnings that the driver recorded in provenance.json, and of a damaged file."""
-    return [*provenance_faults(folder), *read_provenance(folder).get("warnings", [])]
+    faults: list[str] = []
+    recorded = read_provenance(folder, faults).get("warnings", [])
+    return [*faults, *recorded]
 
 
 def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:

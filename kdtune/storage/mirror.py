@@ -184,16 +184,16 @@ class Mirror:
             self._sent.pop(name, None)
             self._versions.pop(name, None)
 
-    def delete_removed(self, folder: str) -> None:
-        """Delete on the store the files that a folder of the working folder no longer has."""
-        if self.store is not None:
-            removed = [n for n in self.store.names(folder) if not (self.folder / n).exists()]
-            self.delete(*removed)
+    def delete_removed(self, folder: str, name: str = "") -> None:
+        """Delete on the store the files that a folder of the working folder no longer has.
 
-    def delete_below(self, folder: str, name: str) -> None:
-        """Delete on the store all files of this name below a folder."""
+        Args:
+            folder: The folder.
+            name: Name of the files; empty: all files.
+        """
         if self.store is not None:
-            self.delete(*(n for n in self.store.names(folder) if n.endswith(f"/{name}")))
+            files = [n for n in self.store.names(folder) if n.endswith(name)]
+            self.delete(*(n for n in files if not (self.folder / n).exists()))
 
     def clear(self, folder: str) -> None:
         """Delete a folder of the working folder if the study has a store, which holds it all."""

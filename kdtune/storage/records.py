@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Self, TextIO
+from typing import Annotated, Any, Literal, NotRequired, Self, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,74 +58,6 @@ def unpack_correct(line: Mapping[str, Any]) -> NDArray[np.bool_] | None:
         if -(-count // 8) == len(packed):
             return np.unpackbits(packed, count=count).astype(bool)
     return None
-
-
-# Round of final repeats: the record that fixes its finalists before the first of them starts.
-
-
-FINALISTS = "finalists"
-"""Kind of the record."""
-
-
-class FinalPair(NamedTuple):
-    """The finalists of one student, by config_id; None for an arm without any score."""
-
-    student: str
-    baseline: str | None
-    distilled: str | None
-
-
-@dataclass(frozen=True)
-class Round:
-    """A round of final repeats and the configurations that run it."""
-
-    number: int
-    """From 0. A study that is extended begins another round."""
-    first_repeat: int
-    """Number of the first of its repeats."""
-    pairs: tuple[FinalPair, ...]
-    """The finalists of each student."""
-    ranking: tuple[str, ...]
-    """The finalists by search and confirmation, the best first, by config_id."""
-    default: str | None = None
-    """config_id of the recipe's default, which runs the round, too, and takes no part in any
-    decision; None if it is not among the study's configurations."""
-    is_recorded: bool = True
-    """Whether the finalists were recorded before their first final repeat; versions before schema 4
-    did not do that, and `pairs` and `ranking` of their studies are empty."""
-
-    @property
-    def finalists(self) -> frozenset[str]:
-        """The config_id of each finalist."""
-        return frozenset(self.ranking)
-
-    def best(self, among: Collection[str]) -> str | None:
-        """Return the best finalist, by search and confirmation, of those that are `among`."""
-        return next((config for config in self.ranking if config in among), None)
-
-    def to_line(self) -> dict[str, Any]:
-        """Return the content of the record, without its time."""
-        return {
-            "kind": FINALISTS,
-            "round": self.number,
-            "first_repeat": self.first_repeat,
-            "finalists": [pair._asdict() for pair in self.pairs],
-            "best": self.ranking[0],
-            "ranking": list(self.ranking),
-            "default": self.default,
-        }
-
-    @staticmethod
-    def from_line(line: Mapping[str, Any]) -> "Round":
-        """Return the round of a record; raise KeyError or TypeError if it is damaged."""
-        pairs = tuple(FinalPair(**pair) for pair in line["finalists"])
-        ranking = tuple(line["ranking"])
-        return Round(line["round"], line["first_repeat"], pairs, ranking, line["default"])
-
-    @staticmethod
-    def unrecorded(first_repeat: int) -> "Round":
-        """Return the round of final repeats that an older version ran without a record."""
-        return Round(0, first_repeat, (), (), None, is_recorded=False)
 
 
 # Schema of the JSON files of a study, and the one reader of them.
@@ -213,8 +145,8 @@ class MarkLine(OfTrial):
     reason: Text | None
 
 
-class _FinalistPair(TypedDict):
-    """The finalists of one student."""
+class FinalPair(TypedDict):
+    """The finalists of one student; None for an arm without any score."""
 
     student: Text
     baseline: ConfigId | None
@@ -228,7 +160,7 @@ class _FinalistsLine(TypedDict):
     kind: Literal["finalists"]
     round: _Count
     first_repeat: _Count
-    finalists: list[_FinalistPair]
+    finalists: list[FinalPair]
     ranking: Annotated[list[ConfigId], Field(min_length=1)]
     default: ConfigId | None
     time: Seconds
@@ -348,17 +280,71 @@ def parse_teacher(text: bytes) -> dict[str, Any]:
     return dict(_TEACHER.validate_json(text))
 
 
-def describe_first(error: ValueError) -> str:
-    """Return the first error of a ValidationError in words, another ValueError as it is.
+def describe_first(error: Exception) -> str:
+    """Return the first error of a ValidationError in words, of another one the first line.
 
     In words is, for example, "classes.3: a valid string".
     """
     if not isinstance(error, ValidationError):
-        return str(error)
+        return first_line(error)
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])
     words = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     return printable(f"{field}: {words}" if field else words)
+
+
+# Round of final repeats: the record that fixes its finalists before the first of them starts.
+
+
+FINALISTS = "finalists"
+"""Kind of the record."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of final repeats and the configurations that run it."""
+
+    number: int
+    """From 0. A study that is extended begins another round."""
+    first_repeat: int
+    """Number of the first of its repeats."""
+    pairs: tuple[FinalPair, ...]
+    """The finalists of each student."""
+    ranking: tuple[str, ...]
+    """The finalists by search and confirmation, the best first, by config_id."""
+    default: str | None = None
+    """config_id of the recipe's default, which runs the round, too, and takes no part in any
+    decision; None if it is not among the study's configurations."""
+    is_recorded: bool = True
+    """Whether the finalists were recorded before their first final repeat; versions before schema 4
+    did not do that, and `pairs` and `ranking` of their studies are empty."""
+
+    @property
+    def finalists(self) -> frozenset[str]:
+        """The config_id of each finalist."""
+        return frozenset(self.ranking)
+
+    def best(self, among: Collection[str]) -> str | None:
+        """Return the best finalist, by search and confirmation, of those that are `among`."""
+        return next((config for config in self.ranking if config in among), None)
+
+    def to_line(self) -> dict[str, Any]:
+        """Return the content of the record, without its time."""
+        return {
+            "kind": FINALISTS,
+            "round": self.number,
+            "first_repeat": self.first_repeat,
+            "finalists": list(self.pairs),
+            "best": self.ranking[0],
+            "ranking": list(self.ranking),
+            "default": self.default,
+        }
+
+    @staticmethod
+    def from_line(line: Mapping[str, Any]) -> "Round":
+        """Return the round of a record; raise KeyError or TypeError if it is damaged."""
+        pairs, ranking = tuple(line["finalists"]), tuple(line["ranking"])
+        return Round(line["round"], line["first_repeat"], pairs, ranking, line["default"])
 
 
 # Check of a study's records against the study, beyond their form.
@@ -576,20 +562,15 @@ def read_saved(folder: Path) -> SavedStudy:
         raise InputError(f"a study's folder must hold {STUDY}, but {folder} does not")
     try:
         values: dict[str, Any] = STUDY_FILE.validate_json(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise _no_study(file, describe_first(error)) from None
-    check_schema(schema_of(values), str(folder))
-    try:
+        check_schema(schema_of(values))
         values = migrate(values, read_provenance(folder))
         return SavedStudy(Study.from_values(values), dict(values["fingerprints"]))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror})") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _no_study(file, first_line(error)) from None
-
-
-def _no_study(file: Path, reason: str) -> InputError:
-    return InputError(f"{file} is not a study of this version of kdtune ({reason})")
+        raise InputError(
+            f"{file} is not a study of this version of kdtune ({describe_first(error)})"
+        ) from None
 
 
 def read_study(folder: Path) -> Study:
@@ -597,32 +578,22 @@ def read_study(folder: Path) -> Study:
     return read_saved(folder).study
 
 
-def read_provenance(folder: Path) -> dict[str, Any]:
-    """Return the content of provenance.json; {} if it is missing or damaged."""
-    return _provenance(folder)[0]
+def read_provenance(folder: Path, faults: list[str] | None = None) -> dict[str, Any]:
+    """Return the content of provenance.json; {} if it is missing or damaged.
 
-
-def provenance_faults(folder: Path) -> list[str]:
-    """Return a sentence if provenance.json is damaged, else nothing."""
-    fault = _provenance(folder)[1]
-    if not fault:
-        return []
-    return [
-        f"{PROVENANCE} is damaged ({fault}): what it said of data, models and machine is left out, "
-        f"and no result depends on it"
-    ]
-
-
-def _provenance(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the content of provenance.json, and why it is left out."""
+    Args:
+        folder: Folder of the study.
+        faults: Gets a sentence if the file is damaged.
+    """
     try:
-        return dict(PROVENANCE_SCHEMA.validate_json((folder / PROVENANCE).read_bytes())), ""
-    except FileNotFoundError:
-        return {}, ""
-    except OSError as error:
-        return {}, str(error.strerror)
-    except ValueError as error:
-        return {}, describe_first(error)
+        return dict(PROVENANCE_SCHEMA.validate_json((folder / PROVENANCE).read_bytes()))
+    except (OSError, ValueError) as error:
+        if faults is not None and not isinstance(error, FileNotFoundError):
+            faults.append(
+                f"{PROVENANCE} is damaged ({describe_first(error)}): what it said of data, models "
+                f"and machine is left out, and no result depends on it"
+            )
+        return {}
 
 
 def read_lines(folder: Path, study: Study | None = None) -> tuple[list[Line], list[str]]:

@@ -82,9 +82,14 @@ def connect(uri: str, answer_seconds: float) -> Any:
         "credential_provider": credentials,
         "retry_config": {"max_retries": 0},
     }
-    # obstore prefers this variable, which is among the options, to the endpoint that it is given
-    with _without("AWS_ENDPOINT_URL_S3"):
-        return from_url(root, **arguments)
+    with _environment:
+        # obstore prefers this variable, which is among the options, to the endpoint it is given
+        hidden = environ.pop("AWS_ENDPOINT_URL_S3", None)
+        try:
+            return from_url(root, **arguments)
+        finally:
+            if hidden is not None:
+                environ["AWS_ENDPOINT_URL_S3"] = hidden
 
 
 def _options(uri: str) -> dict[str, str]:
@@ -104,37 +109,35 @@ def _options(uri: str) -> dict[str, str]:
 
 def _s3_options(options: dict[str, str], bucket: str, answer_seconds: float) -> dict[str, str]:
     """Return obstore's configuration for options that may have Arrow's names."""
-    options = dict(options)
     scheme = options.pop("scheme", "https")
     endpoint = options.pop("endpoint_override", None) or options.pop("endpoint", None)
     endpoint = endpoint or environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     if endpoint:
         options["endpoint"] = endpoint if "://" in endpoint else f"{scheme}://{endpoint}"
-    if "region" not in options:
-        region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
-        if not endpoint:
-            region = _bucket_region(bucket, region, answer_seconds)
+    elif "region" not in options:
+        region = _bucket_region(bucket, answer_seconds)
         options |= {"region": region} if region else {}
     # the bulk request is Amazon's alone; other services may lack it
     return {"disable_bulk_delete": "true"} | options
 
 
 @cache
-def _bucket_region(bucket: str, configured: str | None, answer_seconds: float) -> str | None:
-    """Return the region that Amazon names for a bucket, or else the configured one.
+def _bucket_region(bucket: str, answer_seconds: float) -> str | None:
+    """Return the region that Amazon names for a bucket, or else that of the environment.
 
-    Raises OSError if Amazon does not answer and no region is configured.
+    Raises OSError if Amazon does not answer and the environment names none.
     """
+    configured = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION")
     request = urllib.request.Request(f"{GLOBAL_S3}/{bucket}", method="HEAD")  # noqa: S310 - the store's own address
-    headers: Any = {}
     try:
         with urllib.request.urlopen(request, timeout=answer_seconds) as response:  # noqa: S310 - the store's own address
-            headers = response.headers
+            headers: Any = response.headers
     except urllib.error.HTTPError as error:  # also a refusal names the region
         headers = error.headers
     except OSError:
         if configured is None:
             raise
+        return configured
     return headers.get("x-amz-bucket-region") or configured
 
 
@@ -182,18 +185,6 @@ def _client_options(options: dict[str, str], answer_seconds: float) -> dict[str,
     if bundle:
         client["root_certificate"] = Path(bundle).read_bytes()
     return client
-
-
-@contextmanager
-def _without(name: str) -> Iterator[None]:
-    """Hide an environment variable for a moment."""
-    with _environment:
-        value = environ.pop(name, None)
-        try:
-            yield
-        finally:
-            if value is not None:
-                environ[name] = value
 
 
 @cache
@@ -342,20 +333,21 @@ class Store:
     def get(self, name: str, file: Path) -> Version | None:
         """Download an object by an atomic write; return its version, None if there is none."""
         file.parent.mkdir(parents=True, exist_ok=True)
+
+        def attempt() -> Version:
+            with atomic_write(file) as part, _os_errors():
+                result = self._store.get(name)
+                with part.open("wb") as out:
+                    for chunk in result.stream(min_chunk_size=2**20):
+                        out.write(chunk)
+                if part.stat().st_size != result.meta["size"]:
+                    raise OSError(f"{self.uri}/{name}: the download was cut off")
+                return _version(result.meta)
+
         try:
-            return self.retry(lambda: self._download(name, file))
+            return self.retry(attempt)
         except FileNotFoundError:
             return None
-
-    def _download(self, name: str, file: Path) -> Version:
-        with atomic_write(file) as part, _os_errors():
-            result = self._store.get(name)
-            with part.open("wb") as out:
-                for chunk in result.stream(min_chunk_size=2**20):
-                    out.write(chunk)
-            if part.stat().st_size != result.meta["size"]:
-                raise OSError(f"{self.uri}/{name}: the download was cut off")
-            return _version(result.meta)
 
     def get_all(self, names: Sequence[str], folder: Path) -> dict[str, Version | None]:
         """Download objects into a folder, many at once; return what `get` does for each."""
@@ -369,8 +361,9 @@ class Store:
 
         def attempt() -> list[str]:
             with _os_errors():
-                paths = {meta["path"] for page in self._store.list(prefix) for meta in page}
-            return sorted(paths - {"", prefix})  # such objects stand for folders
+                objects = [meta for page in self._store.list(prefix) for meta in page]
+            # empty objects stand for folders, as S3's console makes them; kdtune writes none
+            return sorted(meta["path"] for meta in objects if meta["size"])
 
         return self.retry(attempt)
 

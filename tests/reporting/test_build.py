@@ -229,7 +229,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("{a}/report.html", "must not be the report of one study"),
+        ("{a}/report.html", "other than the report of one study"),
         ("{a}", "must be a file that ends in .html"),
         ("page.htm", "must be a file that ends in .html"),
         ("s3://bucket/page.html", "must be on this machine"),

@@ -123,6 +123,7 @@ def test_finalists_count_if_one_is_within_else_the_search() -> None:
     text = best_within([of_large, trials], COSTS, Criterion(), dear, ["alpha"])
     assert "pkg:large (3 ms" in text and "with alpha = 1;" in text and "optimistic" in text
     plain, distilled = (of_large.config_id[of_large["config/alpha"] == a].iloc[0] for a in (1, 0.5))
-    recorded = Round(0, 2000, (FinalPair(LARGE, plain, distilled),), (distilled, plain))
+    pair = FinalPair(student=LARGE, baseline=plain, distilled=distilled)
+    recorded = Round(0, 2000, (pair,), (distilled, plain))
     text = best_within([of_large, trials], COSTS, Criterion(), dear, ["alpha"], recorded)
     assert "with alpha = 0.5;" in text and "held-out repeats" in text

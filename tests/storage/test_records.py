@@ -16,7 +16,6 @@ from kdtune.results.results import Results
 from kdtune.storage.records import (
     Records,
     pack_correct,
-    provenance_faults,
     read_lines,
     read_provenance,
     read_study,
@@ -228,8 +227,9 @@ PROVENANCES = {
 @pytest.mark.parametrize(("text", "fault"), PROVENANCES.values(), ids=PROVENANCES)
 def test_a_damaged_provenance_is_left_out_and_said(text: bytes, fault: str, folder: Path) -> None:
     (folder / "provenance.json").write_bytes(text)
-    assert read_provenance(folder) == {}
-    (sentence,) = provenance_faults(folder)
+    faults: list[str] = []
+    assert read_provenance(folder, faults) == {}
+    (sentence,) = faults
     assert sentence.startswith(f"provenance.json is damaged ({fault}")
     if fault == "an object":
         assert sentence in kdtune.load(folder).warnings
@@ -238,4 +238,6 @@ def test_a_damaged_provenance_is_left_out_and_said(text: bytes, fault: str, fold
 @pytest.mark.parametrize("name", ["study_v0_1", "study_schema_2", "study_schema_3"])
 def test_every_released_schema_is_as_declared(name: str) -> None:
     study = read_study(DATA / name)
-    assert read_lines(DATA / name, study)[1] == [] and provenance_faults(DATA / name) == []
+    faults: list[str] = []
+    read_provenance(DATA / name, faults)
+    assert read_lines(DATA / name, study)[1] == faults == []

@@ -39,9 +39,9 @@ def test_put_get_and_names_agree(s3: S3, store: Store, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["b"]  # no temporary file is left
     assert store.names() == ["trials/x/a"] == store.names("trials")
     client = boto3.client("s3", endpoint_url=s3.url)
-    for name in ("", "epochs/"):
+    for name in ("", "epochs/", "trials/", "trials/x/"):
         client.put_object(Bucket="kdtune", Key=f"{tmp_path.name}/{name}", Body=b"")
-    assert store.names("epochs") == []
+    assert store.names("epochs") == [] and store.names() == ["trials/x/a"]
     (tmp_path / "a").write_bytes(b"short")
     store.put(tmp_path / "a", "trials/x/a")
     store.get("trials/x/a", tmp_path / "b")
