@@ -423,9 +423,10 @@ def measure_teachers(study: Study, runs: list[Run], data: StudyData) -> list[Tea
 # Cost of the study's students and teachers, measured once before its trials.
 
 
-def print_and_measure(study: Study, data: StudyData, recipe: Sequence[str], mirror: Mirror) -> None:
+def print_and_measure(prepared: Prepared, data: StudyData, mirror: Mirror) -> None:
     """Print the recipe of a study and what its data are; measure costs while Ray does not run."""
-    print_recipe(f"Recipe of {study.uri or study.folder}:", recipe)
+    study = prepared.study.absolute()
+    print_recipe(f"Recipe of {study.uri or study.folder}:", prepared.recipe)
     for line in describe_data(data.with_extra(study.run)):
         print(line)
     measure_before_ray(study, data, mirror)

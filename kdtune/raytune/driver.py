@@ -162,11 +162,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.push(STUDY, PROVENANCE)
         try:
             if prepared is not None:
-                if prepared.data is not None:
-                    print_and_measure(study.absolute(), prepared.data, prepared.recipe, mirror)
-                with ray_session(study, ray_init):
-                    shared = share_objects(study.absolute())
-                    _run_trials(replace(prepared, study=shared), mirror, trackers)
+                _run_prepared(prepared, mirror, trackers, ray_init)
             (folder / STUDY).stat()  # it may have been deleted while the study ran
             finish(folder, mirror, study.run, None if prepared is None else prepared.data)
         except BaseException as error:
@@ -211,20 +207,19 @@ def _begin(
         The study as it runs or has run; None if no run is left.
     """
     saved, data = read_if_saved(asked.folder), None
-    if saved is None:
-        study, data = _resolve(asked, begun=False)
-    else:
-        study = merge_with_saved(asked, saved)
+    study = asked if saved is None else merge_with_saved(asked, saved)
     lines, _ = read_lines(study.folder, study)
     if saved is None and lines:
         print(
             f"warning: {study.folder} has records but no {STUDY}; it is written again, and the "
             f"records are taken for those of this study"
         )
-    is_done = Plan(study, lines).is_done
-    if saved is not None and not is_done:
-        study, data = _resolve(study, begun=True)
+    is_done = saved is not None and Plan(study, lines).is_done
     if study.train is None:
+        if not is_done:  # each setting that follows from data and models gets its value
+            check_objects(study)
+            data = StudyData(study.run)
+            study = resolve_study(study, data, begun=saved is not None)
         mirror.pull(*files_of_teachers(study))
     if not is_done:
         check_resources(study, ray_init)
@@ -248,18 +243,6 @@ def _begin(
     return study, replace(prepared, lines=lines)
 
 
-def _resolve(study: Study, begun: bool) -> tuple[Study, StudyData | None]:
-    """Return the study with a value for each setting that follows from data and models; the data.
-
-    A training function of the user's own has neither.
-    """
-    if study.train is not None:
-        return study, None
-    check_objects(study)
-    data = StudyData(study.run)
-    return resolve_study(study, data, begun), data
-
-
 @contextmanager
 def _outages_as_interrupts(study: Study) -> Iterator[None]:
     """Raise Interrupted for an outage of the study's store that outlasts all retries.
@@ -276,6 +259,17 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         if study.uri is None or not isinstance(error, OSError):
             raise
         raise Interrupted(str(error)) from error
+
+
+def _run_prepared(
+    prepared: Prepared, mirror: Mirror, trackers: Sequence[str], ray_init: dict[str, Any] | None
+) -> None:
+    """Print what the study is, start Ray and run the trials that are left."""
+    if prepared.data is not None:
+        print_and_measure(prepared, prepared.data, mirror)
+    with ray_session(prepared.study, ray_init):
+        shared = share_objects(prepared.study.absolute())
+        _run_trials(replace(prepared, study=shared), mirror, trackers)
 
 
 def _run_trials(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> None:

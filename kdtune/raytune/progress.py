@@ -6,6 +6,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from html import escape
@@ -68,8 +69,11 @@ class NotebookOutput:
             self._handle.update(content, raw=True)
 
 
-def show_folded(title: str, lines: Sequence[str]) -> None:
-    """Show a title in a notebook, and the lines below it once the reader clicks on it."""
+def print_recipe(title: str, lines: Sequence[str]) -> None:
+    """Print a title and the table of a study's recipe below it; in a notebook it is folded."""
+    if not Progress().in_notebook:
+        print(title, *lines, sep="\n")
+        return
     from IPython.display import display
 
     text = "\n".join(lines)
@@ -165,30 +169,16 @@ class ProgressDisplay(Progress):
         planned = "" if task.total is None else f" of {task.total:g}"
         state = f"{task.completed:g}{planned} runs ended: {table.caption}".removesuffix(": ")
         table.caption = None  # rich would wrap it to the width of the table
-        self._output.show(in_plain_text(table, state, *now))
+        plain: Any = {"color_system": None, "force_jupyter": False, "force_terminal": False}
+        console = Console(file=io.StringIO(), width=100, **plain)
+        with console.capture() as shown:
+            console.print(table)
+        lines = [*shown.get().rstrip().splitlines(), *filter(None, (state, *now))]
+        self._output.show("\n".join(line.rstrip() for line in lines))
 
     def _building(self) -> str:
         first = next(self.cache.building(), None)
         return describe_build(*first) if first else ""
-
-
-def print_recipe(title: str, lines: Sequence[str]) -> None:
-    """Print a title and the table of a study's recipe below it; in a notebook it is folded."""
-    if Progress().in_notebook:
-        show_folded(title, lines)
-    else:
-        print(title, *lines, sep="\n")
-
-
-def in_plain_text(table: Table, *lines: str) -> str:
-    """Return a table and lines below it as text without colours; empty lines are left out."""
-    console = Console(
-        file=io.StringIO(), width=100, color_system=None, force_jupyter=False, force_terminal=False
-    )
-    with console.capture() as shown:
-        console.print(table)
-    text = "\n".join([shown.get().rstrip(), *filter(None, lines)])
-    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def make_table(plan: Plan) -> Table:
@@ -212,10 +202,7 @@ def make_table(plan: Plan) -> Table:
 
 def describe_state(plan: Plan) -> str:
     """Return the number of runs by status, the lead over the baseline and whether it is decided."""
-    counts: dict[str, int] = {}
-    for state in plan.ledger.by_row:
-        for status in state.status.values():
-            counts[status] = counts.get(status, 0) + 1
+    counts = Counter(status for state in plan.ledger.by_row for status in state.status.values())
     parts = [
         f"{counts[status]} {status}"
         for status in ("completed", "running", "failed", "pruned", "dropped")
