@@ -210,10 +210,7 @@ def _begin(
     study = asked if saved is None else merge_with_saved(asked, saved)
     lines, _ = read_lines(study.folder, study)
     if saved is None and lines:
-        print(
-            f"warning: {study.folder} has records but no {STUDY}; it is written again, and the "
-            f"records are taken for those of this study"
-        )
+        print(f"warning: {study.folder} has records but no {STUDY}; they are taken as its own")
     is_done = saved is not None and Plan(study, lines).is_done
     if study.train is None:
         if not is_done:  # each setting that follows from data and models gets its value

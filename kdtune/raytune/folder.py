@@ -439,9 +439,8 @@ def _known(owner: type, values: dict[str, Any]) -> dict[str, Any]:
 
 FINISHED = (EPOCHS, *FINISHED_FILES, PREDICTIONS, COSTS, STUDENTS, THUMBNAILS)
 """What a finished study has on an object store, besides its trials and its teacher."""
-TEACHER_PART_SECONDS = 3600.0
-"""A temporary file of a teacher that is older is of a process that was killed: kdtune.teacher and
-kdtune.distill train teachers without the study's lock."""
+PART_SECONDS = 3600.0
+"""A temporary file that is older is of a process that was killed."""
 
 
 def write_study(
@@ -475,29 +474,17 @@ def write_study(
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the temporary files of drivers and trials that were killed while they wrote.
+    """Remove old temporary files of processes that were killed while they wrote.
 
-    Call it with the study's lock and lease. Then no other driver of the study lives, on any machine
-    that shares the folder, and its trials have ended with it. A trial that still runs on a machine
-    that was cut off may fail when its file is removed; its results are not used. Reports, teachers
-    and other files that another command may be writing stay, and so do the user's own.
+    The files of a training function of the user's own stay.
     """
-    old = time.time() - TEACHER_PART_SECONDS
-    written = {STUDY, PROVENANCE, EPOCHS_LOG, *FINISHED}
-    of_study = [*folder.glob("*.part"), *folder.glob(f"{TRIALS}/*/{TRIAL_FILES}/*.part")]
-    parts = [part for part in of_study if _whole(part) in written]
-    parts += [*folder.glob(f"{TRIALS}/*/*.part"), *folder.glob(f"{THUMBNAILS}/*.part")]
-    parts += [p for p in folder.glob(f"{TEACHER}/**/*.part") if p.stat().st_mtime < old]
-    for part in parts:
+    of_function = f"{TRIALS}/*/{TRIAL_FILES}/{EPOCHS_LOG}"
+    places = ("*", f"{TRIALS}/*/*", of_function, f"{TEACHER}/**/*", f"{THUMBNAILS}/*")
+    for part in (part for place in places for part in folder.glob(f"{place}.????????.part")):
         with suppress(OSError):  # that of another user stays
-            if _whole(part) and part.is_file():
+            is_old = part.stat().st_mtime < time.time() - PART_SECONDS
+            if is_old and PART.fullmatch(part.name):
                 part.unlink()
-
-
-def _whole(part: Path) -> str:
-    """Return the name of the file that a temporary file was to become; "" if it is the user's."""
-    match = PART.fullmatch(part.name)
-    return "" if match is None else match["file"]
 
 
 def add_warning(folder: Path, sentence: str) -> None:

@@ -63,32 +63,18 @@ class EpochReport:
 
 
 def yielded(train: Callable[[], object]) -> Iterator[Any]:
-    """Call a training function and yield what it yields.
+    """Call a training function and yield what it yields; one of one epoch may return its dict.
 
-    What would end its thread is an error here: Ray takes sys.exit(0) for a trial that has completed
-    and any other interruption for a worker that has died.
+    sys.exit() is an error here: Ray takes it for a trial that has completed.
     """
-    epochs, end = None, object()
-    while True:
-        try:
-            with no_exit("train"):
-                if epochs is None:
-                    epochs = _iterate(train())
-                epoch = next(epochs, end)
-        except KeyboardInterrupt as error:  # the signal itself reaches the main thread only
-            raise RuntimeError("train raised KeyboardInterrupt") from error
-        if epoch is end:
-            return
-        yield epoch
-
-
-def _iterate(result: object) -> Iterator[Any]:
-    """Iterate over what a function yields; a function of one epoch may return its dict."""
-    if isinstance(result, Mapping):
-        return iter([result])
-    if not isinstance(result, Iterable) or isinstance(result, str | bytes):
-        raise ValueError(f"train must yield dicts of metrics, but returned {type(result).__name__}")
-    return iter(result)
+    with no_exit("train"):
+        result = train()
+        if isinstance(result, Mapping):
+            result = [result]
+        if not isinstance(result, Iterable) or isinstance(result, str | bytes):
+            name = type(result).__name__
+            raise ValueError(f"train must yield dicts of metrics, but returned {name}")
+        yield from result
 
 
 def parse_epoch(given: object, study: Study, run: BaseRun, number: int) -> EpochReport:

@@ -82,7 +82,6 @@ def test_generators_are_seeded_by_the_repeat(tmp_path: Path, reports: list[dict[
         ("percent", "ValueError: val/acc must be a share in [0, 1], as kdtune's acc is, but is 81"),
         ("reserved", "InputError: a metric must not be named label, as kdtune's records have it"),
         ("exits", "InputError: train ended: it calls sys.exit(0) ("),
-        ("interrupts", "RuntimeError: train raised KeyboardInterrupt"),
         ("control", 'InputError: metric must be "val/NAME" with a NAME of letters, digits and _'),
         ("short", "ValueError: train yielded 1 epochs, but there are 3"),
         ("soft", "ValueError: val/acc must be 0 or 1 for each example"),  # for the test of auto

@@ -10,7 +10,6 @@ import pytest
 import ray
 import torch
 import yaml
-from ray.cluster_utils import Cluster
 from s3_service import S3
 from tiny_run import TINY
 
@@ -27,7 +26,6 @@ from kdtune.raytune.machines import (
     Node,
     StorageProbe,
     TrialResources,
-    alive_nodes,
     check_resources,
     count_trials,
     fingerprints_of,
@@ -81,7 +79,7 @@ def test_cores_are_divided_over_the_trials_of_a_machine_with_gpus(
 
 @pytest.fixture
 def one_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A cluster of one machine, and the place of its file; of real machines: `cluster`."""
+    """A cluster of one machine, and the place of its file."""
     node = Node("a", "10.0.0.1 (h0)", {"CPU": 2, "GPU": 2})
     monkeypatch.setattr(machines, "alive_nodes", lambda: [node])
     monkeypatch.setattr(machines, "CLUSTER_FILE", tmp_path / "file.yaml")
@@ -216,7 +214,7 @@ def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
     assert report.free and report.facts["torch"]  # the rest is inspected all the same
 
 
-# -- several machines: as two names of this one, and as two raylets --
+# -- two machines, as two names of this one; under Ray: clusters/test_cluster.py --
 
 
 OTHER = Node("b", "10.0.0.2 (h1)", {"CPU": 1})
@@ -250,9 +248,10 @@ def inspection_of(study: Study) -> Inspection:
     return Inspection(study, TRIAL, fingerprints_of(study))
 
 
-def check_place(study: Study, prefix: str) -> None:
-    """Inspect all machines as the driver does: in a folder, on a store, and without one."""
-    there = replace(study, out=f"s3://kdtune/{prefix}")
+def test_two_machines_are_a_table_and_nothing_is_left_behind(
+    nodes: list[Node], study: Study, s3: S3, tmp_path: Path
+) -> None:
+    there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
     for asked in (study, there):
         (table,) = preflight(inspection_of(asked))
         assert len(table.splitlines()) == 2 + 2
@@ -260,34 +259,6 @@ def check_place(study: Study, prefix: str) -> None:
     assert Store(str(there.uri)).names() == []
     with pytest.raises((InputError, OSError), match="NoSuchBucket"):
         preflight(inspection_of(replace(study, out="s3://no-such-bucket/runs")))
-
-
-def test_two_machines_are_a_table_and_nothing_is_left_behind(
-    nodes: list[Node], study: Study, s3: S3, tmp_path: Path
-) -> None:
-    check_place(study, tmp_path.name)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_shared_ray")
-def test_two_raylets_are_a_table_and_one_may_be_lost(study: Study, s3: S3, tmp_path: Path) -> None:
-    """They share this machine's disk and know the store's address."""
-    # from Python 3.13 on a forked process clears what waits for the exit: Ray's hook crashes there
-    one = {"num_cpus": 1}
-    cluster = Cluster(initialize_head=True, head_node_args=one, shutdown_at_exit=False)
-    second = cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
-    try:
-        check_place(study, tmp_path.name)
-        both = alive_nodes()
-        cluster.remove_node(second)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(machines, "alive_nodes", lambda: both)  # the inspection learns sooner
-            with pytest.raises(NodeMismatchError, match="could not be inspected"):
-                preflight(inspection_of(study))
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def test_other_contents_lost_files_and_full_disks_are_refused(

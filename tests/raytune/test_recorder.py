@@ -243,12 +243,7 @@ def test_a_run_that_ray_kills_alone_is_the_cause_of_those_before(recorder: Recor
     assert recorder.capacity.concurrent_trials() == len(tune.start()) == 8
 
 
-# -- trials that freeze or run out of memory, under a real Ray --
-
-
-def run_study(tmp_path: Path, function: Any, **changes: Any) -> kdtune.Results:
-    study = kdtune.Study(train=function, out=str(tmp_path), baseline={"alpha": 1.0}, **changes)
-    return kdtune.run(study)
+# -- trials that freeze, under a real Ray --
 
 
 @pytest.mark.slow
@@ -258,8 +253,9 @@ def test_a_frozen_process_is_killed_and_its_run_resumes(
 ) -> None:
     """A process that is silent for as long, but alive, is left alone."""
     monkeypatch.setattr("kdtune.raytune.recorder.TRIAL_SILENT_SECONDS", 3.0)
-    space = {"alpha": (0.5, 1.0)}
-    results = run_study(tmp_path, own_functions.freezes, space=space, repeats=1, epochs=3)
+    own: Any = {"space": {"alpha": (0.5, 1.0)}, "baseline": {"alpha": 1.0}, "epochs": 3}
+    study = kdtune.Study(train=own_functions.freezes, out=str(tmp_path), repeats=1, **own)
+    results = kdtune.run(study)
     assert set(results.trials.status) == {"completed"}
     assert results.trials["val/acc@last"].tolist() == [3.5 / 8, 4 / 8]
     printed = capsys.readouterr().out
@@ -302,17 +298,3 @@ def test_a_frozen_training_of_the_teacher_is_killed_and_resumes(
     assert len(epochs) == len(set(epochs)) == 150
     assert len(read_record(study.folder / "teacher")["history"]) == 150
     assert not list(study.folder.glob("teacher/*checkpoint*"))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("shared_ray")
-def test_runs_that_do_not_fit_together_run_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One that does not fit alone either has failed; the study goes on."""
-    space = {"alpha": (0.25, 0.75, 1.0)}
-    trials = run_study(tmp_path, own_functions.hungry, space=space, repeats=1, epochs=2).trials
-    status = trials.set_index("config/alpha").status.to_dict()
-    assert status == {0.25: "completed", 0.75: "failed", 1.0: "completed"}
-    printed = capsys.readouterr().out
-    assert "out of memory while 2 runs ran at a time; retried with 1 at a time" in printed
