@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -204,18 +205,44 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
     Raises:
         InputError: The file does not exist, cannot be read, or has no outputs for these classes.
     """
-    if not file.is_file():
-        raise InputError(
-            f"a teacher whose name ends in {file.suffix} must be a file of its outputs, but "
-            f"{describe_missing(file)}; python -m kdtune.teacher --dump {file.name} writes one"
-        )
-    try:
+    with _reading(file):
         is_npz = file.suffix == ".npz"
         tables = _read_npz(file) if is_npz else {file.name: pq.read_table(file)}
         metadata = next(iter(tables.values())).schema.metadata or {}
         named = json.loads(metadata.get(b"classes", b"null"))
         record = OutputsRecord.of(metadata.get(_RECORD.encode()))
         rows = [part for where, table in tables.items() for part in _rows(where, table)]
+    names = None if named is None else _class_names(file.name, named, classes)
+    parts = [
+        OutputsOfSplit(part.split, part.ids, _to_logits(part, classes, names or classes))
+        for part in rows
+    ]
+    return OutputTable(file.name, tuple(parts), _digest(rows, names), record)
+
+
+def read_outputs_record(file: Path) -> OutputsRecord | None:
+    """Return what kdtune has written into a file of outputs, without reading its numbers.
+
+    Raises:
+        InputError: The file does not exist or cannot be read.
+    """
+    with _reading(file):
+        if file.suffix != ".npz":
+            return OutputsRecord.of((pq.read_schema(file).metadata or {}).get(_RECORD.encode()))
+        with np.load(file, allow_pickle=False) as archive:
+            return OutputsRecord.of(str(archive[_RECORD]) if _RECORD in archive else None)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Raise InputError for a file that is missing or cannot be read."""
+    if not file.is_file():
+        raise InputError(
+            f"a teacher whose name ends in {file.suffix} must be a file of its outputs, but "
+            f"{describe_missing(file)}; python -m kdtune.teacher --dump {file.name} writes one"
+        )
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:  # the libraries that read the files raise many kinds
@@ -223,12 +250,6 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
             f"{file} must be a {file.suffix} file of a teacher's outputs, but cannot be read "
             f"({first_line(error, 120)})"
         ) from None
-    names = None if named is None else _class_names(file.name, named, classes)
-    parts = [
-        OutputsOfSplit(part.split, part.ids, _to_logits(part, classes, names or classes))
-        for part in rows
-    ]
-    return OutputTable(file.name, tuple(parts), _digest(rows, names), record)
 
 
 def _class_names(file: str, named: Any, classes: tuple[str, ...]) -> tuple[str, ...]:

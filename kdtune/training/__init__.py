@@ -6,7 +6,6 @@
 - run: one distillation run: one student learns from one teacher
 - recipe: the recipe: settings that follow from data and models where they are not set
 - teacher: teachers: fine-tuning, identity, accuracy, and files of their outputs
-- output_teacher: the teacher of a file of outputs: its rows matched with the examples of the data
 
 A new objective is one function in losses, listed in losses.OBJECTIVES and declared in LOSSES of
 config/fields.py. May import config, data, models and streams; never Ray.

@@ -291,9 +291,6 @@ Metrics = dict[str, float | int | None]
 """Metrics of a split by name, and n_examples. None where one cannot be computed: without a
 teacher, or without a distillation term (alpha = 1)."""
 
-WITHOUT_FLOAT64 = ("mps",)
-"""Types of devices that cannot add in float64; the CPU adds instead."""
-
 _SHOWN = ("loss", "acc", "agreement")
 """Metrics of the line that is printed for an epoch."""
 
@@ -327,9 +324,8 @@ class Meter:
         self.count = 0
         """Examples so far."""
         self._names: list[str] = []
-        self._sums: Tensor | None = None
-        self._means: list[tuple[Tensor, int]] = []
-        """Means of batches and their sizes that are still to be added to the sums."""
+        self._means: list[Tensor] = []
+        """Of each batch, one value a name."""
         self._batches: list[tuple[Tensor, Tensor | None, Tensor]] = []
 
     @torch.no_grad()
@@ -341,27 +337,18 @@ class Meter:
             if metric.of_batch is not None and not (metric.needs_teacher and teacher is None):
                 value = metric.of_batch(student, teacher, labels)
                 means[name] = value.mean() if value.ndim else value
-        values = torch.stack([value.detach() for value in means.values()])
         self._names = list(means)
-        if values.device.type in WITHOUT_FLOAT64:
-            self._means.append((values, len(labels)))
-        else:
-            self._add(values, len(labels))
+        self._means.append(torch.stack([value.detach() for value in means.values()]))
         self._batches.append((student, teacher, labels))
         self.count += len(labels)
 
-    def _add(self, means: Tensor, count: int) -> None:
-        sums = means.double() * count
-        self._sums = sums if self._sums is None else self._sums + sums
-
     def metrics(self) -> Metrics:
         """Return all recorded metrics of the batches so far."""
-        for means, count in self._means:
-            self._add(means.cpu(), count)
-        self._means.clear()
-        assert self._sums is not None  # noqa: S101 - there was a batch
-        sums = dict(zip(self._names, self._sums.tolist(), strict=True))
-        values = {name: value / self.count for name, value in sums.items()}
+        sums = torch.zeros(len(self._names), dtype=torch.float64)
+        # on the CPU, since not every device has float64
+        for means, (*_, labels) in zip(torch.stack(self._means).cpu(), self._batches, strict=True):
+            sums += means.double() * len(labels)
+        values: dict[str, Any] = dict(zip(self._names, (sums / self.count).tolist(), strict=True))
         student, teacher, labels = self._outputs()
         for name, metric in METRICS.items():
             if metric.of_split is not None and not (metric.needs_teacher and teacher is None):

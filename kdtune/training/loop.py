@@ -52,10 +52,8 @@ def make_optimizer(run: Run, student: Classifier, projector: nn.Module | None = 
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     lr, decay, momentum = run.lr, run.weight_decay, run.momentum
     match run.optimizer:
-        case "sgd":
-            return SGD(parameters, lr, momentum, weight_decay=decay)
-        case "nesterov":
-            return SGD(parameters, lr, momentum, weight_decay=decay, nesterov=True)
+        case "sgd" | "nesterov" as name:
+            return SGD(parameters, lr, momentum, weight_decay=decay, nesterov=name == "nesterov")
         case "adamw":
             return AdamW(parameters, lr, weight_decay=decay)
         case _:
@@ -185,8 +183,19 @@ class Training:
         return outputs, losses
 
     def losses(self, batch: Batch) -> tuple[Outputs, Losses]:
-        """Return the student's outputs for a batch and their losses."""
-        outputs = predict(self.student, batch, self.projector)
+        """Return the student's outputs for a batch and their losses.
+
+        The outputs are those for the features in the batch, if the backbone is frozen.
+        """
+        if batch.features is not None:
+            outputs = Outputs(self.student.classify(batch.features))
+        else:
+            assert batch.views is not None  # noqa: S101 - no features, so views
+            if self.projector is None:
+                outputs = Outputs(self.student(batch.views))
+            else:
+                logits, features = self.student.with_features(batch.views)
+                outputs = Outputs(logits, self.projector(features))
         return outputs, Losses.of(self.run, self.objective, outputs, batch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -211,23 +220,6 @@ class Training:
         self.scheduler.load_state_dict(state["scheduler"])
 
 
-def predict(student: Classifier, batch: Batch, projector: nn.Linear | None = None) -> Outputs:
-    """Return the student's outputs for a batch, from its features if the backbone is frozen.
-
-    Args:
-        student: In the mode of the pass.
-        batch: Its views, or the features that replace them.
-        projector: Of the student's features; None if the loss compares logits alone.
-    """
-    if batch.features is not None:
-        return Outputs(student.classify(batch.features))
-    assert batch.views is not None  # noqa: S101 - no features, so views
-    if projector is None:
-        return Outputs(student(batch.views))
-    logits, features = student.with_features(batch.views)
-    return Outputs(logits, projector(features))
-
-
 # Checkpoint of a run: its last two states in files, from which an interrupted run resumes.
 
 
@@ -242,16 +234,6 @@ class BestEpoch(NamedTuple):
     acc: float
     """Accuracy on val."""
     weights: dict[str, Tensor]
-
-
-def _better(best: BestEpoch | None, epoch: Epoch, student: Classifier) -> BestEpoch:
-    """Return the better of the best epoch so far and the one that has just ended."""
-    acc = epoch.splits["val"]["acc"]
-    assert acc is not None  # noqa: S101 - val is labelled
-    if best is not None and best.acc >= acc:
-        return best
-    state = student.net.state_dict()
-    return BestEpoch(epoch.number, acc, {k: v.detach().cpu().clone() for k, v in state.items()})
 
 
 class Checkpoint:
@@ -296,7 +278,11 @@ class Checkpoint:
     def save(self, training: Training, past: list[Epoch]) -> None:
         """Save the state after the last of the past epochs, unless the last save is too recent."""
         if self._keeps_best:
-            self.best = _better(self.best, past[-1], training.student)
+            acc = past[-1].splits["val"]["acc"] or 0.0
+            if self.best is None or acc > self.best.acc:
+                state = training.student.net.state_dict()
+                weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+                self.best = BestEpoch(past[-1].number, acc, weights)
         self._unsaved_seconds += past[-1].seconds
         due_after = min(self._save_seconds / self.MAX_TIME_SHARE, self.MAX_AGE_SECONDS)
         if self._unsaved_seconds < due_after:

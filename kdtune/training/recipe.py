@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -31,16 +32,21 @@ from kdtune.data.dataset import Data, DataKind
 from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier, describe_assumption, describe_preprocessing
-from kdtune.models.outputs import Model, OutputsRecord, networks
+from kdtune.models.outputs import (
+    Model,
+    OutputsRecord,
+    OutputTeacher,
+    networks,
+    read_outputs_record,
+)
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import FinishedTeacher, licence_of, read_finished, teacher_file
-from kdtune.streams.views import view_size
-from kdtune.training.output_teacher import load_output_teacher
+from kdtune.streams.views import view_shape, view_size
 
 # Settings of a run that follow from its data and models where they are not given.
 
 
-OF_EACH_MODEL = ("teacher_interpolation", "student_interpolation")
+OF_EACH_MODEL = {"teacher_interpolation", "student_interpolation"}
 """Settings for which None is the value of each model, since a study may have several."""
 DEFAULT_AUGMENT: dict[DataKind, Augment] = {
     "files": "resized-crop",
@@ -70,9 +76,8 @@ def resolve(run: Run, members: Sequence[Run] = (), data: StudyData | None = None
         InputError: The data or a model do not exist.
     """
     run = with_weights_of_studies(run)
-    names = [n for n, d in declarations(Run).items() if d.setting.resolved]
-    names = [n for n in names if n not in OF_EACH_MODEL]
-    if all(getattr(run, name) is not None for name in names):
+    resolved = {n for n, d in declarations(Run).items() if d.setting.resolved} - OF_EACH_MODEL
+    if all(getattr(run, name) is not None for name in resolved):
         return run
     of_run = load_data(run) if data is None else data.of(run)
     values = _teacher_recipe(run, of_run, members or run.teacher_members) | _transforms(run, of_run)
@@ -107,25 +112,21 @@ def kind_of_weights(members: Sequence[Run], data: Data) -> WeightsKind:
 
 def _teacher_recipe(run: Run, data: Data, members: Sequence[Run]) -> dict[str, Any]:
     """Return the recipe of the teacher as teacher_*."""
-    values = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
     members = [replace(member, teacher_weights=run.teacher_weights) for member in members]
-    kind = kind_of_weights(members, data)
-    recipe = teacher_recipe(kind, values)
+    values = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
+    recipe = teacher_recipe(kind_of_weights(members, data), values)
     return {f"teacher_{name}": value for name, value in recipe.items()}
 
 
 def _transforms(run: Run, data: Data) -> dict[str, Any]:
     """Return the defaults of the augmentations and of the evaluation transform."""
-    values: dict[str, Any] = {"orientation": "exif"}
-    if run.augment is None or run.eval_crop is None or run.eval_interpolation is None:
-        if data.kind == "tensors":
-            _refuse_image_settings(run, data)
-            values |= {"eval_crop": 1.0, "eval_interpolation": "bilinear"}
-        values["augment"] = DEFAULT_AUGMENT[data.kind]
-    values["teacher_augment"] = run.augment or values.get("augment")
-    if "eval_crop" not in values and None in [getattr(run, name) for name in OF_INPUT]:
-        values |= _evaluation(run, data)
-    return values
+    default = DEFAULT_AUGMENT[data.kind]
+    values = {"augment": default, "teacher_augment": run.augment or default, "orientation": "exif"}
+    if data.kind == "tensors":
+        _refuse_image_settings(run, data)
+        return values | {"eval_crop": 1.0, "eval_interpolation": "bilinear"}
+    is_given = all(getattr(run, name) is not None for name in OF_INPUT)
+    return values if is_given else values | _evaluation(run, data)
 
 
 def _evaluation(run: Run, data: Data) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _evaluation(run: Run, data: Data) -> dict[str, Any]:
     first = run.teacher_members[0]
     role: Role = "teacher"
     if is_output_file(first.teacher):
-        record = load_output_teacher(first, data).record
+        record = read_outputs_record(Path(first.weights_of("teacher")).expanduser())
         if record is not None and record.views:
             return {name: (BEFORE_ORIENTATION | record.views)[name] for name in OF_INPUT}
         role = "student"  # nothing else is known
@@ -186,12 +187,10 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
         return study
     models = StudyModels.of(study, study_data)
     of_teacher = {run.teacher: model for run, model in models.teachers}
-    names = [str(name).split("+") for name in _names(study, "teacher")]
-    members = [[of_teacher[name] for name in ensemble] for ensemble in names]
     sizes = {
-        view_size(study.run, study_data, student, *ensemble)
+        view_size(study.run, study_data, student, *(of_teacher[n] for n in name.split("+")))
         for _, student in models.students
-        for ensemble in members
+        for name in _names(study, "teacher")
     }
     if len(sizes) == 1:
         return study
@@ -227,9 +226,14 @@ def untrained(run: Run, data: Data, role: Role) -> Classifier:
 
 
 def untrained_teacher(run: Run, data: Data) -> Model:
-    """Return the run's teacher (no ensemble) with random weights, or its file of outputs."""
-    is_file = is_output_file(run.teacher)
-    return load_output_teacher(run, data) if is_file else untrained(run, data, "teacher")
+    """Return the run's teacher (no ensemble) with random weights; a file of outputs without them.
+
+    Of a file, only the record is read.
+    """
+    if not is_output_file(run.teacher):
+        return untrained(run, data, "teacher")
+    record = read_outputs_record(Path(run.weights_of("teacher")).expanduser())
+    return OutputTeacher(run.teacher, digest="", logits={}, record=record)
 
 
 class StudyModels(NamedTuple):
@@ -262,12 +266,8 @@ def teachers(study: Study) -> list[Run]:
 
     A teacher that is fine-tuned for several numbers of epochs is there once for each.
     """
-    by_name: dict[tuple[str, Any], Run] = {}
-    for name in _names(study, "teacher"):
-        for epochs in _names(study, "teacher_epochs"):
-            for run in replace(study.run, teacher=name, teacher_epochs=epochs).teacher_members:
-                by_name.setdefault((run.teacher, epochs), run)
-    return list(by_name.values())
+    members = [member for run in whole_teachers(study) for member in run.teacher_members]
+    return list({(run.teacher, run.teacher_epochs): run for run in members}.values())
 
 
 def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
@@ -315,18 +315,10 @@ ONLY_WITH = {
     "race_level": ("policy", ("race",)),
     "confirm": ("policy", ("race",)),
     "level": ("until_decided", (True,)),
-    "budget": ("until_decided", (True,)),
 }
 """Settings of a study that have an effect only with these values of another."""
 
 
-_KINDS: dict[WeightsKind, str] = {
-    "pretrained": "pretrained weights",
-    "random": "random weights",
-    "finished": "a finished teacher",
-}
-WHOLE = ("teacher_train_images",)
-"""Settings for which None means all."""
 MAX_WIDTH = 44
 """Characters of a path that are printed; of a longer one the last."""
 
@@ -358,9 +350,8 @@ def recipe_rows(
             of_function = owner is Study and name in OF_FUNCTION
             if name in UNSHOWN or of_function or not _has_effect(name, study, data):
                 continue
-            value, source = _value(name, study), _source(name, asked, study, saved, data, models)
-            shown = "all" if name in WHOLE and value is None else _shown(value)
-            rows.append(RecipeRow(name, shown, source))
+            source = _source(name, asked, study, saved, data, models)
+            rows.append(RecipeRow(name, _shown(_value(name, study)), source))
     return [*rows, *_input_rows(asked, models)]
 
 
@@ -405,9 +396,7 @@ def _has_effect(name: str, study: Study, data: Data) -> bool:
     part = name.removeprefix("teacher_")
     of_training = (*TEACHER_RECIPE, "lr_milestones", "augment", "train_images", "keep")
     if name.startswith("teacher_") and part in of_training:
-        epochs = study.values("teacher_epochs")
-        tuned = isinstance(epochs, tuple) and any(epochs)
-        return tuned and _fits_teacher(part, run)
+        return any(_names(study, "teacher_epochs")) and _fits_teacher(part, run)
     if name == "lr_milestones":
         return "multistep" in study.values("schedule")  # type: ignore[operator]
     if name == "orientation":
@@ -446,9 +435,9 @@ def _value(name: str, study: Study) -> Any:
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_shown, value))
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
+    if value is None:  # of the images that the teacher learns from
+        return "all"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _source(
@@ -466,7 +455,7 @@ def _source(
         if saved is not None:
             return "saved study"
         if name.removeprefix("teacher_") in TEACHER_RECIPE:
-            return f"default for {_KINDS[kind_of_weights(runs, data)]}"
+            return f"default for {kind_of_weights(runs, data)} weights"
         if name in ("eval_crop", "eval_interpolation"):
             published = models.teachers[0][1].preprocessing
             if getattr(published, name.removeprefix("eval_")) == now:
@@ -514,14 +503,6 @@ def find_faults(study: Study, data: Data) -> list[str]:
     return [*find_copies(data), *find_other_cuts(study, data)]
 
 
-def _recorded(run: Run, data: Data) -> FinishedTeacher | OutputsRecord | None:
-    """Return what the file of the run's teacher says of its data; None if these are unrelated."""
-    if is_output_file(run.teacher):
-        return load_output_teacher(run, data).record
-    finished = read_finished(Path(run.weights_of("teacher")).expanduser())
-    return finished if finished is not None and finished.classes == data.classes else None
-
-
 def find_other_cuts(study: Study, data: Data) -> list[str]:
     """Return a sentence for each finished teacher that may have trained on the study's val.
 
@@ -536,10 +517,16 @@ def find_other_cuts(study: Study, data: Data) -> list[str]:
     sentences = {}
     for run in teachers(study):
         weights = run.weights_of("teacher")
-        if (finished := _recorded(run, data)) is None or finished.data is None:
+        file = Path(weights).expanduser()
+        record: FinishedTeacher | OutputsRecord | None
+        if is_output_file(run.teacher):
+            record = read_outputs_record(file)
+        elif (record := read_finished(file)) is not None and record.classes != data.classes:
             continue
-        is_other = finished.data != data.fingerprint
-        if data.fold is not None or (is_other and (finished.has_cut_val or data.cut is not None)):
+        if record is None or record.data is None:
+            continue
+        is_other = record.data != data.fingerprint
+        if data.fold is not None or (is_other and (record.has_cut_val or data.cut is not None)):
             sentences[weights] = (
                 f"the teacher {run.teacher} ({weights}) was fine-tuned with another val than this "
                 f"study's, so it may have been trained on examples of val, and metrics on val may "
@@ -582,7 +569,11 @@ def transforms_of(
     of_teachers = [model for _, model in models.teachers] if are_images else []
     views = {"image_size": view_size(study.run, data, *of_teachers, *of_students)}
     views |= {name: getattr(study.run, name) for name in OF_INPUT}
-    view = asdict(_input(data, views["image_size"]))
+    inputs = data.splits["train"].inputs
+    dtype = inputs.dtype if isinstance(inputs, Tensor) else torch.uint8
+    view = InputRecord(
+        data.kind, tuple(view_shape(data, views["image_size"])), str(dtype).removeprefix("torch.")
+    )
     sources = {f"student {m.name}": asdict(_source_of(run, m)) for run, m in models.students}
     named = {f"teacher {model.name}": model for model in networks(of_teachers)}
     named |= {f"student {model.name}": model for model in of_students}
@@ -592,21 +583,10 @@ def transforms_of(
     return {
         "views": views if are_images else {},
         "models": {n: asdict(m.preprocessing) for n, m in named.items() if are_images},
-        "input": view,
+        "input": asdict(view),
         "sources": sources,
         "warnings": sentences,
     }
-
-
-def _input(data: Data, size: int) -> InputRecord:
-    """Return one view of the data, of `size` pixels a side if it is an image."""
-    inputs = data.splits["train"].inputs
-    if not isinstance(inputs, Tensor):
-        return InputRecord("files", (3, size, size), "uint8")
-    shape = tuple(inputs.shape[1:])
-    if data.kind == "images":
-        shape = (shape[0], size, size)
-    return InputRecord(data.kind, shape, str(inputs.dtype).removeprefix("torch."))
 
 
 def _source_of(run: Run, student: Classifier) -> ModelRecord:

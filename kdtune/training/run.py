@@ -22,15 +22,20 @@ from kdtune.models.checks import check_last_batch, check_learns, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Model, Teacher, combine, networks
 from kdtune.models.registry import PREPROCESSING, build_model, source_digest
-from kdtune.models.weights import WEIGHTS, save_weights
+from kdtune.models.weights import save_weights
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
 from kdtune.training.epoch import Epoch, check_features, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, own_objectives
-from kdtune.training.output_teacher import clear_output_teachers
 from kdtune.training.recipe import resolve, students, teachers
-from kdtune.training.teacher import initial_teacher, load_teacher, probe_teacher, teacher_place
+from kdtune.training.teacher import (
+    initial_teacher,
+    load_teacher,
+    probe_teacher,
+    teacher_place,
+    weights_of_members,
+)
 
 MAX_IDLE_STUDENT_BYTES = 2**30
 """Memory of the students that a process keeps for later runs, together."""
@@ -99,12 +104,9 @@ def _teacher_of(run: Run, data: Data, root: Path, device: torch.device) -> Teach
         for member in run.teacher_members
     )
     folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
-    files = [
-        folder / WEIGHTS if is_tuned else Path(member.weights_of("teacher")).expanduser()
-        for member, folder in zip(members, folders, strict=True)
-    ]
+    changed = tuple(map(_modified_ns, weights_of_members(run, run, root)))
     # objects of Python under one name may be others
-    key = (members, folders, tuple(map(_modified_ns, files)), run.objects, device)
+    key = (members, folders, changed, run.objects, device)
     if key not in _teachers:
         pairs = zip(members, folders, strict=True)
         models = [load_teacher(member, data, folder) for member, folder in pairs]
@@ -146,6 +148,10 @@ class InitialStudent:
                 value.grad = None
 
 
+_idle: dict[tuple[object, ...], dict[tuple[int, int], InitialStudent]] = {}
+"""Students that no run is using, by kind and by seed and repeat."""
+
+
 @contextmanager
 def initial_student(run: Run, data: Data, device: torch.device) -> Iterator[InitialStudent]:
     """Lend the student of `make_student` to one run, for the duration of the context.
@@ -159,9 +165,12 @@ def initial_student(run: Run, data: Data, device: torch.device) -> Iterator[Init
         yield InitialStudent.of(run, data, device)
         return
     weights = run.weights_of("student")
-    kind = [run.student, weights, _modified_ns(Path(weights).expanduser()), run.data]
-    kind += [getattr(run, f"student_{name}") for name in PREPROCESSING]
-    idle = _idle_students(*kind, run.precision, run.trainable, device)
+    preprocessing = [getattr(run, f"student_{name}") for name in PREPROCESSING]
+    source = (run.student, weights, _modified_ns(weights), run.data)
+    kind = (*source, *preprocessing, run.precision, run.trainable, device)
+    idle = _idle[kind] = _idle.pop(kind, {})  # the kind used last is the last
+    while len(_idle) > MAX_IDLE_KINDS:
+        del _idle[next(iter(_idle))]
     # removed while in use: two runs of one process never share a student
     initial = idle.pop((run.seed, run.repeat), None) or InitialStudent.of(run, data, device)
     try:
@@ -173,22 +182,9 @@ def initial_student(run: Run, data: Data, device: torch.device) -> Iterator[Init
             idle[run.seed, run.repeat] = initial
 
 
-_idle: dict[tuple[object, ...], dict[tuple[int, int], InitialStudent]] = {}
-"""Students that no run is using, by kind and by seed and repeat; the kind used last is the last."""
-
-
-def _idle_students(*kind: object) -> dict[tuple[int, int], InitialStudent]:
-    """Return the idle students of one kind; those of the kinds used longest ago are dropped."""
-    _idle[kind] = _idle.pop(kind, {})
-    while len(_idle) > MAX_IDLE_KINDS:
-        del _idle[next(iter(_idle))]
-    return _idle[kind]
-
-
 def clear_cached_models() -> None:
     """Drop the teacher and the students that this process keeps for its next runs."""
     _teachers.clear()
-    clear_output_teachers()
     _idle.clear()
 
 
@@ -277,8 +273,9 @@ def make_student(run: Run, data: Data) -> Classifier:
     return build_model(run, "student", len(data.classes), seed=seed)
 
 
-def _modified_ns(file: Path) -> int:
+def _modified_ns(weights: str) -> int:
     """Return the time of a file's last change in nanoseconds; 0 if there is no such file."""
+    file = Path(weights).expanduser()
     return file.stat().st_mtime_ns if file.is_file() else 0
 
 

@@ -9,6 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import torch
 from torch import Tensor
 
 from kdtune.config.fields import OF_STUDENT, OUTPUT_SUFFIXES, is_output_file, searchable
@@ -22,7 +25,16 @@ from kdtune.data.sources import StudyData
 from kdtune.data.views import samples
 from kdtune.models.checks import check_last_batch, check_learns, probe
 from kdtune.models.classifier import Classifier
-from kdtune.models.outputs import Model, OutputsRecord, SplitOutputs, Teacher, write_outputs
+from kdtune.models.outputs import (
+    Model,
+    OutputsRecord,
+    OutputTable,
+    OutputTeacher,
+    SplitOutputs,
+    Teacher,
+    read_outputs,
+    write_outputs,
+)
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, FinishedTeacher, check_whole, save_weights
 from kdtune.streams.cache import Cache
@@ -30,7 +42,6 @@ from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources, view_size
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import Checkpoint, milestones, train
-from kdtune.training.output_teacher import file_names, load_output_teacher
 from kdtune.training.recipe import (
     BEFORE_ORIENTATION,
     OF_INPUT,
@@ -156,6 +167,11 @@ class Origin:
     """Fingerprint of the data."""
     weights: str
     """Content hash of the file of its initial weights, or "default" or "none"."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def origin_of(run: Run, data: Data) -> Origin:
@@ -347,13 +363,11 @@ def fine_tune(
     write(f"Accuracy on val before: {before or 'not measured, since the head is new'}.")
     model = initial_network(run, of_run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(json.dumps(asdict(origin), sort_keys=True).encode()).hexdigest()
-    file = folder / f"{digest[:8]}.checkpoint.pt"
     checkpoint = Checkpoint(
-        file,
+        folder / f"{origin.digest[:8]}.checkpoint.pt",
         on_save,
         keeps_best=fit.teacher_keep == "best",
-        owner=digest,
+        owner=origin.digest,
         write=lambda line: write(f"warning: {line}"),
     )
     epochs = []
@@ -364,17 +378,32 @@ def fine_tune(
     if checkpoint.best is not None:
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
+    _write_teacher(folder, fit, of_run, model, origin, before, epochs, kept)
+    delete_states(checkpoint.file)
+    write(
+        f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
+    )
+
+
+def _write_teacher(
+    folder: Path,
+    fit: Run,
+    data: Data,
+    model: Classifier,
+    origin: Origin,
+    before: Accuracy | None,
+    epochs: Sequence[Epoch],
+    kept: Epoch,
+) -> None:
+    """Write a fine-tuned teacher: its weights, and the record of its training."""
+    has_cut_val = data.cut is not None or data.fold is not None
     finished = FinishedTeacher(
-        fit.student,
-        of_run.classes,
-        model.preprocessing,
-        of_run.fingerprint,
-        has_cut_val=of_run.cut is not None or of_run.fold is not None,
+        fit.student, data.classes, model.preprocessing, data.fingerprint, has_cut_val
     )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
     record = {
         "run": asdict(fit),
-        "classes": of_run.classes,
+        "classes": data.classes,
         "data": origin.data,
         "weights": origin.weights,
         "epochs": fit.epochs,
@@ -389,10 +418,6 @@ def fine_tune(
     record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
     with atomic_write(folder / RECORD) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    delete_states(file)
-    write(
-        f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
-    )
 
 
 def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | None:
@@ -515,7 +540,7 @@ def measure_accuracy(
             TeacherAccuracy(
                 teacher=each.teacher,
                 epochs=each.teacher_epochs or 0,
-                weights=_describe_weights(run, each, root),
+                weights=", ".join(weights_of_members(run, each, root)),
                 classes=len(of_run.classes),
                 splits=evaluate(each, of_run, teacher, resources, _SPLITS),
                 fingerprint=fingerprint,
@@ -560,15 +585,96 @@ def _fingerprint(run: Run, data: Data, teacher: Teacher) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _describe_weights(run: Run, each: Run, root: Path) -> str:
-    """Return where the weights of a teacher are, those of all members of an ensemble."""
-    files = [
+def weights_of_members(run: Run, each: Run, root: Path) -> list[str]:
+    """Return where the weights of the members of a teacher are.
+
+    Args:
+        run: The run that has the teacher, or the base run of its study.
+        each: It with the teacher.
+        root: Folder of all teachers.
+    """
+    return [
         str(root / teacher_place(run, member) / WEIGHTS)
         if each.teacher_epochs
         else member.weights_of("teacher")
         for member in each.teacher_members
     ]
-    return ", ".join(files)
+
+
+# The teacher of a file of outputs: its rows matched with the examples of the data.
+
+
+def load_output_teacher(run: Run, data: Data) -> OutputTeacher:
+    """Return the run's teacher, which is a file.
+
+    Raises:
+        InputError: The file cannot be read, its classes are others, or its ids are not those of the
+            examples: of train those that the student learns from, all of val and all of test.
+    """
+    table = read_outputs(Path(run.weights_of("teacher")).expanduser(), data.classes)
+    by_file = any(part.are_files for part in table.parts)
+    _check_ids(run, data, table, by_file)
+    splits = [split for split in _SPLITS if split in data.splits]
+    if by_file:  # relative to the folder of the data, without a leading ./
+        root = f"{Path(data.root).as_posix()}/"
+        files = [Path(str(name)).as_posix() for part in table.parts for name in part.ids]
+        rows = [file.removeprefix(root) for file in files]
+        examples = {split: list(file_names(data, split) or ()) for split in splits}
+    else:
+        rows = [f"{part.split} {i}" for part in table.parts for i in part.ids]
+        examples = {s: [f"{s} {i}" for i in range(len(data.splits[s]))] for s in splits}
+    needed = [examples["train"][i] for i in sorted(data.subset(run).tolist())]
+    needed += [name for split in splits[1:] for name in examples[split]]
+    have, want = pd.Index(rows), pd.Index([name for names in examples.values() for name in names])
+    for faults, requirement in (
+        (have[~have.isin(want)], "have rows for examples of the data alone, but has others"),
+        (have[have.duplicated()], "have one row for each example, but has more"),
+        (
+            pd.Index(needed).difference(have, sort=False),
+            "have a row for each example of val and test, and for those of train that the student "
+            "learns from, but lacks some",
+        ),
+    ):
+        if len(faults):
+            shown = ", ".join(faults[:3]) + ", ..." * (len(faults) > 3)
+            raise InputError(f"{table.file} must {requirement}: {len(faults):,} ({shown})")
+    row = have.get_indexer(want)
+    logits = np.full((len(want), len(data.classes)), np.nan, dtype=np.float32)
+    logits[row >= 0] = np.concatenate([part.logits for part in table.parts])[row[row >= 0]]
+    parts = torch.from_numpy(logits).split([len(examples[split]) for split in splits])
+    by_split = dict(zip(splits, parts, strict=True))
+    return OutputTeacher(run.teacher, table.digest, by_split, table.record)
+
+
+def _check_ids(run: Run, data: Data, table: OutputTable, by_file: bool) -> None:
+    """Raise InputError unless the ids of the rows can tell which examples of the data these are."""
+    record, requirement = table.record, None
+    if by_file:
+        if data.kind != "files" or not all(part.are_files for part in table.parts):
+            requirement = (
+                f"name all examples by split and index (example) or, if those of --data {run.data} "
+                f"are files, all by file"
+            )
+    elif data.fold is not None or (record is None and data.cut is not None):
+        requirement = (
+            "name the examples by file, since their index depends on how val is cut from train; "
+            "else give data with a val folder, and leave out --folds"
+        )
+    elif record is not None and record.data != data.fingerprint:
+        requirement = (
+            f"be of the same data as the study (fingerprint {data.fingerprint}); write the file "
+            f"again (python -m kdtune.teacher --dump)"
+        )
+    if requirement is not None:
+        raise InputError(f"{table.file} must {requirement}")
+
+
+def file_names(data: Data, split: str) -> tuple[str, ...] | None:
+    """Return the file of each example, relative to the data's folder; None if they are no files."""
+    inputs = data.splits[split].inputs
+    if not isinstance(inputs, tuple):
+        return None
+    return tuple(Path(file).relative_to(data.root).as_posix() for file in inputs)
 
 
 # Writing a teacher's outputs into a file, which is then a teacher without its network.
@@ -585,16 +691,13 @@ def check_dump(study: Study, file: Path) -> None:
         raise InputError(f"--dump must end in {' or '.join(OUTPUT_SUFFIXES)}, but got {file}")
     if not file.absolute().parent.is_dir():
         raise InputError(f"--dump must be in a folder that exists, but got {file}")
-    if study.run.folds is not None:
+    runs = numbered(study, whole_teachers(study))
+    if len(runs) > 1 or study.run.folds is not None:
+        names = ", ".join(dict.fromkeys(run.teacher for run in runs))
         raise InputError(
-            "--dump writes the outputs of one teacher, but with --folds each repeat has a teacher "
-            "and a val of its own; leave out --folds"
-        )
-    if len(runs := numbered(study, whole_teachers(study))) > 1:
-        names = dict.fromkeys(run.teacher for run in runs)
-        raise InputError(
-            f"--dump writes the outputs of one teacher, but the study has {len(runs)} "
-            f"({', '.join(names)}); give one teacher, and --teachers 1"
+            f"--dump writes the outputs of one teacher, but the study has {len(runs)} ({names}); "
+            f"give one teacher and --teachers 1, and leave out --folds, with which each repeat has "
+            f"a teacher and a val of its own"
         )
 
 
@@ -666,19 +769,14 @@ def find_other_views(study: Study, data: Data, models: StudyModels) -> Iterator[
         models: Its models.
     """
     for run, teacher in models.teachers:
-        if isinstance(teacher, Classifier) or data.kind == "tensors":
+        if isinstance(teacher, Classifier) or teacher.record is None:
             continue
-        made_of = {} if teacher.record is None else teacher.record.views
-        seen = {
-            "image_size": max(
-                view_size(run, data, teacher, student) for _, student in models.students
-            ),
-            **{name: getattr(run, name) for name in OF_INPUT},
-        }
-        if data.kind != "files":
-            made_of = {name: value for name, value in made_of.items() if name != "orientation"}
-        elif made_of:
-            made_of = BEFORE_ORIENTATION | made_of
+        views = teacher.record.views
+        made_of = BEFORE_ORIENTATION | views if views else {}
+        sizes = [view_size(run, data, teacher, student) for _, student in models.students]
+        seen = {"image_size": max(sizes), **{name: getattr(run, name) for name in OF_INPUT}}
+        if data.kind != "files":  # others have one orientation
+            seen["orientation"] = made_of.get("orientation")
         other = [name for name, value in made_of.items() if seen.get(name) != value]
         if other:
             shown = ", ".join(f"{name} {made_of[name]} → {seen[name]}" for name in other)

@@ -47,16 +47,6 @@ def meter(run: Run, student: Tensor, teacher: Tensor | None, y: Tensor, size: in
     return found
 
 
-@pytest.mark.parametrize("size", [N, 7])
-def test_a_device_without_float64_gets_the_same_sums(
-    size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    s, t, y, run = logits(1), logits(2), labels(), Run(alpha=0.3)
-    want = meter(run, s, t, y, size).metrics()
-    monkeypatch.setattr("kdtune.training.epoch.WITHOUT_FLOAT64", ("cpu",))
-    assert meter(run, s, t, y, size).metrics() == want
-
-
 # -- from the whole split --------------------------------------------------------------------------
 
 

@@ -25,7 +25,6 @@ from kdtune.data.sources import StudyData, load_data, load_fashion
 from kdtune.raytune.folder import check_same, is_moved
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
-from kdtune.training.output_teacher import load_output_teacher
 from kdtune.training.recipe import (
     StudyModels,
     find_other_cuts,
@@ -34,7 +33,12 @@ from kdtune.training.recipe import (
     transforms_of,
 )
 from kdtune.training.run import check_run, check_study, clear_cached_models, distill
-from kdtune.training.teacher import dump_teacher, find_other_views, measure_accuracy
+from kdtune.training.teacher import (
+    dump_teacher,
+    find_other_views,
+    load_output_teacher,
+    measure_accuracy,
+)
 
 DOCS = Path(__file__).parents[2] / "docs" / "teachers.md"
 PLAIN = replace(TINY, augment="none", epochs=2)
@@ -148,7 +152,7 @@ def of_val(table: pd.DataFrame, *numbers: int) -> pd.Index:
             lambda t: pd.concat([t, t.loc[of_val(t, 0)]]),
             r"each example, but has more: 1 \(val 0\)",
         ),
-        (lambda t: t.assign(file="a.png"), "name the examples by split and index"),
+        (lambda t: t.assign(file="a.png"), "name all examples by split and index"),
         (lambda t: t.drop(UNUSED), None),
     ],
 )
@@ -171,7 +175,7 @@ def test_an_index_of_other_data_is_refused(made: Path, tmp_path: Path) -> None:
     text = replace(PLAIN, data="own_data:text", train_images=None)
     for run, file, message in (
         (text, made, "must be a list of the classes of the data"),
-        (replace(PLAIN, folds=4), made, "name the examples by file with --folds"),
+        (replace(PLAIN, folds=4), made, "name the examples by file, .* leave out --folds"),
         (PLAIN, tmp_path, rf"of the same data as .* {FASHION.fingerprint}\)"),
     ):
         with pytest.raises(InputError, match=message):
@@ -226,7 +230,7 @@ def test_an_index_without_a_val_needs_the_record_of_a_dump(photos: Path, tmp_pat
     count = {split: len(each) for split, each in load_data(run).splits.items()}
     arrays = {f"{split}_logits": np.eye(2)[[0, 1] * (n // 2)] for split, n in count.items()}
     np.savez(tmp_path / "t.npz", **arrays)
-    with pytest.raises(InputError, match="by file, since val is cut from train"):
+    with pytest.raises(InputError, match="by file, since their index depends on how val is cut"):
         outputs(run, tmp_path / "t.npz")
     network = resolve(replace(run, teacher_epochs=0))
     dump_teacher(network, tmp_path, Resources(), tmp_path / "dump.npz", load_data(network))
