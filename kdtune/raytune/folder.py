@@ -174,8 +174,8 @@ def merge_with_saved(
     if study.train is None and old.train is None:
         study = replace(study, run=_with_recorded(study.run, old.run))
         changes = (_changed_fields, _changed_space)
-    if found := [text for changed in changes for text in changed(old, study)]:
-        raise _other_study(study, found)
+    if differences := [text for changed in changes for text in changed(old, study)]:
+        raise _other_study(study, differences)
     for flags, values in _prevailing(old, study):
         write(f"{study.folder} was begun with {flags}; continuing with it")
         study = replace(study, **values)
@@ -240,8 +240,8 @@ def check_same(
             )
     begun_with = ("data", "teacher", "student")
     unknown = [n for n in begun_with if n in fingerprints.keys() - saved.fingerprints.keys()]
-    if found := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
-        raise _other_study(study, found)
+    if differences := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
+        raise _other_study(study, differences)
     if unknown:
         write(
             f"{study.folder} has no fingerprint to compare the {' and the '.join(unknown)} with "
@@ -252,20 +252,19 @@ def check_same(
 def _describe(name: str, run: Run) -> str:
     """Return what a fingerprint is of, in words."""
     role, _, model = name.partition(" ")
-    if role == "data":
-        return f"the data in {run.data}"
-    if role == "extra":
-        return f"the images without labels of --extra {run.extra}"
-    if role == "train":
-        return "the training function (its code)"
     if role in ("teacher", "student"):
         return f"the {role} {model or getattr(run, role)} (its weights or its code)"
-    return f"the {name} (its code)"  # an objective of the user's own
+    others = {
+        "data": f"the data in {run.data}",
+        "extra": f"the images without labels of --extra {run.extra}",
+        "train": "the training function (its code)",
+    }
+    return others.get(role, f"the {name} (its code)")  # an objective of the user's own
 
 
-def _other_study(study: Study, found: list[str]) -> InputError:
+def _other_study(study: Study, differences: list[str]) -> InputError:
     return InputError(
-        f"{study.folder} holds another study ({'; '.join(found)}); restore these settings to "
+        f"{study.folder} holds another study ({'; '.join(differences)}); restore these settings to "
         f"continue it, or give this one another name (--name OTHER) or folder (--out FOLDER)"
     )
 
@@ -300,16 +299,13 @@ def _surely_on_gpus(study: Study) -> bool:
 def _changed_task(old: Study, new: Study) -> Iterator[str]:
     """Yield what differs in the training function or its declarations: "metric: a → b"."""
     for name in ("train", *OF_FUNCTION):
-        before, now = (_comparable(getattr(study, name)) for study in (old, new))
+        values = (getattr(study, name) for study in (old, new))
+        before, now = (name_of(value) if callable(value) else value for value in values)
         if before != now:
             yield f"{name}: {before} → {now}"
     if set(old.task.names) != set(new.task.names):
         names = (", ".join(sorted(study.task.names)) for study in (old, new))
         yield f"hyperparameters: {' → '.join(names)}"
-
-
-def _comparable(value: object) -> object:
-    return name_of(value) if callable(value) else value
 
 
 def _changed_space(old: Study, new: Study) -> Iterator[str]:
@@ -331,9 +327,7 @@ def _changed_space(old: Study, new: Study) -> Iterator[str]:
 def _shown(values: Values) -> str:
     if isinstance(values, Range):
         return str(values)
-    return ", ".join(
-        str(value) if isinstance(value, str | None) else short(value, 6) for value in values
-    )
+    return ", ".join(str(v) if isinstance(v, str | None) else short(v, 6) for v in values)
 
 
 def _changed_kinds_of_weights(old: Run, new: Run, names: list[str]) -> Iterator[str]:
@@ -439,7 +433,7 @@ def _known(owner: type, values: dict[str, Any]) -> dict[str, Any]:
 
 FINISHED = (EPOCHS, *FINISHED_FILES, PREDICTIONS, COSTS, STUDENTS, THUMBNAILS)
 """What a finished study has on an object store, besides its trials and its teacher."""
-PART_SECONDS = 3600.0
+OLD_PART_SECONDS = 3600.0
 """A temporary file that is older is of a process that was killed."""
 
 
@@ -453,7 +447,7 @@ def write_study(
     Args:
         study: The study as it is run.
         fingerprints: Of what its trials are made of, see `machines.fingerprints_of`.
-        provenance: What is known of its trials, if it runs any, see `driver.prepare`. Models,
+        provenance: What is known of its trials, if it runs any, see `distillation.prepare`. Models,
             their sources, views and warnings are added to the record; the rest is written once.
     """
     study = replace(study, rerun_dropped=False)  # it is asked for once
@@ -469,7 +463,11 @@ def write_study(
         record |= {name: current[name] for name in ("views", "input") if name in current}
         warnings = [*record.get("warnings", []), *current.get("warnings", [])]
         record["warnings"] = list(dict.fromkeys(warnings))
-    with atomic_write(study.folder / PROVENANCE) as part:
+    _write_provenance(study.folder, record)
+
+
+def _write_provenance(folder: Path, record: Mapping[str, Any]) -> None:
+    with atomic_write(folder / PROVENANCE) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
@@ -482,7 +480,7 @@ def remove_parts(folder: Path) -> None:
     places = ("*", f"{TRIALS}/*/*", of_function, f"{TEACHER}/**/*", f"{THUMBNAILS}/*")
     for part in (part for place in places for part in folder.glob(f"{place}.????????.part")):
         with suppress(OSError):  # that of another user stays
-            is_old = part.stat().st_mtime < time.time() - PART_SECONDS
+            is_old = part.stat().st_mtime < time.time() - OLD_PART_SECONDS
             if is_old and PART.fullmatch(part.name):
                 part.unlink()
 
@@ -491,8 +489,7 @@ def add_warning(folder: Path, sentence: str) -> None:
     """Add a sentence to the warnings of a study that has begun, which results and report show."""
     record = read_provenance(folder)
     warnings = list(dict.fromkeys([*record.get("warnings", []), sentence]))
-    with atomic_write(folder / PROVENANCE) as part:
-        part.write_text(json.dumps(record | {"warnings": warnings}, indent=2), encoding="utf-8")
+    _write_provenance(folder, record | {"warnings": warnings})
 
 
 def _provenance() -> dict[str, Any]:

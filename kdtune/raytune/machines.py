@@ -337,19 +337,30 @@ class NodeReport:
 
 
 def fingerprints_of(study: Study, data: StudyData | None = None) -> dict[str, str]:
-    """Return content hashes of what a study's trials are made of.
+    """Return content hashes of what a study's trials are made of: 16 hex digits each.
+
+    That of a training function changes with the code of its module and of the user's own modules
+    that it imports. Of a script or a notebook it is that which the function needs.
 
     Args:
         study: The study.
         data: Its data; None reads them. A training function of the user's own has none.
 
-    Raises InputError if data, a model, an objective or the training function cannot work.
+    Raises:
+        InputError: Data, a model, an objective or the training function cannot work.
     """
-    if study.train is not None:
-        return {"train": _fingerprint(study)}
-    study_data = (data or StudyData(study.run)).with_extra(study.run)
-    objectives = check_objectives(study, len(study_data.classes))
-    return check_study(study, study_data) | objectives
+    if study.train is None:
+        study_data = (data or StudyData(study.run)).with_extra(study.run)
+        objectives = check_objectives(study, len(study_data.classes))
+        return check_study(study, study_data) | objectives
+    name = name_of(study.train)
+    if callable(study.train):
+        check_signature(study.train, name)
+        if not is_importable(study.train):
+            return {"train": ObjectSource.of(study.train).digest[:16]}
+    else:
+        load_function(name)
+    return {"train": source_digest([name.partition(":")[0]], nn.Module())[:16]}
 
 
 def report_node(
@@ -405,25 +416,6 @@ def _free_bytes(folder: Path) -> int:
     """Return the free bytes on the disk of a folder, which need not exist yet."""
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
-
-
-def _fingerprint(study: Study) -> str:
-    """Return 16 hex digits that change with the code of the training function.
-
-    The code is that of its module and of the user's own modules that it imports. Of a script or a
-    notebook it is that which the function needs.
-
-    Raises:
-        InputError: It cannot be imported, or called as a training function.
-    """
-    name = name_of(study.train or "")
-    if callable(study.train):
-        check_signature(study.train, name)
-        if not is_importable(study.train):
-            return ObjectSource.of(study.train).digest[:16]
-    else:
-        load_function(name)
-    return source_digest([name.partition(":")[0]], nn.Module())[:16]
 
 
 def preflight(inspection: Inspection) -> list[str]:

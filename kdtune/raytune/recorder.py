@@ -273,18 +273,16 @@ class Recorder(tune.Callback):
         if status != "failed":  # the student is kept, the state of the optimiser is not
             delete_states(self.study.folder / "trials" / run.trial_id / CHECKPOINT)
             self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
-        text = f"  {self.describe(run)}: {error or self._score(run, status)}"
-        self.display.advance(text, failed=status == "failed")
+        score = self.scores.get(run.trial_id, math.nan)
+        pruned = " (pruned)" if status == "pruned" else ""
+        text = error or f"val {self.study.task.score} {score:.4f}{pruned}"
+        self.display.advance(f"  {self.describe(run)}: {text}", failed=status == "failed")
 
     def describe(self, run: BaseRun) -> str:
         """Return the name of a run for people."""
         values = {**run.config, "repeat": run.repeat}
         names = [*shown_names(self.study), "repeat"]
         return ", ".join(f"{name} {values[name]}" for name in names if values[name] is not None)
-
-    def _score(self, run: BaseRun, status: str) -> str:
-        score = self.scores.get(run.trial_id, math.nan)
-        return f"val {self.study.task.score} {score:.4f}{' (pruned)' * (status == 'pruned')}"
 
 
 def is_out_of_memory(error: str, phrases: Sequence[str] = OUT_OF_MEMORY) -> bool:
