@@ -40,6 +40,7 @@ from kdtune.raytune.folder import (
 )
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import most_different, read_arms
+from kdtune.results.results import Results
 from kdtune.storage.folder import lock_study
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import SavedStudy, read_saved
@@ -67,7 +68,14 @@ def best_students(repeats: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> kdtune.Results:
+def without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the slowest files of `finish`: the summary and the database for Optuna."""
+    monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)
+    monkeypatch.setattr(Results, "text", lambda self: "")
+
+
+@pytest.fixture
+def made(tmp_path: Path, without_texts: None) -> kdtune.Results:
     """A study of two configurations and two repeats, of which alpha 0.5 is the better one."""
     folder = tmp_path / "made"
     results = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
@@ -97,6 +105,7 @@ def test_what_a_study_has_given_outlives_the_folders_of_its_runs(made: kdtune.Re
     assert set(grown.trial_id) == set(kdtune.load(folder).trials.trial_id)
 
 
+@pytest.mark.usefixtures("without_texts")
 def test_a_study_ends_with_thumbnails_of_the_images_that_its_report_shows(tmp_path: Path) -> None:
     """They are made from the data once: another call needs no data."""
     folder = tmp_path / "made"
@@ -142,6 +151,7 @@ def test_a_new_best_whose_students_were_deleted_is_said_with_the_remedy(
     assert f"--drop {' '.join(gone)}) and repeat" in warning and "--rerun-dropped" in warning
 
 
+@pytest.mark.usefixtures("without_texts")
 def test_a_store_keeps_the_same_students_and_another_machine_loses_none(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
