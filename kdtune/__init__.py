@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from kdtune.config.study import Study
     from kdtune.config.task import Range
     from kdtune.config.text import InputError, UserError
-    from kdtune.notebook import Results, load, run
     from kdtune.results.tables import compare
+    from kdtune.search import Results, load, run
     from kdtune.students.loading import load_student
     from kdtune.students.trained import TrainedStudent
 
@@ -44,15 +44,15 @@ __all__ = [
 _MODULES = {
     "InputError": "config.text",
     "Range": "config.task",
-    "Results": "notebook",
+    "Results": "search",
     "Run": "config.run",
     "Study": "config.study",
     "TrainedStudent": "students.trained",
     "UserError": "config.text",
     "compare": "results.tables",
-    "load": "notebook",
+    "load": "search",
     "load_student": "students.loading",
-    "run": "notebook",
+    "run": "search",
 }
 """Where each public name is defined."""
 

@@ -159,20 +159,15 @@ def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
     """Return the comparison in a table of results as text, and its warnings."""
     from kdtune.results.tables import compare, read_tables
 
+    same = ("epoch", "example", "columns", "points", "pooled", "unpaired", "keep_incomplete")
     result = compare(
         read_tables(flags.tables),
         flags.by,
         str(flags.repeat),
         str(flags.metric),
-        epoch=flags.epoch,
-        example=flags.example,
-        columns=flags.columns,
         baseline=parse_baseline(flags.baseline),
         higher_is_better=flags.direction,
-        points=flags.points,
-        pooled=flags.pooled,
-        unpaired=flags.unpaired,
-        keep_incomplete=flags.keep_incomplete,
+        **{name: getattr(flags, name) for name in same},
     )
     return result.text(flags.format), result.warnings
 

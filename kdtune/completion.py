@@ -5,12 +5,11 @@ python -m kdtune.completion bash
 
 import contextlib
 import io
-from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, make_dataclass
 from importlib import import_module
 from typing import Annotated, Any, Literal, Union
 
-from kdtune.config.cli import COMMANDS, flags_of, parse_own_flags, start, study_flags
+from kdtune.config.cli import COMMANDS, flags_of, start, study_flags
 from kdtune.config.fields import ALL_COMMANDS
 from kdtune.config.study import fashion
 
@@ -37,11 +36,6 @@ class CompletionFlags:
 
 
 FLAGS = (CompletionFlags,)
-
-
-def parse(words: Sequence[str]) -> CompletionFlags:
-    """Return what a command line asks for."""
-    return parse_own_flags(CompletionFlags, "completion", words)
 
 
 def main(flags: CompletionFlags) -> int:

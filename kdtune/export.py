@@ -4,13 +4,12 @@ python -m kdtune.export runs/fashion [--format onnx] [--int8] [--repeat N]
 """
 
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
-from kdtune.config.cli import parse_own_flags, start
+from kdtune.config.cli import start
 from kdtune.config.fields import RepeatNumber, Setting, check_fields
 from kdtune.config.text import InputError, printable
 
@@ -45,11 +44,6 @@ class ExportFlags:
 
 
 FLAGS = (ExportFlags,)
-
-
-def parse(words: Sequence[str]) -> ExportFlags:
-    """Return what a command line asks for."""
-    return parse_own_flags(ExportFlags, "export", words)
 
 
 def main(flags: ExportFlags) -> int:

@@ -9,11 +9,11 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from kdtune.config.cli import parse_own_flags, start
+from kdtune.config.cli import start
 from kdtune.config.fields import BatchSize, Count, RepeatNumber, Setting, check_fields
 from kdtune.config.study import Device, Study
 from kdtune.config.text import InputError, in_spreadsheet, printable
@@ -61,11 +61,6 @@ class PredictFlags:
 FLAGS = (PredictFlags,)
 
 
-def parse(words: Sequence[str]) -> PredictFlags:
-    """Return what a command line asks for."""
-    return parse_own_flags(PredictFlags, "predict", words)
-
-
 def main(flags: PredictFlags) -> int:
     """Print the predictions; return 1 if some images could not be read, else 0.
 
@@ -92,7 +87,8 @@ def main(flags: PredictFlags) -> int:
     faults: list[str] = []
     predictions = predict_files(student, files, flags.batch_size)
     shown = _shown(predictions, len(files), flags.format)
-    _PRINT[flags.format](_tops(shown, student.classes, flags.top, faults))
+    prints = {"table": _print_table, "csv": _print_csv, "json": _print_json}
+    prints[flags.format](_tops(shown, student.classes, flags.top, faults))
     for fault in faults:
         print(printable(fault), file=sys.stderr)
     if faults:
@@ -174,13 +170,6 @@ def _print_json(tops: Iterable[tuple[str, Top]]) -> None:
         for file, top in tops
     ]
     print(json.dumps(images, indent=2))
-
-
-_PRINT: dict[str, Callable[[Iterable[tuple[str, Top]]], None]] = {
-    "table": _print_table,
-    "csv": _print_csv,
-    "json": _print_json,
-}
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ python -m kdtune.report runs/fashion [--metric acc] [--out FOLDER]
 python -m kdtune.report runs/fashion runs/other [--out FILE.html]      one page, side by side
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from kdtune.config.cli import ComparisonFlags, parse_own_flags, start
+from kdtune.config.cli import ComparisonFlags, start
 from kdtune.config.fields import Setting
 from kdtune.config.text import InputError
 
@@ -27,11 +26,6 @@ class ReportFlags(ComparisonFlags):
 
 
 FLAGS = (ReportFlags,)
-
-
-def parse(words: Sequence[str]) -> ReportFlags:
-    """Return what a command line asks for."""
-    return parse_own_flags(ReportFlags, "report", words)
 
 
 def main(flags: ReportFlags) -> int:

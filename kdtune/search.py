@@ -1,6 +1,10 @@
 """Run a study: every configuration in every repeat; print the results.
 
 python -m kdtune.search [EXPERIMENT.py] [--flags]
+
+What Python has of a study is here, too: `kdtune.run`, `kdtune.load` and results with figures, which
+joins results and reporting. matplotlib is loaded when a figure is drawn, torch and Ray when a study
+runs.
 """
 
 if __name__ == "__main__":
@@ -8,9 +12,97 @@ if __name__ == "__main__":
 
     start("search")  # refuses wrong flags before torch and Ray are loaded; does not return
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from kdtune.config.study import Study
 from kdtune.config.text import printable_lines
-from kdtune.raytune.folder import read_complete
+from kdtune.results import results
+
+if TYPE_CHECKING:
+    from kdtune.reporting.build import Plots
+
+
+class Results(results.Results):
+    """A study, its records and what follows from them, with figures. Needs neither torch nor Ray.
+
+        >>> results = kdtune.load("runs/small")
+        >>> results.status
+        'complete: 12 runs'
+        >>> results.trials[["label", "repeat", "val/acc@last"]].head(2)
+                 label  repeat  val/acc@last
+        0  alpha = 0.5       0      0.728292
+        1  alpha = 0.5       1      0.719765
+
+    A notebook shows conclusion, comparison and figure of a study whose name is the last line of a
+    cell. `by`, `metrics` and `columns` are names of hyperparameters and of metrics; methods raise
+    InputError for unknown ones. An empty dataframe means that too few runs have completed.
+    """
+
+    def _repr_html_(self) -> str:
+        from kdtune.reporting.build import study_html
+
+        return study_html(self)
+
+    @property
+    def plot(self) -> "Plots":
+        """Matplotlib figures: `plot.curves()`, `.differences()`, `.repeats()`, `.frontier()`.
+
+        >>> results.plot.curves().savefig("curves.svg")
+        """
+        from kdtune.reporting.build import Plots
+
+        return Plots(self)
+
+
+def load(folder: str | Path) -> Results:
+    """Read a study, finished or not, from a folder or an object store (s3://BUCKET/PREFIX/NAME).
+
+        >>> kdtune.load("runs/small").best()
+        'cffe5327'
+
+    Raises:
+        InputError: if there is no study.
+    """
+    return _with_figures(results.load(folder))
+
+
+def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
+    """Run every configuration of the study in every repeat, or resume where an earlier call ended.
+
+        >>> study = kdtune.Study(
+        ...     name="small",
+        ...     run=kdtune.Run(data="fashion", lr=0.05, epochs=3),
+        ...     space={"alpha": (0.1, 0.5, 1.0)},
+        ...     repeats=4,
+        ... )
+        >>> results = kdtune.run(study)  # a complete study is only read
+        >>> results.status
+        'complete: 12 runs'
+
+    Args:
+        study: The study.
+        ray_init: Arguments of `ray.init` in place of those that the study asks for.
+
+    Returns:
+        The results, as `kdtune.load` reads them.
+
+    Raises:
+        InputError: The study cannot run as asked; raised before any work.
+        NodeMismatchError: A machine of the cluster cannot run the study's trials.
+        FolderUnusableError: The study's folder, or Ray's, is full, read-only, gone or fails.
+        RayLostError: Ray itself has ended; the same call resumes the study.
+        LeaseLostError: Another driver has taken over the study on its object store.
+        DataChangedError: Images were changed or removed while the study ran.
+        Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
+    """
+    from kdtune.raytune import driver
+
+    return _with_figures(driver.run(study, ray_init))
+
+
+def _with_figures(read: results.Results) -> Results:
+    return Results(read.folder, read.study, read.frames, read.costs)
 
 
 def main(study: Study) -> int:
@@ -22,16 +114,16 @@ def main(study: Study) -> int:
     Raises:
         UserError: As `kdtune.run` does.
     """
-    results = read_complete(study)
-    if results is None:
-        from kdtune.raytune.driver import run  # loads torch and Ray
+    from kdtune.raytune.folder import read_complete
 
-        results = run(study)
-    place = study.uri or results.folder
-    students = ", students/" * results.task.is_distillation
+    complete = read_complete(study)
+    if complete is None:
+        complete = run(study)  # loads torch and Ray
+    place = study.uri or complete.folder
+    students = ", students/" * complete.task.is_distillation
     print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv{students}, ...")
     print(f"For figures and one page of all results: python -m kdtune.report {place}")
-    for warning in results.warnings:
+    for warning in complete.warnings:
         print(f"warning: {printable_lines(warning)}")
-    print(f"\n{printable_lines((results.folder / 'summary.md').read_text('utf-8'))}")
-    return 0 if "completed" in set(results.trials.status) else 1
+    print(f"\n{printable_lines((complete.folder / 'summary.md').read_text('utf-8'))}")
+    return 0 if "completed" in set(complete.trials.status) else 1

@@ -15,6 +15,7 @@ from tiny_run import TINY
 
 import kdtune
 from kdtune import distill, report
+from kdtune.config.cli import parse_command
 from kdtune.config.study import Study
 
 ROOT = Path(kdtune.__file__).parents[1]
@@ -98,7 +99,7 @@ def test_alpha_reaches_the_loss_as_the_trace_says(
 def test_a_number_comes_from_its_line_as_the_trace_says(tmp_path: Path) -> None:
     study = shutil.copytree(ROOT / "tests" / "goldens" / "studies" / "schema_4", tmp_path / "s")
     with calls() as order:
-        report.main(report.parse([str(study)]))
+        report.main(parse_command("report", [str(study)]))
     assert_in_order(trace("A number of the page back to its line"), order)
 
 
@@ -112,7 +113,7 @@ def test_a_package_says_what_each_file_is_for(package: str) -> None:
 
 SAME_IN_EACH_COMMAND = {"main", "parse", "FLAGS"}
 WITH_FIGURES = {"Results", "load", "run"}
-"""Names of kdtune/notebook.py, which adds figures to those of the same name below."""
+"""Names of kdtune/search.py, which adds figures to those of the same name below."""
 
 
 def test_a_public_name_is_defined_in_one_package() -> None:

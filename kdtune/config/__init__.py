@@ -8,8 +8,7 @@
 - conventions: losses of other tools (conventions.toml), and the conversion of their weights
 - fields: declarations: bounds, losses, optimisers, schedules, effects and ids
 - objects: models and data that are passed as Python objects
-- files: names of files, atomic writes, who may write; paths and URIs
-- images: orientation of images
+- files: names of files, atomic writes, who may write; paths and URIs; orientation of images
 - text: messages, errors, numbers, names of unknown origin
 
 May import no other package of kdtune.

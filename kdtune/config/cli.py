@@ -50,20 +50,21 @@ from kdtune.config.fields import (
     searchable,
 )
 from kdtune.config.files import existing_file, not_writable_by_all
-from kdtune.config.run import HYPERPARAMETERS, Run
+from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run
 from kdtune.config.study import Scope, Study, fashion
-from kdtune.config.task import COMPARABLE, Range, ends_of
+from kdtune.config.task import Range, ends_of
 from kdtune.config.text import (
     InputError,
     UserError,
     printable,
     printable_lines,
-    repr_or_type,
+    shown,
     user_code,
 )
 
 # The commands. A new one is an entry of `COMMANDS` and a module `kdtune.NAME` with `main(flags) ->
-# int` and, unless it takes a study, `parse(words)` and `FLAGS`, the classes of its flags.
+# int` and, unless it takes a study, `FLAGS`, the classes of its flags; `parse(words)` if it takes
+# more than the flags of one class.
 
 EXIT_CODES = {
     0: "success",
@@ -157,7 +158,10 @@ def parse_command(command: str, words: Sequence[str]) -> Any:
     """
     if command in ALL_COMMANDS:
         return parse(command, list(words))
-    return import_module(f"kdtune.{command}").parse(list(words))
+    module = import_module(f"kdtune.{command}")
+    if hasattr(module, "parse"):
+        return module.parse(list(words))
+    return parse_own_flags(module.FLAGS[0], command, words)
 
 
 # The process of a command.
@@ -255,7 +259,7 @@ def _metavar_of(declared: Declaration) -> str | None:
 def _help_of(declared: Declaration, text: str) -> str:
     """Return the help of a field: its docstring, its bounds and when it has an effect."""
     sentences = [text] if text else []
-    if declared.bounds.requirement:
+    if declared.bounds:
         sentences.append(f"Must {declared.bounds.requirement}.")
     setting = declared.setting
     if not isinstance(setting, Hyperparameter):
@@ -352,7 +356,7 @@ class ComparisonFlags:
 
     runs: Annotated[tuple[str, ...], Setting(place=True, metavar="RUN [RUN ...]")]
     """Folder of the study, or s3://BUCKET/PREFIX/NAME. Several are compared with the first."""
-    metric: Annotated[str | None, Setting(choices=COMPARABLE)] = None
+    metric: Annotated[str | None, Setting(choices=DISTILLATION.comparable)] = None
     """Metric, on val, in which configurations are compared with the baseline. None: the one that
     decides the search, acc for distillation."""
     scope: Scope = "last"
@@ -466,7 +470,7 @@ def _experiment(place: str) -> Study:
     file = existing_file("an experiment", "EXPERIMENT", place, ".py")
     with user_code(f"{file} cannot be run"):
         study = runpy.run_path(str(file)).get("study")
-        text = repr_or_type(study, 80)
+        text = shown(study)
     if not isinstance(study, Study):
         raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {text}")
     return study

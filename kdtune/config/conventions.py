@@ -106,7 +106,10 @@ def convert(tool: str, parameters: Mapping[str, str]) -> Conversion:
     ce, distill = _weight(tool, convention.ce, values), _weight(tool, convention.distill, values)
     temperature = values[convention.temperature]
     if convention.per_class:
-        distill /= _number_of_classes(values)
+        classes = float(values.get("num_classes", 0))
+        if classes < 2:
+            raise InputError(f"num_classes must be given, 2 or more, since {tool} divides KL by it")
+        distill /= classes
     if not convention.squared:
         distill /= float(temperature) ** 2
     scale = ce + distill
@@ -212,12 +215,3 @@ def _weight(tool: str, weight: str | float, values: Parameters) -> float:
 
 def _no_equal(tool: str, reason: str) -> InputError:
     return InputError(f"no alpha and temperature make kdtune's loss equal to {tool}'s: {reason}")
-
-
-def _number_of_classes(values: Parameters) -> float:
-    number = float(values.get("num_classes", 0))
-    if number < 2:
-        raise InputError(
-            "num_classes must be given, 2 or more: the tool divides KL by it (num_classes=100)"
-        )
-    return number

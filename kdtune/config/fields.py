@@ -18,7 +18,6 @@ import textwrap
 from collections import abc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from decimal import Decimal
 from functools import cache, cached_property
 from pathlib import Path
 from types import NoneType, UnionType
@@ -27,7 +26,6 @@ from typing import (
     Annotated,
     Any,
     Literal,
-    NoReturn,
     Union,
     get_args,
     get_origin,
@@ -35,7 +33,7 @@ from typing import (
 )
 
 from kdtune.config.files import check_place
-from kdtune.config.text import InputError, has_hidden, locale_hint, shown, user_code
+from kdtune.config.text import InputError, hidden_characters, locale_hint, shown, user_code
 
 Value = float | int | str
 Config = dict[str, Value | None]
@@ -49,35 +47,29 @@ ONLY_SEARCH: tuple[StudyCommand, ...] = ("search",)
 # Declarations.
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Bounds:
-    """Annotation of a type of numbers: its bounds."""
+    """Annotation of a type of numbers: the interval that they lie in."""
 
-    low: float | None = None
-    """Least value, itself allowed."""
-    high: float | None = None
-    """Greatest value, itself allowed."""
-    above: float | None = None
-    """The value must be greater."""
-    below: float | None = None
-    """The value must be less."""
+    interval: str
+    """As it is written: [0, 1) has 0, but not 1."""
+
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        low, high = self.interval[1:-1].split(", ")
+        return ast.literal_eval(low), ast.literal_eval(high)  # exact, also for 64 bits
 
     @property
     def requirement(self) -> str:
-        """The bounds in words, such as "lie in [0, 1)"; empty if there are none."""
-        low = _digits(self.above if self.low is None else self.low)
-        high = _digits(self.below if self.high is None else self.high)
-        left, right = "[("[self.above is not None], "])"[self.below is not None]
-        return f"lie in {left}{low}, {high}{right}" if low and high else ""
+        """The bounds in words."""
+        return f"lie in {self.interval}"
 
     def allows(self, value: float) -> bool:
         """Return True if the number is within the bounds."""
-        return (
-            (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-        )
+        low, high = self._ends
+        is_above = value >= low if self.interval[0] == "[" else value > low
+        is_below = value <= high if self.interval[-1] == "]" else value < high
+        return is_above and is_below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +141,7 @@ class Declaration:
     name: str
     kind: Any
     """Its type without annotations."""
-    bounds: Bounds
+    bounds: Bounds | None
     setting: Setting
     type_requirement: str
     """The type in words, such as "be a number"; empty if it is not checked."""
@@ -170,11 +162,11 @@ class Declaration:
         if self.type_requirement and not _has_type(value, self.kind):
             raise requirement_error(self.name, self.type_requirement, value)
         for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, int | float) and not self.bounds.allows(part):
+            if self.bounds and isinstance(part, int | float) and not self.bounds.allows(part):
                 raise requirement_error(self.name, self.bounds.requirement, value)
             if not isinstance(part, str):
                 continue
-            if has_hidden(part) and not self.setting.any_text:
+            if hidden_characters(part) and not self.setting.any_text:
                 requirement = "be UTF-8 text without control or invisible characters"
                 raise requirement_error(self.name, f"{requirement}{locale_hint(part)}", value)
             if self.setting.place:
@@ -189,7 +181,7 @@ def declarations(owner: type) -> dict[str, Declaration]:
     kinds, annotated = get_type_hints(owner), get_type_hints(owner, include_extras=True)
     for name in (f.name for f in fields(owner)):
         marks = tuple(_annotations(annotated[name]))
-        bounds = next((mark for mark in marks if isinstance(mark, Bounds)), Bounds())
+        bounds = next((mark for mark in marks if isinstance(mark, Bounds)), None)
         setting = next((mark for mark in marks if isinstance(mark, Setting)), Setting())
         kind = kinds[name]
         declared[name] = Declaration(name, kind, bounds, setting, _describe_type(kind))
@@ -227,17 +219,6 @@ def check(config: Any, name: str, holds: object, requirement: str) -> None:
 def requirement_error(name: str, requirement: str, value: object) -> InputError:
     """Return the error for a field's value that does not meet a requirement."""
     return InputError(f"{name} must {requirement}, but got {name}={shown(value)}")
-
-
-def refuse(config: Any, flag: str, requirement: str) -> NoReturn:
-    """Raise InputError, "--FLAG must REQUIREMENT, but got --FLAG VALUE", for a field's flag."""
-    value = getattr(config, flag.replace("-", "_"))
-    raise InputError(f"--{flag} must {requirement}, but got --{flag} {value}")
-
-
-def _digits(number: float | None) -> str | None:
-    """Return a number in plain digits: 0.0001 and 1000000, not 1e-04 and 1e+06."""
-    return None if number is None else f"{Decimal(str(number)):f}"
 
 
 def docstrings(owner: type) -> dict[str, str]:
@@ -440,30 +421,16 @@ WeightsKind = Literal["pretrained", "random", "finished"]
 
 _SHARED: dict[str, Any] = {"trainable": "all", "batch_norm": "train", "momentum": 0.9}
 _SHARED |= {"lr_step_size": 7, "lr_gamma": 0.1}
-PRETRAINED: dict[str, Any] = {
-    **_SHARED,
-    "optimizer": "sgd",
-    "schedule": "cosine",
-    "epochs": 10,
-    "batch_size": 32,
-}
-"""Recipe of a teacher with pretrained weights."""
-FROM_SCRATCH: dict[str, Any] = {
-    **_SHARED,
-    "optimizer": "adamw",
-    "schedule": "onecycle",
-    "epochs": 30,
-    "batch_size": 64,
-}
-"""Recipe of a teacher with random weights."""
-TEACHER_RECIPE = (*PRETRAINED, "lr", "weight_decay")
-"""Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
+_PRETRAINED = _SHARED | {"optimizer": "sgd", "schedule": "cosine", "epochs": 10, "batch_size": 32}
+_RANDOM = _SHARED | {"optimizer": "adamw", "schedule": "onecycle", "epochs": 30, "batch_size": 64}
 _RECIPES: Mapping[WeightsKind, tuple[dict[str, Any], str]] = {
-    "random": (FROM_SCRATCH, "lr_random"),
-    "pretrained": (PRETRAINED, "lr_pretrained"),
-    "finished": (PRETRAINED | {"epochs": 0}, "lr_pretrained"),
+    "random": (_RANDOM, "lr_random"),
+    "pretrained": (_PRETRAINED, "lr_pretrained"),
+    "finished": (_PRETRAINED | {"epochs": 0}, "lr_pretrained"),
 }
 """Recipe by the kind of the initial weights, and which learning rate of the optimizer it has."""
+TEACHER_RECIPE = (*_PRETRAINED, "lr", "weight_decay")
+"""Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
 BATCH_NORM_OF_HEAD = "eval"
 """Mode of batch norm where only the head is trained: nothing of the backbone changes."""
 
@@ -496,18 +463,18 @@ MAX_INTEGER = 2**63 - 1
 MAX_NUMBER = 1e300
 """Greatest number of a training function's hyperparameters: differences stay finite."""
 
-BelowOne = Annotated[float, Bounds(low=0, below=1)]
-Fraction = Annotated[float, Bounds(above=0, below=1)]
-Positive = Annotated[float, Bounds(above=0, high=10**9)]
-NotNegative = Annotated[float, Bounds(low=0, high=10**9)]
-Epochs = Annotated[int, Bounds(low=1, high=10**6)]
-BatchSize = Annotated[int, Bounds(low=1, high=2**31 - 1)]
+BelowOne = Annotated[float, Bounds("[0, 1)")]
+Fraction = Annotated[float, Bounds("(0, 1)")]
+Positive = Annotated[float, Bounds(f"(0, {10**9}]")]
+NotNegative = Annotated[float, Bounds(f"[0, {10**9}]")]
+Epochs = Annotated[int, Bounds("[1, 1000000]")]
+BatchSize = Annotated[int, Bounds(f"[1, {2**31 - 1}]")]
 """Images per step; a size above their number means all of them."""
-Count = Annotated[int, Bounds(low=1, high=10**9)]
-Repeats = Annotated[int, Bounds(low=1, high=999)]
-RepeatNumber = Annotated[int, Bounds(low=0, high=10**6)]
+Count = Annotated[int, Bounds(f"[1, {10**9}]")]
+Repeats = Annotated[int, Bounds("[1, 999]")]
+RepeatNumber = Annotated[int, Bounds("[0, 1000000]")]
 """Number of a repeat; a race has repeats beyond --repeats."""
-Params = Annotated[int, Bounds(low=1, high=10**15)]
+Params = Annotated[int, Bounds(f"[1, {10**15}]")]
 """Parameters of a model."""
 
 

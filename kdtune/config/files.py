@@ -10,10 +10,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from kdtune.config.text import InputError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 # Names of a study's files.
 
@@ -174,14 +177,6 @@ def cache_folder() -> Path:
 ROOT = 0
 
 
-class Distrust(NamedTuple):
-    """Why what is in a folder is not trusted, and what would do."""
-
-    why: str
-    """A sentence without its end."""
-    remedy: str
-
-
 class StrangerError(PermissionError):
     """A file or folder that another user owns or may change; the message says which and who."""
 
@@ -199,8 +194,8 @@ def why_untrusted(status: os.stat_result) -> str:
     return ""
 
 
-def distrust_of(folder: Path) -> Distrust | None:
-    """Return who else may change what a folder holds, and what would do; None if nobody may.
+def distrust_of(folder: Path) -> str:
+    """Return who else may change what a folder holds, as "FOLDER ..."; "" if nobody may.
 
     A folder that does not exist yet is trusted if the folder where it will be is no place where
     every user may rename what others own (one without the sticky bit that /tmp has).
@@ -209,19 +204,13 @@ def distrust_of(folder: Path) -> Distrust | None:
         # of a link, too: its owner may turn it elsewhere
         for status in (folder.lstat(), folder.stat()):
             if why := why_untrusted(status):
-                is_mine = status.st_uid in (os.geteuid(), ROOT)
-                close = f"if it is yours, close it: chmod -R go-w {folder}"
-                take = f"take it over, as root: chown -R {os.geteuid()} {folder}"
-                return Distrust(f"{folder} {why}", close if is_mine else take)
+                return f"{folder} {why}"
     for parent in Path(os.path.realpath(folder)).parents:
         with suppress(OSError):
             mode = parent.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-                return Distrust(
-                    f"{folder} is inside {parent}, which may be written by every user",
-                    f"if that folder is yours, close it: chmod o-w {parent}, or chmod +t {parent}",
-                )
-    return None
+                return f"{folder} is inside {parent}, which may be written by every user"
+    return ""
 
 
 def make_folder(base: Path, *names: str) -> Path:
@@ -251,16 +240,14 @@ def open_trusted(file: Path) -> BinaryIO:
         OSError: It cannot be opened.
     """
     # a link is not followed, and a named pipe is not waited for
-    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        why = why_untrusted(status) if stat.S_ISREG(status.st_mode) else "is no file"
-        if why:
-            raise StrangerError(f"{file} {why}")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    opened = os.fdopen(os.open(file, flags), "rb")
+    status = os.fstat(opened.fileno())
+    why = why_untrusted(status) if stat.S_ISREG(status.st_mode) else "is no file"
+    if why:
+        opened.close()
+        raise StrangerError(f"{file} {why}")
+    return opened
 
 
 def _is_private(group: int) -> bool:
@@ -292,21 +279,16 @@ def check_place(name: str, place: str) -> None:
         name: The field that has it, for the error.
         place: The path, or SCHEME://BUCKET/PREFIX.
     """
-    if not place:
-        raise InputError(f"{name} must be a path, but is empty; is a variable not set?")
     if "://" in place:
         check_uri(place)
         return
-    if place.startswith("~") and os.path.expanduser(place).startswith("~"):
-        raise InputError(
-            f"{name} must be a path, but got {name}={shown(place)}, and there is no such home "
-            f"folder; give the whole path, or ./{place} for a name that begins with ~"
-        )
     raw = os.fsencode(place)
-    if len(raw) > MAX_PATH_BYTES or max(map(len, raw.split(b"/"))) > MAX_NAME_BYTES:
+    is_short = len(raw) <= MAX_PATH_BYTES and max(map(len, raw.split(b"/"))) <= MAX_NAME_BYTES
+    if not place or not is_short or os.path.expanduser(place).startswith("~"):
         raise InputError(
             f"{name} must be a path of at most {MAX_PATH_BYTES} bytes, with names of at most "
-            f"{MAX_NAME_BYTES}, but got {shown(place[:40])}..."
+            f"{MAX_NAME_BYTES}, and begin with no ~ but that of a user, but got {name}="
+            f"{shown(place)}"
         )
 
 
@@ -314,9 +296,32 @@ def check_uri(uri: str) -> None:
     """Raise InputError unless a URI has a known scheme and a bucket."""
     try:
         parts = urlsplit(uri)
-    except ValueError as error:  # [ without ]
-        raise InputError(f"a URI must be SCHEME://BUCKET/PREFIX, but got {uri} ({error})") from None
-    if parts.scheme not in SCHEMES:
-        raise InputError(f"the scheme of a URI must be one of {', '.join(SCHEMES)}, but got {uri}")
-    if not parts.netloc and parts.scheme not in WITHOUT_BUCKET:
-        raise InputError(f"a URI must name a bucket, {parts.scheme}://BUCKET/PREFIX, but got {uri}")
+        has_bucket = parts.netloc or parts.scheme in WITHOUT_BUCKET
+    except ValueError:  # [ without ]
+        has_bucket = False
+    if not has_bucket or parts.scheme not in SCHEMES:
+        raise InputError(
+            f"a URI must be SCHEME://BUCKET/PREFIX, with a scheme of {', '.join(SCHEMES)}, but got "
+            f"{uri}"
+        )
+
+
+# EXIF orientation of images of Pillow, which a command line is read without.
+
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""Pillow's `Image.Transpose` that shows an image upright, by its EXIF orientation; 1: as stored."""
+ORIENTATION_TAG = 274
+
+
+def oriented(image: "Image", orientation: str | None) -> "Image":
+    """Return an image of Pillow as its EXIF data say, or, if `orientation` is stored, as it is."""
+    if orientation == "stored":
+        return image
+    # first, since some formats load in getexif; a second load after a failure returns black
+    image.load()
+    try:
+        turn: Any = TURNS.get(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # Pillow raises errors of all kinds for damaged EXIF data, which say nothing
+        return image
+    # not ImageOps.exif_transpose, which also writes the other EXIF data anew and may fail
+    return image if turn is None else image.transpose(turn)

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdtune.config.fields import OBJECT, is_object
-from kdtune.config.text import InputError, repr_or_type
+from kdtune.config.text import InputError, shown
 
 KINDS = ("data", "teacher", "student")
 """Fields of a run that may be given an object, in the order in which objects are named."""
 GENERIC = re.compile(r"(builtins|torch|numpy)(\..*)?|torchvision\.datasets\.folder")
 """Modules whose classes have names that say nothing about the data."""
-_MAX_SHOWN = 60
-"""Longest value that an error message shows whole."""
 
 _ALLOWED = {
     "data": 'text, a dict such as {"train": dataset, "val": dataset}, or a function that makes one',
@@ -92,9 +90,6 @@ class Objects:
     def __hash__(self) -> int:
         return hash(frozenset(self.passed))
 
-    def __repr__(self) -> str:
-        return f"Objects({', '.join(self.passed)})"
-
     def __bool__(self) -> bool:
         return bool(self.passed)
 
@@ -131,8 +126,7 @@ class Objects:
         if not is_function and not (
             isinstance(value, Mapping) if kind == "data" else is_module(value)
         ):
-            shown = repr_or_type(value, _MAX_SHOWN)
-            raise InputError(f"{kind} must be {_ALLOWED[kind]}, but got {shown}")
+            raise InputError(f"{kind} must be {_ALLOWED[kind]}, but got {shown(value)}")
         name = importable_name(value) if is_function else None
         passed = self.passed
         if name is None:

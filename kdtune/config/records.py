@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,20 +17,15 @@ from kdtune.config.text import DAMAGED, InputError, first_line
 # Reading and writing.
 
 
-@cache
-def _adapter(kind: Any) -> Any:
-    # imported here, since a command line is read without it
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(kind)
-
-
 def _read(kind: Any, text: str | bytes) -> Any:
     """Return the records of JSON; fields that this version does not know are ignored.
 
     Raises ValueError for values of other types, or outside their bounds.
     """
-    return _adapter(kind).validate_json(text, strict=True)
+    # imported here, since a command line is read without it
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind).validate_json(text, strict=True)
 
 
 def _read_if_good(kind: Any, file: Path) -> Any:
@@ -95,7 +89,7 @@ def read_costs(folder: Path) -> list[Cost]:
 
     The driver measures what is missing when it next runs trials.
     """
-    content: _Costs | None = _read_if_good(_Costs, folder / COSTS)
+    content = _read_if_good(_Costs, folder / COSTS)
     return content.models if content else []
 
 
@@ -339,16 +333,12 @@ def read_students_record(folder: Path) -> StudentsRecord:
 
 def _reason(error: Exception) -> str:
     """Return what is wrong with a record; of an error of pydantic, the first entry and why."""
-    if isinstance(error, KeyError):
-        return f"no entry {error}"
     if hasattr(error, "errors"):
         fault = error.errors()[0]
         return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
     return first_line(error)
 
 
-def _from_1(values: Mapping[str, Any]) -> StudentsRecord:
-    run = {key: value for key, value in values.items() if key != "preprocessing"}
-    preprocessing = values.get("preprocessing")
-    model = ModelRecord(run["student"])
+def _from_1(run: Mapping[str, Any]) -> StudentsRecord:
+    model, preprocessing = ModelRecord(run["student"]), run.get("preprocessing")
     return StudentsRecord(run=run, model=model, preprocessing=preprocessing, schema=1)

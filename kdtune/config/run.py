@@ -42,7 +42,6 @@ from kdtune.config.fields import (
     is_named_extra,
     is_output_file,
     pairs,
-    refuse,
     searchable,
     takes_features,
     terms_of,
@@ -58,21 +57,21 @@ from kdtune.config.text import InputError
 LR_MILESTONES = (0.625, 0.75, 0.875)
 """Shares of the epochs after which multistep decays by default; of 240 epochs 150, 180 and 210."""
 
-Share = Annotated[float, Bounds(low=0, high=1)]
-PositiveShare = Annotated[float, Bounds(above=0, high=1)]
-LearningRate = Annotated[float, Bounds(above=0, high=10**6)]
-PositiveWeight = Annotated[float, Bounds(above=0, high=10**6)]
-Weight = Annotated[float, Bounds(low=0, high=10**6)]
+Share = Annotated[float, Bounds("[0, 1]")]
+PositiveShare = Annotated[float, Bounds("(0, 1]")]
+LearningRate = Annotated[float, Bounds("(0, 1000000]")]
+PositiveWeight = Annotated[float, Bounds("(0, 1000000]")]
+Weight = Annotated[float, Bounds("[0, 1000000]")]
 """Weight of a term of the loss, or of the decay of weights."""
-Temperature = Annotated[float, Bounds(low=0.0001, high=1000)]
-Beta = Annotated[float, Bounds(low=0, high=1000)]
+Temperature = Annotated[float, Bounds("[0.0001, 1000]")]
+Beta = Annotated[float, Bounds("[0, 1000]")]
 """Parameter a of Beta(a, a), which is then almost always close to 1/2."""
-Std = Annotated[float, Bounds(low=0.000001, high=1)]
+Std = Annotated[float, Bounds("[0.000001, 1]")]
 """Standard deviation that inputs in [0, 1] are divided by; below, float32 has no digits left."""
-EpochsOrZero = Annotated[int, Bounds(low=0, high=10**6)]
-StepSize = Annotated[int, Bounds(low=1, high=MAX_INTEGER)]
+EpochsOrZero = Annotated[int, Bounds("[0, 1000000]")]
+StepSize = Annotated[int, Bounds(f"[1, {MAX_INTEGER}]")]
 """Epochs between decays. A step size far above the number of epochs means: no decay."""
-Pixels = Annotated[int, Bounds(low=1, high=4096)]
+Pixels = Annotated[int, Bounds("[1, 4096]")]
 
 Augment = Literal["none", "crop", "resized-crop", "trivial"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -124,7 +123,7 @@ class Run(BaseRun):
     val_share: Fraction = 0.2
     """Share of train that becomes val where the data have no val: drawn with the seed, the same
     share of each class."""
-    folds: Annotated[int | None, Bounds(low=2, high=10**6), _STUDENT] = None
+    folds: Annotated[int | None, Bounds("[2, 1000000]"), _STUDENT] = None
     """Pool train and val, and split them anew in each repeat: N folds of equal size with the same
     share of each class, of which one is val and the others are train. Each repeat takes the next
     fold and, after all N, a new partition into folds. Each repeat has a teacher of its own,
@@ -334,9 +333,9 @@ class Run(BaseRun):
     """Images per step. The last batch of an epoch may be smaller."""
     precision: Precision = "fp32"
     """"fp32", or "bf16": both models under autocast; losses are computed in float32."""
-    seed: Annotated[int, Bounds(low=-MAX_INTEGER, high=MAX_INTEGER)] = 0
+    seed: Annotated[int, Bounds(f"[{-MAX_INTEGER}, {MAX_INTEGER}]")] = 0
     """Seed of the study: with the repeat it fixes everything random."""
-    repeat: Annotated[int, Bounds(low=-(10**6), high=10**6), Setting(commands=("distill",))] = 0
+    repeat: Annotated[int, Bounds("[-1000000, 1000000]"), Setting(commands=("distill",))] = 0
     """Number of the repeat, from 0. All configurations are trained in the same repeats."""
     study_values: Annotated[tuple[tuple[str, Value | None], ...], Setting(commands=())] = field(
         default=(), compare=False
@@ -570,70 +569,51 @@ def to_values(name: str, values: object) -> Values:
 def _check_run(run: Run) -> None:
     """Raise InputError if fields of a run contradict each other."""
     terms = terms_of(run.loss)
-    kind = "one of" if len(terms) == 1 else "a sum A+B of two of"
-    requirement = f"be {kind} {', '.join(LOSSES)} or module:function"
-    check(run, "loss", all(map(is_loss, terms)), requirement)
-    check(run, "loss", len(terms) <= 2, "have at most two terms, A+B")
-    differ = len(set(terms)) == len(terms)
-    check(run, "loss", differ, f"be a sum of two different losses ({terms[0]} alone is enough)")
+    are_losses = all(map(is_loss, terms)) and len(set(terms)) == len(terms) <= 2
+    losses = f"be one of {', '.join(LOSSES)} or module:function, or a sum A+B of two of them"
+    check(run, "loss", are_losses, losses)
     for name in ("lr_milestones", "teacher_lr_milestones"):
         rising = all(a < b for a, b in itertools.pairwise(getattr(run, name)))
         check(run, name, rising, "be shares of the epochs in ascending order, each once")
     for name in ("teacher_weights", "student_weights"):
         weights = getattr(run, name)
-        are_pairs = isinstance(weights, str) or all(m and file for m, file in pairs(weights))
-        check(run, name, are_pairs, "be one value, or MODEL=WEIGHTS for each of several models")
+        are_pairs = isinstance(weights, str) or (
+            all(model and file for model, file in pairs(weights))
+            and len(dict(pairs(weights))) == len(weights)
+        )
+        check(run, name, are_pairs, "be one value, or MODEL=WEIGHTS once for each of several")
     if any(map(is_output_file, run.teacher.split("+"))):
         _check_output_file(run)
-    if run.extra_share > 0 and run.extra is None:
-        refuse(run, "extra-share", "be 0 without --extra FOLDER, the images without labels")
-    if run.extra_share > 0 and run.batch_size < 2:
-        refuse(run, "batch-size", "be 2 or more with --extra-share, for an image of either kind")
-    if run.extra == REST and run.train_images is None:
-        raise InputError(
-            "--extra rest must have --train-images, since it means the images of train that these "
-            "leave out; give their number, or a folder of images (--extra FOLDER)"
-        )
-    if run.extra is not None and run.extra.startswith("torchvision:"):
-        refuse(run, "extra", "be a folder of images, rest, or module:factory of such a dataset")
-    if run.optimizer == "nesterov" and run.momentum == 0:
-        refuse(run, "momentum", "be greater than 0 with --optimizer nesterov")
-    if is_output_file(run.student):
-        refuse(run, "student", "be a network; only a teacher can be a file of outputs")
-    if run.folds is None and run.repeat < -run.teachers:
-        refuse(run, "repeat", f"be -{run.teachers} or more")
-    if run.teachers > 1 and run.folds is not None:
-        refuse(run, "teachers", "be 1 with --folds, since each repeat then has its own teacher")
-    if run.teachers > 1 and run.teacher_epochs == 0:
-        refuse(run, "teachers", "be 1 with --teacher-epochs 0, since all would be the same")
+    extra, share = run.extra or "", run.extra_share
+    check(run, "extra_share", extra or share == 0, "be 0 without --extra FOLDER")
+    check(run, "batch_size", run.batch_size > 1 or share == 0, "be 2 or more with --extra-share")
+    has_rest = extra != REST or run.train_images is not None
+    check(run, "extra", has_rest, "be a folder without --train-images, whose rest it would be")
+    is_torchvision = extra.startswith("torchvision:")
+    check(run, "extra", not is_torchvision, "be a folder of images, rest, or module:factory")
+    has_momentum = run.optimizer != "nesterov" or run.momentum > 0
+    check(run, "momentum", has_momentum, "be greater than 0 with --optimizer nesterov")
+    check(run, "student", not is_output_file(run.student), "be a network, no file of outputs")
+    is_repeat = run.folds is not None or run.repeat >= -run.teachers
+    check(run, "repeat", is_repeat, f"be -{run.teachers} or more")
+    is_one = run.teachers == 1
+    check(run, "teachers", is_one or run.folds is None, "be 1 with --folds: each has its teacher")
+    check(run, "teachers", is_one or run.teacher_epochs != 0, "be 1 with --teacher-epochs 0")
 
 
 def _check_output_file(run: Run) -> None:
     """Raise InputError for what a teacher cannot be or do that is a file of outputs."""
-    if "+" in run.teacher:
-        refuse(
-            run,
-            "teacher",
-            "have no file in an ensemble, and no + in the path of a file; write the mean of the "
-            "probabilities into one file",
-        )
-    if "=" in run.teacher:
-        refuse(run, "teacher", "be a file without = in its name")
+    is_path = not {"+", "="} & set(run.teacher)
+    check(run, "teacher", is_path, "have no + or = if it is a file; an ensemble is a file of means")
     of_file = f"with a teacher that is a file ({run.teacher})"
-    if run.teacher_epochs not in (None, 0):
-        refuse(
-            run,
-            "teacher-epochs",
-            f"be 0 {of_file}; to fine-tune another teacher of the study, write its outputs into a "
-            f"file first (python -m kdtune.teacher --dump FILE)",
-        )
-    if run.teachers > 1:
-        refuse(run, "teachers", f"be 1 {of_file}")
+    tuned = f"be 0 {of_file}; kdtune.teacher --dump FILE writes the outputs of a tuned one"
+    check(run, "teacher_epochs", not run.teacher_epochs, tuned)
+    check(run, "teachers", run.teachers == 1, f"be 1 {of_file}")
     if run.alpha == 1:  # without distillation the teacher is used on val and test only
         return
-    for flag, value in (("augment", "none"), ("mixup", 0), ("cutmix", 0), ("extra-share", 0)):
-        if getattr(run, flag.replace("-", "_")) not in (None, value):
-            refuse(run, flag, f"be {value} {of_file}, which has outputs for unchanged images only")
+    for name, value in (("augment", "none"), ("mixup", 0), ("cutmix", 0), ("extra_share", 0)):
+        is_unchanged = getattr(run, name) in (None, value)
+        check(run, name, is_unchanged, f"be {value} {of_file}, which has no changed images")
 
 
 def check_warmup(schedule: str, warmup_epochs: float, epochs: float) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from kdtune.config.fields import (
-    MAX_NUMBER,
     ONLY_SEARCH,
     BelowOne,
     Bounds,
@@ -34,7 +33,6 @@ from kdtune.config.fields import (
     is_output_file,
     name_of_data,
     pairs,
-    refuse,
 )
 from kdtune.config.files import cache_folder, join_uri
 from kdtune.config.objects import KINDS, missing_error
@@ -51,6 +49,7 @@ from kdtune.config.run import (
     with_output_files,
 )
 from kdtune.config.task import (
+    BOUNDED,
     BaseRun,
     FunctionRun,
     Mode,
@@ -77,10 +76,8 @@ TrackerName = Literal["mlflow", "wandb"]
 """Trackers that a study can be sent to; the package and the extra of each have its name."""
 
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-BUDGET = r"([0-9]+(?:\.[0-9]+)?)(runs|epochs|h)"
+BUDGET = r"([0-9]{1,13}(?:\.[0-9]+)?)(runs|epochs|h)"
 """Form of a budget, such as 400runs."""
-MAX_BUDGET = 1_000_000_000_000
-"""Runs, epochs or hours of --budget."""
 MAX_RUNS = 1_000_000
 """Runs of a study: configurations times repeats."""
 OF_FUNCTION: Mapping[str, Any] = {
@@ -97,9 +94,9 @@ notify may hold a password."""
 
 MAX_CONFIGURATIONS = 100_000
 """Configurations of a study. Making each of a grid takes about a millisecond at each start."""
-Cores = Annotated[int, Bounds(low=1, high=100_000)]
+Cores = Annotated[int, Bounds("[1, 100000]")]
 """Cores, GPUs and processes of a cluster."""
-CoresOrZero = Annotated[int, Bounds(low=0, high=100_000)]
+CoresOrZero = Annotated[int, Bounds("[0, 100000]")]
 
 _SEARCH = Setting(commands=ONLY_SEARCH)
 _NO_FLAG = Setting(commands=())
@@ -148,7 +145,7 @@ class Study:
     """How configurations are proposed: "grid" (every combination of the lists), "random", or "tpe"
     (Optuna's Tree-structured Parzen Estimator, which learns from the results). Ranges need "random"
     or "tpe"."""
-    samples: Annotated[int, Bounds(low=1, high=MAX_CONFIGURATIONS), _SEARCH] = 60
+    samples: Annotated[int, Bounds(f"[1, {MAX_CONFIGURATIONS}]"), _SEARCH] = 60
     """Number of configurations that "random" and "tpe" propose."""
     plain_share: Annotated[BelowOne, _SEARCH] = 0.5
     """Share of the proposals of "random" and "tpe" without distillation (alpha = 1), so that the
@@ -161,7 +158,7 @@ class Study:
     race_level: Annotated[Fraction, _SEARCH] = 0.1
     """Error rate of racing: probability, over all interim analyses, of dropping a configuration in
     favour of an equally good one; per pair, not family-wise."""
-    confirm: Annotated[int, Bounds(low=0, high=MAX_CONFIGURATIONS), _SEARCH] = 3
+    confirm: Annotated[int, Bounds(f"[0, {MAX_CONFIGURATIONS}]"), _SEARCH] = 3
     """Number of configurations with, and of those without distillation that "race" confirms on new
     repeats."""
     stop_early: Annotated[bool, _SEARCH] = False
@@ -198,7 +195,7 @@ class Study:
     there is such a GPU, else cpu)."""
     gpus: CoresOrZero | None = None
     """Number of GPUs for the study. 0: run on CPUs. None: all GPUs there are."""
-    gpus_per_trial: Annotated[float, Bounds(low=0.0001, high=100_000), _SEARCH] = 1.0
+    gpus_per_trial: Annotated[float, Bounds("[0.0001, 100000]"), _SEARCH] = 1.0
     """GPUs per trial, a fraction of 1 or a whole number; 0.5 puts two trials on one GPU."""
     cpus_per_trial: Cores | None = None
     """CPU cores per trial. None: 1 without a GPU; with GPUs, the machine's cores divided by the
@@ -518,40 +515,32 @@ def flags_without_effect(study: Study) -> list[str]:
 # Checks of a study that go beyond the bounds of its fields.
 
 
-def _is_budget(text: str) -> bool:
-    match = re.fullmatch(BUDGET, text)
-    return match is not None and 0 < float(match[1]) <= MAX_BUDGET
-
-
 def _check_study(study: Study) -> None:
     """Raise InputError if fields of a study contradict each other."""
     is_place = not re.match(r"\w+:/(?!/)", study.out)
-    check(
-        study, "out", is_place, "be a folder, or a URI of an object store such as s3://BUCKET/runs"
-    )
+    uri = "be a folder, or a URI of an object store such as s3://BUCKET/runs"
+    check(study, "out", is_place, uri)
     for name in ("cache", "warm_start"):
         check(study, name, "://" not in (getattr(study, name) or ""), "be a folder")
     is_share = study.gpus_per_trial <= 1 or float(study.gpus_per_trial).is_integer()
     check(study, "gpus_per_trial", is_share, "be a fraction of 1 or a whole number")
-    trackers = get_args(TrackerName)
-    check(study, "tracker", set(study.tracker) <= set(trackers), f"be one of {', '.join(trackers)}")
-    check(study, "tracker", len(set(study.tracker)) == len(study.tracker), "name each tracker once")
-    if study.device == "cpu" and study.gpus:
-        refuse(study, "gpus", "be 0 with --device cpu")
-    if study.device == "cuda" and study.gpus == 0:
-        refuse(study, "gpus", "be 1 or more with --device cuda")
-    if study.device == "mps" and study.gpus not in (None, 1):
-        refuse(study, "gpus", "be 1 with --device mps")
-    if study.device == "mps" and study.address is not None:
-        refuse(study, "address", "be left out with --device mps, which is no cluster's")
-    forms = f"be a number in (0, {MAX_BUDGET}] with runs, epochs or h, such as 400runs"
-    check(study, "budget", study.budget is None or _is_budget(study.budget), forms)
-    if study.until_decided and study.budget is None:
-        raise InputError("repeats auto must have a limit; give one, such as --budget 400runs")
-    if study.budget is not None and not study.until_decided:
-        refuse(study, "budget", "be left out without --repeats auto")
-    if study.warm_start is not None and study.search == "grid":
-        refuse(study, "warm-start", "be left out with --search grid; random and tpe begin with it")
+    trackers, named = get_args(TrackerName), study.tracker
+    are_trackers = set(named) <= set(trackers) and len(set(named)) == len(named)
+    check(study, "tracker", are_trackers, f"be among {', '.join(trackers)}, each once")
+    device, gpus = study.device, study.gpus
+    check(study, "gpus", device != "cpu" or not gpus, "be 0 with --device cpu")
+    check(study, "gpus", device != "cuda" or gpus != 0, "be 1 or more with --device cuda")
+    check(study, "gpus", device != "mps" or gpus in (None, 1), "be 1 with --device mps")
+    is_local = device != "mps" or study.address is None
+    check(study, "address", is_local, "be left out with --device mps, which is no cluster's")
+    match = re.fullmatch(BUDGET, study.budget or "1h")
+    forms = "be a number above 0 with runs, epochs or h, such as 400runs"
+    check(study, "budget", match and float(match[1]) > 0, forms)
+    is_limited = (study.budget is not None) == study.until_decided
+    limit = "be given with --repeats auto and only then, such as --budget 400runs"
+    check(study, "budget", is_limited, limit)
+    begins = study.warm_start is None or study.search != "grid"
+    check(study, "warm_start", begins, "be left out with --search grid")
     _check_size(study)  # before anything looks at each value
     if study.train is None:
         _check_distillation(study)
@@ -566,14 +555,9 @@ def _check_distillation(study: Study) -> None:
     for name, default in OF_FUNCTION.items():
         without = "be left out without train=..., a training function of your own"
         check(study, name, getattr(study, name) == default, without)
-    is_open = {"--policy race": study.policy == "race", "--repeats auto": study.until_decided}
-    for flag in (flag for flag, holds in is_open.items() if holds and run.folds is not None):
-        refuse(
-            run,
-            "folds",
-            f"be left out with {flag}, since the teachers of all repeats are trained before the "
-            f"first trial; --repeats {run.folds} has each fold as val once",
-        )
+    has_all = study.policy == "all" and not study.until_decided
+    without = "be left out with --policy race and --repeats auto, since all teachers come first"
+    check(run, "folds", run.folds is None or has_all, without)
     if run.extra is not None and max(ends_of(study.values("extra_share"))) == 0:
         raise InputError(
             "--extra has no effect with --extra-share 0; give a share of each batch, such as "
@@ -585,18 +569,15 @@ def _check_distillation(study: Study) -> None:
 
 def _check_function(study: Study) -> None:
     """Raise InputError if a study of a training function has what it cannot have."""
-    if study.run != Run():
-        raise InputError(
-            "run is for distillation, but the study has train=...; put what the function needs "
-            "into its module, or into the space as a list of one value"
-        )
+    without = "be left out with train=..., whose own settings are in its module or in the space"
+    check(study, "run", study.run == Run(), without)
     check(study, "space", study.space, "have at least one hyperparameter of train")
     is_known = not study.stop_early or study.base_run.planned_epochs is not None
     epochs = "know how many epochs train yields (epochs=N, or a hyperparameter named epochs)"
     check(study, "stop_early", is_known, epochs)
-    of_students = "be left out with train=..., since it is a limit on students"
     for name in ("max_ms", "max_params"):
-        check(study, name, getattr(study, name) is None, of_students)
+        without = "be left out with train=..., since it is a limit on students"
+        check(study, name, getattr(study, name) is None, without)
     for name, value in study.baseline.items():
         _check_value(f"baseline: {name}", value)
         is_added = study.plain_share > 0 and len(study.baseline) == 1
@@ -645,19 +626,12 @@ def _check_named_weights(study: Study) -> None:
                 f"--{role}-weights MODEL=WEIGHTS must name a {role} of the study, but got "
                 f"{unknown[0]}{hint}"
             )
-        if len(set(named)) < len(named):
-            raise InputError(
-                f"--{role}-weights must name each {role} once, but got {' '.join(weights)}"
-            )
 
 
 def _check_value(name: str, value: object) -> None:
     """Raise InputError unless a value can be that of a training function's hyperparameter."""
     if not isinstance(value, str) and not is_bounded(value):
-        raise InputError(
-            f"{name} must have finite numbers or texts as values (numbers up to {MAX_NUMBER:g}, "
-            f"whole ones of 64 bits), but got {shown(value)}"
-        )
+        raise InputError(f"{name} must have texts as values, or {BOUNDED}, but got {shown(value)}")
 
 
 def _check_size(study: Study) -> None:
@@ -666,37 +640,24 @@ def _check_size(study: Study) -> None:
     They are counted without being made, so equal ones (temperature at alpha = 1) count apart.
     """
     lists = [len(values) for values in study.space.values() if not isinstance(values, Range)]
-    if study.search != "grid":
-        largest = max(lists, default=0)
-        if largest > MAX_CONFIGURATIONS:
-            raise InputError(
-                f"a list of the space must have at most {MAX_CONFIGURATIONS} values, but one has "
-                f"{largest}; give a range LOW..HIGH"
-            )
-        count, remedy = study.samples, "give fewer --samples or --repeats"
-    else:
-        count, remedy = math.prod(lists), "use --search random --samples N, or shorter lists"
-        if count > MAX_CONFIGURATIONS:
-            raise InputError(
-                f"a grid must have at most {MAX_CONFIGURATIONS} configurations, but the lists have "
-                f"{shown(count)} ({' * '.join(map(str, lists))}); {remedy}"
-            )
+    count = math.prod(lists) if study.search == "grid" else study.samples
     # a race decides itself how many repeats a configuration gets
-    if study.policy == "all" and count * study.repeats > MAX_RUNS:
+    runs = count * study.repeats if study.policy == "all" else 0
+    if max(count, *lists, 0) > MAX_CONFIGURATIONS or runs > MAX_RUNS:
         raise InputError(
-            f"a study must have at most {MAX_RUNS} runs, but {count} configurations in "
-            f"{study.repeats} repeats are {count * study.repeats}; {remedy}"
+            f"a study must have at most {MAX_CONFIGURATIONS} configurations and {MAX_RUNS} runs, "
+            f"but has {shown(count)} configurations in {study.repeats} repeats; give fewer "
+            f"--samples or --repeats, or shorter lists, or use --search random"
         )
 
 
 def _check_space(study: Study) -> None:
     """Raise InputError unless each value is allowed, and has an effect somewhere."""
     for name, values in study.space.items():
-        if isinstance(values, Range) and name in OF_STUDY:
-            raise InputError(f"{name} must be a list, but got {values}; each is made once")
-        if isinstance(values, Range) and study.search == "grid":
+        if isinstance(values, Range) and (name in OF_STUDY or study.search == "grid"):
             raise InputError(
-                f"{name} must be a list for a grid, but got {values}; --search random or tpe"
+                f"{name} must be a list, but got {values}; ranges need --search random or tpe, and "
+                f"models cannot have them"
             )
         for value in ends_of(values):
             if study.train is None:

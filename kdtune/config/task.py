@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     OfBatch = Callable[[Tensor, Any, Tensor], Tensor]
     OfSplit = Callable[[Tensor, Any, Tensor], float]
-    OfExample = Callable[[Any, Mapping[str, Any]], Any]
+    OfExample = Callable[[Mapping[str, Any]], Any]
 
 
 # Metrics of a split: one table that the loop, the records, tables, figures and flags read.
@@ -52,7 +53,7 @@ class Metric:
     """of_batch(student, teacher, labels): a value per example [B], or their mean as a scalar. The
     metric of the split is the mean over its examples."""
     of_example: OfExample | None = None
-    """of_example(numpy, predictions): a value per example [N], whose mean is the metric, from
+    """of_example(predictions): a value per example [N], whose mean is the metric, from
     columns of predictions.parquet. With it, comparisons hold for new images. None: the metric is no
     mean over examples, and comparisons hold for the images of the study only."""
     comparable: bool = True
@@ -130,12 +131,14 @@ def macro_f1(student: Tensor, teacher: Any, labels: Tensor) -> float:
     return float((2 * hits[occurs] / both[occurs]).mean())
 
 
-def _nll_of_examples(np: Any, of: Mapping[str, Any]) -> Any:
+def _nll_of_examples(of: Mapping[str, Any]) -> Any:
+    import numpy as np  # which a command line is read without
+
     p = np.asarray(of["p_label"], dtype="float64")
     return -np.log(np.maximum(p, 1e-45))  # the least positive number of float32
 
 
-def _same_class(np: Any, of: Mapping[str, Any]) -> Any:
+def _same_class(of: Mapping[str, Any]) -> Any:
     return of["predicted"] == of["teacher"]
 
 
@@ -143,15 +146,7 @@ def _gap(metrics: Mapping[str, Any]) -> Any:
     return metrics["teacher_acc"] - metrics["acc"]
 
 
-def _column(name: str) -> OfExample:
-    return partial(_values_of, name)
-
-
-def _values_of(name: str, np: Any, predictions: Mapping[str, Any]) -> Any:
-    return predictions[name]
-
-
-def _gap_of_examples(np: Any, of: Mapping[str, Any]) -> Any:
+def _gap_of_examples(of: Mapping[str, Any]) -> Any:
     return 1.0 * (of["teacher"] == of["label"]) - of["correct"]
 
 
@@ -161,13 +156,13 @@ _ROWS = (
     Metric("loss", "loss", "nats", "lower", comparable=False),
     Metric("ce", "cross-entropy", "nats", "lower", of_example=_nll_of_examples),
     Metric("distill", "distillation term", "nats", "lower", comparable=False),
-    Metric("acc", "accuracy", "points", "higher", _accuracy, _column("correct")),
+    Metric("acc", "accuracy", "points", "higher", _accuracy, itemgetter("correct")),
     _of_teacher("teacher_acc", "teacher accuracy", "points", None, _teacher_accuracy),
     _of_teacher(
-        "logit_diff", "logit difference", "", "lower", _logit_difference, _column("logit_diff")
+        "logit_diff", "logit difference", "", "lower", _logit_difference, itemgetter("logit_diff")
     ),
     _of_teacher("agreement", "agreement", "points", "higher", _agreement, _same_class),
-    _of_teacher("kl", "KL divergence", "nats", "lower", _kl, _column("kl")),
+    _of_teacher("kl", "KL divergence", "nats", "lower", _kl, itemgetter("kl")),
     Metric(
         "nll",
         "negative log-likelihood",
@@ -184,12 +179,6 @@ _ROWS = (
 )
 METRICS = {metric.name: metric for metric in _ROWS}
 """All metrics by name. A new one is one entry here, and its test."""
-
-RECORDED = tuple(name for name, metric in METRICS.items() if metric.derived is None)
-COMPARABLE = tuple(
-    name for name, metric in METRICS.items() if metric.comparable and metric.better is not None
-)
-"""Metrics by which configurations can be compared."""
 
 
 # What the trials of a study train: its hyperparameters, its metrics and its baseline.
@@ -275,13 +264,6 @@ class Task:
         """1 if higher scores are better, else -1."""
         return 1 if self.metrics[self.score].better == "higher" else -1
 
-    @cached_property
-    def _conditional(self) -> tuple[tuple[str, Hyperparameter], ...]:
-        """The hyperparameters that do not always have an effect, see `_by_dependence`."""
-        return tuple(
-            (n, setting) for n, setting in self._by_dependence.items() if setting.depends_on
-        )
-
     def canonical(self, config: Mapping[str, Any]) -> Config:
         """Return the configuration with None for every hyperparameter that has no effect in it.
 
@@ -293,12 +275,13 @@ class Task:
             config: A value of each hyperparameter; None is kept.
         """
         unused: set[str] = set()
-        for name, setting in self._conditional:
+        for name, setting in self._by_dependence.items():
             has_effect = setting.depends_on.isdisjoint(unused) and setting.is_used_with(config)
             if not has_effect or (setting.of_objective and not takes(config["loss"], name)):
                 unused.add(name)
         # last: the other one may have no effect either
-        unused |= {n for n, s in self._conditional if s.like and config[n] == config[s.like]}
+        like = {n: s.like for n, s in self.hyperparameters.items() if s.like}
+        unused |= {name for name, other in like.items() if config[name] == config[other]}
         return {name: None if name in unused else _plain(v) for name, v in config.items()}
 
     def resolved(self, config: Mapping[str, Any]) -> Config:
@@ -367,7 +350,7 @@ def own_metric(name: str, better: Any = None) -> Metric:
     label, unit = (same.label, same.unit) if same else (name, "")
     unit = unit if unit == "points" else ""  # a share, which `function_trial` checks
     better = better or (same.better if same else None)
-    return Metric(name, label, unit, better, of_example=_column(name))
+    return Metric(name, label, unit, better, of_example=itemgetter(name))
 
 
 def check_names(noun: str, names: Collection[str], allowed: Collection[str]) -> None:
@@ -615,14 +598,6 @@ def name_of(train: Train | str) -> str:
     raise InputError(f"train must be a function or module:function, but got {train!r}")
 
 
-def is_importable(train: Train) -> bool:
-    """Return True if another process finds the function in its module."""
-    home = train.__module__
-    if home in NO_MODULES or home not in sys.modules:
-        return False
-    return getattr(sys.modules[home], train.__qualname__, None) is train
-
-
 def load_function(name: str) -> Train:
     """Return the training function module:function.
 
@@ -655,7 +630,7 @@ def check_signature(function: object, name: str) -> None:
 
 # Values that a study searches: lists and ranges.
 
-BOUNDED = f"be a finite number of at most {MAX_NUMBER:g}, or a whole number of 64 bits"
+BOUNDED = f"finite numbers up to {MAX_NUMBER:g}, whole ones of 64 bits"
 """What `is_bounded` demands, in words."""
 
 
@@ -679,23 +654,16 @@ class Range:
     as 0.99 to 0.999. Both ends lie between 0 and 1."""
 
     def __post_init__(self) -> None:
-        for end in (self.low, self.high):
-            if not is_bounded(end):
-                raise InputError(
-                    f"a range must be LOW..HIGH with LOW < HIGH, each of which must {BOUNDED}, but "
-                    f"got {shown(end)}"
-                )
-        for holds, requirement in (
-            (self.low < self.high, "be LOW..HIGH with LOW < HIGH"),
-            (not self.log or self.low > 0, "begin above 0 with :log"),
-            (
-                not self.logit or 0 < self.low < self.high < 1,
-                "lie between 0 and 1, both excluded, with :logit, such as 0.001..0.999:logit",
-            ),
-            (not (self.log and self.logit), "have one scale, log or logit"),
-        ):
-            if not holds:
-                raise InputError(f"a range must {requirement}, but got {self}")
+        if not (is_bounded(self.low) and is_bounded(self.high) and self.low < self.high):
+            ends = f"{shown(self.low)}..{shown(self.high)}"
+            raise InputError(f"a range must be LOW..HIGH, LOW < HIGH, {BOUNDED}, but got {ends}")
+        if self.log and self.low <= 0:
+            raise InputError(f"a range must begin above 0 with :log, but got {self}")
+        if self.logit and (self.log or not 0 < self.low < self.high < 1):
+            raise InputError(
+                f"a range with :logit must lie between 0 and 1, both excluded, and have no other "
+                f"scale (0.001..0.999:logit), but got {self}"
+            )
 
     @property
     def is_whole(self) -> bool:

@@ -37,7 +37,9 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(_escape(c) if category(c) in HIDDEN else c for c in text)
+    return "".join(
+        c.encode("unicode_escape").decode("ascii") if category(c) in HIDDEN else c for c in text
+    )
 
 
 def printable_lines(text: str) -> str:
@@ -63,16 +65,10 @@ def in_spreadsheet(text: str) -> str:
     return text
 
 
-def has_hidden(text: str) -> bool:
-    """Return True if the text has characters of `HIDDEN`, but for joiners.
-
-    They could forge what a terminal, a page or a file name shows.
-    """
-    return bool(hidden_characters(text))
-
-
 def hidden_characters(text: str, formats: bool = True) -> list[str]:
     """Return the characters of `HIDDEN` in a text, but for joiners.
+
+    They could forge what a terminal, a page or a file name shows.
 
     Args:
         text: Any text.
@@ -112,16 +108,6 @@ def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.5) -> str:
     """
     near = get_close_matches(word, list(options), n=1, cutoff=cutoff)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def repr_or_type(value: object, most: int) -> str:
-    """Return the `repr` of a value, or, if that has more than `most` letters, "a TYPE"."""
-    text = repr(value)
-    return text if len(text) <= most else f"a {type(value).__name__}"
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 # Exceptions whose message is one sentence for the user; a traceback is for bugs.
@@ -249,10 +235,7 @@ def short(value: float, digits: int) -> str:
 
 
 _LIBRARIES = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-_NOT_THE_USERS = (
-    "<",
-    *(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *_LIBRARIES)),
-)
+_NOT_THE_USERS = ("<", *(f"{folder}{os.sep}" for folder in (PACKAGE, *_LIBRARIES)))
 """Beginnings of the names of files that are not the user's: of kdtune, Python and its packages."""
 
 
@@ -270,14 +253,8 @@ def user_code(failure: str) -> Iterator[None]:
         yield
     except (InputError, KeyboardInterrupt, GeneratorExit):
         raise
-    except SystemExit as stop:
-        raise InputError(f"{failure}: {describe_exit(stop)}") from stop
-    except SyntaxError as error:
-        place = f" ({error.filename}, line {error.lineno})" if error.filename else ""
-        raise InputError(f"{failure}: SyntaxError: {error.msg}{place}") from error
     except BaseException as error:  # a class of the user's may derive from it
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"{failure}: {reason}{_place(error)}") from error
+        raise InputError(f"{failure}: {_describe_fault(error)}") from error
 
 
 @contextmanager
@@ -291,26 +268,24 @@ def no_exit(noun: str) -> Iterator[None]:
     """
     try:
         yield
-    except SystemExit as stop:
-        raise InputError(f"{noun} ended: {describe_exit(stop)}") from stop
     except (Exception, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"{noun} ended: {reason}{_place(error)}") from error
+        raise InputError(f"{noun} ended: {_describe_fault(error)}") from error
 
 
-def describe_exit(stop: SystemExit) -> str:
-    """Return what the user's code called to end the process, where, and what would do."""
-    code = "" if stop.code is None else f"{stop.code!r:.60}"
-    return f"it calls sys.exit({code}){_place(stop)}; leave the call out, or raise an error"
-
-
-def _place(error: BaseException) -> str:
-    """Return file and line of the last call in the user's code; "" if there is none."""
+def _describe_fault(error: BaseException) -> str:
+    """Return what went wrong, with file and line of the last call in the user's code."""
     calls = traceback.extract_tb(error.__traceback__)
-    user_calls = [call for call in calls if not call.filename.startswith(_NOT_THE_USERS)]
-    return f" ({user_calls[-1].filename}, line {user_calls[-1].lineno})" if user_calls else ""
+    places = [(c.filename, c.lineno) for c in calls if not c.filename.startswith(_NOT_THE_USERS)]
+    text = f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, SyntaxError) and error.filename:
+        text, places = f"SyntaxError: {error.msg}", [(error.filename, error.lineno)]
+    place = " ({}, line {})".format(*places[-1]) if places else ""
+    if isinstance(error, SystemExit):
+        code = "" if error.code is None else f"{error.code!r:.60}"
+        return f"it calls sys.exit({code}){place}; leave the call out, or raise an error"
+    return f"{text}{place}"
 
 
 def is_users_own(file: str) -> bool:

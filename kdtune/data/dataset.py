@@ -21,8 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted
-from kdtune.config.images import UNREADABLE, oriented
+from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted, oriented
 from kdtune.config.run import Orientation, Run, derive_seed
 from kdtune.config.text import (
     VAL_NAMES,
@@ -210,7 +209,7 @@ def decode(
             return pixels(oriented(file, orientation), mode)
         with Image.open(file if content is None else io.BytesIO(content)) as image:
             return pixels(oriented(image, orientation), mode)
-    except UNREADABLE as error:
+    except Exception as error:  # Pillow raises errors of all kinds for a damaged file
         reason = re.sub(f" ('{re.escape(str(file))}'|<_io.BytesIO.*>)", "", first_line(error))
         text = f"the image {printable(str(file))} cannot be read ({reason})"
         raise InputError(text) from None

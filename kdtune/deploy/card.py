@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kdtune import __version__
 from kdtune.config.fields import name_of_data
-from kdtune.config.images import TURNS, oriented
+from kdtune.config.files import TURNS, oriented
 from kdtune.config.run import Orientation
 from kdtune.config.text import printable
 from kdtune.deploy.onnx import OUTPUT, Predict, Signature
@@ -208,7 +208,7 @@ def onnx_lines(signature: Signature, resize: Resize | None, resizes: bool) -> st
         shape=signature.shape,
         resize=resize,
         resizes=resizes,
-        turns={number: int(turn) for number, turn in TURNS.items()},
+        turns=TURNS,
     )
 
 

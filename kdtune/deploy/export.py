@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdtune.config.files import STUDENTS, atomic_write
+from kdtune.config.files import STUDENTS, atomic_write, check_links
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import (
@@ -31,12 +31,12 @@ from kdtune.deploy.subject import (
     INT8,
     Subject,
     read_facts,
-    writable,
     write_card,
     write_facts,
 )
 from kdtune.results.results import load
 from kdtune.results.warnings import exported_config
+from kdtune.storage.folder import writing
 
 # Formats of exported students: one entry of a table for each.
 
@@ -178,7 +178,8 @@ def export(
             f"warning: {STUDENTS}/ holds the students of {results.label(config_id)}, but the best "
             f"configuration is now {results.label(best)}; repeat the study's command to update it"
         )
-    with writable(folder):
+    check_links(results.folder)
+    with writing(folder, "copy the study's folder to another place and export there"):
         file = folder / f"{BEST}{chosen.suffix}"
         facts = describe_file(results, subject.student, subject.signature, chosen.title)
         agreement, template = _write(subject, chosen, file, facts, write)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from kdtune.config.files import STUDY, atomic_write, check_links
-from kdtune.config.text import InputError, first_line
+from kdtune.config.files import atomic_write
+from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import load_data
@@ -158,25 +158,6 @@ def _views(data: Data, split: str, index: Tensor, student: TrainedStudent) -> Vi
 
 BEST, INT8 = "best", "best-int8"
 CARD, EARLIER_CARD = "README.md", "README.old.md"
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn errors of writing into a folder into sentences.
-
-    Raises:
-        InputError: it cannot be written, or it is a link inside a study's folder.
-    """
-    if (folder.parent / STUDY).is_file():
-        check_links(folder.parent)
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(
-            f"{folder} must be a folder that can be written, but is not ({reason}); copy the "
-            f"study's folder to another place and export there"
-        ) from error
 
 
 class Facts(BaseModel, strict=True):

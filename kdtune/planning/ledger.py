@@ -149,14 +149,10 @@ class Ledger:
         """Whether runs of the search or of the confirmation have ended since that round began."""
         self.next_final_repeat: int = FIRST_REPEAT["final"]
         """Number of the first final repeat that no recorded run has used."""
-        self._table: Table = np.full((16, study.repeats), math.nan)
+        self.table: Table = np.empty((0, study.repeats))
+        """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
         self._epochs: dict[str, int] = {}
         self._last: dict[str, float] = {}
-
-    @property
-    def table(self) -> Table:
-        """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
-        return self._table[: len(self.configs)]
 
     @property
     def open_round(self) -> Round | None:
@@ -212,8 +208,7 @@ class Ledger:
         """Add the configuration of a run as a new row of the table."""
         run = run.at(0)
         state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
-        if state.row >= len(self._table):
-            self._table = np.concatenate([self._table, np.full_like(self._table, math.nan)])
+        self.table = np.vstack([self.table, np.full(self.study.repeats, math.nan)])
         self.by_row.append(state)
         return state
 
@@ -279,7 +274,7 @@ class Ledger:
 
     def _update_row(self, state: ConfigState) -> None:
         scores = {} if state.excluded else state.scores
-        self._table[state.row] = [scores.get(r, math.nan) for r in range(self.study.repeats)]
+        self.table[state.row] = [scores.get(r, math.nan) for r in range(self.study.repeats)]
 
 
 # Current standing of a study: active configurations, finalists, and whether it is decided.

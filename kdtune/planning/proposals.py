@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.special import expit, logit
 
 from kdtune.config.fields import Value
@@ -167,7 +167,7 @@ class ConfigSampler:
             for name, values in self._values_of_arm[arm].items()
             if (isinstance(values, Range) or len(values) > 1) and config[name] is not None
         }
-        trial = optuna.trial.create_trial(
+        trial = create_trial(
             state=TrialState.RUNNING,
             params={n: parameter(v, run.resolved_value(n)) for n, v in searched.items()},
             distributions={n: searched_distribution(v) for n, v in searched.items()},
@@ -320,27 +320,25 @@ def _trial(study: Study, config: ConfigState, times: list[float]) -> FrozenTrial
     attributes |= {f"repeat/{repeat}": score for repeat, score in sorted(values.items())}
     pruned = "pruned" in config.status.values()
     state = TrialState.PRUNED if pruned else TrialState.COMPLETE if scores else TrialState.FAIL
-    distributions = dict(_distributions(study, config))
-    return FrozenTrial(
-        number=-1,
-        trial_id=-1,
+    distributions = _distributions(study, config)
+    trial = create_trial(
         state=state,
         value=interval.mean if state == TrialState.COMPLETE else None,
         params={name: config.run.resolved_value(name) for name in distributions},
         distributions=distributions,
         user_attrs=attributes,
-        system_attrs={},
-        intermediate_values={},
-        datetime_start=datetime.fromtimestamp(min(times)),
-        datetime_complete=datetime.fromtimestamp(max(times)),
     )
+    trial.datetime_start = datetime.fromtimestamp(min(times))
+    trial.datetime_complete = datetime.fromtimestamp(max(times))
+    return trial
 
 
-def _distributions(study: Study, config: ConfigState) -> Iterator[tuple[str, BaseDistribution]]:
-    """Yield the distributions of the active hyperparameters.
+def _distributions(study: Study, config: ConfigState) -> dict[str, BaseDistribution]:
+    """Return the distributions of the active hyperparameters.
 
     They always contain the values of the baseline (alpha = 1).
     """
+    distributions = {}
     baseline, active = study.task.baseline, study.task.resolved(config.run.config)
     for name in study.task.names:
         values: Values = study.values(name)
@@ -352,4 +350,5 @@ def _distributions(study: Study, config: ConfigState) -> Iterator[tuple[str, Bas
         if several and active[name] is not None:
             # of true values, which Optuna's tools show; on the log-odds scale it is uniform, since
             # Optuna has no such distribution and nothing is sampled from this one
-            yield name, distribution(values)
+            distributions[name] = distribution(values)
+    return distributions

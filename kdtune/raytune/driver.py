@@ -15,8 +15,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY, not_writable_by_all
+from kdtune.config.objects import importable_name
 from kdtune.config.study import Study, check_objects, check_packages
-from kdtune.config.task import is_importable, name_of
+from kdtune.config.task import name_of
 from kdtune.config.text import DataChangedError, InputError, UserError, first_line
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
@@ -181,7 +182,7 @@ def _located(study: Study) -> Study:
     """
     if study.train is None:
         return replace(study, run=with_weights_of_studies(study.run.absolute()))
-    if callable(study.train) and not is_importable(study.train):
+    if callable(study.train) and importable_name(study.train) is None:
         if study.address is not None or study.uri is not None:
             raise InputError(
                 f"train must be importable on every machine of a cluster, but "

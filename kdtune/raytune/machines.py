@@ -19,9 +19,10 @@ from torch import nn
 from kdtune import __version__
 from kdtune.config.fields import takes_features
 from kdtune.config.files import join_uri
+from kdtune.config.objects import importable_name
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.task import check_signature, ends_of, is_importable, load_function, name_of
+from kdtune.config.task import check_signature, ends_of, load_function, name_of
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
 from kdtune.data.sources import StudyData
 from kdtune.models.registry import ObjectSource, source_digest
@@ -356,7 +357,7 @@ def fingerprints_of(study: Study, data: StudyData | None = None) -> dict[str, st
     name = name_of(study.train)
     if callable(study.train):
         check_signature(study.train, name)
-        if not is_importable(study.train):
+        if importable_name(study.train) is None:
             return {"train": ObjectSource.of(study.train).digest[:16]}
     else:
         load_function(name)

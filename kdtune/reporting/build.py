@@ -1,8 +1,7 @@
 """The report of a study or of several, and what a notebook shows of a study."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from kdtune.reporting.figures import (
     CLASS_FIGURES,
     FIGURE_NAMES,
     FRONTIERS,
-    LAST_EPOCHS,
     MAX_CONFIGS,
     CurveData,
     all_figures,
@@ -50,6 +48,7 @@ from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
 from kdtune.results.warnings import find_caveats
 from kdtune.results.words import effort_text
+from kdtune.storage.folder import writing
 
 MAX_NUMBERS = 40_000
 """Numbers of epochs in the data of the page; of more, only every k-th epoch is kept."""
@@ -61,6 +60,8 @@ FIGURES_OF_SECTIONS = {
     "class_figures": CLASS_FIGURES,
 }
 """Names in the template, and the figures there; all others are learning curves."""
+ADVICE = "give another --out"
+"""What would do where a page cannot be written."""
 MAX_NOTEBOOK_ROWS = 10
 """Comparisons that a notebook shows, the best ones."""
 
@@ -76,7 +77,7 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
     check_links(folder)
     files, figures = folder / FIGURES, {}
     arms = read_arms(results, criterion)
-    with _writing(folder):
+    with writing(folder, ADVICE):
         files.mkdir(parents=True, exist_ok=True)
         for old in files.iterdir():  # figures of an earlier report, but no other files
             if old.stem in FIGURE_NAMES and old.suffix in (".svg", ".png"):
@@ -90,15 +91,6 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
         with atomic_write(folder / "report.html") as part:
             part.write_text(html(results, criterion, figures, arms), encoding="utf-8")
     return folder / "report.html"
-
-
-@contextmanager
-def _writing(place: Path) -> Iterator[None]:
-    """Raise InputError where the report cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"the report cannot be written to {place} ({error})") from None
 
 
 def html(
@@ -131,7 +123,7 @@ def html(
         title=f"{results.study.name}: a study of {kind}",
         caveats=find_caveats(results.frames, sections.SUMMARY_METRICS),
         curves=[figure for name, figure in figures.items() if name not in placed],
-        curve_limits=_curve_limits(results, criterion),
+        max_configs=MAX_CONFIGS,
         effort=effort_text(results.effort, results.task),
         costs=PageTable(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
         cost_note=cost_note(costs) if len(costs) else "",
@@ -157,19 +149,6 @@ def glossary(is_distillation: bool) -> dict[str, str]:
             if entry := re.match(r"\*\*(.+?)\*\*: ([^*]+)", " ".join(paragraph.split())):
                 terms[entry[1]] = entry[2][:1].upper() + entry[2][1:].strip()
     return terms
-
-
-def _curve_limits(results: Results, criterion: Criterion) -> dict[str, int]:
-    """Return which configurations and epochs the learning curves leave out."""
-    shown = shown_configs(results, criterion)
-    whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
-    return {
-        "configs": results.trials.config_id.nunique(),
-        "max_configs": MAX_CONFIGS,
-        "stride": whole.stride,
-        "last_epochs": LAST_EPOCHS,
-        "end_stride": end.stride,
-    }
 
 
 def data(results: Results) -> dict[str, Any]:
@@ -271,7 +250,7 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
         settings=PageTable(*several.setting_rows(side)),
         verdicts={name: r.verdict(side.criterion) for name, r in side.studies.items()},
     )
-    with _writing(file):
+    with writing(file, ADVICE):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as part:
             part.write_text(page, encoding="utf-8")

@@ -374,6 +374,8 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
         f"Validation {declared.label}{where}: mean ± SD over repeats. Thin lines are the single "
         f"repeats."
     )
+    if data.stride > 1:
+        caption += f" One epoch in {data.stride} is drawn."
     if not declared.comparable:
         caption += (
             f" The {declared.label} is not comparable across configurations, because "

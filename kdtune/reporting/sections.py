@@ -275,21 +275,12 @@ def frontier_table(results: Results, criterion: Criterion) -> PageTable | None:
     return PageTable([*head, "n", *COST_AXES.values(), "on the frontier of"], rows)
 
 
-@dataclass(frozen=True)
-class Best:
-    """The section on the selected configuration."""
-
-    table: PageTable
-    lacks_predictions: bool
-    """True if the estimate on val cannot be corrected for the selection for this reason."""
-    test_interval: str
-    """95% Wilson interval of one trial over the test images, e.g. "70.1 to 73.4"; "" without."""
-
-
-def best(results: Results, criterion: Criterion) -> Best | None:
+def best(results: Results, criterion: Criterion) -> dict[str, Any] | None:
     """Return the estimates of the selected configuration on val and test.
 
-    Returns None if no trial has completed.
+    Returns None if no trial has completed, else the table; lacks_predictions, whether the estimate
+    on val cannot be corrected for the selection for this reason; and test_interval, the 95% Wilson
+    interval of one trial over the test images, e.g. "70.1 to 73.4" ("" without).
     """
     table = results.selection(criterion)
     if not len(table):
@@ -318,8 +309,11 @@ def best(results: Results, criterion: Criterion) -> Best | None:
         low, high = wilson_interval(round(mean * n), n)
         on_test = f"{100 * low:.1f} to {100 * high:.1f}"
     is_uncorrected = not context.held_out and math.isnan(table.iloc[0]["corrected/mean"])
-    lacks_predictions = is_uncorrected and criterion.has_predictions
-    return Best(PageTable(["", *kinds.values()], rows), lacks_predictions, on_test)
+    return {
+        "table": PageTable(["", *kinds.values()], rows),
+        "lacks_predictions": is_uncorrected and criterion.has_predictions,
+        "test_interval": on_test,
+    }
 
 
 def _with_simultaneous_interval(selection: pd.DataFrame, comparison: pd.DataFrame) -> pd.DataFrame:
@@ -543,32 +537,23 @@ MAX_BYTES = 20_000
 """Of a thumbnail; a larger file in the folder is not one of kdtune's."""
 
 
-@dataclass(frozen=True)
-class ByClass:
-    """The section on classes."""
+def by_class(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] | None:
+    """Return accuracy and confusions by class; None without predictions.
 
-    arms: BothArms
-    """On the split that confusions are of."""
-    labels: list[str]
-    """The distilled configuration and its baseline."""
-    is_small: bool
-    """True if there are too few repeats for intervals."""
-    splits: dict[str, dict[str, Any]]
-    """By split: see `_changes`."""
-    confusions: PageTable | None
-    """For many classes, in place of a matrix."""
-
-
-def by_class(results: Results, arms: Mapping[str, BothArms]) -> ByClass | None:
-    """Return accuracy and confusions by class; None without predictions."""
+    Keys are arms, the predictions on the split that confusions are of; labels of the distilled
+    configuration and its baseline; is_small, whether there are too few repeats for intervals;
+    splits, see `_changes`; and confusions, a table for many classes in place of a matrix.
+    """
     judged = judged_split(arms)
     if judged is None:
         return None
-    is_small = len(set(judged.design.units(judged.repeats).tolist())) < MIN_REPEATS
-    splits = {split: _changes(class_accuracies(of_split)) for split, of_split in arms.items()}
-    labels = [results.label(config) for config in judged.configs]
-    confusions = _confusions(judged) if len(judged.classes) > MAX_MATRIX_CLASSES else None
-    return ByClass(judged, labels, is_small, splits, confusions)
+    return {
+        "arms": judged,
+        "labels": [results.label(config) for config in judged.configs],
+        "is_small": len(set(judged.design.units(judged.repeats).tolist())) < MIN_REPEATS,
+        "splits": {split: _changes(class_accuracies(part)) for split, part in arms.items()},
+        "confusions": _confusions(judged) if len(judged.classes) > MAX_MATRIX_CLASSES else None,
+    }
 
 
 def _changes(table: pd.DataFrame) -> dict[str, Any]:
@@ -625,25 +610,13 @@ class ShownImage:
     """What students make of it, with and without distillation."""
 
 
-@dataclass(frozen=True)
-class Examples:
-    """The section on single images."""
+def examples(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] | None:
+    """Return the val images on which both arms differ most; None if there are none.
 
-    students: int
-    """Students of each arm."""
-    images: int
-    more: int
-    """Images on which more distilled students are correct."""
-    same: int
-    fewer: int
-    groups: dict[str, list[ShownImage]]
-    """Images with thumbnails by heading."""
-    table: PageTable | None
-    """The same images as a table, if there are no thumbnails."""
-
-
-def examples(results: Results, arms: Mapping[str, BothArms]) -> Examples | None:
-    """Return the val images on which both arms differ most; None if there are none."""
+    Keys are the numbers of students of each arm, of images, and of images on which more, as many
+    (same) and fewer distilled students are correct; groups of images with thumbnails by heading;
+    and the same images as a table, if there are no thumbnails.
+    """
     if (val := arms.get("val")) is None or not len(table := most_different(val)):
         return None
     more, same, fewer = count_differences(val)
@@ -657,15 +630,15 @@ def examples(results: Results, arms: Mapping[str, BothArms]) -> Examples | None:
         if (rows := [row for _, row in group.iterrows()])
     }
     has_pictures = any(image.source for images in shown.values() for image in images)
-    return Examples(
-        students=len(val.repeats),
-        images=len(val.label),
-        more=more,
-        same=same,
-        fewer=fewer,
-        groups=shown if has_pictures else {},
-        table=None if has_pictures else _as_table(table),
-    )
+    return {
+        "students": len(val.repeats),
+        "images": len(val.label),
+        "more": more,
+        "same": same,
+        "fewer": fewer,
+        "groups": shown if has_pictures else {},
+        "table": None if has_pictures else _as_table(table),
+    }
 
 
 def _thumbnail(results: Results, arms: BothArms, image: int) -> bytes:

@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from kdtune.config.files import TEACHER, TEACHER_RECORD, THUMBNAILS, atomic_write
-from kdtune.config.images import UNREADABLE, oriented
-from kdtune.config.run import Orientation
-from kdtune.config.task import COMPARABLE, ECE_BINS
+from kdtune.config.files import TEACHER, TEACHER_RECORD, THUMBNAILS, atomic_write, oriented
+from kdtune.config.run import DISTILLATION, Orientation
+from kdtune.config.task import ECE_BINS
 from kdtune.config.text import UserError
 from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
@@ -405,7 +404,7 @@ def read_thumbnail(
         with suppress(OSError):
             return (folder / THUMBNAILS / f"{_stem(split, image)}.{kind}").read_bytes()
     if root is not None and file is not None:
-        with suppress(*UNREADABLE), Image.open(root / file) as picture:
+        with suppress(Exception), Image.open(root / file) as picture:
             if picture.width * picture.height <= MAX_PIXELS:
                 return thumbnail(oriented(picture, orientation))
     return b""
@@ -473,7 +472,7 @@ def trial_metrics(trial: pd.Series) -> dict[str, dict[str, float]]:
     """
     metrics = {}
     for split in _SPLITS:
-        values = {name: trial.get(f"{split}/{name}@last") for name in COMPARABLE}
+        values = {name: trial.get(f"{split}/{name}@last") for name in DISTILLATION.comparable}
         if recorded := {name: float(v) for name, v in values.items() if not pd.isna(v)}:
             metrics[split] = recorded
     return metrics

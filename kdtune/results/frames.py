@@ -212,7 +212,7 @@ def read_examples(
         # predictions of an older version lack columns, those without a teacher values
         with suppress(KeyError, TypeError, ValueError):
             frame = table.to_pandas()
-            values = of_example(np, frame[frame.split == split].sort_values("example"))
+            values = of_example(frame[frame.split == split].sort_values("example"))
             by_trial[trial] = np.asarray(values, dtype=float)
     finite = {t: v for t, v in by_trial.items() if len(v) and np.isfinite(v).all()}
     # trials of a training function may be of other examples: they are not paired

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdtune.config.files import LOCK, RAY_PREFIX, check_links
-from kdtune.config.text import FolderUnusableError, InputError, UserError
+from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line
 
 # The lock that lets one process at a time run a study in a folder of this machine.
 
@@ -45,21 +45,19 @@ def lock_study(folder: Path) -> Iterator[None]:
 
 def _acquire(folder: Path) -> FileLock:
     lock = FileLock(folder / LOCK)
-    try:
+    with writing(folder, "give another --out FOLDER"):
         while True:
             folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=TIMEOUT_SECONDS)
+            try:
+                lock.acquire(timeout=TIMEOUT_SECONDS)
+            except Timeout:
+                raise InputError(
+                    f"{folder} is in use by another process; wait for it to end, or give --name "
+                    f"OTHER"
+                ) from None
             if (folder / LOCK).exists():
                 return lock
             lock.release()  # the previous holder has deleted the file, so this lock has no effect
-    except Timeout:
-        raise InputError(
-            f"{folder} is in use by another process; wait for it to end, or give --name OTHER"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror or error}); give another --out FOLDER"
-        ) from None
 
 
 def _remove_if_unused(folder: Path, created: list[Path]) -> None:
@@ -69,6 +67,21 @@ def _remove_if_unused(folder: Path, created: list[Path]) -> None:
             (folder / LOCK).unlink()
             for path in created:
                 path.rmdir()
+
+
+@contextmanager
+def writing(place: Path, advice: str) -> Iterator[None]:
+    """Raise InputError in place of an error of writing to a folder or file.
+
+    Args:
+        place: The folder or file.
+        advice: What would do.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"{place} cannot be written ({reason}); {advice}") from error
 
 
 # Folders that kdtune writes and that can no longer be written: the study's, and the temporary one

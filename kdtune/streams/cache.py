@@ -432,9 +432,9 @@ class Cache:
         """Raise InputError if other users may change what is in the folder."""
         if self.limit and (distrust := distrust_of(self.folder)):
             raise InputError(
-                f"the cache must be a folder that only you may write, but {distrust.why}, who "
-                f"could change the logits that runs read; name another one (--cache FOLDER), or "
-                f"{distrust.remedy}"
+                f"the cache must be a folder that only you may write, but {distrust}, who could "
+                f"change the logits that runs read; name another one (--cache FOLDER), or close it "
+                f"to others (chmod go-w, chown)"
             )
 
     def fault(self) -> str | None:

@@ -14,9 +14,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from kdtune.config.fields import takes_features
 from kdtune.config.files import atomic_write
-from kdtune.config.run import Run, derive_seed
+from kdtune.config.run import DISTILLATION, Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import METRICS, RECORDED
+from kdtune.config.task import METRICS
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.models.classifier import Classifier
@@ -353,7 +353,8 @@ class Meter:
         for name, metric in METRICS.items():
             if metric.of_split is not None and not (metric.needs_teacher and teacher is None):
                 values[name] = metric.of_split(student, teacher, labels)
-        return {"n_examples": self.count} | {name: values.get(name) for name in RECORDED}
+        recorded = {name: values.get(name) for name in DISTILLATION.recorded}
+        return {"n_examples": self.count} | recorded
 
     def count_not_finite(
         self, of: Literal["student", "teacher"], batches: int | None = None

@@ -113,7 +113,7 @@ def test_facts_of_exported_files_of_other_types_are_left_out(tmp_path: Path) -> 
     good = {"config_id": "c", "file": "best.onnx", "format": "ONNX", "repeat": 0, "notes": ["n"]}
     file = tmp_path / "best.onnx.json"
     file.write_text(json.dumps(good))
-    assert read_facts(tmp_path, "c") == [good]
+    assert [facts.model_dump() for facts in read_facts(tmp_path, "c")] == [good]
     wrong: list[dict[str, Any]] = [{"file": "../outside"}, {"file": "best\0.onnx"}]
     wrong += [{"repeat": "0"}, {"format": None}, {"notes": [3]}]
     for text in (*(json.dumps(good | values) for values in wrong), "[]", DEEP):

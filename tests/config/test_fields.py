@@ -32,9 +32,9 @@ from kdtune.training.losses import OBJECTIVES
 @pytest.mark.parametrize(
     ("bounds", "words", "inside", "outside"),
     [
-        (Bounds(low=0, high=1), "lie in [0, 1]", (0, 0.5, 1), (-0.1, 1.1)),
-        (Bounds(above=1e-6, below=10**6), "lie in (0.000001, 1000000)", (0.1,), (1e-6, 10**6)),
-        (Bounds(), "", (-1e9, 1e9), ()),
+        (Bounds("[0, 1]"), "lie in [0, 1]", (0, 0.5, 1), (-0.1, 1.1)),
+        (Bounds("(0.000001, 1000000)"), "lie in (0.000001, 1000000)", (0.1,), (1e-6, 10**6)),
+        (Bounds(f"[0, {2**63 - 1}]"), f"lie in [0, {2**63 - 1}]", (2**63 - 1,), (2**63,)),
     ],
 )
 def test_bounds(bounds: Bounds, words: str, inside: tuple, outside: tuple) -> None:
@@ -46,7 +46,7 @@ def test_bounds(bounds: Bounds, words: str, inside: tuple, outside: tuple) -> No
 class Example:
     """Fields of every kind that is checked."""
 
-    whole: Annotated[int, Bounds(low=1, high=9)] | None = None
+    whole: Annotated[int, Bounds("[1, 9]")] | None = None
     """A whole number."""
     real: float = 0.5
     """A number that
@@ -55,7 +55,7 @@ class Example:
     flag: bool = False
     text: str = ""
     path: Annotated[str, Setting(place=True)] = "x"
-    several: tuple[Annotated[float, Bounds(low=0, high=1)], ...] = (0.5,)
+    several: tuple[Annotated[float, Bounds("[0, 1]")], ...] = (0.5,)
     other: Any = None
 
 
@@ -69,7 +69,7 @@ class Example:
         ("word", "c", "word must be one of a, b, but got word='c'"),
         ("flag", 1, "flag must be True or False, but got flag=1"),
         ("text", "\x1b[2J", "text must be UTF-8 text without control"),
-        ("path", "~nouser/x", "path must be a path, but got path='~nouser/x', and there is no"),
+        ("path", "~nouser/x", "that of a user, but got path='~nouser/x'"),
         ("several", (), "several must be a list of finite numbers, but got several=()"),
         ("several", (0.5, 2), "several must lie in [0, 1], but got several=(0.5, 2)"),
     ],
@@ -102,11 +102,9 @@ def test_a_path_that_cannot_be_is_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"data": "s3:///x"}, "a URI must name a bucket, s3://BUCKET/PREFIX, but got s3:///x"),
-        ({"data": "s3://[x"}, "a URI must be SCHEME://BUCKET/PREFIX, but got s3://[x"),
-        ({"data": "ftp://a/b"}, "the scheme of a URI must be one of s3, "),
-        ({"student_weights": ("resnet18=~nouser/x",)}, "student_weights must be a path, but got"),
-        ({"teacher": "~nouser/x.npz"}, "teacher must be a path, but got teacher='~nouser/x.npz'"),
+        ({"data": "s3:///x"}, "a URI must be SCHEME://BUCKET/PREFIX, with a scheme of s3, s3a, "),
+        ({"student_weights": ("resnet18=~nouser/x",)}, "student_weights must be a path of at most"),
+        ({"teacher": "~nouser/x.npz"}, "teacher must be a path of at most"),
         ({"data": LONG}, "data must be a path of at most 4095 bytes, with names of at most 255"),
     ],
 )

@@ -36,7 +36,7 @@ def test_text_that_is_no_range() -> None:
             (ends, {"logit": True}, f"between 0 and 1, .*got {ends[0]:g}..{ends[1]:g}:logit")
             for ends in ((0, 0.5), (0.5, 1), (-1, 0.5), (2, 3), (0, 1))
         ),
-        ((0.1, 0.9), {"log": True, "logit": True}, "have one scale, log or logit, but got"),
+        ((0.1, 0.9), {"log": True, "logit": True}, "have no other scale"),
     ],
 )
 def test_what_is_no_range(ends: tuple[float, float], scale: dict[str, bool], words: str) -> None:
@@ -138,7 +138,10 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
             {"unless": {"alpha": {"temperature": 1}, "temperature": {"alpha": 1}}},
             "unless must not make hyperparameters depend on each other",
         ),
-        ({"space": {"alpha": (1.0, math.inf)}, "unless": {}}, "alpha must have finite numbers"),
+        (
+            {"space": {"alpha": (1.0, math.inf)}, "unless": {}},
+            "alpha must have texts as values, or",
+        ),
         ({"metric": "val/seconds"}, "a metric must not be named seconds"),
         (
             {"baseline": {"alpha": 1.0, "temperature": 1}},
@@ -146,7 +149,7 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
         ),
         ({"metric": "val/auc"}, 'mode must be "max" or "min" for metric=\'val/auc\''),
         ({"stop_early": True}, r"stop_early must know how many epochs train yields \(epochs=N"),
-        ({"run": Run(lr=0.5)}, "run is for distillation, but the study has train="),
+        ({"run": Run(lr=0.5)}, "run must be left out with train=..., whose own settings"),
         ({"max_ms": 1.0}, "max_ms must be left out with train=..., since it is a"),
         ({"baseline": {"alpha": 0.3}, "plain_share": 0.0}, "baseline must lie in the space"),
     ],

@@ -23,12 +23,12 @@ from small_students import FASHION, run_here
 from study_folders import make
 
 import kdtune
+from kdtune.config.cli import parse_command
 from kdtune.config.text import ExportMismatchError, InputError
 from kdtune.data.sources import load_fashion
 from kdtune.deploy.export import FORMATS, Exported, export
 from kdtune.deploy.onnx import OPSET
 from kdtune.deploy.subject import Subject
-from kdtune.export import parse as parse_export
 
 IMAGES = load_fashion().splits["test"].inputs
 
@@ -210,7 +210,7 @@ def test_a_class_that_differs_from_the_record_is_said(fashion: Path) -> None:
 def refused(place: object, *words: str) -> str:
     """Return the sentence with which an export is refused."""
     with pytest.raises(InputError) as error:
-        flags = parse_export([str(place), *words])
+        flags = parse_command("export", [str(place), *words])
         export(flags.study, flags.format, flags.int8, flags.repeat, write=str)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -236,7 +236,7 @@ def test_places_and_folders_that_cannot_be_used(
 
     monkeypatch.setattr("kdtune.deploy.export.atomic_write", denied)
     sentence = refused(fashion, "--format", "safetensors")
-    assert "can be written, but is not (Permission denied); copy the study's folder" in sentence
+    assert "cannot be written (Permission denied); copy the study's folder" in sentence
 
 
 def test_a_model_that_cannot_be_traced(made: Path) -> None:

@@ -377,7 +377,7 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(tmp_path: Path)
     known = {(line["config"]["alpha"], line["config"]["lr"]) for line in lines if "config" in line}
     taken = [config for config in configs if (config["alpha"], config["lr"]) in known]
     assert 4 <= len(taken) <= 8 and all(config["lr"] >= 1e-2 for config in taken)
-    with pytest.raises(InputError, match="--warm-start must be left out"):
+    with pytest.raises(InputError, match="warm_start must be left out"):
         replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
     with pytest.raises(InputError, match="must hold study"):
         Plan(replace(study, warm_start=str(tmp_path)))

@@ -29,8 +29,8 @@ import kdtune
 import kdtune.report as report_command
 from kdtune.config.files import PROVENANCE
 from kdtune.config.records import write_costs
+from kdtune.config.run import DISTILLATION
 from kdtune.config.study import fashion
-from kdtune.config.task import RECORDED
 from kdtune.config.text import InputError
 from kdtune.report import ReportFlags
 from kdtune.reporting import build
@@ -121,9 +121,9 @@ def test_the_data_equal_the_dataframes(whole, text) -> None:
     val = whole.epochs[(whole.epochs.split == epochs["split"])]
     assert epochs["every"] == 1 and len(frame) == len(val) == 20 * 5
     both = frame.merge(val, on=["trial_id", "epoch"], suffixes=("", "/want"), validate="1:1")
-    recorded = [metric for metric in RECORDED if whole.epochs[metric].notna().any()]
+    recorded = [metric for metric in DISTILLATION.recorded if whole.epochs[metric].notna().any()]
     assert {"loss", "ce", "acc", "teacher_acc"} <= set(recorded)
-    assert set(epochs) & set(RECORDED) == set(recorded)
+    assert set(epochs) & set(DISTILLATION.recorded) == set(recorded)
     for metric in recorded:
         pd.testing.assert_series_equal(
             both[metric].astype(float), both[f"{metric}/want"], rtol=6e-5, check_names=False
@@ -161,7 +161,7 @@ def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
     html = build.html(made, Criterion(), {})
     sources = [a["src"] for t, a in Reader(html).tags if t == "img"]
     shown = examples(made, read_arms(made, Criterion()))
-    images = [image for group in shown.groups.values() for image in group]
+    images = [image for group in shown["groups"].values() for image in group]
     assert 0 < len(images) <= 24 and [i.source for i in images if i.source] == sources
     for image in images:
         number = int(Path(image.name).stem)

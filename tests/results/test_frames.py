@@ -12,9 +12,9 @@ from study_folders import RUN, at, edit_records, make, write_records
 
 import kdtune
 from kdtune.config.files import PREDICTIONS
-from kdtune.config.run import HYPERPARAMETERS
+from kdtune.config.run import DISTILLATION, HYPERPARAMETERS
 from kdtune.config.study import Study
-from kdtune.config.task import METRICS, RECORDED
+from kdtune.config.task import METRICS
 from kdtune.results.frames import (
     config_label,
     label_by_config,
@@ -28,6 +28,8 @@ CONFIG = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPER
 CONFIG += ["repeat"]
 FOUR = {at(0.5, 0): [0.3, 0.6, 0.5], at(0.5, 1): [0.4, 0.5, 0.6]}
 FOUR |= {at(1.0, 0): [0.1, 0.2, 0.3], at(1.0, 1): [0.2, 0.3, 0.4]}
+
+RECORDED = DISTILLATION.recorded
 
 
 def test_frames_hold_what_was_recorded(tmp_path):

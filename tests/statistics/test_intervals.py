@@ -64,23 +64,21 @@ def test_mean_interval_is_scipys(sample: list[float], level: float) -> None:
         assert (interval.low, interval.high) == exact((low, high), rel=1e-9, abs=1e-9)
 
 
-def test_too_few_repeats_for_a_spread() -> None:
+def test_too_few_and_equal_numbers_have_no_interval() -> None:
     one = mean_interval([0.7])
     assert (one.mean, one.n) == (0.7, 1)
-    assert all(math.isnan(x) for x in (one.sd, one.low, one.high, one.half_width))
+    assert all(map(math.isnan, (one.sd, one.low, one.high, one.half_width)))
     none = mean_interval([])
-    assert none.n == 0
-    assert math.isnan(none.mean)
+    assert none.n == 0 and math.isnan(none.mean)
     difference = paired_difference([0.7], [0.5])
     assert difference.interval.mean == exact(0.2)
-    assert math.isnan(difference.p)
-    assert math.isnan(difference.correlation)
-
-
-def test_equal_numbers_have_no_spread() -> None:
-    interval = mean_interval([0.5, 0.5, 0.5])
-    assert (interval.mean, interval.sd, interval.n) == (0.5, 0, 3)
-    assert math.isnan(interval.low) and math.isnan(interval.high)
+    assert math.isnan(difference.p) and math.isnan(difference.correlation)
+    equal = mean_interval([0.5, 0.5, 0.5])
+    assert (equal.mean, equal.sd, equal.n) == (0.5, 0, 3)
+    assert math.isnan(equal.low) and math.isnan(equal.high)
+    two = paired_difference([2, 5], [1, 2])
+    assert (two.interval.mean, two.interval.n, two.wins) == (2, 2, 2)
+    assert all(map(math.isnan, (two.p, two.correlation, two.interval.low)))
 
 
 def test_students_sleep() -> None:
@@ -95,20 +93,11 @@ def test_students_sleep() -> None:
     assert got.interval.mean == exact(-1.58)
     assert got.interval.mean / (got.interval.sd / math.sqrt(10)) == exact(-4.062128, abs=1e-6)
     assert got.correlation == exact(0.7952, abs=1e-4)
-
-
-def test_three_repeats_by_hand() -> None:
     # differences 1, 2, 3: mean 2, standard error 1 / sqrt(3), t = sqrt(12) with two df:
     # p = 1 - t / sqrt(2 + t^2)
     got = paired_difference([2, 4, 5], [1, 2, 2])
     assert got.interval.mean == 2
     assert got.p == exact(1 - math.sqrt(12 / 14), rel=1e-9)
-
-
-def test_two_repeats_are_too_few() -> None:
-    got = paired_difference([2, 5], [1, 2])
-    assert (got.interval.mean, got.interval.n, got.wins) == (2, 2, 2)
-    assert all(map(math.isnan, (got.p, got.correlation, got.interval.low)))
 
 
 @settings(deadline=None)
@@ -159,19 +148,12 @@ def test_ties() -> None:
     assert math.isnan(same.interval.low)
     assert same.correlation == exact(1)
     flat = paired_difference([0.5] * 3, [0.5] * 3)
-    assert flat.p == 1
-    assert math.isnan(flat.correlation)
+    assert flat.p == 1 and math.isnan(flat.correlation)
     assert paired_difference([1.5, 2.5, 3.5], [1, 2, 3]).p == 0.25  # sign-flip: 2 / 2^3
-
-
-def test_equal_differences_of_accuracies_are_ties_whatever_the_rounding() -> None:
-    for images in (153, 500):
+    for images in (153, 500):  # equal differences of accuracies, whatever the rounding
         b = [400 / 500, 380 / 500, 371 / 500]
         a = [value + 10 / images for value in b]
         assert paired_difference(a, b).p == 2.0 ** (1 - 3)
-
-
-def test_wins_ties_losses_by_hand() -> None:
     # accuracies of 500 images; the second pair is equal but for rounding
     got = paired_difference([0.9, 0.1 + 0.2, 0.5, 0.7], [0.8, 0.3, 0.6, 0.6])
     assert (got.wins, got.ties, got.losses) == (2, 1, 1)
@@ -193,15 +175,12 @@ def test_unpaired_difference_is_scipys_welch_test(a: list, b: list, level: float
     assert got.difference == exact(np.mean(a) - np.mean(b), abs=1e-12)
 
 
-def test_the_unit_of_unpaired_samples_does_not_matter() -> None:
-    """Also if the square of their variance is less than the least number."""
+def test_unpaired_differences_of_sleep_and_in_another_unit() -> None:
+    """Also where the square of their variance is less than the least number."""
     one = unpaired_difference([0.0, 0.0, 0.0], [0.0, 1.0, 1.0])
     tiny = unpaired_difference([0.0, 0.0, 0.0], [0.0, 1e-122, 1e-122])
     assert (tiny.p, tiny.df) == exact((one.p, one.df), rel=1e-12)
     assert tiny.high == exact(1e-122 * one.high, rel=1e-12, abs=0)
-
-
-def test_unpaired_difference_of_the_sleep_data() -> None:
     # R: t.test(extra ~ group): t = -1.8608, df = 17.776, p = 0.07939, -3.3654832 to 0.2054832
     got = unpaired_difference(DRUG_1, DRUG_2)
     assert (got.df, got.p) == (exact(17.776, abs=5e-4), exact(0.07939, abs=5e-6))
@@ -255,32 +234,23 @@ def test_the_t_interval_covers_what_it_says(n: int) -> None:
     assert covered == exact(0.95, abs=four_standard_errors)
 
 
-# -- The test of an accuracy against chance: numbers worked by hand, and scipy's own test --
-
-
-def test_worked_by_hand() -> None:
+def test_the_test_against_chance_by_hand() -> None:
     # 3 or 4 of 4 with a fair coin: (4 + 1) / 16
     assert binomial_p(3, 4, 0.5) == pytest.approx(5 / 16, rel=1e-12)
     # 2 of 2 where one in three is right
     assert binomial_p(2, 2, 1 / 3) == pytest.approx(1 / 9, rel=1e-12)
     assert binomial_p(0, 4, 0.5) == 1.0
     assert binomial_p(4, 4, 1.0) == 1.0  # one class only: nothing can be better than chance
+    assert chance_level(80, 100, 10) == 0.8  # of the largest class
+    assert chance_level(1, 20, 10) == 0.1  # few examples: no class of a split can be rarer
 
 
 @pytest.mark.parametrize(
     ("correct", "n", "chance"), [(55, 500, 0.1), (90, 153, 0.542), (1, 9, 0.1)]
 )
-def test_as_scipy(correct: int, n: int, chance: float) -> None:
+def test_the_test_against_chance_is_scipys(correct: int, n: int, chance: float) -> None:
     want = binomtest(correct, n, chance, alternative="greater").pvalue
     assert binomial_p(correct, n, chance) == pytest.approx(want, rel=1e-9)
-
-
-def test_chance_is_the_largest_class_or_one_in_k() -> None:
-    assert chance_level(80, 100, 10) == 0.8
-    assert chance_level(1, 20, 10) == 0.1  # few examples: no class of a split can be rarer
-
-
-# -- Estimates over repeats and images, against hand-worked numbers, a reference and their law --
 
 
 TABLE = np.array([[1.0, 0.0, 2.0, 1.0], [0.0, 0.0, 1.0, 3.0], [2.0, 1.0, 3.0, 4.0]])
@@ -324,22 +294,15 @@ def test_over_repeats_is_the_t_test_of_scipy() -> None:
     assert estimate.interval() == pytest.approx((interval.low, interval.high))
 
 
-@pytest.mark.parametrize("repeats", [1, 2])
-def test_two_repeats_give_no_interval(repeats: int) -> None:
-    table = np.random.default_rng(0).normal(size=(repeats, 9))
-    for estimate in (crossed(table), over_repeats(table.mean(1))):
-        assert estimate.mean == pytest.approx(table.mean())
-        assert all(map(math.isnan, (estimate.error, estimate.p, *estimate.interval())))
-
-
-def test_equal_numbers_give_no_interval() -> None:
-    """Nothing varies, so that nothing is known about new repeats."""
-    for table in (np.zeros((6, 5)), np.full((6, 5), 0.1)):
+def test_two_repeats_and_equal_ones_give_no_interval() -> None:
+    for repeats in (1, 2):
+        table = np.random.default_rng(0).normal(size=(repeats, 9))
+        for estimate in (crossed(table), over_repeats(table.mean(1))):
+            assert estimate.mean == pytest.approx(table.mean())
+            assert all(map(math.isnan, (estimate.error, estimate.p, *estimate.interval())))
+    for table in (np.zeros((6, 5)), np.full((6, 5), 0.1)):  # nothing is known about new repeats
         assert math.isnan(crossed(table).error) and math.isnan(over_repeats(table.mean(1)).error)
-
-
-def test_equal_repeats_still_vary_over_images() -> None:
-    """Six equal differences, each of the same image: the error is that of the images."""
+    # six equal differences, each of the same image: the error is that of the images
     row = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
     estimate = crossed(np.tile(row, (6, 1)))
     assert estimate.error == pytest.approx(row.std(ddof=1) / math.sqrt(5))
@@ -395,9 +358,6 @@ def test_degrees_of_freedom_of_a_design() -> None:
     assert images.df(math.inf, 50) == pytest.approx(49)
     assert images.error(math.inf, 50) == pytest.approx(0.2)
     assert Components(1.0, 0.0, 0.0).df(6, 1000) == pytest.approx(5)
-
-
-# -- Repeats that vary the train/val split or the teacher: coverage by simulation, and hand work --
 
 
 EXAMPLES, CLASSES, FEATURES, FOLDS, REPEATS = 100, 2, 6, 10, 15
@@ -465,7 +425,7 @@ def test_corrected_intervals_cover_and_naive_ones_do_not() -> None:
     assert naive < 0.9
 
 
-def test_by_hand() -> None:
+def test_corrected_resampled_by_hand() -> None:
     """Differences 1, 2, 3: s^2 = 1; (1/3 + 1/6) s^2 = 1/2."""
     found = corrected_resampled([1, 2, 3], 1 / 6)
     assert (found.mean, found.error, found.df) == pytest.approx((2, math.sqrt(0.5), 2))
@@ -485,6 +445,12 @@ def test_share_of_teachers_by_hand_and_with_the_f_test_of_scipy() -> None:
     found, want = teacher_share(x, teachers), stats.f_oneway(*groups)
     assert found is not None and (found.f, found.p) == pytest.approx((want.statistic, want.pvalue))
     assert found.share >= 0
+    for values, without in (  # replication or variance
+        ([1, 2, 3], [0, 1, 2]),
+        ([1, 2, 3], [0, 0, 0]),
+        ([0.1] * 4, [0, 1, 0, 1]),
+    ):
+        assert teacher_share(values, without) is None
 
 
 def test_share_of_teachers_in_simulation() -> None:
@@ -496,9 +462,3 @@ def test_share_of_teachers_in_simulation() -> None:
     none = [teacher_share(rng.normal(size=12), [r % 4 for r in range(12)]) for _ in range(1000)]
     rate = np.mean([found is not None and found.p < 0.05 for found in none])
     assert rate == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 1000))
-
-
-def test_no_share_without_replication_or_variance() -> None:
-    assert teacher_share([1, 2, 3], [0, 1, 2]) is None
-    assert teacher_share([1, 2, 3], [0, 0, 0]) is None
-    assert teacher_share([0.1] * 4, [0, 1, 0, 1]) is None

@@ -35,20 +35,30 @@ def test_repeats_before_the_first_gap() -> None:
     assert leading_counts(table).tolist() == [3, 1, 0, 2]
 
 
-@pytest.mark.parametrize("counts", [(4, 4, 4, 4, 4), (4, 3, 3, 1, 2), (5, 5, 1, 1, 1)])
+def incomplete(
+    table: np.ndarray, counts: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a table cut to so many repeats of each row, its numbers, and their dummies."""
+    k, n = table.shape
+    cells = [(c, r) for c, count in enumerate(counts) for r in range(count)]
+    cut, design = np.full((k, n), NAN), np.zeros((len(cells), k + n))
+    for row, (c, r) in enumerate(cells):
+        cut[c, r] = table[c, r]
+        design[row, [c, k + r]] = 1
+    return cut, np.array([table[cell] for cell in cells]), design
+
+
+COUNTS = [(4, 4, 4, 4, 4), (4, 3, 3, 1, 2), (5, 5, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("counts", COUNTS)
 def test_noise_is_the_residual_of_the_two_way_layout(counts: tuple[int, ...]) -> None:
     """Against ordinary least squares on dummies for configurations and repeats."""
     rng = np.random.default_rng(0)
     table = rng.normal(size=(5, 5)) + rng.normal(size=(5, 1)) + rng.normal(size=5)
-    cells = [(c, r) for c, count in enumerate(counts) for r in range(count)]
-    cut = np.full((5, 5), NAN)
-    design = np.zeros((len(cells), 10))
-    for row, (c, r) in enumerate(cells):
-        cut[c, r] = table[c, r]
-        design[row, [c, 5 + r]] = 1
-    y = np.array([table[cell] for cell in cells])
+    cut, y, design = incomplete(table, counts)
     fit = design @ np.linalg.lstsq(design, y)[0]
-    df = len(cells) - np.linalg.matrix_rank(design)
+    df = len(y) - np.linalg.matrix_rank(design)
     assert noise(cut) == (pytest.approx(math.sqrt(((y - fit) ** 2).sum() / df)), df)
 
 
@@ -83,20 +93,19 @@ def test_the_order_compares_common_repeats() -> None:
     assert rank_by_common_mean(table, [0, 1, 2]) == [0, 1, 2]  # means of the first two: 5, 1.5, 1.5
     assert rank_by_common_mean(table[:, :1], [0, 1, 2]) == [2, 1, 0]
     assert rank_by_common_mean(table, []) == []
+    gap = np.array([[1, 9, 2], [2, NAN, 1]])  # the common repeats are the first and the last
+    assert rank_by_common_mean(gap, [0, 1]) == [0, 1]
+    assert rank_by_common_mean(np.array([[1, 9, 1], [2, NAN, 1]]), [0, 1]) == [1, 0]
 
 
-@pytest.mark.parametrize("counts", [(4, 4, 4, 4, 4), (4, 3, 3, 1, 2), (5, 5, 1, 1, 1), (5, 0, 2)])
+@pytest.mark.parametrize("counts", [*COUNTS, (5, 0, 2)])
 def test_adjusted_means_are_those_of_least_squares(counts: tuple[int, ...]) -> None:
     """Against ordinary least squares on dummies, up to the constant that both leave open."""
     rng = np.random.default_rng(1)
     k = len(counts)
     table = rng.normal(size=(k, 5)) + rng.normal(size=(k, 1)) + rng.normal(0, 3, size=5)
-    cells = [(c, r) for c, count in enumerate(counts) for r in range(count)]
-    cut, design = np.full((k, 5), NAN), np.zeros((len(cells), k + 5))
-    for row, (c, r) in enumerate(cells):
-        cut[c, r] = table[c, r]
-        design[row, [c, k + r]] = 1
-    effects = np.linalg.lstsq(design, np.array([table[cell] for cell in cells]))[0]
+    cut, y, design = incomplete(table, counts)
+    effects = np.linalg.lstsq(design, y)[0]
     repeats = effects[k : k + max(counts)]
     want = effects[:k] + repeats.mean()
     got = adjusted_means(cut)
@@ -113,9 +122,6 @@ def test_adjusted_means_do_not_depend_on_the_repeats_effects() -> None:
     differences = shifted - adjusted_means(table)
     assert differences == pytest.approx(differences[0])
     assert np.isnan(adjusted_means(np.full((2, 3), NAN))).all()
-
-
-# -- Rungs by hand, the prediction against statsmodels, laws of pruning --
 
 
 @pytest.mark.parametrize(
@@ -141,23 +147,18 @@ def test_the_prediction_is_that_of_ordinary_least_squares() -> None:
     assert 0 < np.sum(want) < 400
 
 
-def test_an_epoch_that_predicts_little_prunes_nothing() -> None:
+def test_what_is_never_pruned() -> None:
+    """Any trial where the epoch predicts little; the best one, and one among few."""
     rng = np.random.default_rng(1)
     early, late = rng.normal(0.1, 0.01, size=40), rng.normal(0.7, 0.02, size=40)
     others = list(zip(early, late, strict=True))
     assert not any(is_behind(score, others) for score in early)
     falling = [(x, -x) for x in np.linspace(0, 1, 20)]  # the worse now, the better at the end
     assert not any(is_behind(score, falling) for score, _ in falling)
-
-
-def test_neither_the_best_nor_a_trial_among_few_is_pruned() -> None:
     others = [(0.1 * k, 0.1 * k + 0.001 * (-1) ** k) for k in range(10)]
     assert is_behind(0.3, others) and not is_behind(0.9, others) and not is_behind(2.0, others)
     assert not is_behind(0.0, others[: MIN_COMPLETED - 1])
     assert not is_behind(0.0, [(0.5, 0.6 + 0.01 * k) for k in range(9)])  # the slope is unknown
-
-
-# -- Selection bias and its correction: hand-worked cases, simulations with a known truth, laws --
 
 
 exact = pytest.approx
@@ -201,9 +202,6 @@ def test_bootstrap_corrected_laws(seed: int, k: int, n: int) -> None:
     assert sure.corrected == exact(better.mean(), abs=error)
 
 
-# -- Sources of variance: hand-worked blocks, statsmodels, pingouin, a published table --
-
-
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # pingouin's own
 # Shrout and Fleiss (1979), table 2: six targets by four judges
 SHROUT_FLEISS = [
@@ -214,14 +212,6 @@ SHROUT_FLEISS = [
     [10, 5, 6, 9],
     [6, 2, 4, 7],
 ]
-
-
-def long(block: np.ndarray) -> pd.DataFrame:
-    rows = [(c, r, value) for (c, r), value in np.ndenumerate(block)]
-    return pd.DataFrame(rows, columns=["config", "repeat", "value"])
-
-
-# -- shares ----------------------------------------------------------------------------------------
 
 
 def test_shares_by_hand() -> None:
@@ -235,9 +225,7 @@ def test_shares_by_hand() -> None:
     got = variance_shares(signs[:, None, None] * signs[:, None] + signs)
     assert (got.configuration, got.repeat, got.epoch) == exact((0, 0, 0.5), abs=1e-12)
     assert got.residual == exact(0.5)
-
-
-def test_shares_of_numbers_that_are_all_equal() -> None:
+    # all equal
     for block in (np.full((2, 3, 4), 0.1 + 0.2), np.zeros((2, 3, 4))):
         got = variance_shares(block)
         assert all(map(math.isnan, (got.configuration, got.repeat, got.epoch, got.residual)))
@@ -265,14 +253,12 @@ def test_shares_laws(seed: int, shape: tuple, additive: bool) -> None:
     assert (again.configuration, again.epoch) == exact((shares[0], shares[2]), abs=1e-9)
 
 
-# -- repeated measures -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("k", "n"), [(2, 2), (2, 8), (3, 5), (6, 4), (4, 12)])
 def test_repeated_measures_are_statsmodels_and_pingouins(k: int, n: int) -> None:
     rng = np.random.default_rng(100 * k + n)
     block = rng.normal(size=(k, n)) + rng.normal(0, 2, n) + np.linspace(0, 1, k)[:, None]
-    frame = long(block)
+    rows = [(c, r, value) for (c, r), value in np.ndenumerate(block)]
+    frame = pd.DataFrame(rows, columns=["config", "repeat", "value"])
     got = repeated_measures(block)
     table = AnovaRM(frame, "value", "repeat", within=["config"]).fit().anova_table
     assert (got.f, got.p) == exact(tuple(table[["F Value", "Pr > F"]].iloc[0]), rel=1e-9)
@@ -283,22 +269,16 @@ def test_repeated_measures_are_statsmodels_and_pingouins(k: int, n: int) -> None
         assert got.icc == exact(float(icc.set_index("Type").ICC["ICC(C,1)"]), rel=1e-9)
 
 
-def test_a_comparison_of_two_is_the_paired_t_test() -> None:
+def test_a_paired_t_test_and_shrout_and_fleiss() -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 9))
     d = a - b
-    got = repeated_measures([a, b])
-    assert got.f == exact((d.mean() / (d.std(ddof=1) / 3)) ** 2)
-
-
-def test_shrout_and_fleiss() -> None:
+    assert repeated_measures([a, b]).f == exact((d.mean() / (d.std(ddof=1) / 3)) ** 2)
     got = repeated_measures(np.transpose(SHROUT_FLEISS))
     # as published: mean squares 11.24 (targets), 32.49 (judges), 1.02 (residual), ICC(3,1) = .71
     assert got.icc == exact(0.71, abs=5e-3)
     assert got.icc == exact((11.24 - 1.02) / (11.24 + 3 * 1.02), abs=5e-3)
     assert got.f == exact(32.49 / 1.02, rel=5e-3)
-
-
-def test_too_few_for_repeated_measures() -> None:
+    # too few
     for block in ([[1.0, 2.0, 3.0]], [[1.0], [2.0]], [[0.5, 0.5], [0.5, 0.5]]):
         got = repeated_measures(block)
         assert all(map(math.isnan, (got.f, got.p, got.icc)))
@@ -319,9 +299,6 @@ def test_repeated_measures_laws(seed: int, k: int, n: int) -> None:
     assert -1 / (k - 1) - 1e-9 <= got.icc <= 1
 
 
-# -- importance ------------------------------------------------------------------------------------
-
-
 def test_importance_by_hand() -> None:
     # the levels' means are 1 and 4, the mean of all is 2.5
     got = importance([0, 2, 3, 5], [0, 0, 1, 1])
@@ -329,6 +306,10 @@ def test_importance_by_hand() -> None:
     assert (got.share, got.n) == (exact(4 * 1.5**2 / total), 4)
     # 2 of the 6 ways to halve four numbers have this share, the largest: so has the null quantile
     assert got.null == exact(got.share)
+    # undefined: means of the same numbers in another order differ in the last bit
+    for means in ([0.5] * 4, [(0.1 + 0.2 + 0.3) / 3, (0.3 + 0.2 + 0.1) / 3] * 2):
+        got = importance(means, [0, 0, 1, 1])
+        assert math.isnan(got.share) and math.isnan(got.null)
 
 
 def test_importance_is_eta_squared() -> None:
@@ -364,10 +345,3 @@ def test_importance_laws(seed: int, k: int) -> None:
     order, names = rng.permutation(k), rng.permutation(3)
     again = importance(2 - 3 * means[order], names[labels[order]], draws=100)
     assert again.share == exact(got.share, abs=1e-9)
-
-
-def test_importance_of_equal_means_is_undefined() -> None:
-    # means of the same numbers in another order differ in the last bit
-    for means in ([0.5] * 4, [(0.1 + 0.2 + 0.3) / 3, (0.3 + 0.2 + 0.1) / 3] * 2):
-        got = importance(means, [0, 0, 1, 1])
-        assert math.isnan(got.share) and math.isnan(got.null)

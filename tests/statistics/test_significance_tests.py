@@ -68,13 +68,16 @@ def slow_max_t(d: np.ndarray) -> list[float]:
     return [float(steps[order.index(j)]) for j in range(m)]
 
 
+def sign_flip_p(d: np.ndarray) -> float:
+    """Return scipy's p value over all sign patterns of differences [n]."""
+    options = {"permutation_type": "samples", "n_resamples": np.inf, "alternative": "greater"}
+    return float(stats.permutation_test((d,), t_size, **options).pvalue)
+
+
 @pytest.mark.parametrize("n", [2, 5, 9])
 def test_max_t_of_one_is_scipys_sign_flip(n: int) -> None:
     d = np.random.default_rng(n).normal(0.5, 1, n)
-    want = stats.permutation_test(
-        (d,), t_size, permutation_type="samples", n_resamples=np.inf, alternative="greater"
-    )
-    assert max_t(d[:, None]) == exact([want.pvalue], abs=1e-12)
+    assert max_t(d[:, None]) == exact([sign_flip_p(d)], abs=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m"), [(4, 2), (6, 3), (7, 4)])
@@ -86,10 +89,7 @@ def test_max_t_is_the_slow_one(n: int, m: int) -> None:
 
 def test_max_t_of_drawn_patterns_is_near_the_exact() -> None:
     d = np.random.default_rng(1).normal(0.4, 1, (15, 1))  # the first n that is not enumerated
-    (drawn,) = max_t(d)
-    exactly = stats.permutation_test(
-        (d[:, 0],), t_size, permutation_type="samples", n_resamples=np.inf, alternative="greater"
-    ).pvalue
+    (drawn,), exactly = max_t(d), sign_flip_p(d[:, 0])
     assert 0.01 < exactly < 0.5
     assert drawn == exact(exactly, abs=4 * math.sqrt(exactly * (1 - exactly) / 20_000))
     assert max_t(d, seed=1) != max_t(d) == max_t(d)
@@ -144,9 +144,6 @@ def test_family_wise_error_without_any_effect(n: int, m: int) -> None:
     assert by_max_t / studies == exact(steps, abs=within(steps, studies))
 
 
-# -- Power against statsmodels, tabulated numbers, simulations and laws --
-
-
 NAN = math.nan
 
 
@@ -175,10 +172,6 @@ def test_detectable_difference_after_holm(n: int, m: int) -> None:
     assert exact_power(effect, n, 0.05 / m) == exact(0.8, abs=1e-6)
 
 
-def test_two_repeats_detect_nothing() -> None:
-    assert math.isnan(detectable_difference(repeats_alone(1), 2, NAN))
-
-
 @pytest.mark.parametrize("effect", [0.3, 0.5, 1, 1.2, 1.5])
 @pytest.mark.parametrize("level", [0.05, 0.05 / 3])
 def test_repeats_needed_is_statsmodels(effect: float, level: float) -> None:
@@ -187,12 +180,6 @@ def test_repeats_needed_is_statsmodels(effect: float, level: float) -> None:
     assert exact_power(effect, needed, level) >= 0.8 > exact_power(effect, needed - 1, level)
     # only |effect| in sd counts
     assert repeats_needed(-3 * effect, repeats_alone(3), level=level) == needed
-
-
-def test_repeats_needed_by_the_table() -> None:
-    # 80 % power at an effect of one sd, at the first of Holm's 1, 3, 10 steps
-    needed = [repeats_needed(1, repeats_alone(1), level=0.05 / m) for m in (1, 3, 10)]
-    assert needed == [10, 14, 18]
 
 
 @pytest.mark.parametrize("images", [NAN, 500])
@@ -206,11 +193,14 @@ def test_detectable_and_needed_agree(n: int, images: float) -> None:
 
 def test_differences_that_no_feasible_number_of_repeats_detects() -> None:
     one = repeats_alone(1)
+    assert math.isnan(detectable_difference(one, 2, NAN))
     assert repeats_needed(0, one) is None
     assert repeats_needed(0.01, one) is None  # some 78,000
     assert repeats_needed(1, one, most=9) is None
     assert repeats_needed(1, one, most=10) == 10
     assert detectable_difference(repeats_alone(0), 5, NAN) == 0
+    # 80 % power at an effect of one sd, at the first of Holm's 1, 3, 10 steps
+    assert [repeats_needed(1, one, level=0.05 / m) for m in (1, 3, 10)] == [10, 14, 18]
 
 
 def test_the_limit_that_images_set() -> None:
@@ -275,9 +265,6 @@ def test_advised_repeats_are_not_too_few(m: int, share_of_zeros: float) -> None:
     assert np.median(naive) < 0.7 * np.median(needed)
 
 
-# -- Always-valid p values and intervals: an integral, simulations and laws as references --
-
-
 def test_the_bayes_factor_is_that_of_its_integral() -> None:
     """BF = integral of the noncentral t density over the effect's prior / the central density."""
     x = np.array([1.0, 2.5, 0.7, 1.9, 3.1])
@@ -314,15 +301,12 @@ def test_p_and_interval_agree(level: float) -> None:
     assert anytime_interval([0.02] * 9, level) == (-math.inf, math.inf)
 
 
-def test_an_effect_is_found() -> None:
+def test_an_effect_is_detected() -> None:
     rng = np.random.default_rng(3)
     found = [anytime_p(rng.normal(1, 1, size=40)) <= 0.05 for _ in range(200)]
     assert np.mean(found) > 0.95
     assert anytime_p([]) == anytime_p([1.0]) == 1
     assert anytime_p([0.02] * 9) == 1  # equal differences have no t
-
-
-# -- new images ------------------------------------------------------------------------------------
 
 
 def draw_table(
@@ -352,9 +336,8 @@ def ends(table: np.ndarray, level: float = 0.05) -> tuple[bool, bool, bool]:
 def test_false_decisions_about_new_images_are_at_most_the_level() -> None:
     """In half of the studies 20 looks at 200 images end with one over repeats alone."""
     rng = np.random.default_rng(5)
-    decided, undecidable, alone = np.mean(
-        [ends(draw_table(rng, (20, 200), 0)) for _ in range(200)], 0
-    )
+    studies = [ends(draw_table(rng, (20, 200), 0)) for _ in range(200)]
+    decided, undecidable, alone = np.mean(studies, 0)
     assert decided <= 0.05 and alone > 0.25 and undecidable > 0.4
 
 

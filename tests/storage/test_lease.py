@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +26,6 @@ from kdtune.storage import mirror as leases
 from kdtune.storage.mirror import LEASE, Lease, Mirror, RecordsUploader, fetch, hold_lease
 from kdtune.storage.records import Records
 from kdtune.storage.store import ConflictError, Store
-
-Driver = subprocess.Popen[str]
 
 
 @pytest.fixture
@@ -55,8 +55,6 @@ lease.RENEW_SECONDS, lease.LEASE_TIMEOUT_SECONDS = float(sys.argv[2]), 4.0
 study = Study.from_json(sys.argv[1])
 mirror = Mirror(study)
 study.folder.mkdir(parents=True, exist_ok=True)
-print("ready", flush=True)
-sys.stdin.readline()
 try:
     with lease.hold_lease(mirror):
         uploader = RecordsUploader(mirror, Records(study.folder))
@@ -68,13 +66,13 @@ try:
 except UserError as error:
     print(type(error).__name__, error, flush=True)
 """
-"""Another machine's driver, with a folder of its own: acquires the lease when it gets a line, and
-uploads a part of the records for each further line."""
+"""Another machine's driver, with a folder of its own: acquires the lease, and uploads a part of
+the records for each line that it gets."""
 
 
 @contextmanager
-def process(study: Study, folder: Path, renew: float = 0.5) -> Iterator[Driver]:
-    """A driver that has not asked for the lease yet."""
+def driver(study: Study, folder: Path, renew: float) -> Iterator[subprocess.Popen[str]]:
+    """A driver that holds the lease."""
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVE, study.to_json(), str(renew)],
         env=os.environ | {"XDG_CACHE_HOME": str(folder)},
@@ -83,36 +81,22 @@ def process(study: Study, folder: Path, renew: float = 0.5) -> Iterator[Driver]:
         text=True,
     )
     try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
     finally:
         process.kill()
         process.wait()
 
 
-@contextmanager
-def driver(study: Study, folder: Path, renew: float) -> Iterator[Driver]:
-    """A driver that holds the lease."""
-    with process(study, folder, renew) as started:
-        assert line(started) == "ready\n"
-        send(started)
-        assert line(started) == "held\n"
-        yield started
-
-
-def send(process: Driver) -> None:
+def send(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
 
 
-def line(process: Driver) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.3)
     monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 4.0)
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.2)
 
@@ -166,24 +150,34 @@ def test_a_dead_driver_of_this_folder_is_succeeded_at_once(in_memory: Mirror) ->
 
 @pytest.mark.parametrize("expired", [False, True])
 def test_of_drivers_that_start_at_once_exactly_one_runs(
-    s3: S3, study: Study, tmp_path: Path, expired: bool
+    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expired: bool
 ) -> None:
     """Also where all of them watch the same lease expire."""
-    here = Mirror(study)
-    with ExitStack() as stack:
-        drivers = [stack.enter_context(process(study, tmp_path / name)) for name in "abc"]
-        assert [line(one) for one in drivers] == ["ready\n"] * 3
-        if expired:
-            put_lease(here, host="gone", pid=1)
-        for one in drivers:
-            send(one)
-        said = [line(one) for one in drivers]
-        assert said.count("held\n") == 1
-        winner = drivers[said.index("held\n")]
-        for words in said:
-            refused = words.startswith("InputError") and f"by process {winner.pid}." in words
-            assert refused or words == "held\n"
-        assert holder_of(here)["pid"] == winner.pid
+    monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 2.0)
+    here, drivers, refusals = (
+        Mirror(study),
+        [Mirror(study) for _ in range(5)],
+        threading.Semaphore(0),
+    )
+    if expired:
+        put_lease(here, host="gone", pid=1)
+
+    def drive(driver: Mirror, number: int) -> str:
+        driver.folder = tmp_path / str(number)
+        driver.folder.mkdir()
+        try:
+            with hold_lease(driver):
+                assert all(refusals.acquire(timeout=20) for _ in drivers[1:])
+                return (driver.folder / LEASE).read_text()
+        except InputError as error:
+            refusals.release()
+            return str(error)
+
+    with ThreadPoolExecutor(len(drivers)) as pool:
+        answers = list(pool.map(drive, drivers, range(len(drivers))))
+    token = holder_of(here)["token"]
+    assert answers.count(token) == 1
+    assert all(f"by process {os.getpid()}." in words for words in answers if words != token)
 
 
 def test_the_lease_of_a_lost_machine_expires(
@@ -206,8 +200,9 @@ def test_a_driver_that_was_suspended_writes_nothing_over_its_successors(
     here = Mirror(study)
     # without renewals, which might be stopped on their way to the store
     with driver(study, tmp_path / "other machine", renew=1000) as other:
+        assert other.stdout is not None
         send(other)
-        assert line(other) == "sent\n"
+        assert other.stdout.readline() == "sent\n"
         other.send_signal(signal.SIGSTOP)
         here.pull_folders("epochs")
         with hold_lease(here):  # expired, since it is not renewed
@@ -219,7 +214,6 @@ def test_a_driver_that_was_suspended_writes_nothing_over_its_successors(
             send(other)  # it would upload this as epochs/00001.jsonl
             other.send_signal(signal.SIGCONT)
             assert other.wait(60) == 0
-            assert other.stdout is not None
             said = other.stdout.read()
             assert said.startswith("LeaseLostError")
             assert f"was taken over by process {os.getpid()} on {socket.gethostname()}" in said
@@ -235,13 +229,13 @@ def contents(mirror: Mirror, folder: Path) -> dict[str, bytes]:
 
 
 def test_a_renewal_that_meets_anothers_lease_stops_the_driver_at_its_next_tick(
-    s3: S3, study: Study
+    in_memory: Mirror,
 ) -> None:
-    here = Mirror(study)
+    here = in_memory
     # another container's, with the same host name and process number
     foreign = {"host": socket.gethostname(), "pid": os.getpid(), "token": "x", "time": 0}
     with hold_lease(here):
-        uploader = RecordsUploader(here, Records(study.folder))
+        uploader = RecordsUploader(here, Records(here.folder))
         uploader.tick()
         put_lease(here, **foreign)
         until = time.monotonic() + 20
@@ -249,7 +243,7 @@ def test_a_renewal_that_meets_anothers_lease_stops_the_driver_at_its_next_tick(
             while time.monotonic() < until:
                 uploader.tick()
                 time.sleep(0.1)
-        uploader.records.start(study.run, 0)
+        uploader.records.start(Run(), 0)
         for write in (uploader.flush, partial(here.push, "epochs")):
             with pytest.raises(LeaseLostError, match="The study continues there"):
                 write()

@@ -204,7 +204,7 @@ def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=1, cache=str(tmp_path / "cache"))
-    kdtune.run(study, ray_init={"num_cpus": 2, "include_dashboard": False})
+    kdtune.run(study, ray_init={"num_cpus": 1, "include_dashboard": False})
     there = kdtune.load(str(study.uri))
     assert list(there.trials.status) == ["completed"] * 2
     store = Mirror(study).store
@@ -240,9 +240,6 @@ def test_an_outage_longer_than_the_retry_timeout_interrupts_the_study(
         kdtune.run(study, ray_init={"num_cpus": 2, "include_dashboard": False})
     lease = Store(str(study.uri)).read(LEASE)
     assert lease is not None and b'"released": true' in lease.content
-
-
-# -- Runs that are dropped and restored, in a folder and on a store --
 
 
 GONE = at(0.5, 1).trial_id

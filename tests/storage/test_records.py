@@ -78,9 +78,6 @@ def test_correctness_as_text_by_hand() -> None:
         assert unpack_correct(line) is None
 
 
-# -- The one reader of a study's JSON files: what it refuses, what it escapes, what it keeps --
-
-
 DATA = Path(__file__).parents[1] / "data"
 DEEP = "[" * 100_000
 PART = "epochs/00000.jsonl"

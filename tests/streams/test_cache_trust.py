@@ -47,7 +47,7 @@ def test_a_folder_that_all_may_write_is_refused(cache: Cache, mode: int, who: st
     assert str(refused.value) == (
         f"the cache must be a folder that only you may write, but {cache.folder} may be written by "
         f"{who}, who could change the logits that runs read; name another one (--cache FOLDER), or "
-        f"if it is yours, close it: chmod -R go-w {cache.folder}"
+        "close it to others (chmod go-w, chown)"
     )
     Resources.of(Study(cache=str(cache.folder), cache_gb=0))  # no cache is used
 

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 import kdtune
+from kdtune.config.cli import parse_command
 from kdtune.config.text import InputError
 from kdtune.predict import main
-from kdtune.predict import parse as parse_predict
 from kdtune.results.results import Results
 from kdtune.students.trained import find_images
 
@@ -33,7 +33,7 @@ IMPORTED = (
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     """Return exit code, stdout and stderr of the command in this process."""
-    code = main(parse_predict([*map(str, words)]))
+    code = main(parse_command("predict", [*map(str, words)]))
     return code, *capsys.readouterr()
 
 
