@@ -67,7 +67,7 @@ with the weights and up to two moments of the optimiser. The student's own file 
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedStudy:
     """A study with trials left, and what was made of it once, before Ray."""
 
     study: Study
@@ -100,7 +100,7 @@ def prepare(
     saved: SavedStudy | None,
     fingerprints: Mapping[str, str],
     data: StudyData,
-) -> Prepared:
+) -> PreparedStudy:
     """Make what a study of distillation with trials left needs, before Ray.
 
     Args:
@@ -120,7 +120,7 @@ def prepare(
     rows = recipe_rows(asked, study, saved.study if saved else None, study_data, models)
     faults = find_faults(study, study_data)
     epochs = partial(distillation_epochs, contents=Contents.of(data))
-    return Prepared(
+    return PreparedStudy(
         study,
         fingerprints,
         partial(run_trial, epochs),
@@ -285,7 +285,7 @@ class TeacherTrainer:
 
 
 @dataclass(frozen=True)
-class Preparation:
+class TeacherPreparation:
     """What is made under Ray before a study's trials: costs of models, teachers, their accuracy."""
 
     study: Study
@@ -423,7 +423,7 @@ def measure_teachers(study: Study, runs: list[Run], data: StudyData) -> list[Tea
 # Cost of the study's students and teachers, measured once before its trials.
 
 
-def print_and_measure(prepared: Prepared, data: StudyData, mirror: Mirror) -> None:
+def print_and_measure(prepared: PreparedStudy, data: StudyData, mirror: Mirror) -> None:
     """Print the recipe of a study and what its data are; measure costs while Ray does not run."""
     study = prepared.study.absolute()
     print_recipe(f"Recipe of {study.uri or study.folder}:", prepared.recipe)

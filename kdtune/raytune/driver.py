@@ -22,8 +22,8 @@ from kdtune.config.text import DataChangedError, InputError, UserError, first_li
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
 from kdtune.raytune.distillation import (
-    Preparation,
-    Prepared,
+    PreparedStudy,
+    TeacherPreparation,
     files_of_teachers,
     prepare,
     print_and_measure,
@@ -201,7 +201,7 @@ def _located(study: Study) -> Study:
 
 def _begin(
     asked: Study, mirror: Mirror, ray_init: dict[str, Any] | None
-) -> tuple[Study, Prepared | None]:
+) -> tuple[Study, PreparedStudy | None]:
     """Check the study against the machine and its folder, and write what is known at its start.
 
     Returns:
@@ -236,7 +236,7 @@ def _begin(
         absent = "the study has no baseline (baseline={...}), so there will be no verdict"
         warnings = [] if study.has_plain else [absent]
         trainable = partial(run_trial, function_epochs)
-        prepared = Prepared(study, fingerprints, trainable, warnings=warnings)
+        prepared = PreparedStudy(study, fingerprints, trainable, warnings=warnings)
     write_study(study, fingerprints, prepared.provenance)
     return study, replace(prepared, lines=lines)
 
@@ -260,7 +260,10 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
 
 
 def _run_prepared(
-    prepared: Prepared, mirror: Mirror, trackers: Sequence[str], ray_init: dict[str, Any] | None
+    prepared: PreparedStudy,
+    mirror: Mirror,
+    trackers: Sequence[str],
+    ray_init: dict[str, Any] | None,
 ) -> None:
     """Print what the study is, start Ray and run the trials that are left."""
     if prepared.data is not None:
@@ -270,7 +273,7 @@ def _run_prepared(
         _run_trials(replace(prepared, study=shared), mirror, trackers)
 
 
-def _run_trials(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> None:
+def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]) -> None:
     """Run every trial of the plan that is left, on machines and with teachers that are checked."""
     capacity = Capacity(prepared.study, print)
     study = replace(prepared.study, cpus_per_trial=capacity.trial.cpu)
@@ -286,7 +289,7 @@ def _run_trials(prepared: Prepared, mirror: Mirror, trackers: Sequence[str]) -> 
         for line in (*preflight(inspection), *(f"warning: {w}" for w in prepared.warnings)):
             write(line)
         if prepared.data is not None:
-            preparation = Preparation(study, prepared.data, mirror, capacity.trial, write)
+            preparation = TeacherPreparation(study, prepared.data, mirror, capacity.trial, write)
             preparation.measure_costs()
             preparation.train_teachers(display.print_epoch)
             preparation.gate_teachers()

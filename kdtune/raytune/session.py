@@ -192,7 +192,15 @@ def ended_if_ray_is_lost() -> Iterator[None]:
     that is whole when the context is left is no longer watched: `ray.shutdown` ends its processes.
     """
     is_over = threading.Event()
-    threading.Thread(target=_watch_ray, args=[is_over], daemon=True).start()
+
+    def watch() -> None:
+        while not is_over.wait(WATCH_SECONDS):
+            if _lost_sentence() is not None and not is_over.wait(GRACE_SECONDS):
+                sentence = _lost_sentence()  # `ray.shutdown` may have ended the process meanwhile
+                if sentence is not None:
+                    _end(sentence)
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
@@ -202,14 +210,6 @@ def ended_if_ray_is_lost() -> Iterator[None]:
             ray.shutdown()
         finally:
             is_over.set()
-
-
-def _watch_ray(is_over: threading.Event) -> None:
-    while not is_over.wait(WATCH_SECONDS):
-        if _lost_sentence() is not None and not is_over.wait(GRACE_SECONDS):
-            sentence = _lost_sentence()  # `ray.shutdown` may have ended the process meanwhile
-            if sentence is not None:
-                _end(sentence)
 
 
 def _end(sentence: str) -> None:

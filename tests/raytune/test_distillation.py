@@ -19,7 +19,7 @@ from kdtune.config.text import InputError
 from kdtune.data.checks import Contents
 from kdtune.data.sources import StudyData
 from kdtune.raytune import distillation, function
-from kdtune.raytune.distillation import Preparation, distillation_epochs, measure_before_ray
+from kdtune.raytune.distillation import TeacherPreparation, distillation_epochs
 from kdtune.raytune.function import run_trial
 from kdtune.raytune.machines import TrialResources
 from kdtune.storage.mirror import Mirror, fetch
@@ -129,7 +129,7 @@ def check(study: Study) -> list[str]:
     """Start the study's gate as the driver does; return what it says."""
     lines, mirror, core = list[str](), Mirror(study), TrialResources(1, 0)
     mirror.pull(TEACHER_ACCURACY)
-    Preparation(study, StudyData(study.run), mirror, core, lines.append).gate_teachers()
+    TeacherPreparation(study, StudyData(study.run), mirror, core, lines.append).gate_teachers()
     return lines
 
 
@@ -177,7 +177,7 @@ def study(tmp_path: Path) -> Study:
 
 def measure_costs(study: Study) -> list[str]:
     lines: list[str] = []
-    measure_before_ray(study, StudyData(TINY), Mirror(study), lines.append)
+    distillation.measure_before_ray(study, StudyData(TINY), Mirror(study), lines.append)
     return lines
 
 
