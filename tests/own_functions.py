@@ -17,6 +17,12 @@ def wave(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
         yield {"val/acc": right, "val/noise": noise, "test/acc": 0.5, "train/acc": 0.9}
 
 
+def climbs(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
+    """Eight epochs; a smaller alpha ends higher, with a little noise."""
+    end = 0.9 - 0.3 * config["alpha"] + 0.01 * np.random.random()  # noqa: NPY002  kdtune seeds it
+    yield from ({"val/acc": end * (1 - 0.5**epoch)} for epoch in range(1, 9))
+
+
 def resumes(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
     """Four epochs; its process dies once in epoch 2 of repeat 1; its state is kept in `folder`."""
     import os

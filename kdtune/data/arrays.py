@@ -19,7 +19,7 @@ from torchvision.datasets.folder import default_loader
 from kdtune.config.fields import REST, is_function_name
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
-from kdtune.config.text import IMAGE_CHANNELS, VAL_NAMES, InputError, first_line, user_code
+from kdtune.config.text import IMAGE_CHANNELS, VAL_NAMES, InputError, first_line, shown, user_code
 from kdtune.data.dataset import (
     Data,
     Extra,
@@ -33,9 +33,6 @@ from kdtune.data.dataset import (
 from kdtune.data.folder import IMAGE_SUFFIXES, OTHER_FORMATS, describe_left_out, scan_images
 
 # Data sets from arrays: checks and conversion of inputs and labels.
-
-_MAX_NAMED = 5
-"""Classes that an error message lists."""
 
 _Inputs = Tensor | tuple[str, ...]
 """Examples: a tensor [N, ...], or image files."""
@@ -189,7 +186,7 @@ def _number_classes(
     for split, values in labels.items():
         if unknown := sorted(set(values.tolist()) - number.keys()):
             raise InputError(
-                f"the labels of {name} ({split}) must be {allowed}, but got {_listed(unknown)}"
+                f"the labels of {name} ({split}) must be {allowed}, but got {shown(unknown)}"
             )
     if len(names) < 2:
         raise InputError(f"{name} must have at least two classes, but has {', '.join(names)} alone")
@@ -197,19 +194,13 @@ def _number_classes(
     if missing := [names[k] for label, k in number.items() if label not in present]:
         raise InputError(
             f"{name} (train) must have examples of each of its {len(names)} classes, but has none "
-            f"of {_listed(missing)}; number the classes from 0 without gaps"
+            f"of {shown(missing)}; number the classes from 0 without gaps"
         )
     numbers = {
         split: torch.tensor([number[label] for label in values.tolist()], dtype=torch.int64)
         for split, values in labels.items()
     }
     return names, numbers
-
-
-def _listed(names: Sequence[object]) -> str:
-    """Return the first few names."""
-    more = len(names) - _MAX_NAMED
-    return ", ".join(map(str, names[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 # Examples and labels of torch's map-style datasets.

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 import torchvision
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,6 +38,7 @@ class Preprocessing:
         InputError: a value has another type or is out of its range.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     size: Pixels | None = None
     """Side of the model's input in pixels; larger views are shrunk to it. None: any size."""
     channels: Pixels | None = None

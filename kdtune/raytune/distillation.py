@@ -312,7 +312,7 @@ class TeacherPreparation:
         try:
             for run, folder in missing_teachers(study.run, runs, root, self.data):
                 self.write(describe_training(run, self.data.of(run)))
-                trainer = trainer or self._trainer()
+                trainer = trainer or self._start_trainer()
                 training = trainer.train.options(num_returns="streaming")
                 references = training.remote(study, run, folder, Contents.of(self.data))
                 for line in self._watched(trainer, references):
@@ -324,7 +324,7 @@ class TeacherPreparation:
                 with suppress(ray.exceptions.RayError):
                     ray.kill(trainer)
 
-    def _trainer(self) -> Any:
+    def _start_trainer(self) -> Any:
         """Return an actor that trains teachers; Ray starts it anew if its process dies."""
         retries = {"max_restarts": _MAX_RETRIES, "max_task_retries": _MAX_RETRIES}
         cpu, gpu = self.trial

@@ -585,8 +585,9 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     axes.axvline(0, color=INK, lw=1)
     unit = " in percentage points (pp)" if criterion.in_points else ""
     caption = (
-        f"Difference in {criterion.label}{unit} from {context.baseline}{context.repeats_phrase}, "
-        f"paired by {context.paired_by}: {context.sentence('lines')}."
+        f"Difference in {criterion.label}{unit} from {context.baseline}"
+        f"{context.sentence('finalists')}, paired by {context.sentence('paired by')}: "
+        f"{context.sentence('lines')}."
     )
     size = int(results.epochs[results.epochs.split == "val"].n_examples.max())
     if criterion.in_points and size:

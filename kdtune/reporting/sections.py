@@ -292,7 +292,7 @@ def best(results: Results, criterion: Criterion) -> dict[str, Any] | None:
         "test": "test",
     }
     if context.held_out:
-        kinds = {"val": f"val, {context.kind_of_repeats} repeats", "test": "test"}
+        kinds = {"val": f"val, {context.sentence('kind of repeats')} repeats", "test": "test"}
     elif not results.task.is_distillation:
         del kinds["corrected"]
     table = _with_simultaneous_interval(table, results.compare(criterion))

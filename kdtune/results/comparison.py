@@ -208,6 +208,16 @@ def have_enough_repeats(counts: pd.Series) -> pd.Series:
     return counts > counts.max() / 2
 
 
+def by_mean(table: pd.DataFrame, name: str, sign: int) -> pd.DataFrame:
+    """Return the rows of a summary by <name>/mean, the best first; those with few repeats last.
+
+    Few are at most half of the most, see <name>/n. The sign is -1 if lower values are better.
+    """
+    has_few = ~have_enough_repeats(table[f"{name}/n"])
+    order = pd.DataFrame({"few": has_few, "mean": -sign * table[f"{name}/mean"]})
+    return table.loc[order.sort_values(["few", "mean"], kind="stable").index]
+
+
 def students_of(trials: pd.DataFrame) -> pd.Series:
     """Return the student of each configuration, indexed by config_id; "" without students."""
     configs = trials.drop_duplicates("config_id").set_index("config_id")

@@ -236,56 +236,33 @@ def best_within(
     students = _students(costs)
     if not len(students):
         return sentence("costs not measured")
-    excess = {str(name): _excess(cost, limits) for name, cost in students.iterrows()}
+    near = (students.latency_ms - (limits.max_ms or math.inf)).abs() < students.latency_ms_iqr
+    students = students.assign(
+        is_near=near,  # the limit is within the spread of the latency
+        is_slow=students.latency_ms > (limits.max_ms or math.inf),
+        is_large=students.params > (limits.max_params or math.inf),
+    )
+    is_excluded = students.is_slow | students.is_large
     names = pd.concat(phases)["config/student"].unique()
-    excess |= {name: ["not measured"] for name in names if name not in students.index}
-    allowed = [name for name, above in excess.items() if not above]
-    excluded = ", ".join(f"{n} ({', '.join(above)})" for n, above in excess.items() if above)
-    facts: dict[str, Any] = {"allowed": allowed, "excluded": excluded, "metrics": []}
-    facts["limits"] = _describe_limits(limits, students.iloc[0])
-    inside = (completed(t)[completed(t)["config/student"].isin(allowed)] for t in phases)
+    facts: dict[str, Any] = {
+        "limits": limits,
+        "machine": _device(students.iloc[0]),
+        "allowed": list(students.index[~is_excluded]),
+        "excluded": [cost for _, cost in students[is_excluded].iterrows()],
+        "not_measured": [name for name in names if name not in students.index],
+        "metrics": [],
+    }
+    inside = (t[t["config/student"].isin(facts["allowed"])] for t in map(completed, phases))
     if (trials := next((phase for phase in inside if len(phase)), None)) is not None:
         values = by_repeat(trials, criterion.metric, criterion.scope)
         best = round_.best(set(values)) if round_ is not None else None
         best = best or best_config(values, criterion.sign, students_of(trials))
         trials = trials[trials.config_id == best]
-        cost = students.loc[trials["config/student"].iloc[0]]
         held_out = round_ is not None and bool((trials.phase == "final").all())
-        facts["student"] = f"{cost.name} ({_latency(cost, limits)}, {_parameters(cost)})"
+        facts["student"] = students.loc[trials["config/student"].iloc[0]]
         facts["label"] = config_label(trials.iloc[0], [n for n in by if n != "student"])
         facts["metrics"] = list(_metrics(trials, criterion, held_out))
     return sentence("within limits", **facts)
-
-
-def _describe_limits(limits: Limits, cost: pd.Series) -> str:
-    parts = []
-    if limits.max_ms is not None:
-        machine = _device(cost)
-        parts.append(f"a latency of at most {limits.max_ms:g} ms at batch size 1 ({machine})")
-    if limits.max_params is not None:
-        parts.append(f"at most {limits.max_params:,} parameters")
-    return " and ".join(parts)
-
-
-def _excess(cost: pd.Series, limits: Limits) -> list[str]:
-    """Return each cost of a student that exceeds its limit, in words."""
-    above = []
-    if limits.max_ms is not None and cost.latency_ms > limits.max_ms:
-        above.append(_latency(cost, limits))
-    if limits.max_params is not None and cost.params > limits.max_params:
-        above.append(_parameters(cost))
-    return above
-
-
-def _latency(cost: pd.Series, limits: Limits) -> str:
-    """Return the latency, with its spread if the limit lies within it."""
-    near = limits.max_ms is not None and abs(cost.latency_ms - limits.max_ms) < cost.latency_ms_iqr
-    spread = f" with an interquartile range of {cost.latency_ms_iqr:.2g}, which spans the limit"
-    return f"{cost.latency_ms:.3g} ms{spread * bool(near)}"
-
-
-def _parameters(cost: pd.Series) -> str:
-    return f"{cost.params:,.0f} parameters"
 
 
 def _metrics(trials: pd.DataFrame, criterion: Criterion, held_out: bool) -> Iterator[str]:

@@ -46,15 +46,6 @@ def is_significant(p: Any, low: Any, high: Any, level: float, or_equal: bool = F
     return (p <= level if or_equal else p < level) & excludes_0
 
 
-def since_interval(p: float, low: float, high: float, level: float, or_equal: bool = False) -> str:
-    """Return why a difference is not significant although its p value is; else "".
-
-    The arguments are those of `is_significant`.
-    """
-    below = p <= level if or_equal else p < level
-    return ", since the interval includes 0" if below and low <= 0 <= high else ""
-
-
 def p_value(p: float) -> str:
     """Return a p value for a table with two digits: "0.032", "< 0.001", or "-" if there is none."""
     if math.isnan(p):
@@ -66,28 +57,6 @@ def p_text(p: float) -> str:
     """Return a p value for a sentence: "p = 0.032" or "p < 0.001"."""
     text = p_value(p)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
-
-
-def exact_test(low: float, paired: bool = True) -> str:
-    """Return the test behind a p value where there is no interval, " (sign-flip test)"; else "".
-
-    See `intervals.Difference.p` and `intervals.UnpairedDifference.p`.
-    """
-    if not math.isnan(low):
-        return ""
-    return " (sign-flip test)" if paired else " (permutation test)"
-
-
-def in_every_repeat(row: pd.Series) -> str:
-    """Return that a configuration was better or worse in every repeat; "" if it was not.
-
-    Args:
-        row: of the table of `comparison.compare`.
-    """
-    for count, word in ((row.wins, "better"), (row.losses, "behind")):
-        if count == row.n:
-            return f"; it was {word} in all {count:.0f} repeats"
-    return ""
 
 
 # Design of a study: what its repeats vary, and what its intervals therefore hold for.

@@ -110,12 +110,9 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
         return {}
     classes = _class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
-    by_split = {}
-    for split in _SPLITS:
-        arms = _arms(split, frame[frame.split == split], trials, classes, results.design)
-        if arms is not None:
-            by_split[split] = arms
-    return by_split
+    of_split = {split: frame[frame.split == split] for split in _SPLITS}
+    arms = {k: _arms(k, rows, trials, classes, results.design) for k, rows in of_split.items()}
+    return {split: both for split, both in arms.items() if both is not None}
 
 
 def _class_names(folder: Path, count: int) -> tuple[str, ...]:
@@ -142,26 +139,23 @@ def _arms(
         design: what the repeats vary.
     """
     order = list(trials.to_numpy().T.ravel())  # all repeats of one arm, then those of the other
-    by_trial = {t: rows.sort_values("example") for t, rows in frame.groupby("trial_id")}
-    if not order or not set(order) <= set(by_trial):
+    wide = frame.pivot(index="trial_id", columns="example", values=frame.columns.drop("split"))
+    wide = wide.reindex(order)
+    labels = wide["label"]
+    if not labels.size or labels.isna().any(axis=None) or (labels != labels.iloc[0]).any(axis=None):
         return None
-    parts = [by_trial[trial] for trial in order]
-    first = parts[0]
-    images = [part[["example", "label"]].to_numpy() for part in parts]
-    if pd.isna(images[0]).any() or not all(np.array_equal(i, images[0]) for i in images):
-        return None
-    files = first["file"] if "file" in first else pd.Series([None] * len(first))
+    files = wide["file"].iloc[0] if "file" in frame else [None] * labels.shape[1]
 
     def stacked(name: str, kind: type) -> Numbers:
-        columns = np.stack([part[name].to_numpy(dtype=kind) for part in parts])
-        return columns.reshape(2, len(trials), len(first))
+        numbers: Numbers = wide[name].to_numpy(dtype=kind)
+        return numbers.reshape(2, len(trials), labels.shape[1])
 
     return BothArms(
         split=split,
         configs=(trials.columns[0], trials.columns[1]),
         repeats=tuple(int(r) for r in trials.index),
         classes=tuple(classes),
-        label=first.label.to_numpy(dtype=int),
+        label=stacked("label", int)[0, 0],
         files=tuple(None if pd.isna(name) else str(name) for name in files),
         predicted=stacked("predicted", int),
         p_predicted=stacked("p_predicted", float),
@@ -289,8 +283,6 @@ MOST_SHOWN = 12
 """Images of each kind: more often correct with distillation, or without."""
 THUMBNAIL_SIDE = 72
 """Longest side of a thumbnail in pixels."""
-MAX_PIXELS = 50_000_000
-"""Larger image files get no thumbnail: decoding them could need more memory than there is."""
 
 
 def most_different(arms: BothArms, most: int = MOST_SHOWN) -> pd.DataFrame:
@@ -374,7 +366,7 @@ def write_thumbnails(
 def has_thumbnails(folder: Path, arms: Mapping[str, BothArms]) -> bool:
     """Return whether the folder of a study has all thumbnails that its report shows."""
     have = {file.stem for file in (folder / THUMBNAILS).glob("*")}
-    return all(_stem(split, image) in have for split, image in _shown(arms))
+    return {_stem(split, image) for split, image in _shown(arms)} <= have
 
 
 def image_type(content: bytes) -> str:
@@ -405,16 +397,15 @@ def read_thumbnail(
             return (folder / THUMBNAILS / f"{_stem(split, image)}.{kind}").read_bytes()
     if root is not None and file is not None:
         with suppress(Exception), Image.open(root / file) as picture:
-            if picture.width * picture.height <= MAX_PIXELS:
-                return thumbnail(oriented(picture, orientation))
+            return thumbnail(oriented(picture, orientation))
     return b""
 
 
 def _shown(arms: Mapping[str, BothArms]) -> Iterator[tuple[str, int]]:
     """Yield split and index of each image that is shown: of val."""
-    if "val" in arms:
-        table = most_different(arms["val"])
-        yield from (("val", int(i)) for i in (table["image"] if len(table) else ()))
+    table = most_different(arms["val"]) if "val" in arms else pd.DataFrame()
+    for image in table["image"] if len(table) else ():
+        yield "val", int(image)
 
 
 def _stem(split: str, image: int) -> str:
@@ -444,7 +435,7 @@ def configuration_record(results: Results) -> dict[str, Any]:
     splits = [split for split in _SPLITS if rows.loc["best", f"{split}/n"] > 0]
     accuracy = {split: _numbers(context, rows.loc["best"], split) for split in splits}
     if "val" in accuracy:
-        accuracy["val"]["bias"] = context.bias_of_best
+        accuracy["val"]["bias"] = context.sentence("bias")
     difference = {}
     if len(compared) and best in set(compared.config_id) and "difference" in rows.index:
         row = compared.set_index("config_id").loc[best]  # val has the interval of the conclusion

@@ -2,7 +2,7 @@
 
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +101,6 @@ def regularisers(task: Task, config: Mapping[str, Any]) -> dict[str, str]:
     neutral = {name: setting.neutral for name, setting in task.hyperparameters.items()}
     on = {n: value for n, value in config.items() if neutral.get(n) == 0 and value != 0}
     return {name: f"{name.replace('_', ' ')} {_number(value, False)}" for name, value in on.items()}
-
-
-def join_words(words: Iterable[str]) -> str:
-    """Return words as a list in a sentence: "a", "a and b" or "a, b and c"."""
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def group_label(row: Mapping[str, Any], by: Sequence[str]) -> str:
@@ -320,32 +314,27 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
     recorded_study, study = study, study or Study()
     incomplete: list[str] = []
     running = is_running(folder) if running is None else running
-    starts: dict[str, Line] = {}
-    ends: dict[str, Line] = {}
-    dropped: dict[str, Line] = {}
+    starts, ends, drops = dict[str, Line](), dict[str, Line](), dict[str, Line]()
+    of_kind = {"start": starts, "end": ends, "drop": drops}
     epochs = _Epochs(study.task)
     last, round_ = None, None
     for line in iter_lines(folder, incomplete, recorded_study):
-        last = line.get("time")
-        if line["kind"] == FINALISTS:
+        last, kind, trial = line.get("time"), line["kind"], line.get("trial_id", "")
+        if kind == FINALISTS:
             round_ = Round.from_line(line)
-        elif line["kind"] == "start":
-            starts[line["trial_id"]] = line
-            ends.pop(line["trial_id"], None)  # another attempt has begun
-            epochs.begin(line["trial_id"])
-            dropped.pop(line["trial_id"], None)
-        elif line["kind"] == "end":
-            ends[line["trial_id"]] = line
-        elif line["kind"] == "drop":
-            dropped[line["trial_id"]] = line
-        elif line["kind"] == "restore":
-            dropped.pop(line["trial_id"], None)
-        elif line["kind"] == "epoch" and line["trial_id"] in starts:
+        elif kind == "epoch" and trial in starts:
             epochs.add(line)
+        elif kind in of_kind:
+            of_kind[kind][trial] = line
+        if kind == "start":  # of another attempt, perhaps
+            ends.pop(trial, None)
+            epochs.begin(trial)
+        if kind in ("start", "restore"):
+            drops.pop(trial, None)
     started = _started(starts, study)
     frame = epochs.frame(started.drop(columns=["phase", "epochs"]))
     unended = "running" if running else "truncated"
-    endings = [_ending(ends.get(t), unended, dropped.get(t)) for t in starts]
+    endings = [_ending(ends.get(t), unended, drops.get(t)) for t in starts]
     trials = pd.concat([started, pd.DataFrame(endings, columns=_ENDING)], axis=1)
     metrics = study.task.with_metrics(epochs.metrics)
     table = _trials(trials, frame, metrics)
@@ -403,17 +392,14 @@ class _Epochs:
         if self._begun.get(line["trial_id"]):
             self._superseded.append((len(self.trial), line["trial_id"], line["epoch"]))
             self._begun[line["trial_id"]] = False
-        for name in self._new_metrics(line) if self._is_open else ():
-            self.numbers[name] = array("d", [np.nan] * len(self.trial))
+        if self._is_open:  # a training function reports what it likes
+            for name in [n for n in line if n not in self.numbers and n not in _LINE]:
+                self.numbers[name] = array("d", [np.nan] * len(self.trial))
         self.trial.append(line["trial_id"])
         self.split.append(_SPLITS.index(line["split"]))
         for name, column in self.numbers.items():
             value = line.get(name)
             column.append(np.nan if value is None else value)
-
-    def _new_metrics(self, line: Line) -> list[str]:
-        """Return the names of metrics that a training function had not reported before."""
-        return [n for n in line if n not in self.numbers and n not in _LINE]
 
     def frame(self, trials: pd.DataFrame) -> pd.DataFrame:
         """Return one row per trial, epoch and split, from its last record, with trial columns."""

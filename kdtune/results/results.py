@@ -11,36 +11,18 @@ import pandas as pd
 from kdtune.config.cli import ComparisonFlags, parse_baseline
 from kdtune.config.fields import Value
 from kdtune.config.files import describe_missing
-from kdtune.config.records import NO_LIMITS, Limits, read_costs
+from kdtune.config.records import NO_LIMITS, Limits, read_costs, read_teacher_accuracy
 from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Range, Task, check_names, covers, name_of
 from kdtune.config.text import InputError
-from kdtune.results import comparison, formatting, summaries, warnings, words
+from kdtune.results import comparison, costs, formatting, frames, summaries, warnings, words
 from kdtune.results.comparison import Criterion
-from kdtune.results.costs import (
-    best_within,
-    cost_frame,
-    cost_text,
-    frontier,
-    teacher_files,
-    with_student_costs,
-)
 from kdtune.results.design import Design, ExampleReader, no_examples
-from kdtune.results.frames import (
-    PREFIX,
-    Frames,
-    config_label,
-    distinguishing,
-    join_words,
-    of_trials,
-    read_examples,
-    read_frames,
-    regularisers,
-)
+from kdtune.results.frames import PREFIX, Frames, config_label
 from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
-from kdtune.storage.records import read_study
+from kdtune.storage.records import read_provenance, read_study
 
 MAX_PRINTED_ROWS = 30
 """Configurations in a printed table; if there are more, the best ones."""
@@ -59,10 +41,10 @@ def load(folder: str | Path) -> "Results":
         path, is_running = fetch(str(folder))
     elif not path.is_dir():
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")
-    study, costs = read_study(path), cost_frame(read_costs(path))
-    frames = read_frames(path, is_running, study)
-    frames = replace(frames, trials=with_student_costs(frames.trials, costs))
-    return Results(path, study, frames, costs)
+    study, of_models = read_study(path), costs.cost_frame(read_costs(path))
+    records = frames.read_frames(path, is_running, study)
+    trials = costs.with_student_costs(records.trials, of_models)
+    return Results(path, study, replace(records, trials=trials), of_models)
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,12 +172,13 @@ class Results:
 
         Empty for a complete study.
         """
-        teachers: list[str] = []
+        texts: list[str] = []
         if self.task.is_distillation:
-            teachers = warnings.teacher_warnings(self.folder, self.search_trials)
-        texts = [
-            *teachers,
-            *warnings.recorded_warnings(self.folder),
+            texts += warnings.find_teacher_faults(read_teacher_accuracy(self.folder))
+            texts += warnings.find_weak_teachers(self.folder, self.search_trials)
+        provenance = read_provenance(self.folder, texts)
+        texts += provenance.get("warnings", [])
+        texts += [
             words.effort_warning(self.effort, self.study),
             words.steps_warning(comparison.completed(self.trials), self.task),
             *warnings.find_problems(self.study, self.frames, self.by, self.task),
@@ -216,7 +199,7 @@ class Results:
     @cached_property
     def by(self) -> list[str]:
         """The hyperparameters that tell the configurations apart, e.g. ["alpha", "temperature"]."""
-        return distinguishing(self.trials, self.study.searched)
+        return frames.distinguishing(self.trials, self.study.searched)
 
     @property
     def planned_repeats(self) -> float:
@@ -249,13 +232,13 @@ class Results:
         """
         if split not in ("val", "test"):
             raise InputError(f"split must be val or test, but got {split}")
-        return of_trials(self.folder, self.trials, split)
+        return frames.of_trials(self.folder, self.trials, split)
 
     def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
         """Return the reader of the criterion's metric per example of a split."""
         if not criterion.has_examples:
             return no_examples
-        return partial(read_examples, self.folder, metric=criterion.declared, split=split)
+        return partial(frames.read_examples, self.folder, metric=criterion.declared, split=split)
 
     def anytime_level(self, criterion: Criterion) -> float | None:
         """Return the level of a comparison that decided its number of repeats; else None."""
@@ -330,11 +313,9 @@ class Results:
         """
         criterion = criterion or self.default_criterion
         if criterion not in self._compared:
-            level, read = self.anytime_level(criterion), self.examples(criterion)
+            how = (self.anytime_level(criterion), self.examples(criterion), self.design)
             trials = self.trials_for(criterion)
-            self._compared[criterion] = comparison.compare(
-                trials, criterion, level, read, self.design
-            )
+            self._compared[criterion] = comparison.compare(trials, criterion, *how)
         return self._compared[criterion].copy()
 
     @cached_property
@@ -359,7 +340,7 @@ class Results:
         1  resnet18      plain    alpha = 1  0.697    3724
         """
         criterion = criterion or self.default_criterion
-        return frontier(self.search_trials, self.costs, criterion, self.by)
+        return costs.frontier(self.search_trials, self.costs, criterion, self.by)
 
     def selection(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Return chosen configuration, baseline and recipe's default on val and test.
@@ -444,7 +425,7 @@ class Results:
         0  alpha = 0.1         0.757  4
         """
         table = summaries.configs(self.search_trials, self.planned_repeats, self.default_criterion)
-        return with_student_costs(table, self.costs)
+        return costs.with_student_costs(table, self.costs)
 
     def summary(
         self,
@@ -563,7 +544,8 @@ class Results:
                 text = words.verdict(rows, criterion, by, self.context(criterion, student), m)
                 lines.append(f"{student}: {text}")
         if self.task.is_distillation:
-            lines.append(warnings.weak_teachers_text(self.folder, self.search_trials))
+            weak = warnings.find_weak_teachers(self.folder, self.search_trials)
+            lines += [text[:1].upper() + text[1:] for text in weak]
         return "\n".join(line for line in lines if line)
 
     def best_within_limits(self, criterion: Criterion | None = None) -> str:
@@ -573,7 +555,7 @@ class Results:
             return ""
         phases = (self.trials_for(criterion), self.search_trials)
         round_ = self.frames.round if self.names_recorded_best(criterion) else None
-        return best_within(phases, self.costs, criterion, limits, self.by, round_)
+        return costs.best_within(phases, self.costs, criterion, limits, self.by, round_)
 
     def baseline(self, criterion: Criterion | None = None, student: str | None = None) -> str:
         """Return the baseline in words, with the other hyperparameters that are searched.
@@ -584,28 +566,25 @@ class Results:
         """
         criterion = criterion or self.default_criterion
         table, task = self.compare(criterion), criterion.task
-        if criterion.has_task_baseline:
-            text = task.baseline_words
-        else:
-            values = {f"config/{name}": value for name, value in criterion.fixed.items()}
-            text = config_label(values, list(criterion.fixed))
-        if not len(table):
-            return text
+        text = task.baseline_words
+        if not criterion.has_task_baseline:
+            text = config_label(criterion.fixed, list(criterion.fixed), prefix="")
         if student is None and len(self.compared_students(criterion)) > 1:
             return f"{text} of the same {task.group}"
-        rows = table if student is None else table[criterion.groups(table) == student]
-        if not len(rows):
+        if student is not None and len(table):
+            table = table[criterion.groups(table) == student]
+        if not len(table):
             return text
-        chosen = self.trials[self.trials.config_id == rows.baseline.iloc[0]].iloc[0]
+        chosen = self.trials[self.trials.config_id == table.baseline.iloc[0]].iloc[0]
         fixed = {*criterion.fixed} if student is None else {*criterion.fixed, task.group}
         others = [n for n in self.by if n not in fixed and not pd.isna(chosen[f"config/{n}"])]
-        aids = regularisers(task, {name: chosen[f"config/{name}"] for name in others})
+        aids = frames.regularisers(task, {name: chosen[f"config/{name}"] for name in others})
         rest = config_label(chosen, [name for name in others if name not in aids])
         return words.sentence(
             "tuned baseline",
             baseline=text,
             is_plain=criterion.has_task_baseline,
-            aids=join_words(aids.values()) if aids else "",
+            aids=list(aids.values()),
             rest=rest if len(others) > len(aids) else "",
         )
 
@@ -662,7 +641,7 @@ class Results:
                 formatting.markdown(head, rows[:MAX_PRINTED_ROWS]),
                 " ".join([*context.method(), effort]).rstrip(),
             ]
-        parts += cost_text(self.costs, teacher_files(self.study))
+        parts += costs.cost_text(self.costs, costs.teacher_files(self.study))
         if best := self.best(criterion):
             table, context = self.selection(criterion), self.context(criterion, self.student(best))
             parts.append(words.best_sentence(table, criterion, self.label(best), context))

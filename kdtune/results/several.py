@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
@@ -58,11 +58,12 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
         A sentence if that is not known for some of them, else "".
     """
     prints = {name: _fingerprints(results).get("data") for name, results in studies.items()}
-    sizes = {name: _val_size(results) for name, results in studies.items()}
-    if len({*prints.values(), None}) > 2 or len({*sizes.values(), 0}) > 2:
+    val = {name: r.epochs[r.epochs.split == "val"] for name, r in studies.items()}
+    sizes = {name: int(epochs.n_examples.max()) for name, epochs in val.items() if len(epochs)}
+    if len({*prints.values(), None}) > 2 or len(set(sizes.values())) > 1:
         shown = "; ".join(
             f"{name}: {results.study.run.data}, fingerprint {prints[name] or 'not known'}, "
-            f"{sizes[name] or 'no'} val images"
+            f"{sizes.get(name, 'no')} val images"
             for name, results in studies.items()
         )
         raise InputError(
@@ -78,18 +79,11 @@ def _fingerprints(results: Results) -> dict[str, str]:
     return read_saved(results.folder).fingerprints
 
 
-def _val_size(results: Results) -> int:
-    """Return the number of val images of a study; 0 before its first epoch."""
-    val = results.epochs[results.epochs.split == "val"]
-    return int(val.n_examples.max()) if len(val) else 0
-
-
 def pairing_obstacles(one: Study, other: Study) -> list[str]:
     """Return why the repeats of two studies are independent: "seed 0 and 1"; [] if they pair."""
-    pairs = ((n, getattr(one.run, n), getattr(other.run, n)) for n in SHARED_BY_PAIRS)
-    return [
-        f"{name.replace('_', ' ')} {_shown(a)} and {_shown(b)}" for name, a, b in pairs if a != b
-    ]
+    differ = [n for n in SHARED_BY_PAIRS if getattr(one.run, n) != getattr(other.run, n)]
+    values = [(n, _shown(getattr(one.run, n)), _shown(getattr(other.run, n))) for n in differ]
+    return [f"{name.replace('_', ' ')} {a} and {b}" for name, a, b in values]
 
 
 def differing_settings(studies: Mapping[str, Results]) -> pd.DataFrame:
@@ -149,14 +143,36 @@ class Candidate:
     is_best: bool
     """Whether it is the best of the study, of either kind."""
     config_id: str
-    label: str
-    trials: pd.DataFrame = field(repr=False)
-    """Its trials by which the criterion is judged."""
+    results: Results
+    """The study."""
+    criterion: Criterion
 
-    def sample(self, split: str, criterion: Criterion) -> pd.Series:
+    @property
+    def label(self) -> str:
+        """The configuration in words."""
+        return self.results.label(self.config_id)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """The completed trials by which the criterion is judged."""
+        trials = completed(self.results.trials_for(self.criterion))
+        return trials[trials.config_id == self.config_id]
+
+    def sample(self, split: str) -> pd.Series:
         """Return the criterion's metric on a split by repeat."""
-        scope = criterion.scope if split == "val" else "last"
-        return by_repeat(self.trials, criterion.metric, scope, split)[self.config_id].dropna()
+        scope = self.criterion.scope if split == "val" else "last"
+        values = by_repeat(self.trials, self.criterion.metric, scope, split)
+        return values[self.config_id].dropna()
+
+    def unit_means(self, sample: pd.Series) -> np.ndarray:
+        """Return the independent numbers of a sample: its repeats, or the means of teachers."""
+        return self.results.design.unit_means(sample.to_numpy(dtype=float), list(sample.index))
+
+    def examples(self, split: str, repeats: pd.Index) -> list[np.ndarray | None]:
+        """Return the metric of each example by repeat, as far as known."""
+        ids = self.trials.set_index("repeat").trial_id[repeats]
+        by_trial = self.results.examples(self.criterion, split)(list(ids))
+        return [by_trial.get(trial) for trial in ids]
 
 
 def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "SideBySide":
@@ -178,13 +194,11 @@ def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "Sid
                 f"training function; compare its table: kdtune.compare(results.trials, ...)"
             )
         check_baseline(criterion, results.study)
-    keys = [p if "://" in p else str(Path(p).expanduser().resolve()) for p in folders]
-    if len(set(keys)) < len(keys):
+    if len(set(folders)) < len(folders):
         raise InputError(f"each study must be given once, but got {' '.join(folders)}")
     names = [results.study.name for results in loaded]
-    if len(set(names)) < len(names):
-        names = list(folders)
-    studies = dict(zip(names, loaded, strict=True))
+    are_unique = len(set(names)) == len(names)
+    studies = dict(zip(names if are_unique else folders, loaded, strict=True))
     return SideBySide(studies, criterion, check_same_data(studies))
 
 
@@ -205,19 +219,19 @@ class SideBySide:
     @cached_property
     def candidates(self) -> list[Candidate]:
         """The best configuration of each study, and its best baseline."""
-        plain = self.criterion.has_task_baseline
-        kinds = {False: "distilled", True: "plain"} if plain else {False: "other", True: "baseline"}
+        kinds = (
+            ("distilled", "plain") if self.criterion.has_task_baseline else ("other", "baseline")
+        )
         candidates = []
         for name, results in self.studies.items():
-            best, trials = results.best(self.criterion), results.trials_for(self.criterion)
+            best = results.best(self.criterion)
             is_baseline = self.criterion.is_baseline(completed_configs(results.trials))
-            for value, kind in kinds.items():
+            for kind, value in zip(kinds, (False, True), strict=True):
                 group = list(is_baseline.index[is_baseline == value])
                 config = best if best in group else results.best_among(group, self.criterion)
                 if config is not None:
-                    label, of_config = results.label(config), trials[trials.config_id == config]
-                    is_best = config == best
-                    candidates.append(Candidate(name, kind, is_best, config, label, of_config))
+                    of_study = (config == best, config, results, self.criterion)
+                    candidates.append(Candidate(name, kind, *of_study))
         return candidates
 
     @cached_property
@@ -229,14 +243,14 @@ class SideBySide:
         sd, n and the ends of its 95 % t interval: <split>/mean, /std, /n, /low, /high for val and
         test. The mean on val is optimistic, since val selected the configuration.
         """
-        names = ["study", "kind", "is_best", "config_id", "label"]
+        names = ("study", "kind", "is_best", "config_id", "label")
         rows = [
             {name: getattr(candidate, name) for name in names}
-            | mean_columns("val", candidate.sample("val", self.criterion))
-            | mean_columns("test", candidate.sample("test", self.criterion))
+            | mean_columns("val", candidate.sample("val"))
+            | mean_columns("test", candidate.sample("test"))
             for candidate in self.candidates
         ]
-        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=names)
+        return pd.DataFrame(rows)
 
     @cached_property
     def splits(self) -> list[str]:
@@ -281,31 +295,18 @@ class SideBySide:
 
     def _pair(self, split: str, a: Candidate, b: Candidate) -> Pair:
         """Return the pair of a configuration of a study with one of the first study."""
-        x, y = a.sample(split, self.criterion), b.sample(split, self.criterion)
+        x, y = a.sample(split), b.sample(split)
         common, too_few = common_repeats(x, y)
-        obstacles = pairing_obstacles(*(self.studies[c.study].study for c in (b, a)))
         design = self.design_against(a.study)
-        if why := ", ".join(obstacles) or too_few:
-            means, others = self._unit_means(a, x), self._unit_means(b, y)
-            return Pair(means, others, design=design, why_unpaired=why, sizes=(len(x), len(y)))
-        tables = [self._examples(c, split, common, design) for c in (a, b)]
-        x, y, repeats = x[common], y[common], [int(repeat) for repeat in common]
-        return Pair(x.to_numpy(), y.to_numpy(), difference_table(*tables), repeats, design)
-
-    def _unit_means(self, candidate: Candidate, sample: pd.Series) -> np.ndarray:
-        """Return the independent numbers of a sample: its repeats, or the means of teachers."""
-        design = self.studies[candidate.study].design
-        return design.unit_means(sample.to_numpy(dtype=float), list(sample.index))
-
-    def _examples(
-        self, candidate: Candidate, split: str, repeats: pd.Index, design: Design
-    ) -> list[np.ndarray | None]:
-        """Return the metric of each example by repeat, as far as known."""
-        if design.folds is not None:  # each repeat has other images
-            return [None] * len(repeats)
-        ids = completed(candidate.trials).set_index("repeat").trial_id[repeats]
-        by_trial = self.studies[candidate.study].examples(self.criterion, split)(list(ids))
-        return [by_trial.get(trial) for trial in ids]
+        if why := ", ".join(pairing_obstacles(b.results.study, a.results.study)) or too_few:
+            means, sizes = (a.unit_means(x), b.unit_means(y)), (len(x), len(y))
+            return Pair(*means, design=design, why_unpaired=why, sizes=sizes)
+        differences = None
+        if design.folds is None:  # with folds each repeat has other images
+            differences = difference_table(a.examples(split, common), b.examples(split, common))
+        return Pair(
+            x[common].to_numpy(), y[common].to_numpy(), differences, common.tolist(), design
+        )
 
     def design_against(self, name: str) -> Design:
         """Return the design that decides the comparison of a study with the first one."""
@@ -465,8 +466,7 @@ def _describe_folder(folder: Path, criterion: Criterion) -> dict[str, Any]:
     try:
         return row | _describe(load(folder), criterion)
     except Exception as error:  # whatever damaged records raise, the other studies are listed
-        reason = str(error) if isinstance(error, InputError) else first_line(error)
-        reason = reason.replace(f"{folder}/", "").replace(str(folder), "it")
+        reason = first_line(error).replace(f"{folder}/", "").replace(str(folder), "it")
         return row | {"state": f"damaged: {reason}"}
 
 

@@ -14,11 +14,11 @@ from kdtune.config.task import Task
 from kdtune.config.text import short
 from kdtune.results.comparison import (
     Criterion,
+    by_mean,
     by_repeat,
     complete_block,
     completed,
     completed_configs,
-    have_enough_repeats,
     mean_columns,
     metric_values,
     with_enough_repeats,
@@ -39,13 +39,9 @@ def configs(trials: pd.DataFrame, planned: float, criterion: Criterion) -> pd.Da
     columns, name = config_columns(trials), f"val/{criterion.metric}"
     groups = completed(trials).groupby(columns, dropna=False)
     frame = groups[f"{name}@last"].agg(["mean", "std", "count"]).reset_index()
-    frame.columns = [*columns, f"{name}/mean", f"{name}/std", "n"]
-    frame["n_planned"] = planned
-    frame = frame.assign(
-        enough=have_enough_repeats(frame["n"]), score=criterion.sign * frame[f"{name}/mean"]
-    )
-    frame = frame.sort_values(["enough", "score"], ascending=False)
-    return frame.drop(columns=["enough", "score"]).reset_index(drop=True)
+    frame.columns = [*columns, f"{name}/mean", f"{name}/std", f"{name}/n"]
+    frame = by_mean(frame.assign(n_planned=planned), name, criterion.sign)
+    return frame.rename(columns={f"{name}/n": "n"}).reset_index(drop=True)
 
 
 def summary(

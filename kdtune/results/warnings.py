@@ -28,7 +28,6 @@ from kdtune.results.design import p_text
 from kdtune.results.frames import Frames, config_label, trials_with_predictions
 from kdtune.results.words import sentence
 from kdtune.statistics.intervals import binomial_p, chance_level
-from kdtune.storage.records import read_provenance
 
 MAX_WARNINGS = 10
 """Warnings of one kind; further runs that are excluded are counted."""
@@ -39,13 +38,6 @@ MAX_NAMED = 3
 def _first(names: Sequence[str], separator: str = ", ") -> str:
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f"{separator.join(names[:MAX_NAMED])}{more}"
-
-
-def recorded_warnings(folder: Path) -> list[str]:
-    """Return the warnings that the driver recorded in provenance.json, and of a damaged file."""
-    faults: list[str] = []
-    recorded = read_provenance(folder, faults).get("warnings", [])
-    return [*faults, *recorded]
 
 
 def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
@@ -325,9 +317,8 @@ def check_teachers(
     Raises:
         InputError: A teacher is less accurate than `least`.
     """
-    recorded = read_teacher_accuracy(folder)
-    records = {record.key: record for record in recorded}
-    if measured := measure(recorded):
+    records = {record.key: record for record in read_teacher_accuracy(folder)}
+    if measured := measure(list(records.values())):
         records |= {record.key: record for record in measured}
         write_teacher_accuracy(folder, list(records.values()))
     checked = [records[key] for key in keys]
@@ -343,31 +334,20 @@ def check_teachers(
             raise InputError(sentence("inaccurate teacher", of_file=of_file, **facts))
 
 
-def teacher_warnings(folder: Path, trials: pd.DataFrame) -> list[str]:
-    """Return what is wrong with the teachers of the study in a folder; `trials` of its search."""
-    records = read_teacher_accuracy(folder)
-    return [*find_teacher_faults(records), *find_weak_teachers(records, trials)]
-
-
-def weak_teachers_text(folder: Path, trials: pd.DataFrame) -> str:
-    """Return the sentences of `find_weak_teachers` on the study in a folder, one a line."""
-    weak = find_weak_teachers(read_teacher_accuracy(folder), trials)
-    return "\n".join(text[:1].upper() + text[1:] for text in weak)
-
-
-def find_weak_teachers(records: Sequence[TeacherAccuracy], trials: pd.DataFrame) -> list[str]:
+def find_weak_teachers(folder: Path, trials: pd.DataFrame) -> list[str]:
     """Return a sentence for each teacher that is less accurate than students trained without it.
 
     Accuracies are on val. Those of a student are the mean of its best configuration without
     distillation over the completed repeats, those of a recipe the mean of its teachers.
 
     Args:
-        records: accuracy of the teachers.
+        folder: of the study.
         trials: of the search, see `frames.Frames`.
     """
     undistilled = completed(trials)[lambda t: t["config/alpha"] == 1]
     students = undistilled["config/student"]
     groups = undistilled["val/acc@last"].groupby([students, undistilled.config_id], dropna=False)
+    records = read_teacher_accuracy(folder)
     measured = [(r.recipe_name, r.splits["val"].share) for r in records if "val" in r.splits]
     teachers = pd.DataFrame(measured, columns=["name", "acc"]).groupby("name", sort=False).acc
     return [

@@ -18,17 +18,10 @@ from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     Criterion,
     Finding,
+    by_mean,
     find,
-    have_enough_repeats,
 )
-from kdtune.results.design import (
-    ONE_TEACHER,
-    Design,
-    exact_test,
-    in_every_repeat,
-    p_text,
-    since_interval,
-)
+from kdtune.results.design import ONE_TEACHER, Design, p_text
 from kdtune.results.formatting import (
     count_of_planned,
     decimals,
@@ -129,47 +122,11 @@ class ComparisonContext:
         return self.interval if self.any_time else "95% CI"
 
     @property
-    def repeats_phrase(self) -> str:
-        """Which repeats are used, after a comma; "" if they are those of the search."""
-        return self.sentence("finalists")
-
-    @property
-    def kind_of_repeats(self) -> str:
-        """Kind of the repeats: "held-out" if nothing has been selected on them, else "final"."""
-        return "held-out" if self.is_recorded else "final"
-
-    @property
-    def bias_of_best(self) -> str:
-        """What biases the best configuration's metric on val, as a note in parentheses."""
-        return self.sentence("bias")
-
-    @property
     def holds_for(self) -> str:
         """What conclusions are about."""
         text = self.design.holds_for(self.split, new_images=self.images is not None)
         needs_reason = self.images is None and self.design.folds is None and self.why_these_images
         return f"{text} ({self.why_these_images})" if needs_reason else text
-
-    @property
-    def paired_by(self) -> str:
-        """What the comparison is paired by."""
-        return self.repeat if self.images is None else f"{self.repeat} and {self.examples[:-1]}"
-
-    @property
-    def image_count(self) -> str:
-        """The number of images in words, e.g. "500 val images"."""
-        return " ".join(filter(None, (f"{self.images:,}", self.split, self.examples)))
-
-    @property
-    def sizes(self) -> str:
-        """Over what t intervals and t tests are computed."""
-        units = self.design.units_phrase
-        return units if self.images is None else f"{units} and {self.image_count}"
-
-    @property
-    def rows(self) -> str:
-        """Rows of the table of comparisons that are adjusted for."""
-        return "rows" if self.is_one_study or not self.split else "rows of the split"
 
     def method(self, why_unpaired: str = "") -> list[str]:
         """Return the sentences of the note below the comparison's table."""
@@ -214,7 +171,6 @@ def verdict(
     if context.is_one_study and criterion.has_task_baseline:
         distilled = criterion.task.subject
     signed = f"{difference_text(row, criterion.scale)} {criterion.unit}".rstrip()
-    paired = bool(row.get("paired", True))
     with_here = context.images is not None and "low_here" in row
     advice, help = "", ""
     if finding.kind == "not significant":
@@ -234,15 +190,12 @@ def verdict(
         m=m,
         ends=interval_words(row.low, row.high, criterion.scale),
         p=p_text(row.p_holm),
-        exact_test=exact_test(row.low, paired),
         n=n_text(row, context.planned),
         teachers=row.n_units if row.get("n_units", row.n) < row.n else 0,
-        images=row.n_images,
-        paired=paired,
+        row=row,
+        paired=bool(row.get("paired", True)),
         # what qualifies it
         ends_here=with_here and interval_words(row.low_here, row.high_here, criterion.scale),
-        since=since_interval(row.p_holm, row.low, row.high, *context.rule),
-        every_repeat=in_every_repeat(row),
         too_small=_is_too_small(finding, criterion, context),
         help=help,
         advice=advice,
@@ -400,14 +353,14 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion, has_flags: boo
     gain, needed, limit = 0.0, None, 0.0
     with_error = table[table.error > 0]
     repeats_help = _has_independent_repeats(row)
+    if parts.has_images and repeats_help:  # with any number of repeats
+        limit = detectable_difference(parts, math.inf, images, level)
     is_improvement = criterion.sign * row["diff"] > ROUNDING
     if is_improvement and repeats_help:
         # the repeats that 80 % power needs if the shrunk estimate is the true difference
         signed = (criterion.sign * with_error["diff"]).tolist()
         gain = shrunk(signed, with_error.error.tolist(), 0)
         needed = repeats_needed(gain, parts, images, level, most=MAX_SUGGESTED_REPEATS)
-        if parts.has_images:
-            limit = detectable_difference(parts, math.inf, images, level)
     return sentence(
         "power",
         able=able,
@@ -420,7 +373,7 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion, has_flags: boo
         least=with_unit(limit, criterion) if limit > gain else "",
         most=MAX_SUGGESTED_REPEATS,
         help=what_would_help(row, m, criterion),
-        limit=limit_of_images(row, m, criterion),
+        too_few_images=criterion.in_points and criterion.scale * limit > 100 * SMALL_DIFFERENCE,
     )
 
 
@@ -459,16 +412,6 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
         more_repeats=width(2 * n, images),
         more_images=width(n, 2 * images),
     )
-
-
-def limit_of_images(row: pd.Series, m: int, criterion: Criterion) -> str:
-    """Return that the images are too few to show 1 point with any number of repeats; else ""."""
-    parts, images = _components(row), row.n_images
-    if not (criterion.in_points and parts.has_images and _has_independent_repeats(row)):
-        return ""
-    limit = detectable_difference(parts, math.inf, images, SIGNIFICANCE_LEVEL / m)
-    is_too_large = limit > SMALL_DIFFERENCE * 100 / criterion.scale
-    return sentence("images", examples=_examples(images, criterion)) if is_too_large else ""
 
 
 def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
@@ -621,25 +564,12 @@ def effort_warning(effort: pd.DataFrame, study: Study) -> str:
         effort: of `tuning_effort`.
         study: whose search and words the sentence follows.
     """
-    task = study.task
     for _, row in effort.iterrows():
         few, many = sorted((row.configs, row.baseline_configs))
-        if not few or many <= MAX_RATIO * few:
-            continue
-        arm = task.baseline_words or "the baseline"
-        if few != row.baseline_configs:
-            arm = task.subject.lower() or "the other arm"
-        return sentence(
-            "one-sided",
-            arm=arm,
-            of_group=f" of {row.group}" * bool(row.group and len(effort) > 1),
-            few=few,
-            many=many,
-            half=HALF,
-            has_share=study.search != "grid" and study.plain_share < HALF,
-            is_grid=study.search == "grid",
-            is_distillation=task.is_distillation,
-        )
+        if few and many > MAX_RATIO * few:
+            facts = {"few": few, "many": many, "study": study, "half": HALF}
+            facts["group"] = row.group if len(effort) > 1 else ""
+            return sentence("one-sided", is_baseline=few == row.baseline_configs, **facts)
     return ""
 
 
@@ -718,11 +648,7 @@ def _best_first(table: pd.DataFrame, metrics: Sequence[str], task: Task) -> pd.D
     if not ranked:
         return table
     first = task.score if task.score in ranked else ranked[0]
-    key, sign = f"val/{first}", 1 if task.metrics[first].better == "higher" else -1
-    order = pd.DataFrame(
-        {"few": ~have_enough_repeats(table[f"{key}/n"]), "mean": -sign * table[f"{key}/mean"]}
-    )
-    return table.loc[order.sort_values(["few", "mean"], kind="stable").index]
+    return by_mean(table, f"val/{first}", 1 if task.metrics[first].better == "higher" else -1)
 
 
 def _rounded(value: object) -> object:

@@ -134,7 +134,7 @@ FAULTS = {
     "unknown key": (lambda: {"trian": (X, LABELS)}, "only, but has 'trian'"),
     "no labels": (lambda: {"train": X}, r"own_module:make \(train\) must be a pair .* got Tensor"),
     "empty": (lambda: pair(X[:0], LABELS[:0]), r"must have examples, \[N, \.\.\.\], but has none"),
-    "from 1": (lambda: pair(X, LABELS + 1), "none of 0; number the classes from 0"),
+    "from 1": (lambda: pair(X, LABELS + 1), "none of .'0'.; number the classes from 0"),
     "one class": (lambda: pair(X, LABELS * 0), "at least two classes, but has 0 alone"),
     "one-hot": (lambda: pair(X, np.eye(10)), r"\[N\], but have the shape \[10, 10\]"),
     "ragged": (lambda: pair([[1, 2], [3]]), "an array of numbers of one shape, but got list"),
@@ -144,7 +144,7 @@ FAULTS = {
     ),
     "unknown in val": (
         lambda: {"train": (X[:2], ["a", "b"]), "val": (X[:1], ["c"])},
-        r"\(val\) must be classes of train, but got c",
+        r"\(val\) must be classes of train, but got .'c'.",
     ),
     "sizes differ": (
         lambda: {"train": Pairs((X[0], 0), (X[0, :1], 1))},
@@ -426,10 +426,10 @@ def test_images_of_val_and_test_are_said() -> None:
     run = Run(extra=f"{__name__}:some_of_val_and_test")
     val, test = find_copies(with_images(run))
     assert val == (
-        "3 of the 500 images in val are also in --extra (such as val[3] = extra[5]), so students "
-        "learn what the teacher says of them, and metrics on val may be optimistic"
+        "3 of the 500 images in val are also in extra (such as val[3] = extra[5]), so metrics on "
+        "val are optimistic"
     )
-    assert test.startswith("1 of the 1000 images in test are also in --extra (such as test[10] =")
+    assert test.startswith("1 of the 1000 images in test are also in extra (such as test[10] =")
     assert find_copies(with_images(run)) == [val, test]  # from a note
     assert find_copies(load_data(Run())) == []
     assert find_copies(with_images(REST)) == []

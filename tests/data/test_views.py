@@ -264,8 +264,8 @@ SPECTRA = tensors(torch.zeros(5, 2, 16, 8))
 @pytest.mark.parametrize(
     ("data", "space", "message"),
     [
-        (WORDS, {"mixup": (0.2,)}, "--mixup must be 0 .* got --mixup 0.2 .* int64 .* leave out"),
-        (WORDS, {"cutmix": (1.0,)}, r"--cutmix must be 0 .* \[C, H, W\], .* shape \[12\]; leave"),
+        (WORDS, {"mixup": (0.2,)}, "--mixup must be 0 .* got --mixup 0.2, .* int64 .* leave"),
+        (WORDS, {"cutmix": (1.0,)}, r"--cutmix must be 0 .* \[C, H, W\], .* shape \[12\], .*leave"),
         (TABLE, {"cutmix": Range(0.1, 1.0)}, r"the shape \[64\]"),
         (TABLE, {"mixup": (0.2,)}, None),
         (SPECTRA, {"mixup": (0.2,), "cutmix": (1.0,)}, None),

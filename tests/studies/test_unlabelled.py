@@ -52,7 +52,7 @@ def test_a_study_of_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(parse("search", words(extra, tmp_path))) == 0
     said = " ".join("".join(capsys.readouterr()).split())
     assert f"Images without labels: 9 (--extra {extra})." in said
-    assert "2 of the 4 images in val are also in --extra (such as val/a/0.png = copy0.png)" in said
+    assert "2 of the 4 images in val are also in extra (such as val/a/0.png = copy0.png)" in said
 
     folder = tmp_path / "runs" / "photos"
     results = kdtune.load(folder)

@@ -174,7 +174,7 @@ def test_an_index_of_other_data_is_refused(made: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", **arrays)
     text = replace(PLAIN, data="own_data:text", train_images=None)
     for run, file, message in (
-        (text, made, "must be a list of the classes of the data"),
+        (text, made, "must be a list of the 4 classes of the data"),
         (replace(PLAIN, folds=4), made, "name the examples by file, .* leave out --folds"),
         (PLAIN, tmp_path, rf"of the same data as .* {FASHION.fingerprint}\)"),
     ):
