@@ -323,8 +323,8 @@ class ProcessWatch:
         self._write_line = write
         self._actors: dict[str, Callable[[], Any]] = {}
         self._heard: dict[str, float] = {}
-        self._looks: dict[Any, str] = {}
-        """Tasks that look at processes, and the line if they kill one."""
+        self._looks: dict[str, tuple[Any, str]] = {}
+        """The task that looks at the process of a run, and the line if it kills it."""
         self._polled = time.monotonic()
 
     def begin(self, name: str, actor: Callable[[], Any]) -> None:
@@ -358,17 +358,18 @@ class ProcessWatch:
         check_local_ray()
         was_away = now - self._polled > AWAY_SECONDS
         self._polled = now
-        for task in ray.wait([*self._looks], timeout=0)[0] if self._looks else ():
-            line = self._looks.pop(task)
-            # a RayError: the machine is lost, or has no memory for a task
-            with suppress(ray.exceptions.RayError):
-                if ray.get(task):
-                    self._write_line(line)
+        for name, (task, line) in list(self._looks.items()):
+            if ray.wait([task], timeout=0)[0]:
+                del self._looks[name]
+                # a RayError: the machine is lost, or has no memory for a task
+                with suppress(ray.exceptions.RayError):
+                    if ray.get(task):
+                        self._write_line(line)
         for name, heard in list(self._heard.items()):
             # if the driver was suspended or busy, what has been reported is not read yet
             if was_away or now - heard >= TRIAL_SILENT_SECONDS:
                 self.hear(name)
-            if not was_away and now - heard >= TRIAL_SILENT_SECONDS:
+            if not was_away and now - heard >= TRIAL_SILENT_SECONDS and name not in self._looks:
                 self._look(name, now - heard)
 
     def _look(self, name: str, silent: float) -> None:
@@ -378,10 +379,12 @@ class ProcessWatch:
         address = entry.get("Address", {}).get("NodeID", "")  # Ray may not know it any more
         for node in alive_nodes():
             if node.id == address:
-                self._looks[start_on(node, kill_if_stopped, entry["Pid"])] = (
-                    f"{name}: no epoch for {silent:.0f} s, and its process {entry['Pid']} on "
-                    f"{node} was stopped, so it is killed; the run resumes from its last checkpoint"
+                pid = entry["Pid"]
+                line = (
+                    f"{name}: no epoch for {silent:.0f} s, and its process {pid} on {node} was "
+                    f"stopped, so it is killed; the run resumes from its last checkpoint"
                 )
+                self._looks[name] = start_on(node, kill_if_stopped, pid), line
 
 
 def kill_if_stopped(pid: int) -> bool:
