@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from typing import Any
 from uuid import uuid4
 
 import own_functions
+import psutil  # Ray brings its own
 import pytest
+from drivers import wait_until
 from ray._private import state
 from simulated_runs import LISTS, make
 from tiny_run import TINY
@@ -22,10 +25,11 @@ import kdtune
 from kdtune.config.files import EPOCHS
 from kdtune.config.text import FolderUnusableError
 from kdtune.planning.plan import Plan
+from kdtune.raytune import recorder as module
 from kdtune.raytune.driver import RepeatSearcher
-from kdtune.raytune.machines import Capacity, TrialResources
+from kdtune.raytune.machines import Capacity, Node, TrialResources
 from kdtune.raytune.progress import ProgressDisplay
-from kdtune.raytune.recorder import MAX_LOST_MACHINES, Recorder
+from kdtune.raytune.recorder import MAX_LOST_MACHINES, ProcessWatch, Recorder
 from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records, read_lines
@@ -243,7 +247,38 @@ def test_a_run_that_ray_kills_alone_is_the_cause_of_those_before(recorder: Recor
     assert recorder.capacity.concurrent_trials() == len(tune.start()) == 8
 
 
-# -- trials that freeze, under a real Ray --
+# -- processes that freeze: here of this machine; trials and teachers under a real Ray --
+
+
+def test_the_process_of_a_silent_run_is_killed_if_it_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that is silent for as long, but alive, is left alone."""
+    node, lines = Node("a", "10.0.0.1 (h0)", {}), list[str]()
+    monkeypatch.setattr(module, "TRIAL_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "check_local_ray", lambda: None)
+    monkeypatch.setattr(module, "alive_nodes", lambda: [node])
+    monkeypatch.setattr(module, "start_on", lambda node, look, pid: look(pid))
+    monkeypatch.setattr(module.ray, "wait", lambda tasks, timeout: (tasks, []))
+    monkeypatch.setattr(module.ray, "get", lambda task: task)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        entry = {"Address": {"NodeID": "a"}, "Pid": process.pid}
+        monkeypatch.setattr(state, "actors", lambda actor_id: entry)
+        watch, actor = ProcessWatch(lines.append), SimpleNamespace(_actor_id=b"id")
+        watch.begin("a run", lambda: actor)
+        for _ in range(3):
+            watch.poll()
+        assert lines == [] and process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 10)
+        watch.poll()
+        watch.forget("a run")  # as its death is noticed
+        watch.poll()
+        assert process.wait(10) == -signal.SIGKILL
+    (line,) = lines
+    assert line.startswith("a run: no epoch for 0 s, and its process ")
+    assert f"{process.pid} on {node} was stopped, so it is killed; the run resumes" in line
 
 
 @pytest.mark.slow
