@@ -408,11 +408,13 @@ def _splits(name: str, made: Any) -> dict[str, Any]:
     return {split: made[key] for split, key in named.items()}
 
 
-def _read(value: Any, noun: str) -> RawSplit:
-    """Return the examples of a pair (inputs, labels) or of a dataset."""
+def _read(value: Any, noun: str, labelled: bool = True) -> RawSplit:
+    """Return the examples of a pair (inputs, labels) or of a dataset; of inputs if unlabelled."""
     if isinstance(value, tuple | list) and len(value) == 2:
         return RawSplit(_as_tensor(value[0], f"the inputs of {noun}"), value[1])
-    return read_dataset(value, noun)
+    if not labelled and isinstance(value, Tensor | np.ndarray):
+        return RawSplit(_as_tensor(value, noun), None)
+    return read_dataset(value, noun, labelled=labelled)
 
 
 def _classes(name: str, made: Mapping[str, Any]) -> list[str] | None:
@@ -502,7 +504,7 @@ def read_extra(name: str) -> UnlabelledImages:
     if is_function_name(name):
         function = _imported(name, "images without labels")
         with _seeded(), user_code(f"the images without labels {name} cannot be made"):
-            inputs = _as_images(_read_extra(function(), f"what {name} returns"))
+            inputs = _as_images(_read(function(), f"what {name} returns", labelled=False).inputs)
         root = _common_folder(inputs)
         if _is_empty(inputs):
             raise InputError(f"{name} must return images without labels, [N, ...], but has none")
@@ -517,27 +519,14 @@ def read_extra(name: str) -> UnlabelledImages:
 
 def _image_files(root: Path) -> tuple[tuple[str, ...], str]:
     """Return the image files in a folder and all folders in it, and a warning or ""."""
-    if not root.is_dir():
-        raise InputError(
-            f"--extra must be a folder of images, rest or module:factory, but there is no folder "
-            f"{root}; give one (--extra FOLDER)"
-        )
     images = scan_images(root)
     if not images.files:
         raise InputError(
-            f"--extra must be a folder of images, but {root} has no files with the suffixes "
-            f"{IMAGE_SUFFIXES}; give another folder"
+            f"--extra must be rest, module:factory or a folder of images (files with the suffixes "
+            f"{IMAGE_SUFFIXES}), but {root} is none; give another folder (--extra FOLDER)"
         )
     files = sorted(images.files, key=lambda file: Path(file).relative_to(root).as_posix())
     return tuple(files), describe_left_out(root, {OTHER_FORMATS: images.left_out})
-
-
-def _read_extra(value: Any, noun: str) -> _Inputs:
-    """Return the inputs of a tensor, an array, a pair (inputs, labels) or a dataset."""
-    is_pair = isinstance(value, tuple | list) and len(value) == 2
-    if is_pair or isinstance(value, Tensor | np.ndarray):
-        return _as_tensor(value[0] if is_pair else value, noun)
-    return read_dataset(value, noun, labelled=False).inputs
 
 
 def _check_like_train(name: str, extra: Split, train: Split) -> None:

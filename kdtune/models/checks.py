@@ -40,10 +40,8 @@ def probe(
             random or depend on the other examples of a batch, or their gradient reaches no
             parameter.
     """
-    if are_images(views):
-        if not model.is_normalized:
-            warnings.warn(describe_assumption(model), stacklevel=1)
-        model.preprocessing.check_channels(views, model.name)
+    if are_images(views) and not model.is_normalized:
+        warnings.warn(describe_assumption(model), stacklevel=1)
     before = views.clone()
     trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
     gradients: Sequence[Tensor | None] = ()

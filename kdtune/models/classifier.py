@@ -99,22 +99,6 @@ class Preprocessing:
         text = f"Preprocessing({', '.join(named)})"
         return text if self.interpolation == "bilinear" else f"{text}, {self.interpolation}"
 
-    def check_channels(self, views: Tensor, name: str) -> None:
-        """Raise InputError if the numbers of mean and std do not fit the views, uint8 [B, C, H, W].
-
-        Args:
-            views: of the data.
-            name: of the model.
-        """
-        channels = 3 if self.channels == 3 and views.shape[1] == 1 else views.shape[1]
-        for number in ("mean", "std"):
-            if len(values := getattr(self, number)) not in (1, channels):
-                raise InputError(
-                    f"the {number} of {name} must be one number, or one for each channel of the "
-                    f"images ({channels}), but got {' '.join(map(str, values))}; give "
-                    f"--teacher-{number} or --student-{number}"
-                )
-
 
 @lru_cache(maxsize=32)
 def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:

@@ -40,7 +40,7 @@ from kdtune.models.weights import RECORD, WEIGHTS, FinishedTeacher, check_whole,
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources, view_size
-from kdtune.training.epoch import Epoch
+from kdtune.training.epoch import Epoch, file_names
 from kdtune.training.loop import Checkpoint, milestones, train
 from kdtune.training.recipe import (
     BEFORE_ORIENTATION,
@@ -667,14 +667,6 @@ def _check_ids(run: Run, data: Data, table: OutputTable, by_file: bool) -> None:
         )
     if requirement is not None:
         raise InputError(f"{table.file} must {requirement}")
-
-
-def file_names(data: Data, split: str) -> tuple[str, ...] | None:
-    """Return the file of each example, relative to the data's folder; None if they are no files."""
-    inputs = data.splits[split].inputs
-    if not isinstance(inputs, tuple):
-        return None
-    return tuple(Path(file).relative_to(data.root).as_posix() for file in inputs)
 
 
 # Writing a teacher's outputs into a file, which is then a teacher without its network.

@@ -374,9 +374,9 @@ def test_faults_of_a_folder(tmp_path: Path) -> None:
     (root / "b.jpg").write_bytes(b"x")
     refused("the image .*b.jpg cannot be read.*replace it")
     root.rename(tmp_path / "gone")
-    refused("there is no folder .*extra; give one")
+    refused("the folder .*extra cannot be read .No such file")
     root.mkdir()
-    refused("has no files with the suffixes .jpg")
+    refused("suffixes .jpg.* but .*extra is none; give another")
 
 
 def test_rest_is_what_the_labelled_images_leave_out() -> None:

@@ -68,6 +68,16 @@ def test_each_part_of_the_run_changes_the_key(kind: str, change: dict[str, Any])
     assert make(replace(KEYS, **change)).name != make(KEYS).name
 
 
+@pytest.mark.parametrize("kind", ["views", "logits"])
+def test_each_part_that_images_without_labels_depend_on_changes_their_key(kind: str) -> None:
+    own, make = replace(KEYS, extra="images"), MAKERS[kind]
+    changes = [INPUT[name] for name in ("size", "augment", "seed", "repeat")] + [{"extra": "fewer"}]
+    every = [make(replace(own, **change), "extra") for change in ({}, *changes)]
+    assert len({key.name for key in every}) == 6
+    for change in (INPUT["subset"], INPUT["data"]):  # which images have labels does not matter
+        assert make(replace(own, **change), "extra").name == every[0].name
+
+
 @pytest.mark.parametrize("kind", ["views", "logits", "features"])
 def test_split_and_epoch_change_the_key(kind: str) -> None:
     make = MAKERS[kind]

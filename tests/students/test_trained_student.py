@@ -144,11 +144,11 @@ def test_batches_that_are_not_like_those_of_the_study(photos: Results, text: Res
     shapes = [(3, 48, 48), (2, 1, 48, 48), (2, 4, 48, 48), (2, 48, 48, 3), (2, 3, 0, 48)]
     bytes_of = [torch.zeros(shape, dtype=torch.uint8) for shape in shapes]
     for wrong in (torch.zeros(2, 3, 48, 48), *bytes_of):
-        with pytest.raises(InputError, match=r"images must be uint8 \[B, 3, H, W\].*but") as error:
+        with pytest.raises(InputError, match=r"must be torch.uint8 \[B, 3, H, W\].*but") as error:
             of_images(wrong)
         assert str(list(wrong.shape)) in str(error.value)
     for wrong in (torch.zeros(2, 12), torch.zeros(2, 11, dtype=torch.int64)):
-        with pytest.raises(InputError, match=r"inputs must be int64 \[B, 12\].*but got"):
+        with pytest.raises(InputError, match=r"inputs must be torch.int64 \[B, 12\].*but got"):
             of_tokens(wrong)
     with pytest.raises(InputError, match="view must be given to a student of images"):
         of_tokens.view("cat.jpg")
