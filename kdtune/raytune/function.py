@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,22 +77,22 @@ def yielded(train: Callable[[], object]) -> Iterator[Any]:
         yield from result
 
 
-def parse_epoch(given: object, study: Study, run: BaseRun, number: int) -> EpochReport:
+def parse_epoch(result: object, study: Study, run: BaseRun, number: int) -> EpochReport:
     """Return an epoch of what a training function has yielded, without its time.
 
     Args:
-        given: SPLIT/NAME to a number, or to an array of a value per example, [N], whose mean is the
-            metric; and perhaps "epoch", its number.
+        result: SPLIT/NAME to a number, or to an array of a value per example, [N], whose mean is
+            the metric; and perhaps "epoch", its number.
         study: Says whether its test needs binary values.
         run: Names the metric on val that it must hold.
         number: Of the epoch, unless it says another.
     """
     score = run.task.score
-    if not isinstance(given, Mapping):
-        raise ValueError(f"train must yield dicts of metrics, but yielded {given!r:.80}")
+    if not isinstance(result, Mapping):
+        raise ValueError(f"train must yield dicts of metrics, but yielded {result!r:.80}")
     splits: dict[str, dict[str, float | int | None]] = {}
     examples: dict[str, dict[str, _Values]] = {}
-    for key, value in given.items():
+    for key, value in result.items():
         if key == "epoch":
             number = _parse_number(value)
             continue
@@ -110,10 +110,10 @@ def parse_epoch(given: object, study: Study, run: BaseRun, number: int) -> Epoch
             )
     if score not in splits.get("val", {}):
         raise ValueError(
-            f"train must yield val/{score} in each epoch, but yielded {list(given)!r:.200}"
+            f"train must yield val/{score} in each epoch, but yielded {list(result)!r:.200}"
         )
     if splits["val"][score] is None:
-        raise Diverged(f"val/{score} is {float(np.mean(given[f'val/{score}']))} in epoch {number}")
+        raise Diverged(f"val/{score} is {float(np.mean(result[f'val/{score}']))} in epoch {number}")
     for split, metrics in splits.items():
         counts = {len(values) for values in examples.get(split, {}).values()}
         if len(counts) > 1:
@@ -201,18 +201,14 @@ class Reporter:
 
     def report(self, error: str | None = None) -> None:
         """Report the epochs that have not been reported, and why the trial failed, if it did."""
-        tune.report(as_report(self._unreported, error) | {"warnings": self._warnings})
+        last = self._unreported[-1].splits if self._unreported else {}
+        curves = {  # the last metrics, for TensorBoard
+            split: {name: value for name, value in metrics.items() if value is not None}
+            for split, metrics in last.items()
+        }
+        epochs = [epoch.recorded for epoch in self._unreported]
+        tune.report({"epochs": epochs, "error": error, "warnings": self._warnings, **curves})
         self._unreported, self._warnings, self._last = [], [], time.monotonic()
-
-
-def as_report(epochs: Sequence[EpochReport], error: str | None = None) -> dict[str, Any]:
-    """Return the report to Tune: all of the epochs, and the last one's metrics for TensorBoard."""
-    last = epochs[-1].splits if epochs else {}
-    curves = {
-        split: {name: value for name, value in metrics.items() if value is not None}
-        for split, metrics in last.items()
-    }
-    return {"epochs": [epoch.recorded for epoch in epochs], "error": error, **curves}
 
 
 def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
@@ -362,8 +358,8 @@ def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[
     options = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
     values = {name: value for name, value in run.config.items() if value is not None}
     planned, due = run.planned_epochs, None
-    for given in yielded(lambda: train(values, run.repeat, **options)):
-        epoch = parse_epoch(given, study, run, due or 0)
+    for result in yielded(lambda: train(values, run.repeat, **options)):
+        epoch = parse_epoch(result, study, run, due or 0)
         if due is None and epoch.number > logged:
             raise CannotResumeError(epoch.number, logged)
         if due is not None and epoch.number != due:
