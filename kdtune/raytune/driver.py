@@ -53,9 +53,8 @@ from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
 from kdtune.raytune.session import check_local_ray, folder_watch, ray_session, summarised
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
-from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease
+from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease, reach
 from kdtune.storage.records import Records, read_lines
-from kdtune.storage.store import reach
 from kdtune.streams.cache import Cache
 from kdtune.tracking import Tracker
 from kdtune.training.recipe import resolve_study, with_weights_of_studies
