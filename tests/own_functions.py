@@ -73,13 +73,6 @@ def soft(config: dict[str, Any], repeat: int) -> dict[str, Any]:
     return {"val/acc": np.array([0.2, 0.9])}
 
 
-def exits_after_an_epoch(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
-    """Ends its process, as it thinks, with the exit code of a success."""
-    yield {"val/acc": 0.5}
-    if config["alpha"] < 1:
-        sys.exit(0)
-
-
 def failing(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
     """What goes wrong is the value of the hyperparameter."""
     kind = config["kind"]
