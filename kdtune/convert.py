@@ -50,14 +50,10 @@ class ConvertFlags:
             name, equals, value = word.partition("=")
             # as on the tool's command line: --task-loss-weight=1
             name = name.lstrip("-").replace("-", "_")
-            if not (name and equals and value):
+            if not (name and equals and value) or name in values:
                 raise InputError(
-                    f"a parameter of the tool must be NAME=VALUE, but got {word}; for example "
-                    f"--from repdistiller gamma=0.1 alpha=0.9"
-                )
-            if name in values:
-                raise InputError(
-                    f"{name} must be given once, but got {name}={values[name]}, {word}"
+                    f"parameters of the tool must be NAME=VALUE, each name once, but got {word}; "
+                    f"for example --from repdistiller gamma=0.1 alpha=0.9"
                 )
             values[name] = value
         return values

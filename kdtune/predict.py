@@ -67,6 +67,9 @@ def main(flags: PredictFlags) -> int:
     Raises:
         InputError: There is no such student, device or image.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from kdtune.streams.views import check_gpus, count_gpus, device_of
     from kdtune.students.loading import describe_code, load_student
     from kdtune.students.trained import find_images, predict_files
@@ -86,39 +89,19 @@ def main(flags: PredictFlags) -> int:
         )
     faults: list[str] = []
     predictions = predict_files(student, files, flags.batch_size)
-    shown = _shown(predictions, len(files), flags.format)
+    console, prints_lines = Console(stderr=True), flags.format == "csv" and sys.stdout.isatty()
+    is_hidden = prints_lines or not console.is_terminal
+    # rich would send what is printed to the console of the bar, which is stderr
+    bar = Progress(console=console, transient=True, redirect_stdout=False, disable=is_hidden)
     prints = {"table": _print_table, "csv": _print_csv, "json": _print_json}
-    prints[flags.format](_tops(shown, student.classes, flags.top, faults))
+    with bar:
+        shown = bar.track(predictions, total=len(files), description="predicting")
+        prints[flags.format](_tops(shown, student.classes, flags.top, faults))
     for fault in faults:
         print(printable(fault), file=sys.stderr)
     if faults:
         print(f"{len(faults)} of {len(files)} images could not be read", file=sys.stderr)
     return 1 if faults else 0
-
-
-def _shown(
-    predictions: Iterable[Prediction], total: int, format: PredictFormat
-) -> Iterator[Prediction]:
-    """Yield the predictions with a progress bar on stderr, if that is a terminal.
-
-    There is none below lines that csv prints on the same terminal.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    is_shown = console.is_terminal and not (format == "csv" and sys.stdout.isatty())
-    # rich would send what is printed to the console of the bar, which is stderr
-    bar = Progress(
-        *Progress.get_default_columns(),
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-        disable=not is_shown,
-    )
-    with bar:
-        yield from bar.track(predictions, total, description="predicting")
 
 
 def _tops(

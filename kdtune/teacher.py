@@ -11,6 +11,7 @@ if __name__ == "__main__":
 from dataclasses import replace
 from pathlib import Path
 
+from kdtune.config.fields import check
 from kdtune.config.files import check_links
 from kdtune.config.records import TeacherAccuracy
 from kdtune.config.run import Run
@@ -55,11 +56,8 @@ def main(study: Study) -> int:
     check_links(study.folder)
     root, progress = study.folder / "teacher", Progress()
     resources = local_resources(study, data.of(study.run).photos, progress.show_build)
-    if study.run.teacher_epochs == 0 and file is None:
-        raise InputError(
-            "--teacher-epochs must be at least 1 to fine-tune a teacher, but got "
-            "--teacher-epochs 0, which takes the teacher's weights as they are"
-        )
+    is_tuned = study.run.teacher_epochs != 0 or file is not None
+    check(study.run, "teacher_epochs", is_tuned, "be at least 1 to fine-tune a teacher")
     if study.run.teacher_epochs:
         _train_missing(study, root, resources, data, progress)
     runs = numbered(study, whole_teachers(study))
@@ -74,7 +72,12 @@ def main(study: Study) -> int:
             f"--teacher {file} --augment none."
         )
     if study.run.teacher_epochs:
-        progress.print_line(_describe_use(study))
+        is_one = len(numbered(study, teachers(study))) == 1
+        weights = study.folder if is_one else "FILE, one of those above"
+        progress.print_line(
+            f"kdtune.search with the same --name and teacher flags uses it. Other studies of these "
+            f"classes do with --teacher {study.run.teacher} --teacher-weights {weights}."
+        )
     return 0
 
 
@@ -92,17 +95,6 @@ def _train_missing(
         probe_teacher(run, data_of_run, initial_teacher(run, data_of_run))
         train_teacher(run, folder, resources, data, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
-
-
-def _describe_use(study: Study) -> str:
-    """Return the line that says how other commands use the teachers."""
-    it, any_of_it, weights = "it", "it", str(study.folder)
-    if len(numbered(study, teachers(study))) > 1:
-        it, any_of_it, weights = "them", "one of them", "FILE"
-    return (
-        f"kdtune.search with the same --name and teacher flags uses {it}. Other studies of these "
-        f"classes use {any_of_it} with --teacher {study.run.teacher} --teacher-weights {weights}."
-    )
 
 
 def train_teacher(

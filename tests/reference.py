@@ -8,14 +8,14 @@ kdtune.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed
 from kdtune.data.dataset import Data
@@ -68,7 +68,19 @@ def plain_loop(
         student.requires_grad_(False)
         student.head.requires_grad_(True)
     subset, size = data.subset(run), side(run, data, student, teacher)
-    optimizer = make_optimizer(run, student)
+    projector, of_student, of_teacher = None, watched(student), watched(teacher)
+    if run.compares_features:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("projector", run.seed, run.repeat))
+            projector = nn.Linear(student.head.in_features, teacher.head.in_features).to(where)
+
+    def features() -> tuple[Tensor, ...]:
+        """Those of the last passes, of the student projected to those of the teacher."""
+        if projector is None:
+            return ()
+        return projector(of_student["x"].float()), of_teacher["x"].float()
+
+    optimizer = make_optimizer(run, student, projector)
     steps = -(-len(subset) // run.batch_size)
     scheduler, average = make_scheduler(run, optimizer, steps), Average(run, student)
     for epoch in range(run.epochs):
@@ -85,11 +97,12 @@ def plain_loop(
             logits = student(x)
             with torch.set_grad_enabled(teacher_backward):
                 target = teacher(x)
-            loss = total_loss(run, logits, y, target)
+            inputs = features()
+            loss = total_loss(run, logits, y, target, *inputs)
             optimizer.zero_grad()
             loss.backward()
             if run.clip_norm > 0:
-                clip(student, run.clip_norm)
+                clip(optimizer, run.clip_norm)
             rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 group["lr"] *= warmup(run, epoch * steps + step, steps)
@@ -99,7 +112,7 @@ def plain_loop(
             average.update(student)
             if run.schedule == "onecycle":
                 scheduler.step()
-            passes.append((logits.detach().cpu(), target.detach().cpu(), y.cpu()))
+            passes.append([x.detach().cpu() for x in (logits, target, y, *inputs)])
         waits = run.schedule == "cosine" and epoch < run.warmup_epochs
         if run.schedule != "onecycle" and not waits:
             scheduler.step()
@@ -107,14 +120,26 @@ def plain_loop(
         metrics = {"train": measure(run, passes)}
         for name in ("val", "test") if epoch == run.epochs - 1 else ("val",):
             if name in data.splits:
-                passes = evaluate(data, name, run, size, evaluated, teacher, where, workers)
+                passes = evaluate(
+                    data, name, run, size, evaluated, teacher, where, workers, features
+                )
                 metrics[name] = measure(run, passes)
         yield PlainEpoch(evaluated, metrics)
 
 
-def clip(student: Classifier, most: float) -> None:
+def watched(model: Classifier) -> dict[str, Tensor]:
+    """A dict that holds the input of the model's last linear layer after each pass."""
+    seen: dict[str, Tensor] = {}
+    layers = [module for module in model.net.modules() if isinstance(module, nn.Linear)]
+    if layers:
+        layers[-1].register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
+    return seen
+
+
+def clip(optimizer: torch.optim.Optimizer, most: float) -> None:
     """Scale the gradient of all parameters to a norm of at most `most`."""
-    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     norm = sum(float((g.double() ** 2).sum()) for g in gradients) ** 0.5
     for gradient in gradients:
         gradient *= min(1.0, most / norm)
@@ -166,8 +191,11 @@ def side(run: Run, data: Data, *models: Classifier) -> int:
     return run.image_size or max(sizes, default=0) or data.splits["train"].inputs.shape[-1]
 
 
-def make_optimizer(run: Run, student: Classifier) -> torch.optim.Optimizer:
+def make_optimizer(
+    run: Run, student: Classifier, projector: nn.Module | None = None
+) -> torch.optim.Optimizer:
     learns = [p for p in student.parameters() if p.requires_grad]
+    learns += [] if projector is None else list(projector.parameters())
     if run.optimizer == "adamw":
         return torch.optim.AdamW(learns, lr=run.lr, weight_decay=run.weight_decay)
     nesterov = {"sgd": False, "nesterov": True}[run.optimizer]
@@ -194,23 +222,29 @@ def make_scheduler(
     return schedules.LambdaLR(optimizer, lambda epoch: 1.0)
 
 
-def total_loss(run: Run, logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+def total_loss(run: Run, logits: Tensor, y: Tensor, target: Tensor, *features: Tensor) -> Tensor:
     """The loss as one writes it down."""
     ce = F.cross_entropy(logits, y)
     if run.alpha == 1 and not target.requires_grad:
         return ce
-    return run.alpha * ce + (1 - run.alpha) * distillation(run, logits, target, y)
+    return run.alpha * ce + (1 - run.alpha) * distillation(run, logits, target, y, *features)
 
 
-def distillation(run: Run, logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
+def distillation(run: Run, logits: Tensor, target: Tensor, y: Tensor, *features: Tensor) -> Tensor:
     first, *second = run.loss.split("+")
-    loss = one_loss(first, run, logits, target, y)
+    loss = one_loss(first, run, logits, target, y, *features)
     for name in second:
-        loss = loss + run.loss_weight * one_loss(name, run, logits, target, y)
+        loss = loss + run.loss_weight * one_loss(name, run, logits, target, y, *features)
     return loss
 
 
-def one_loss(name: str, run: Run, logits: Tensor, target: Tensor, y: Tensor) -> Tensor:
+def one_loss(
+    name: str, run: Run, logits: Tensor, target: Tensor, y: Tensor, *features: Tensor
+) -> Tensor:
+    if name == "features_mse":
+        return F.mse_loss(*features)
+    if name == "features_cosine":
+        return (1 - F.cosine_similarity(*features)).mean()
     t, t_teacher = run.temperature, run.teacher_temperature or run.temperature
     if name == "mse":
         return F.mse_loss(logits, target)
@@ -254,23 +288,25 @@ def evaluate(
     teacher: Classifier,
     device: torch.device,
     workers: int,
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Logits of student and teacher and labels, a batch at a time."""
+    features: Callable[[], tuple[Tensor, ...]] = tuple,
+) -> list[list[Tensor]]:
+    """Logits of student and teacher, labels and features of the last pass, a batch at a time."""
     split = data.splits[name]
     student.set_mode(False)
     passes, labels = [], split.labels.split(32)
     views = Views(split, torch.arange(len(split)), run, size).batches(32, workers)
     for x, y in zip(views, labels, strict=True):
-        passes.append((student(x.to(device)).cpu(), teacher(x.to(device)).cpu(), y))
+        logits, target = student(x.to(device)), teacher(x.to(device))
+        passes.append([logits.cpu(), target.cpu(), y, *(values.cpu() for values in features())])
     return passes
 
 
-def measure(run: Run, passes: list[tuple[Tensor, Tensor, Tensor]]) -> Means:
+def measure(run: Run, passes: Sequence[Sequence[Tensor]]) -> Means:
     """All metrics of a split, from all logits at once."""
-    s, t, y = (torch.cat(column) for column in zip(*passes, strict=True))
+    s, t, y, *features = (torch.cat(column) for column in zip(*passes, strict=True))
     p, q = torch.log_softmax(t, 1), torch.log_softmax(s, 1)
     means = {
-        "loss": float(total_loss(run, s, y, t)),
+        "loss": float(total_loss(run, s, y, t, *features)),
         "ce": float(F.cross_entropy(s, y)),
         "acc": float((s.argmax(1) == y).double().mean()),
         "teacher_acc": float((t.argmax(1) == y).double().mean()),
@@ -281,7 +317,9 @@ def measure(run: Run, passes: list[tuple[Tensor, Tensor, Tensor]]) -> Means:
         "ece": calibration_error(s.softmax(1), y),
         "macro_f1": macro_f1(s.argmax(1), y),
     }
-    return means if run.alpha == 1 else means | {"distill": float(distillation(run, s, t, y))}
+    if run.alpha == 1:
+        return means
+    return means | {"distill": float(distillation(run, s, t, y, *features))}
 
 
 def calibration_error(p: Tensor, y: Tensor) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from kdtune.config.text import InputError, did_you_mean, shown
+from kdtune.config.text import InputError, did_you_mean, first_line, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,6 +43,10 @@ PREVIOUS_STATE = ".previous-state"
 """Suffix of the state before the last one."""
 STUDENT = "student.safetensors"
 """Weights of a trained student, in trials/<trial_id>."""
+TRIAL_FILES = "files"
+"""What a training function of the user's own writes, in trials/<trial_id>; kept for resuming."""
+EPOCHS_LOG = ".kdtune-epochs.json"
+"""The epochs that such a function has yielded so far, among its files."""
 EPOCHS, FIGURES, RAY = "epochs", "figures", "tune"
 FOLDERS = (EPOCHS, TEACHER, TRIALS, STUDENTS, f"{STUDENTS}.part", THUMBNAILS, FIGURES, RAY)
 """Names of the folders that kdtune and Ray make in a study's folder."""
@@ -68,6 +72,21 @@ def atomic_write(file: Path) -> Iterator[Path]:
         os.replace(part, file)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(place: Path, advice: str) -> Iterator[None]:
+    """Raise InputError in place of an error of writing to a folder or file.
+
+    Args:
+        place: The folder or file.
+        advice: What would do.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"{place} cannot be written ({reason}); {advice}") from error
 
 
 def state_files(file: Path) -> tuple[Path, Path]:

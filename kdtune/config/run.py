@@ -49,7 +49,7 @@ from kdtune.config.fields import (
 )
 from kdtune.config.files import check_place
 from kdtune.config.objects import KINDS, Objects, importable_name
-from kdtune.config.task import METRICS, BaseRun, Range, Task, Values, to_list_or_range
+from kdtune.config.task import METRICS, BaseRun, Range, Task, Values, models_of, to_list_or_range
 from kdtune.config.text import InputError
 
 # The run.
@@ -470,22 +470,11 @@ def derive_seed(*parts: int | str) -> int:
 
 # Hyperparameters: the fields of a run that a configuration may set. The others define the study.
 
-SCHEMA_1 = (
-    "loss",
-    "alpha",
-    "temperature",
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "schedule",
-    "lr_step_size",
-    "lr_gamma",
-    "epochs",
-    "batch_size",
-    "trainable",
-    "batch_norm",
-)
+_SCHEMA_1 = """
+loss alpha temperature optimizer lr momentum weight_decay schedule lr_step_size lr_gamma epochs
+batch_size trainable batch_norm
+"""
+SCHEMA_1 = tuple(_SCHEMA_1.split())
 """Hyperparameters of kdtune 0.1, in the order of its columns. Never add to it: ids of saved studies
 are hashes of all of these, also of those without effect (as None)."""
 HYPERPARAMETERS = tuple(dict.fromkeys((*SCHEMA_1, *searchable(Run))))
@@ -639,8 +628,8 @@ def _take_objects(run: Run) -> None:
     Raises:
         InputError: A field cannot have the object it was given.
     """
-    if run.extra is not None and not isinstance(run.extra, str):
-        object.__setattr__(run, "extra", _name_of_extra(run.extra))
+    if callable(run.extra):  # one that no other process can import is refused, as it is no text
+        object.__setattr__(run, "extra", importable_name(run.extra) or run.extra)
     # JSON has {} for no objects
     objects = run.objects if isinstance(run.objects, Objects) else Objects()
     for kind in KINDS:
@@ -655,18 +644,6 @@ def _take_objects(run: Run) -> None:
         if kind == "teacher" and run.teacher_epochs is None:
             object.__setattr__(run, "teacher_epochs", 0)
     object.__setattr__(run, "objects", objects)
-
-
-def _name_of_extra(extra: object) -> str:
-    """Return the module:function of a function that makes images without labels."""
-    name = importable_name(extra) if callable(extra) else None
-    if name is None:
-        raise InputError(
-            f"extra must be text or a function of a module that every process can import, but got "
-            f"a {type(extra).__name__}; write a function that returns the images into a file, and "
-            f"give its module:function"
-        )
-    return name
 
 
 def _weights_with_functions(weights: Weights, names: Sequence[str], objects: Objects) -> Weights:
@@ -707,7 +684,7 @@ def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, 
                 changes["teacher_epochs"] = 0
     if not (objects or objects.functions):
         return run, space
-    models = {role: _models(run, listed, role) for role in ("teacher", "student")}
+    models = {r: models_of(listed.get(r, (getattr(run, r),))) for r in ("teacher", "student")}
     used = [run.data, *models["teacher"], *models["student"]]
     unused = {f"{name}=none" for name in objects.functions - set(used)}
     for role, names in models.items():
@@ -716,13 +693,6 @@ def with_objects(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[str, 
             weights = tuple(pair for pair in weights if pair not in unused) or "default"
         changes[f"{role}_weights"] = weights
     return replace(run, **changes, objects=objects.only(used)), listed
-
-
-def _models(run: Run, space: Mapping[str, Any], role: str) -> list[str]:
-    """Return the names of a study's teachers or students, the members of ensembles one by one."""
-    listed = space.get(role, (getattr(run, role),))
-    values = listed if isinstance(listed, tuple) else ()
-    return [name for value in values for name in str(value).split("+")]
 
 
 # Teachers that are only a file: `--teacher PATH/outputs.parquet` names a file of logits or
@@ -803,18 +773,15 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
 SCHEMA = 4
 
 
-def schema_of(values: Mapping[str, Any]) -> int:
-    """Return the schema of a study's JSON."""
-    return int(values.get("schema", 1))
-
-
-def check_schema(schema: int, noun: str = "this study") -> None:
-    """Raise InputError if a schema is newer than this version of kdtune."""
+def check_schema(values: Mapping[str, Any], noun: str = "this study") -> int:
+    """Return the schema of a study's JSON; raise InputError if a newer version wrote it."""
+    schema = int(values.get("schema", 1))
     if schema > SCHEMA:
         raise InputError(
             f"{noun} was written by a newer version of kdtune (schema {schema}, but this version "
             f"reads schema {SCHEMA} and older); update kdtune to read it"
         )
+    return schema
 
 
 def migrate(
@@ -829,8 +796,7 @@ def migrate(
     Raises:
         InputError: The schema is newer than this version of kdtune.
     """
-    schema, migrated = schema_of(values), dict(values)
-    check_schema(schema)
+    schema, migrated = check_schema(values), dict(values)
     if schema == 1:
         # Version 0.1 hashed the source of a factory's module into the fingerprint of a model. For
         # the models of kdtune that was kdtune/models.py, which no longer exists. So only the

@@ -61,6 +61,7 @@ from kdtune.config.task import (
     ends_of,
     is_bounded,
     make_task,
+    models_of,
     name_of,
     to_list_or_range,
 )
@@ -617,7 +618,7 @@ def _check_named_weights(study: Study) -> None:
         weights, values = getattr(study.run, f"{role}_weights"), study.values(role)
         if isinstance(weights, str) or isinstance(values, Range):
             continue
-        models = [name for value in values for name in str(value).split("+")]
+        models = models_of(values)
         named = [model for model, _ in pairs(weights)]
         unknown = [model for model in named if model not in models]
         if unknown and (role in study.space or len(unknown) == len(named)):
@@ -694,10 +695,9 @@ def object_names(study: Study) -> dict[str, str]:
     """Return the name of each object of a study, with the field of a run that it is for."""
     names: dict[str, str] = {}
     for kind in KINDS:
-        values: Any = (study.run.data,) if kind == "data" else study.values(kind)
-        for name in (part for value in values for part in str(value).split("+")):
-            if is_object(name):
-                names.setdefault(name, kind)
+        models = [study.run.data] if kind == "data" else models_of(study.values(kind))
+        for name in filter(is_object, models):
+            names.setdefault(name, kind)
     return names
 
 

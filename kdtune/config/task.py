@@ -440,25 +440,11 @@ Mode = Literal["max", "min"]
 SPLITS = ("train", "val", "test")
 NO_MODULES = ("__main__", "<run_path>")
 """Modules that another process cannot import: the script that was started, an experiment."""
-RESERVED_METRICS = (
-    "kind",
-    "trial_id",
-    "config_id",
-    "repeat",
-    "attempt",
-    "time",
-    "split",
-    "correct",
-    "epoch",
-    "seconds",
-    "n_examples",
-    "label",
-    "run",
-    "self",
-    "phase",
-    "example",
-    "configuration",
-)
+_RESERVED = """
+kind trial_id config_id repeat attempt time split correct epoch seconds n_examples label run self
+phase example configuration
+"""
+RESERVED_METRICS = tuple(_RESERVED.split())
 """Names that the records and the dataframes have for something else."""
 RESERVED_HYPERPARAMETERS = ("repeat", "label", "self", "n", "n_planned", "value", "hyperparameter")
 _MAX_NAME = 64
@@ -570,14 +556,11 @@ def check_name(name: object) -> None:
 def parse_metric(text: str, split: str = "val") -> str:
     """Return the name of a metric that is given as SPLIT/NAME, of a certain split."""
     prefix, slash, name = text.partition("/")
-    if not slash or prefix != split or not name.isidentifier() or len(name) > _MAX_NAME:
+    is_name = name.isidentifier() and len(name) <= _MAX_NAME and name not in RESERVED_METRICS
+    if not slash or prefix != split or not is_name:
         raise InputError(
-            f'metric must be "{split}/NAME" with a NAME of letters, digits and _, but got {text!r}'
-        )
-    if name in RESERVED_METRICS:
-        raise InputError(
-            f"a metric must not be named {name}, as kdtune's records have it for something else, "
-            f"but got {text!r}; give it another name"
+            f'metric must be "{split}/NAME" with a NAME of letters, digits and _, other than '
+            f"{', '.join(RESERVED_METRICS)}, but got {text!r}"
         )
     return name
 
@@ -738,6 +721,11 @@ def including(values: Range, value: Value) -> Range:
 def ends_of(values: Sequence[Value] | Range) -> tuple[Value, ...]:
     """Return all values of a list, or both ends of a range."""
     return (values.low, values.high) if isinstance(values, Range) else tuple(values)
+
+
+def models_of(values: Sequence[Value] | Range) -> list[str]:
+    """Return the names of the models that a hyperparameter lists, of ensembles their members."""
+    return [name for value in ends_of(values) for name in str(value).split("+")]
 
 
 def covers(wide: Values, narrow: Values) -> bool:

@@ -19,7 +19,7 @@ from torchvision.datasets.folder import default_loader
 from kdtune.config.fields import REST, is_function_name
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
-from kdtune.config.text import IMAGE_CHANNELS, VAL_NAMES, InputError, first_line, user_code
+from kdtune.config.text import IMAGE_CHANNELS, VAL_NAMES, InputError, first_line, shown, user_code
 from kdtune.data.dataset import (
     Data,
     Extra,
@@ -33,9 +33,6 @@ from kdtune.data.dataset import (
 from kdtune.data.folder import IMAGE_SUFFIXES, OTHER_FORMATS, describe_left_out, scan_images
 
 # Data sets from arrays: checks and conversion of inputs and labels.
-
-_MAX_NAMED = 5
-"""Classes that an error message lists."""
 
 _Inputs = Tensor | tuple[str, ...]
 """Examples: a tensor [N, ...], or image files."""
@@ -189,7 +186,7 @@ def _number_classes(
     for split, values in labels.items():
         if unknown := sorted(set(values.tolist()) - number.keys()):
             raise InputError(
-                f"the labels of {name} ({split}) must be {allowed}, but got {_listed(unknown)}"
+                f"the labels of {name} ({split}) must be {allowed}, but got {shown(unknown)}"
             )
     if len(names) < 2:
         raise InputError(f"{name} must have at least two classes, but has {', '.join(names)} alone")
@@ -197,19 +194,13 @@ def _number_classes(
     if missing := [names[k] for label, k in number.items() if label not in present]:
         raise InputError(
             f"{name} (train) must have examples of each of its {len(names)} classes, but has none "
-            f"of {_listed(missing)}; number the classes from 0 without gaps"
+            f"of {shown(missing)}; number the classes from 0 without gaps"
         )
     numbers = {
         split: torch.tensor([number[label] for label in values.tolist()], dtype=torch.int64)
         for split, values in labels.items()
     }
     return names, numbers
-
-
-def _listed(names: Sequence[object]) -> str:
-    """Return the first few names."""
-    more = len(names) - _MAX_NAMED
-    return ", ".join(map(str, names[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 # Examples and labels of torch's map-style datasets.
@@ -417,11 +408,13 @@ def _splits(name: str, made: Any) -> dict[str, Any]:
     return {split: made[key] for split, key in named.items()}
 
 
-def _read(value: Any, noun: str) -> RawSplit:
-    """Return the examples of a pair (inputs, labels) or of a dataset."""
+def _read(value: Any, noun: str, labelled: bool = True) -> RawSplit:
+    """Return the examples of a pair (inputs, labels) or of a dataset; of inputs if unlabelled."""
     if isinstance(value, tuple | list) and len(value) == 2:
         return RawSplit(_as_tensor(value[0], f"the inputs of {noun}"), value[1])
-    return read_dataset(value, noun)
+    if not labelled and isinstance(value, Tensor | np.ndarray):
+        return RawSplit(_as_tensor(value, noun), None)
+    return read_dataset(value, noun, labelled=labelled)
 
 
 def _classes(name: str, made: Mapping[str, Any]) -> list[str] | None:
@@ -511,7 +504,7 @@ def read_extra(name: str) -> UnlabelledImages:
     if is_function_name(name):
         function = _imported(name, "images without labels")
         with _seeded(), user_code(f"the images without labels {name} cannot be made"):
-            inputs = _as_images(_read_extra(function(), f"what {name} returns"))
+            inputs = _as_images(_read(function(), f"what {name} returns", labelled=False).inputs)
         root = _common_folder(inputs)
         if _is_empty(inputs):
             raise InputError(f"{name} must return images without labels, [N, ...], but has none")
@@ -526,43 +519,29 @@ def read_extra(name: str) -> UnlabelledImages:
 
 def _image_files(root: Path) -> tuple[tuple[str, ...], str]:
     """Return the image files in a folder and all folders in it, and a warning or ""."""
-    if not root.is_dir():
-        raise InputError(
-            f"--extra must be a folder of images, rest or module:factory, but there is no folder "
-            f"{root}; give one (--extra FOLDER)"
-        )
     images = scan_images(root)
     if not images.files:
         raise InputError(
-            f"--extra must be a folder of images, but {root} has no files with the suffixes "
-            f"{IMAGE_SUFFIXES}; give another folder"
+            f"--extra must be rest, module:factory or a folder of images (files with the suffixes "
+            f"{IMAGE_SUFFIXES}), but {root} is none; give another folder (--extra FOLDER)"
         )
     files = sorted(images.files, key=lambda file: Path(file).relative_to(root).as_posix())
     return tuple(files), describe_left_out(root, {OTHER_FORMATS: images.left_out})
 
 
-def _read_extra(value: Any, noun: str) -> _Inputs:
-    """Return the inputs of a tensor, an array, a pair (inputs, labels) or a dataset."""
-    is_pair = isinstance(value, tuple | list) and len(value) == 2
-    if is_pair or isinstance(value, Tensor | np.ndarray):
-        return _as_tensor(value[0] if is_pair else value, noun)
-    return read_dataset(value, noun, labelled=False).inputs
-
-
 def _check_like_train(name: str, extra: Split, train: Split) -> None:
     """Raise InputError unless teacher and student can see these images as they see train's."""
-    fits = extra.kind == train.kind
-    if fits and isinstance(extra.inputs, Tensor) and isinstance(train.inputs, Tensor):
-        # views resize images
-        end = 2 if train.kind == "images" else None
-        fits = extra.inputs.dtype == train.inputs.dtype and (
-            extra.inputs.shape[1:end] == train.inputs.shape[1:end]
-        )
-    if not fits:
-        same = "channels" if train.kind == "images" else "shape"
-        like = "image files" if train.kind == "files" else f"tensors of the same {same} and type"
+
+    def form(split: Split) -> tuple[object, ...]:
+        if not isinstance(split.inputs, Tensor):
+            return (split.kind,)
+        end = 2 if split.kind == "images" else None  # views resize images
+        return split.kind, split.inputs.dtype, split.inputs.shape[1:end]
+
+    if form(extra) != form(train):
         raise InputError(
-            f"the examples of --extra {name} must be {like}, as those of train, but train has "
+            f"the examples of --extra {name} must be like those of train: image files, images with "
+            f"the same channels, or tensors of the same shape and type; but train has "
             f"{_describe_inputs(train.inputs)} and --extra has {_describe_inputs(extra.inputs)}; "
             f"convert them"
         )

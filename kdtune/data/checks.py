@@ -2,17 +2,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import pandas as pd
 from torch import Tensor
 
 from kdtune.config.fields import REST, is_named_extra
 from kdtune.config.run import Run
 from kdtune.config.text import DataChangedError, InputError, printable
-from kdtune.data.dataset import Data, file_contents, keep_note, read_note, row_contents
+from kdtune.data.dataset import Data, keep_note, read_note
 from kdtune.data.sources import StudyData
 
 # Examples of each class, as provenance.json records them and as lines before a study.
@@ -32,13 +33,12 @@ def class_counts(data: Data) -> dict[str, dict[str, int]]:
     """
     named = Counter(data.classes)
     classes = [f"{c} (class {k})" if named[c] > 1 else c for k, c in enumerate(data.classes)]
-    labelled = {name: split for name, split in data.splits.items() if name != "extra"}
-    return {
-        name: dict(
-            zip(classes, split.labels.bincount(minlength=len(classes)).tolist(), strict=True)
-        )
-        for name, split in labelled.items()
+    counts = {
+        name: split.labels.bincount(minlength=len(classes)).tolist()
+        for name, split in data.splits.items()
+        if name != "extra"
     }
+    return {name: dict(zip(classes, each, strict=True)) for name, each in counts.items()}
 
 
 def data_record(data: Data) -> dict[str, Any]:
@@ -87,13 +87,16 @@ def describe_data(data: Data) -> list[str]:
         if smallest and largest > _IMBALANCED * smallest:
             lines.append(f"Classes of {split} are imbalanced: {describe_counts(by_class)}.")
         if missing := [name for name, count in by_class.items() if not count]:
-            more = " and others" if len(missing) > _MAX_LISTED else ""
-            these = "these classes" if len(missing) > 1 else "this class"
             lines.append(
-                f"warning: {split} has no example of {', '.join(missing[:_MAX_LISTED])}{more}, so "
-                f"its metrics say nothing about {these}"
+                f"warning: {split} has no example of {_listed(missing, _MAX_LISTED)}, so its "
+                f"metrics say nothing about these classes"
             )
     return lines
+
+
+def _listed(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def describe_counts(counts: dict[str, int]) -> str:
@@ -107,53 +110,32 @@ def describe_counts(counts: dict[str, int]) -> str:
 
 # Copies of examples: in several splits, which makes a metric too good, or in several classes.
 
-_Example = tuple[str, int]
-"""Split and index of an example."""
+_Group = tuple[str, ...]
+"""Splits that are looked at together."""
 
 
-class _Overlap(NamedTuple):
-    """A kind of copies that is looked for."""
+def _overlaps(data: Data) -> Iterator[tuple[_Group, _Group, bool]]:
+    """Yield where copies would make the results of a study wrong.
 
-    group: tuple[str, ...]
-    """Splits whose examples are looked at."""
-    others: tuple[str, ...]
-    """Splits in which copies of them are looked for."""
-    relation: str
-    result: str
-    of_other_class: bool = False
-    """Whether only a copy with another label counts."""
-
-
-def _overlaps(data: Data) -> list[_Overlap]:
-    """Return the kinds of copies that would make the results of a study wrong."""
-    pool = ("train", "val")
-    groups: list[tuple[str, ...]] = [(name,) for name in data.splits if name != "extra"]
-    pairs = [("val", "train"), ("test", "train"), ("test", "val")]
-    rows = [
-        _Overlap((one,), (other,), f"{one} are also in {other}", f"metrics on {one} are optimistic")
-        for one, other in pairs
-        if {one, other} <= data.splits.keys()
-    ]
+    Yields:
+        Splits whose examples are looked at, splits in which copies of them are looked for, and
+        whether only copies with another label count.
+    """
+    groups: list[_Group] = [(name,) for name in data.splits if name != "extra"]
     if data.fold is not None:  # an example of train is in val in another repeat
-        result = (
-            "some repeats have one in train and the other in val, and metrics on val are optimistic"
-        )
-        rows[0] = _Overlap(pool, pool, "train and val together are copies of others", result)
+        pool = ("train", "val")
         groups = [pool, *(group for group in groups if group[0] not in pool)]
-    result = "their labels contradict each other; remove the copies in the wrong class"
-    for group in groups:
-        relation = f"{' and '.join(group)} are copies of others in another class"
-        rows.append(_Overlap(group, group, relation, result, of_other_class=True))
-    if data.extra is not None and data.extra.source != REST:  # which is part of train
-        for group in groups:
-            if group != ("train",):
-                splits = " and ".join(group) + " together" * (len(group) > 1)
-                result = (
-                    f"students learn what the teacher says of them, and metrics on {group[-1]} may "
-                    f"be optimistic"
-                )
-                rows.append(_Overlap(group, ("extra",), f"{splits} are also in --extra", result))
-    return rows
+        yield pool, pool, False
+    for number, group in enumerate(groups):
+        yield from ((group, other, False) for other in groups[:number])
+    yield from ((group, group, True) for group in groups)
+    if _has_other_extra(data):
+        yield from ((group, ("extra",), False) for group in groups if group != ("train",))
+
+
+def _has_other_extra(data: Data) -> bool:
+    """Return True if there are images without labels that are no part of train."""
+    return data.extra is not None and data.extra.source != REST
 
 
 def find_copies(data: Data) -> list[str]:
@@ -164,58 +146,54 @@ def find_copies(data: Data) -> list[str]:
     or another process.
     """
     note = f"{data.study_fingerprint}-copies"
-    if data.extra is not None and data.extra.source != REST:
+    if data.extra is not None and _has_other_extra(data):
         note += f"-with-{data.extra.fingerprint}"
     if (text := read_note(note)) is not None:
         return [str(sentence) for sentence in json.loads(text)]
-    contents = {
-        name: list(
-            row_contents(split.inputs)
-            if isinstance(split.inputs, Tensor)
-            else file_contents(split.inputs)
-        )
-        for name, split in data.splits.items()
-    }
-    sentences = []
-    for overlap in _overlaps(data):
-        if copies := _copies(data, contents, overlap):
-            sentences.append(_describe_copies(data, overlap, copies))
+    columns = []
+    for name, split in data.splits.items():
+        values = {"content": list(split.contents()), "label": split.labels.numpy()}
+        columns.append(pd.DataFrame(values).assign(split=name))
+    examples = pd.concat(columns).rename_axis("number").reset_index()
+    examples["row"] = examples.index
+    found = (_describe_copies(data, examples, *overlap) for overlap in _overlaps(data))
+    sentences = [sentence for sentence in found if sentence]
     keep_note(note, json.dumps(sentences))
     return sentences
 
 
-def _copies(
-    data: Data, contents: Mapping[str, Sequence[bytes]], overlap: _Overlap
-) -> list[tuple[_Example, _Example]]:
-    """Return the examples of the group that have a copy, each with the first copy."""
-
-    def examples(splits: Sequence[str]) -> Iterator[tuple[_Example, bytes, int]]:
-        for split in splits:
-            labels = data.splits[split].labels.tolist()
-            for i, (content, label) in enumerate(zip(contents[split], labels, strict=True)):
-                yield (split, i), content, label if overlap.of_other_class else 0
-
-    first: dict[bytes, dict[int, _Example]] = {}
-    for example, content, label in examples(overlap.others):
-        first.setdefault(content, {}).setdefault(label, example)
-    copies = []
-    for example, content, label in examples(overlap.group):
-        for other_label, other in first.get(content, {}).items():
-            if other != example and (not overlap.of_other_class or other_label != label):
-                copies.append((example, other))
-                break
-    return copies
-
-
 def _describe_copies(
-    data: Data, overlap: _Overlap, copies: Sequence[tuple[_Example, _Example]]
+    data: Data, examples: pd.DataFrame, group: _Group, others: _Group, of_other_class: bool
 ) -> str:
-    total = sum(len(data.splits[split]) for split in overlap.group)
-    noun = "images" if data.kind != "tensors" else "examples"
-    first, second = (_name(data, *example, overlap.of_other_class) for example in copies[0])
+    """Return a sentence on the examples of a group that have copies in others; "" without any.
+
+    Args:
+        data: The data.
+        examples: Of all splits: row, split, number in it, content and label.
+        group: Splits, see `_overlaps`.
+        others: Splits in which copies are looked for.
+        of_other_class: Whether only copies with another label count.
+    """
+    ours, theirs = (examples[examples["split"].isin(splits)] for splits in (group, others))
+    firsts = theirs.drop_duplicates(["content", "label"] if of_other_class else ["content"])
+    copies = ours.merge(firsts, on="content", suffixes=("", "_other"))
+    copies = copies[copies["row"] != copies["row_other"]]
+    if of_other_class:
+        copies = copies[copies["label"] != copies["label_other"]]
+    copies = copies.drop_duplicates("row")
+    if copies.empty:
+        return ""
+    first = copies.iloc[0]
+    name = _name(data, first["split"], first["number"], of_other_class)
+    other = _name(data, first["split_other"], first["number_other"], of_other_class)
+    relation = f"also in {' and '.join(others)}" if group != others else "copies of others"
+    result = f"metrics on {group[-1]} are optimistic"
+    if of_other_class:
+        relation += " in another class"
+        result = "their labels contradict each other; remove the copies in the wrong class"
     return (
-        f"{len(copies)} of the {total} {noun} in {overlap.relation} (such as {first} = {second}), "
-        f"so {overlap.result}"
+        f"{len(copies)} of the {len(ours)} {'images' if data.kind != 'tensors' else 'examples'} in "
+        f"{' and '.join(group)} are {relation} (such as {name} = {other}), so {result}"
     )
 
 
@@ -236,9 +214,6 @@ def _name(data: Data, split: str, index: int, with_class: bool) -> str:
 # when it is read, and where that is another with its content (`Split.example`); a process that
 # reads the data later compares their fingerprint (`Contents.read`); and at its end a study looks
 # at all files once more (`find_changes`).
-
-_MAX_NAMED = 3
-"""Files that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -288,10 +263,9 @@ def find_changes(data: Data) -> str:
     files = list(dict.fromkeys(changed))
     if not files:
         return ""
-    names = ", ".join(map(printable, files[:_MAX_NAMED]))
-    more = f" and {len(files) - _MAX_NAMED:,} more" if len(files) > _MAX_NAMED else ""
+    names = _listed(list(map(printable, files)), 3)
     return (
-        f"image files were changed or removed ({names}{more}) while the study ran: its results are "
-        f"of the images as they were when it read them, and it cannot be continued until they are "
+        f"image files were changed or removed ({names}) while the study ran: its results are of "
+        f"the images as they were when it read them, and it cannot be continued until they are "
         f"restored"
     )

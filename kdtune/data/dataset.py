@@ -139,12 +139,6 @@ def _content(file: str) -> bytes:
         raise InputError(unreadable(file, error)) from None
 
 
-def row_contents(rows: Tensor) -> Iterable[bytes]:
-    """Yield the hash of the content of each row of a tensor [N, ...]."""
-    for row in _bytes(rows).reshape(len(rows), -1).numpy():
-        yield hashlib.sha256(row.tobytes()).digest()
-
-
 def hash_tensor(values: Tensor) -> str:
     """Return a hash of the type, shape and values of a tensor, 64 hex digits."""
     digest = hashlib.sha256(f"{values.dtype} {list(values.shape)}\0".encode())
@@ -275,6 +269,13 @@ class Split:
             return self.inputs[index]
         content = None if self.stamps is None else self._content(index)
         return decode(self.inputs[index], orientation, content=content)
+
+    def contents(self) -> Iterable[bytes]:
+        """Yield the hash of the content of each example."""
+        if isinstance(self.inputs, Tensor):
+            rows = _bytes(self.inputs).reshape(len(self), -1).numpy()
+            return (hashlib.sha256(row.tobytes()).digest() for row in rows)
+        return file_contents(self.inputs)
 
     def _content(self, index: int) -> bytes:
         """Return the content of a file, which must be the one that was hashed."""

@@ -12,7 +12,7 @@ import PIL
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kdtune.config.text import VAL_NAMES, InputError, hidden_characters, printable
+from kdtune.config.text import InputError, hidden_characters, printable, shown
 from kdtune.data.dataset import Data, Split, decode, hash_files, keep_note, name_splits, read_note
 
 # Image files in folders: which ones are read, and a warning on the others. ImageFolder of
@@ -132,9 +132,6 @@ def describe_left_out(root: Path, left_out: Mapping[str, Sequence[str]]) -> str:
 
 # A data set in a folder of images.
 
-_MAX_NAMED = 5
-"""Classes that an error message lists."""
-
 
 def verify(data: Data) -> None:
     """Decode every image file once.
@@ -248,10 +245,9 @@ def _read_split(folder: Path) -> _Split:
     if empty := [p.name for p, images in zip(folders, classes, strict=True) if not images.files]:
         others = f". {len(left_out)} images of other formats are left out" if left_out else ""
         raise InputError(
-            f"{folder} must hold one folder of images for each class, but "
-            f"{', '.join(empty[:_MAX_NAMED])}{' and others' * (len(empty) > _MAX_NAMED)} "
-            f"{'has' if len(empty) == 1 else 'have'} none with the suffixes {IMAGE_SUFFIXES}"
-            f"{others}; add images, or remove the folder"
+            f"{folder} must hold one folder of images for each class, but there are none with the "
+            f"suffixes {IMAGE_SUFFIXES} in {shown(empty)}{others}; add images, or remove the "
+            f"folder"
         )
     outside = [str(p) for p in paths if p.name.lower().endswith(IMG_EXTENSIONS) and p.is_file()]
     reasons = {OTHER_FORMATS: left_out, "in no folder of a class": outside}
@@ -278,9 +274,5 @@ def _split_folders(root: Path) -> dict[str, Path]:
             f'data must be "fashion", torchvision:NAME, module:factory or a folder with train/ and '
             f"val/, but there is no folder {root}; give one (--data FOLDER)"
         )
-    names = _list_folder(root)
-    for name in ("train", *VAL_NAMES, "test"):
-        if name in names and not (root / name).is_dir():
-            raise InputError(f"{root / name} must be a folder, but is none; remove or rename it")
-    folders = [name for name in names if (root / name).is_dir()]
+    folders = [name for name in _list_folder(root) if (root / name).is_dir()]
     return {split: root / name for split, name in name_splits(folders, str(root)).items()}

@@ -198,19 +198,21 @@ class Views(Dataset[Tensor]):
         """
         if self.split.kind == "tensors":  # to send them takes longer than to make them
             workers = 0
-        lists = BatchSampler(SequentialSampler(self), size, drop_last=False)
-        # with another generator, a loader does not advance the global one
-        generator = torch.Generator()
-        # a batch is one item, since cropping a batch of 28 x 28 at once takes a third of the time
+        # A batch is one item, since cropping a batch of 28 x 28 at once takes a third of the time.
+        # With another generator, a loader does not advance the global one.
         loader = DataLoader(
-            self, batch_size=None, sampler=lists, num_workers=workers, generator=generator
+            self,
+            batch_size=None,
+            sampler=BatchSampler(SequentialSampler(self), size, drop_last=False),
+            num_workers=workers,
+            generator=torch.Generator(),
         )
         try:
             yield from loader
         except (InputError, DataChangedError) as error:
             # from a worker the message is a traceback, whose last line has the sentence
-            last = str(error).strip().splitlines()[-1]
-            raise type(error)(last.removeprefix(f"{_full_name(type(error))}: ")) from None
+            kind, last = type(error), str(error).strip().splitlines()[-1]
+            raise kind(last.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")) from None
 
     def _resized(self, index: Tensor, resize: Resizing) -> Tensor:
         if isinstance(self.split.inputs, Tensor):
@@ -219,10 +221,6 @@ class Views(Dataset[Tensor]):
 
     def _example(self, index: int) -> Tensor:
         return self.split.example(index, self.orientation)
-
-
-def _full_name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def samples(data: Data, run: Run, size: int) -> Tensor:
@@ -341,20 +339,17 @@ def check_mixing(study: Study, data: Data) -> None:
     inputs = data.splits["train"].inputs
     if data.kind != "tensors" or not isinstance(inputs, Tensor):
         return
-    used = {name: max(ends_of(study.values(name))) for name in ("mixup", "cutmix")}
-    noun = f"the examples of {study.run.data} are"
-    if used["mixup"] and not inputs.is_floating_point():
-        kind = str(inputs.dtype).removeprefix("torch.")
-        raise InputError(
-            f"--mixup must be 0 for these data, since it averages examples, but got --mixup "
-            f"{used['mixup']} and {noun} tensors of {kind} that are no images; leave out --mixup"
-        )
-    if used["cutmix"] and inputs.dim() != 4:
-        raise InputError(
-            f"--cutmix must be 0 for these data, since it needs examples of the shape [C, H, W], "
-            f"but got --cutmix {used['cutmix']} and {noun} tensors of the shape "
-            f"{list(inputs.shape[1:])}; leave out --cutmix"
-        )
+    form = f"{str(inputs.dtype).removeprefix('torch.')} of the shape {list(inputs.shape[1:])}"
+    for name, fits, requirement in (
+        ("mixup", inputs.is_floating_point(), "numbers that can be averaged"),
+        ("cutmix", inputs.dim() == 4, "the shape [C, H, W]"),
+    ):
+        used = max(ends_of(study.values(name)))
+        if used and not fits:
+            raise InputError(
+                f"--{name} must be 0 for data without {requirement}, but got --{name} {used}, and "
+                f"{study.run.data} has examples of {form}, no images; leave out --{name}"
+            )
 
 
 def _blended(images: Tensor, others: Tensor, share: float) -> Tensor:

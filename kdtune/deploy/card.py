@@ -346,9 +346,7 @@ def compare_recorded(subject: Subject, logits: Tensor) -> str:
     text = f"The study recorded the same class for {same:,} of {len(numbers):,}."
     if same >= EXPECTED * len(numbers):
         return text
-    if subject.student.record.configured_run.precision == "bf16":
-        return f"{text} It predicted in bfloat16, this file is in float32."
-    return f"warning: {text} Has the model's code or a library changed since?"
+    return f"warning: {text} The precision, the model's code or a library was another one."
 
 
 # Check of the lines that resize images with Pillow instead of torchvision.

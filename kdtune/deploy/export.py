@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdtune.config.files import STUDENTS, atomic_write, check_links
+from kdtune.config.files import STUDENTS, atomic_write, check_links, writing
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import (
@@ -36,7 +36,6 @@ from kdtune.deploy.subject import (
 )
 from kdtune.results.results import load
 from kdtune.results.warnings import exported_config
-from kdtune.storage.folder import writing
 
 # Formats of exported students: one entry of a table for each.
 

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -17,37 +17,46 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from kdtune.config.fields import Role
 from kdtune.config.records import Cost
-from kdtune.config.text import InputError, are_images, first_line, no_exit
+from kdtune.config.text import InputError, are_images, first_line, user_code
 from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.outputs import combine
 
 
-def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
-    """Run the model on two views, and warn if it has no preprocessing of its own.
+def probe(
+    model: Classifier, views: Tensor, classes: int, *, whole: bool, learns: bool = True
+) -> None:
+    """Try the model on two views, forward and backward; warn if it has no preprocessing.
 
     Args:
-        model: on the CPU.
+        model: on the CPU; its running statistics change.
         views: two of the data, [2, ...].
         classes: K of the data.
         whole: whether all its layers learn. If not, its head must be its last operation, since
             features then replace views.
+        learns: False for a model that is used as it is.
 
     Raises:
-        InputError: the model fails, its logits or head do not fit, or its logits in eval mode are
-            random or depend on the other examples of a batch.
+        InputError: the model fails, its logits or head do not fit, its logits in eval mode are
+            random or depend on the other examples of a batch, or their gradient reaches no
+            parameter.
     """
-    if are_images(views):
-        if not model.is_normalized:
-            warnings.warn(describe_assumption(model), stacklevel=1)
-        model.preprocessing.check_channels(views, model.name)
+    if are_images(views) and not model.is_normalized:
+        warnings.warn(describe_assumption(model), stacklevel=1)
     before = views.clone()
-    with _running(model, views), torch.no_grad():
+    trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
+    gradients: Sequence[Tensor | None] = ()
+    kind = str(views.dtype).removeprefix("torch.")
+    with user_code(f"{model.name} fails on views of shape {list(views.shape[1:])} of {kind}"):
         model.set_mode(False)
-        logits, features = model.with_features(views)
-        alone = torch.cat([model(view) for view in views.split(1)])
-        from_head = model.classify(features)
+        with torch.no_grad():
+            logits, features = model.with_features(views)
+            alone = torch.cat([model(view) for view in views.split(1)])
+            from_head = model.classify(features)
         model.set_mode(True)
-        in_training = model(views)
+        with torch.enable_grad():
+            in_training = model(views)
+            if trained and in_training.requires_grad:
+                gradients = torch.autograd.grad(in_training.sum(), trained, allow_unused=True)
     if not torch.equal(views, before):
         raise InputError(
             f"{model.name} must leave its input as it is, but changes it in place; the other "
@@ -69,66 +78,27 @@ def probe(model: Classifier, views: Tensor, classes: int, whole: bool) -> None:
             f"{model.name} cannot be trained with --trainable head, since its last layer "
             f"{model.head_name} is not its last operation; use --trainable all"
         )
-
-
-@contextmanager
-def _running(model: Classifier, views: Tensor) -> Iterator[None]:
-    """Raise InputError if a model fails on views: a user's model may raise anything."""
-    try:
-        with no_exit(f"the model {model.name}"):
-            yield
-    except InputError:
-        raise
-    except Exception as error:
-        shape = f"{list(views.shape[1:])} and type {str(views.dtype).removeprefix('torch.')}"
-        reason = first_line(error, 120)
-        raise InputError(f"{model.name} fails on views of shape {shape} ({reason})") from None
+    # a head that is frozen is set to learn later
+    if learns and (whole or trained) and all(gradient is None for gradient in gradients):
+        raise InputError(
+            f"{model.name} cannot learn: its logits have no gradient with respect to its "
+            f"parameters; let these learn (net.requires_grad_()), and compute the logits from them "
+            f"without detach() or torch.no_grad()"
+        )
 
 
 def _check_logits(name: str, logits: Tensor, classes: int, mode: str = "") -> None:
     """Raise InputError unless logits of two views are finite numbers, one for each class."""
+    got = "some that are NaN or infinite"
     if logits.shape != (2, classes):
-        raise InputError(
-            f"{name} must return logits [B, {classes}], one for each class of the data, but got "
-            f"{list(logits.shape)}{mode}. Let its factory have a parameter num_classes, or pass a "
-            f"module, with as many outputs."
-        )
-    if not logits.isfinite().all():
-        raise InputError(
-            f"{name} must return finite logits, but some of its logits for two of the data's "
-            f"examples are NaN or infinite{mode}, before any training; check its weights and its "
-            f"forward"
-        )
-
-
-def check_learns(model: Classifier, views: Tensor, whole: bool) -> None:
-    """Raise InputError if the gradient of the logits reaches no parameter.
-
-    Args:
-        model: on the CPU, after `probe`.
-        views: two of the data, [2, ...].
-        whole: whether all its layers learn, and not only its head, which is then set to learn.
-    """
-    trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
-    if whole and not trained:
-        raise InputError(
-            f"{model.name} must have parameters that learn, but requires_grad is False for all; "
-            f"set it to True (net.requires_grad_())"
-        )
-    if not trained:
+        got = f"those of two views as {list(logits.shape)}"
+    elif logits.isfinite().all():
         return
-    model.set_mode(True)
-    gradients: Sequence[Tensor | None] = ()
-    with _running(model, views), torch.enable_grad():
-        logits = model(views)
-        if logits.requires_grad:
-            gradients = torch.autograd.grad(logits.sum(), trained, allow_unused=True)
-    if all(gradient is None for gradient in gradients):
-        raise InputError(
-            f"{model.name} cannot learn: its logits have no gradient with respect to its trained "
-            f"parameters (requires_grad); its forward must compute the logits from them without "
-            f"detach() or torch.no_grad()"
-        )
+    raise InputError(
+        f"{name} must return finite logits [B, {classes}], one for each class of the data{mode}, "
+        f"but returns {got}; check its weights and its forward, and let its factory have a "
+        f"parameter num_classes"
+    )
 
 
 def check_last_batch(
@@ -194,17 +164,17 @@ def measure_cost(
 
     first = views[:1]
     batch = views[torch.arange(32, device=device) % len(views)]
-    single, many = latency(forward, first, threads), latency(forward, batch, threads)
+    (one_ms, one_iqr), (many_ms, many_iqr) = (_time(forward, x, threads) for x in (first, batch))
     return Cost(
         role=role,
         model="+".join(member.name for member in members),
         params=sum(p.numel() for p in parameters),
-        bytes=sum(size_on_disk(member) for member in members),
+        bytes=sum(map(_bytes_on_disk, members)),
         flops=count_flops(forward, first),
-        latency_ms=single.median_ms,
-        latency_ms_iqr=single.iqr_ms,
-        latency32_ms=many.median_ms,
-        latency32_ms_iqr=many.iqr_ms,
+        latency_ms=one_ms,
+        latency_ms_iqr=one_iqr,
+        latency32_ms=many_ms,
+        latency32_ms_iqr=many_iqr,
         threads=threads,
         device=device.type,
         hardware=hardware_name(device),
@@ -213,11 +183,22 @@ def measure_cost(
     )
 
 
-def size_on_disk(model: Classifier) -> int:
+def _bytes_on_disk(model: Classifier) -> int:
     """Return the bytes of the network's state dict as a safetensors file."""
     # clones, since safetensors refuses tensors that share memory
     state = model.net.state_dict().items()
     return len(save({name: value.detach().cpu().contiguous().clone() for name, value in state}))
+
+
+def _time(forward: Forward, views: Tensor, threads: int) -> tuple[float, float | None]:
+    """Return the median time of a forward pass and its interquartile range, in milliseconds."""
+    timer = Timer("run(views)", globals={"run": forward, "views": views}, num_threads=threads)
+    with torch.inference_mode():
+        # any spread is accepted, since it is reported
+        seen = timer.adaptive_autorange(
+            float("inf"), min_run_time=MIN_SECONDS, max_run_time=MAX_SECONDS
+        )
+    return 1e3 * seen.median, 1e3 * seen.iqr if len(seen.times) >= MIN_BLOCKS else None
 
 
 def count_flops(forward: Forward, views: Tensor) -> int | None:
@@ -269,26 +250,6 @@ def _without_fused_kernels() -> Iterator[None]:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)
         yield
-
-
-class Latency(NamedTuple):
-    """Time of a batch in milliseconds."""
-
-    median_ms: float
-    iqr_ms: float | None
-    """Interquartile range. None: too few measurements."""
-
-
-def latency(forward: Forward, views: Tensor, threads: int) -> Latency:
-    """Return the time of a forward pass, by torch.utils.benchmark (it synchronises CUDA)."""
-    timer = Timer("run(views)", globals={"run": forward, "views": views}, num_threads=threads)
-    with torch.inference_mode():
-        # any spread is accepted, since it is reported
-        seen = timer.adaptive_autorange(
-            float("inf"), min_run_time=MIN_SECONDS, max_run_time=MAX_SECONDS
-        )
-    spread = 1e3 * seen.iqr if len(seen.times) >= MIN_BLOCKS else None
-    return Latency(1e3 * seen.median, spread)
 
 
 def hardware_name(device: torch.device) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 import torchvision
+from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,6 +38,7 @@ class Preprocessing:
         InputError: a value has another type or is out of its range.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     size: Pixels | None = None
     """Side of the model's input in pixels; larger views are shrunk to it. None: any size."""
     channels: Pixels | None = None
@@ -96,22 +98,6 @@ class Preprocessing:
         named = (f"{name}={getattr(self, name)!r}" for name in ("size", "channels", "mean", "std"))
         text = f"Preprocessing({', '.join(named)})"
         return text if self.interpolation == "bilinear" else f"{text}, {self.interpolation}"
-
-    def check_channels(self, views: Tensor, name: str) -> None:
-        """Raise InputError if the numbers of mean and std do not fit the views, uint8 [B, C, H, W].
-
-        Args:
-            views: of the data.
-            name: of the model.
-        """
-        channels = 3 if self.channels == 3 and views.shape[1] == 1 else views.shape[1]
-        for number in ("mean", "std"):
-            if len(values := getattr(self, number)) not in (1, channels):
-                raise InputError(
-                    f"the {number} of {name} must be one number, or one for each channel of the "
-                    f"images ({channels}), but got {' '.join(map(str, values))}; give "
-                    f"--teacher-{number} or --student-{number}"
-                )
 
 
 @lru_cache(maxsize=32)

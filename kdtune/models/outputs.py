@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from kdtune.config.files import atomic_write, describe_missing
-from kdtune.config.text import InputError, first_line
+from kdtune.config.text import InputError, first_line, shown
 from kdtune.models.classifier import Classifier, Preprocessing
 
 # Teachers that are only a table of outputs: their logits on the examples of a data set.
@@ -48,19 +48,17 @@ class OutputsRecord:
 
     @staticmethod
     def of(text: str | bytes | None) -> "OutputsRecord | None":
-        """Return the record of `text`; None if there is none, or another version's.
+        """Return the record of `text`; None if there is none.
 
         Raises:
             ValueError: It is damaged.
         """
+        if text is None:
+            return None
         try:
-            values = json.loads(text or "null")
-            names = {entry.name for entry in fields(OutputsRecord)}
-            if not isinstance(values, dict) or values.keys() != names:
-                return None
-            record = TypeAdapter(OutputsRecord).validate_json(text or "", strict=True)
+            record = TypeAdapter(OutputsRecord).validate_json(text, strict=True)
             record.preprocessing_of_views  # noqa: B018 - checks the values
-        except (RecursionError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"its entry {_RECORD} is damaged: {first_line(error, 120)}") from None
         return record
 
@@ -105,10 +103,9 @@ class OutputTeacher:
 
 # Reading a file of outputs, .parquet or .npz; docs/teachers.md describes the formats.
 #
-# Nothing is unpickled. The arrays of an .npz file are put into the table that a .parquet file
-# holds, whose rows are then checked and turned into logits. Probabilities p become the logits
-# log(max(p, 1e-8)), minus their mean over the classes: a constant changes no probability, but the
-# loss "mse" and the metric "logit_diff".
+# Nothing is unpickled. Both formats are read into rows of lists, which are then checked and turned
+# into logits. Probabilities p become the logits log(max(p, 1e-8)), minus their mean over the
+# classes: a constant changes no probability, but the loss "mse" and the metric "logit_diff".
 
 Array = NDArray[np.generic]
 Bools = NDArray[np.bool_]
@@ -116,21 +113,19 @@ Integers = NDArray[np.int64]
 
 _SPLITS = ("train", "val", "test")
 _TOP = "top_classes"
-_REQUIREMENTS = {
-    "logits": "be {classes} finite numbers of float32, one for each class of the data",
-    "probabilities": "be {classes} numbers, one for each class of the data, none below 0 and with "
-    "the sum 1 (within {tolerance}); outputs before the softmax are logits",
-    "top_probabilities": "be a number for each of top_classes, none below 0 and with a sum of at "
-    "most 1, or of 1 for all classes (within {tolerance})",
-    _TOP: "be classes of the data, each once, by name ({listed}) or as numbers from 0 to {last}",
-}
-"""What each column of outputs must be."""
-_MAX_VALUES = 6
-"""Values of a row that an error shows."""
-_FLOOR = 1e-8
-"""Least probability of a class. Its logarithm is finite, and e to the 18 times below 1."""
 _TOLERANCE = 0.01
 """How far the sum of an example's probabilities may lie from 1, since they may be rounded."""
+_REQUIREMENTS = {
+    "logits": "be finite numbers of float32, one for each of the",
+    "probabilities": f"be numbers with the sum 1 (within {_TOLERANCE}), none below 0 (outputs "
+    "before the softmax are logits), one for each of the",
+    "top_probabilities": f"be numbers with a sum of at most 1, or of 1 for all classes (within "
+    f"{_TOLERANCE}), none below 0, one for each of top_classes, which are some of the",
+    _TOP: "be, each once, by name or by number from 0, some of the",
+}
+"""What each column of outputs must be; the classes of the data follow."""
+_FLOOR = 1e-8
+"""Least probability of a class. Its logarithm is finite, and e to the 18 times below 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,16 +133,11 @@ class OutputsOfSplit:
     """Outputs of the examples of a split, or of examples that are named by their files."""
 
     split: str | None
-    """None: the file does not say."""
+    """None: examples are named by their files."""
     ids: Array
     """Of each example: its index in the split, int64, or its file, str; [N]."""
     logits: NDArray[np.float32]
     """[N, K], with the classes in the order of the data."""
-
-    @property
-    def are_files(self) -> bool:
-        """Whether examples are named by their files."""
-        return self.ids.dtype.kind not in "iu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,18 +196,13 @@ def read_outputs(file: Path, classes: tuple[str, ...]) -> OutputTable:
         InputError: The file does not exist, cannot be read, or has no outputs for these classes.
     """
     with _reading(file):
-        is_npz = file.suffix == ".npz"
-        tables = _read_npz(file) if is_npz else {file.name: pq.read_table(file)}
-        metadata = next(iter(tables.values())).schema.metadata or {}
-        named = json.loads(metadata.get(b"classes", b"null"))
-        record = OutputsRecord.of(metadata.get(_RECORD.encode()))
-        rows = [part for where, table in tables.items() for part in _rows(where, table)]
+        named, rows = (_read_npz if file.suffix == ".npz" else _read_parquet)(file)
     names = None if named is None else _class_names(file.name, named, classes)
     parts = [
         OutputsOfSplit(part.split, part.ids, _to_logits(part, classes, names or classes))
         for part in rows
     ]
-    return OutputTable(file.name, tuple(parts), _digest(rows, names), record)
+    return OutputTable(file.name, tuple(parts), _digest(rows, names), read_outputs_record(file))
 
 
 def read_outputs_record(file: Path) -> OutputsRecord | None:
@@ -259,16 +244,15 @@ def _class_names(file: str, named: Any, classes: tuple[str, ...]) -> tuple[str, 
     names = tuple(map(str, named)) if is_valid else ()
     if len(names) != len(classes) or set(names) != set(classes):
         raise InputError(
-            f"{file}: `classes` must be a list of the classes of the data, {_listed(classes)}, in "
-            f"any order, but got {json.dumps(named, default=str)[:60]}"
+            f"{file}: `classes` must be a list of the {_listed(classes)} in any order, but "
+            f"got {json.dumps(named, default=str)[:60]}"
         )
     return names
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    """Return the first names, and how many there are if these are more."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown}, ... ({len(names)})"
+    """Return the number of classes of the data, and the first names."""
+    return f"{len(names)} classes of the data ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
 
 
 def _digest(parts: list[_Rows], classes: tuple[str, ...] | None) -> str:
@@ -279,11 +263,9 @@ def _digest(parts: list[_Rows], classes: tuple[str, ...] | None) -> str:
     """
     digests: dict[str, Any] = {}
     for part in parts:
-        outputs = part.columns[part.kind]
-        columns: dict[str, Array] = {"ids": part.ids, "lengths": outputs.lengths}
-        columns[part.kind] = outputs.values.astype(np.float32)
-        if _TOP in part.columns:
-            columns[_TOP] = part.columns[_TOP].values
+        columns = {"ids": part.ids, "lengths": part.columns[part.kind].lengths}
+        columns |= {name: lists.values for name, lists in part.columns.items()}
+        columns[part.kind] = columns[part.kind].astype(np.float32)
         for name, values in columns.items():
             is_text = values.dtype.kind == "U"
             content = "\0".join(values.tolist()).encode() + b"\0" if is_text else values.tobytes()
@@ -293,23 +275,20 @@ def _digest(parts: list[_Rows], classes: tuple[str, ...] | None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _kind_of(source: str, present: Iterable[str]) -> str:
-    """Return which kind of outputs there is; raise InputError unless it is one."""
+def _output_columns(source: str, present: Iterable[str]) -> list[str]:
+    """Return the columns of the outputs; raise InputError unless they are of one kind."""
     columns = [name for name in _REQUIREMENTS if name in present]
     if columns not in (["logits"], ["probabilities"], ["top_probabilities", _TOP]):
         raise InputError(
             f"{source} must have logits, or probabilities, or top_classes with top_probabilities, "
             f"but has {' and '.join(columns) or 'none of these'}"
         )
-    return columns[0]
+    return columns
 
 
-def _read_npz(file: Path) -> dict[str, pa.Table]:
-    """Return the arrays of each split of an .npz file as the table of a .parquet file."""
-    archive = np.load(file, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ValueError("it is one array of numpy.save; numpy.savez writes several with names")
-    with archive:
+def _read_npz(file: Path) -> tuple[Any, list[_Rows]]:
+    """Return the names of the classes in an .npz file, None without, and its rows."""
+    with np.load(file, allow_pickle=False) as archive:
         arrays: dict[str, NDArray[Any]] = {name: archive[name] for name in archive.files}
     splits = [split for split in _SPLITS if any(name.startswith(f"{split}_") for name in arrays)]
     if not splits:
@@ -317,48 +296,58 @@ def _read_npz(file: Path) -> dict[str, pa.Table]:
             f"{file.name} must have arrays such as train_logits and val_logits, but has "
             f"{', '.join(arrays) or 'none'}"
         )
-    metadata = {}
-    if "classes" in arrays:
-        metadata["classes"] = json.dumps(arrays["classes"].tolist(), default=str)
-    if _RECORD in arrays:
-        metadata[_RECORD] = str(arrays[_RECORD])
-    tables = {f"{file.name}, {split}": _npz_split(file.name, split, arrays) for split in splits}
-    return {name: table.replace_schema_metadata(metadata) for name, table in tables.items()}
+    named = arrays["classes"].tolist() if "classes" in arrays else None
+    return named, [_npz_split(file.name, split, arrays) for split in splits]
 
 
-def _npz_split(file: str, split: str, arrays: Mapping[str, NDArray[Any]]) -> pa.Table:
+def _npz_split(file: str, split: str, arrays: Mapping[str, NDArray[Any]]) -> _Rows:
     """Return the rows of a split of an .npz file."""
-    start = f"{split}_"
+    start, columns = f"{split}_", dict[str, _Lists]()
     present = [name.removeprefix(start) for name in arrays if name.startswith(start)]
-    kind = _kind_of(f"{file}, {split}", present)
-    columns: dict[str, Any] = {}
-    for name in (kind, _TOP) if kind == "top_probabilities" else (kind,):
+    for name in _output_columns(f"{file}, {split}", present):
         values = arrays[start + name]
-        if values.ndim != 2 or values.dtype.kind not in ("fiuU" if name == _TOP else "fiu"):
-            raise _array_error(file, start + name, "[N, K] of numbers", values)
-        width = values.shape[1]
-        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), width)
-    count = len(arrays[start + kind])
+        if values.ndim != 2:
+            raise _list_error(file, start + name, f"the shape {list(values.shape)}")
+        count, width = values.shape
+        columns[name] = _lists(file, start + name, values.ravel(), np.full(count, width))
     ids = arrays.get(f"{start}ids", np.arange(count))
     if ids.shape != (count,) or ids.dtype.kind not in "iuU":
-        shape = f"[{count}] of indices or files, one for each row of {start}{kind}"
-        raise _array_error(file, f"{start}ids", shape, ids)
-    columns["split"] = [split] * count
-    columns["example" if ids.dtype.kind != "U" else "file"] = ids
-    return pa.table(columns)
+        raise InputError(
+            f"{file}: {start}ids must be an array [{count}] of indices or files, one for each row "
+            f"of outputs, but is {ids.dtype} {list(ids.shape)}"
+        )
+    are_files = ids.dtype.kind == "U"
+    ids = ids if are_files else ids.astype(np.int64)
+    return _Rows(f"{file}, {split}", None if are_files else split, ids, np.arange(count), columns)
 
 
-def _array_error(file: str, name: str, shape: str, array: NDArray[Any]) -> InputError:
-    got = f"{array.dtype} {list(array.shape)}"
-    return InputError(f"{file}: {name} must be an array {shape}, but is {got}")
+def _lists(file: str, name: str, values: Array, lengths: Array) -> _Lists:
+    """Return a column of outputs; raise InputError unless its lists are of numbers, or of names."""
+    is_top = name.endswith(_TOP)
+    if is_top and values.dtype.kind == "O":
+        values = values.astype(np.str_)
+    if values.dtype.kind not in ("iuU" if is_top else "fiu"):
+        raise _list_error(file, name, f"the type {values.dtype}")
+    return _Lists(values, lengths.astype(np.int64))
 
 
-def _rows(file: str, table: pa.Table) -> Iterator[_Rows]:
+def _list_error(file: str, name: str, got: str) -> InputError:
+    kinds = "numbers or names" if name.endswith(_TOP) else "numbers"
+    return InputError(f"{file}: {name} must be a list of {kinds} for each example, but has {got}")
+
+
+def _read_parquet(file: Path) -> tuple[Any, list[_Rows]]:
+    """Return the names of the classes in a .parquet file, None without, and its rows."""
+    table = pq.read_table(file)
+    named = json.loads((table.schema.metadata or {}).get(b"classes", b"null"))
+    return named, list(_parquet_rows(file.name, table))
+
+
+def _parquet_rows(file: str, table: pa.Table) -> Iterator[_Rows]:
     """Yield the rows of each split that has some; or all rows, if they name files."""
     numbers, names = np.arange(len(table)), table.column_names
-    kind = _kind_of(file, names)
     if "file" in names and table["file"].null_count < len(table):
-        yield _rows_of(file, kind, None, table, numbers)
+        yield _rows_of(file, None, table, numbers)
         return
     if "split" not in names or "example" not in names:
         raise InputError(
@@ -373,10 +362,10 @@ def _rows(file: str, table: pa.Table) -> Iterator[_Rows]:
     for split in _SPLITS:
         chosen = splits == split
         if chosen.any():
-            yield _rows_of(file, kind, split, table.filter(pa.array(chosen)), numbers[chosen])
+            yield _rows_of(file, split, table.filter(pa.array(chosen)), numbers[chosen])
 
 
-def _rows_of(file: str, kind: str, split: str | None, table: pa.Table, numbers: Integers) -> _Rows:
+def _rows_of(file: str, split: str | None, table: pa.Table, numbers: Integers) -> _Rows:
     """Return the outputs of the rows of a split, or of files."""
     name = "example" if split else "file"
     column = table[name]
@@ -384,31 +373,15 @@ def _rows_of(file: str, kind: str, split: str | None, table: pa.Table, numbers: 
         requirement = "be the index in the split, a whole number" if split else "be given"
         row = int(column.is_null().to_numpy().argmax())  # 0 if the type of all is another
         raise _row_error(file, numbers[row], name, requirement, column[row].as_py())
-    if split:
-        ids: Array = column.to_numpy().astype(np.int64)
-    else:
-        ids = np.array([str(name) for name in column.to_pylist()], dtype=np.str_)
-    columns = {kind: _lists(file, table, kind)}
-    if kind == "top_probabilities":
-        columns[_TOP] = _lists(file, table, _TOP)
+    ids = np.array(column.to_pylist(), dtype=np.int64 if split else np.str_)
+    columns = dict[str, _Lists]()
+    for name in _output_columns(file, table.column_names):
+        lists = table[name].combine_chunks()
+        if not hasattr(lists, "value_lengths"):
+            raise _list_error(file, name, f"the type {lists.type}")
+        lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        columns[name] = _lists(file, name, lists.flatten().to_numpy(zero_copy_only=False), lengths)
     return _Rows(file, split, ids, numbers, columns)
-
-
-def _lists(file: str, table: pa.Table, name: str) -> _Lists:
-    """Return a column of lists; a missing list is an empty one."""
-    column = table[name].combine_chunks()
-    if isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
-        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        values, types = column.flatten(), pa.types
-        if types.is_floating(values.type) or types.is_integer(values.type):
-            return _Lists(values.to_numpy(zero_copy_only=False), lengths.astype(np.int64))
-        if name == _TOP and (types.is_string(values.type) or types.is_large_string(values.type)):
-            texts = np.array([str(value) for value in values.to_pylist()], dtype=np.str_)
-            return _Lists(texts, lengths.astype(np.int64))
-    kinds = "numbers or names" if name == _TOP else "numbers"
-    raise InputError(
-        f"{file}: {name} must be a column of lists of {kinds}, but is of type {column.type}"
-    )
 
 
 def _row_error(file: str, row: int, column: str, requirement: str, got: object) -> InputError:
@@ -420,17 +393,9 @@ def _check_rows(rows: _Rows, column: str, good: Bools, classes: tuple[str, ...])
     if good.all():
         return
     row = int((~good).argmax())
-    requirement = _REQUIREMENTS[column].format(
-        classes=len(classes),
-        tolerance=_TOLERANCE,
-        listed=_listed(classes),
-        last=len(classes) - 1,
-    )
-    lists = rows.columns[column]
-    values = lists.values[lists.rows == row].tolist()
-    shown = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in values[:_MAX_VALUES]]
-    text = ", ".join(shown) + f", ... ({len(values)})" * (len(values) > len(shown))
-    raise _row_error(rows.file, rows.numbers[row], column, requirement, text or "none")
+    requirement, lists = f"{_REQUIREMENTS[column]} {_listed(classes)}", rows.columns[column]
+    got = shown(lists.values[lists.rows == row].tolist())
+    raise _row_error(rows.file, rows.numbers[row], column, requirement, got)
 
 
 def _to_logits(
@@ -447,53 +412,51 @@ def _to_logits(
         InputError: A row is not what `_REQUIREMENTS` says.
     """
     if rows.kind == "top_probabilities":
-        return _from_probabilities(_spread(rows, classes, order))
-    outputs = rows.columns[rows.kind]
-    _check_rows(rows, rows.kind, outputs.lengths == len(classes), classes)
-    columns = [order.index(name) for name in classes]
-    matrix = outputs.values.reshape(len(outputs.lengths), len(classes))
-    if rows.kind == "logits":  # without a copy in float64: a file may be large
-        with np.errstate(over="ignore"):  # refused in the next line
-            logits = matrix.astype(np.float32)
-        good: Bools = np.all(np.isfinite(logits), axis=1)
-        _check_rows(rows, rows.kind, good, classes)
-        return logits if order == classes else logits[:, columns]
-    p = matrix.astype(np.float64)[:, columns]
-    sums = p.sum(1)
-    good = (p >= 0).all(1) & (sums <= 1 + _TOLERANCE) & (sums >= 1 - _TOLERANCE)
+        p, is_listed = _top_probabilities(rows, classes, order)
+    else:
+        outputs = rows.columns[rows.kind]
+        _check_rows(rows, rows.kind, outputs.lengths == len(classes), classes)
+        columns = [order.index(name) for name in classes]
+        matrix = outputs.values.reshape(len(outputs.lengths), len(classes))
+        if rows.kind == "logits":  # without a copy in float64: a file may be large
+            with np.errstate(over="ignore"):  # refused in the next line
+                logits = matrix.astype(np.float32)
+            _check_rows(rows, rows.kind, np.all(np.isfinite(logits), axis=1), classes)
+            return logits if order == classes else logits[:, columns]
+        p, is_listed = matrix.astype(np.float64)[:, columns], np.ones((len(matrix), 1), np.bool_)
+    sums, is_whole = p.sum(1), is_listed.all(1)
+    good = (p >= 0).all(1) & (sums <= 1 + _TOLERANCE) & (~is_whole | (sums >= 1 - _TOLERANCE))
     _check_rows(rows, rows.kind, good, classes)
-    return _from_probabilities(p)
-
-
-def _from_probabilities(p: NDArray[np.float64]) -> NDArray[np.float32]:
-    logits = np.log(np.maximum(p, _FLOOR))
-    centred: NDArray[np.float64] = logits - logits.mean(1, keepdims=True)
+    if not is_whole.all():  # what the top classes leave is spread over the others
+        others = np.maximum((~is_listed).sum(1), 1)
+        p = np.where(is_listed, p, (np.maximum(1 - sums, 0) / others)[:, None])
+    log_p: NDArray[np.float64] = np.log(np.maximum(p, _FLOOR))
+    centred: NDArray[np.float64] = log_p - log_p.mean(1, keepdims=True)
     return centred.astype(np.float32)
 
 
-def _spread(rows: _Rows, classes: tuple[str, ...], order: tuple[str, ...]) -> NDArray[np.float64]:
-    """Return all probabilities, [N, K]: what the top classes leave is spread over the others."""
+def _top_probabilities(
+    rows: _Rows, classes: tuple[str, ...], order: tuple[str, ...]
+) -> tuple[NDArray[np.float64], Bools]:
+    """Return the probabilities of the listed classes, 0 for the others, and which these are.
+
+    Both are [N, K], see `_to_logits`.
+    """
     outputs, top = rows.columns[rows.kind], rows.columns[_TOP]
-    lengths, shape = outputs.lengths, (len(outputs.lengths), len(classes))
+    lengths = outputs.lengths
     _check_rows(rows, rows.kind, (top.lengths == lengths) & (lengths > 0), classes)
     numbers: dict[Any, int] = {name: k for k, name in enumerate(classes)}
     if top.values.dtype.kind in "iu":
         numbers = {k: numbers[name] for k, name in enumerate(order)}
     columns = np.array([numbers.get(v, -1) for v in top.values.tolist()], dtype=np.int64)
-    times = np.zeros(shape, dtype=np.int64)
+    times = np.zeros((len(lengths), len(classes)), dtype=np.int64)
     np.add.at(times, (top.rows, columns), 1)
     good = np.all(times <= 1, axis=1)
     good[top.rows[columns < 0]] = False
     _check_rows(rows, _TOP, good, classes)
-    p = np.zeros(shape)
+    p = np.zeros(times.shape)
     p[top.rows, columns] = outputs.values
-    sums = p.sum(1)
-    is_whole = lengths == len(classes)
-    good = (p >= 0).all(1) & (sums <= 1 + _TOLERANCE) & (~is_whole | (sums >= 1 - _TOLERANCE))
-    _check_rows(rows, rows.kind, good, classes)
-    others = np.maximum(len(classes) - lengths, 1)
-    rest = np.maximum(1 - sums, 0) / others
-    return np.where(times > 0, p, rest[:, None])
+    return p, times > 0
 
 
 # Writing a file of a teacher's outputs, .parquet or .npz.
@@ -531,28 +494,24 @@ def write_outputs(
         with atomic_write(file) as part, part.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
         return
-    table = pa.concat_tables(_tables(splits))
-    metadata = {"classes": json.dumps(classes), _RECORD: record.text}
-    with atomic_write(file) as part:
-        # logits seldom repeat, so a dictionary of them is only slow
-        columns = ["split", "file"]
-        pq.write_table(table.replace_schema_metadata(metadata), part, use_dictionary=columns)
-
-
-def _tables(splits: Mapping[str, SplitOutputs]) -> Iterator[pa.Table]:
-    """Yield the rows of each split."""
+    tables = []
     for split, outputs in splits.items():
         count, width = outputs.logits.shape
         offsets = pa.array(np.arange(count + 1) * width, type=pa.int32())
         values = pa.array(outputs.logits.ravel(), type=pa.float32())
-        yield pa.table(
-            {
-                "split": pa.array([split] * count, type=pa.string()),
-                "example": pa.array(np.arange(count), type=pa.int64()),
-                "file": pa.array(outputs.files or [None] * count, type=pa.string()),
-                "logits": pa.ListArray.from_arrays(offsets, values),
-            }
-        )
+        columns = {
+            "split": pa.array([split] * count, type=pa.string()),
+            "example": pa.array(np.arange(count), type=pa.int64()),
+            "file": pa.array(outputs.files or [None] * count, type=pa.string()),
+            "logits": pa.ListArray.from_arrays(offsets, values),
+        }
+        tables.append(pa.table(columns))
+    table = pa.concat_tables(tables)
+    metadata = {"classes": json.dumps(classes), _RECORD: record.text}
+    with atomic_write(file) as part:
+        # logits seldom repeat, so a dictionary of them is only slow
+        texts = ["split", "file"]
+        pq.write_table(table.replace_schema_metadata(metadata), part, use_dictionary=texts)
 
 
 # Teachers of a study.

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -35,7 +35,13 @@ from kdtune.models.classifier import (
     published_by_timm,
     published_by_torchvision,
 )
-from kdtune.models.weights import fill, import_timm, load_weights, read_finished
+from kdtune.models.weights import (
+    fill,
+    import_timm,
+    load_weights,
+    read_finished,
+    torchvision_names,
+)
 
 # Calls of a user's factory: a function or class that makes a torch module.
 
@@ -63,48 +69,41 @@ def call_factory(factory: object, name: str, classes: int) -> nn.Module:
             f"{name} must be a function or class that makes a torch.nn.Module, but is a "
             f"{type(factory).__name__}. Write a function of the number of classes that returns it."
         )
-    values, named = _arguments(factory, name, classes)
-    shown = ", ".join([*map(str, values), *(f"{key}={value}" for key, value in named.items())])
-    with user_code(f"{name}, called as {name.partition(':')[2]}({shown}), failed"):
-        net = factory(*values, **named)
+    call = _arguments(factory, name, classes)
+    with user_code(f"the factory {name} failed"):
+        net = factory(*call.args, **call.kwargs)
     if not isinstance(net, nn.Module):
         got = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
         raise InputError(f"{name} must return a torch.nn.Module, but got {got}")
     return net
 
 
-def _arguments(
-    factory: Callable[..., Any], name: str, classes: int
-) -> tuple[list[int], dict[str, int]]:
-    """Return the values and keywords that a factory is called with, see `call_factory`.
+def _arguments(factory: Callable[..., Any], name: str, classes: int) -> inspect.BoundArguments:
+    """Return the arguments that a factory is called with, see `call_factory`.
 
     Raises InputError if the factory requires more than the number of classes.
     """
     try:
-        parameters = list(inspect.signature(factory).parameters.values())
+        signature = inspect.signature(factory)
     except (ValueError, TypeError):  # of a compiled function
-        return [classes], {}
-    kinds = {p.kind for p in parameters}
-    parameters = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    keywords = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
-    keyword = next((word for word in CLASS_KEYWORDS if word in keywords), None)
-    required = [p for p in parameters if p.default is p.empty and p.name != keyword]
+        signature = inspect.signature(lambda classes: None)
+    parameters = signature.parameters.values()
+    by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    word = next((word for word in CLASS_KEYWORDS if word in by_name), None)
     values, named = list[int](), dict[str, int]()
-    if keyword is not None:
-        named = {keyword: classes}
-    elif required and required[0].kind is not inspect.Parameter.KEYWORD_ONLY:
-        values, required = [classes], required[1:]
-    elif inspect.Parameter.VAR_POSITIONAL in kinds:
+    if word is not None:
+        named = {word: classes}
+    elif any(p.kind < p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         values = [classes]
-    elif inspect.Parameter.VAR_KEYWORD in kinds:
+    elif any(p.kind is p.VAR_KEYWORD for p in parameters):
         named = {"num_classes": classes}
-    if required:
+    try:
+        return signature.bind(*values, **named)
+    except TypeError as error:
         raise InputError(
-            f"{name} must require nothing but the number of classes, but also requires "
-            f"{', '.join(p.name for p in required)}. Write a function `def net(num_classes)` that "
-            f"calls it."
-        )
-    return values, named
+            f"{name} must require nothing but the number of classes ({error}). Write a function "
+            f"`def net(num_classes)` that calls it."
+        ) from None
 
 
 _trained: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
@@ -239,10 +238,8 @@ def _object_content(values: np.ndarray[Any, Any] | Tensor) -> Iterator[str]:
     yield f"{values.dtype} {list(values.shape)}"
     with suppress(TypeError, ValueError, RuntimeError):  # of objects, sparse, without storage
         if isinstance(values, Tensor):
-            flat = values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        else:
-            flat = np.ascontiguousarray(values)
-        yield hashlib.sha256(flat.tobytes()).hexdigest()
+            values = values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        yield hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _code(function: FunctionType) -> str:
@@ -338,44 +335,27 @@ def _content(name: str, file: str) -> bytes:
     return content
 
 
-def _imported(name: str, content: bytes) -> set[str]:
-    """Return the names of modules that a module imports, as its source and its namespace say."""
-    module, names = sys.modules.get(name), set[str]()
-    for value in list(vars(module).values()) if module is not None else []:
-        if isinstance(value, ModuleType):
-            # a package holds those of its modules that anyone has imported so far
-            names |= set() if value.__name__.startswith(f"{name}.") else {value.__name__}
-        elif isinstance(value, type | FunctionType):
-            names.add(value.__module__)
-    with suppress(SyntaxError, ValueError):  # a compiled module
+def _imported(name: str, content: bytes) -> Iterator[str]:
+    """Yield the names of the modules that a module's source imports, and of their packages."""
+    with suppress(SyntaxError, ValueError, ImportError):  # a compiled module
+        package = getattr(sys.modules.get(name), "__package__", None) or name.rpartition(".")[0]
         for node in ast.walk(ast.parse(content)):
-            names |= set(_named(node, name, module))
-    with_parents = set[str]()
-    for imported in filter(None, names):
-        parts = imported.split(".")  # importing a.b.c also runs a and a.b
-        if _may_be_users_own(parts[0]):
-            with_parents |= {".".join(parts[: end + 1]) for end in range(len(parts))}
-    return with_parents
+            names = list[str]()
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = resolve_name("." * node.level + (node.module or ""), package)
+                names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            for imported in names:
+                parts = imported.split(".")
+                if _may_be_users_own(parts[0]):  # importing a.b.c also runs a and a.b
+                    yield from accumulate(parts, "{}.{}".format)
 
 
 def _may_be_users_own(top: str) -> bool:
     """Return False for the packages of others, so that their modules are not looked for."""
     file = _file(top)
     return is_users_own(file) if file else top not in sys.stdlib_module_names
-
-
-def _named(node: ast.AST, name: str, module: ModuleType | None) -> Iterator[str]:
-    """Yield the names of the modules that an import statement in module `name` may load."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        base = node.module or ""
-        if node.level:
-            package = getattr(module, "__package__", None) or name.rpartition(".")[0]
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join(filter(None, (*parents, base)))
-        yield base
-        yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 # Models from objects that were passed: a module, or a function that makes one.
@@ -453,7 +433,7 @@ def build(
             noun = f"{name}'s weights {weights}"
             state = load_weights(name, weights)
             if name in CIFAR_RESNETS:
-                state = translate(name, noun, state)
+                state = translate(state)
             model.has_new_head = fill(model.net, state, model.head_name, noun, replace_head)
     return model
 
@@ -496,7 +476,7 @@ def build_model(
         check_new(model.net, name)
     if finished is not None:
         model.preprocessing, model.is_normalized = finished.preprocessing, True
-    elif name in _torchvision_names():  # a fine-tuned model keeps that of its initial weights
+    elif name in torchvision_names():  # a fine-tuned model keeps that of its initial weights
         model.preprocessing = published_by_torchvision(name, named)
     fields = {field: getattr(run, f"{role}_{field}") for field in PREPROCESSING}
     changed = {field: value for field, value in fields.items() if value is not None}
@@ -506,12 +486,6 @@ def build_model(
         raise InputError(f"{role}_{error}") from None
     model.is_normalized |= "mean" in changed or "std" in changed
     return model
-
-
-@cache
-def _torchvision_names() -> frozenset[str]:
-    """Return the names of torchvision's classifiers."""
-    return frozenset(torchvision.models.list_models(torchvision.models))
 
 
 @contextmanager
@@ -540,7 +514,7 @@ def _construct(name: str, classes: int) -> Classifier:
     if name in CIFAR_RESNETS:
         net = cifar_resnet(name, classes)
         return Classifier(name, net, net.preprocessing)  # type: ignore[arg-type]
-    if name in _torchvision_names():
+    if name in torchvision_names():
         net = torchvision.models.get_model(name, weights=None, num_classes=classes)
         return Classifier(name, net, published_by_torchvision(name, "default"))
     if name.startswith("timm/"):
@@ -567,9 +541,6 @@ def _construct_timm(name: str, classes: int) -> Classifier:
 def _construct_own(name: str, classes: int) -> Classifier:
     """Return the model that a user's factory makes."""
     home, _, attribute = name.partition(":")
-    of_torchvision = home.startswith("torchvision.models.") and attribute in _torchvision_names()
-    if home == "torchvision.models" or of_torchvision:  # its functions take weights first
-        raise InputError(f"models of torchvision are given by name; use {attribute} for {name}")
     with user_code(f"the model {name} cannot be imported"):
         module = importlib.import_module(home)
         factory = getattr(module, attribute)
@@ -582,16 +553,16 @@ def _nearest(name: str) -> str:
 
     Names that contain the given one come first. Of timm's, those with weights are suggested.
     """
-    wanted = name.removeprefix("timm/").lower().replace("-", "_").partition(".")[0]
-    names = [*CIFAR_RESNETS, *sorted(_torchvision_names())]
+    names = [*CIFAR_RESNETS, *sorted(torchvision_names())]
     with suppress(InputError):  # timm is not installed
         published = import_timm(name).list_models(pretrained=True)
-        of_timm = [f"timm/{tagged.partition('.')[0]}" for tagged in published]
-        names = [*of_timm, *names] if name.startswith("timm/") else [*names, *of_timm]
-    libraries: dict[str, str] = {}
-    for full in names:  # the first library that has a model of this name
-        libraries.setdefault(full.removeprefix("timm/"), full)
-    containing = sorted((bare for bare in libraries if wanted and wanted in bare), key=len)
-    similar = get_close_matches(wanted, libraries, n=MAX_SUGGESTIONS)
-    best = [libraries[bare] for bare in dict.fromkeys([*containing, *similar])][:MAX_SUGGESTIONS]
+        names += [f"timm/{tagged.partition('.')[0]}" for tagged in published]
+    # of the library that the name begins with, if any
+    names.sort(
+        key=lambda other: (other.startswith("timm/") != name.startswith("timm/"), len(other))
+    )
+    wanted = name.removeprefix("timm/").lower().replace("-", "_").partition(".")[0]
+    containing = [other for other in names if wanted in other]
+    similar = get_close_matches(name, names, n=MAX_SUGGESTIONS)
+    best = list(dict.fromkeys([*containing, *similar]))[:MAX_SUGGESTIONS]
     return f"; did you mean {', '.join(best)}?" if best else ""

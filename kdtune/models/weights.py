@@ -7,10 +7,9 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, NotRequired
-from urllib.error import URLError
+from typing import Any
 
 import torch
 import torchvision
@@ -18,10 +17,9 @@ from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from typing_extensions import TypedDict
 
 from kdtune.config.files import atomic_write, describe_missing
-from kdtune.config.text import DAMAGED, InputError, first_line
+from kdtune.config.text import DAMAGED, InputError, first_line, printable
 from kdtune.models.classifier import Preprocessing
 
 # Checkpoints that others have saved: their files, entries and prefixes.
@@ -29,39 +27,15 @@ from kdtune.models.classifier import Preprocessing
 StateDict = Mapping[str, Tensor]
 """Names of parameters and buffers to tensors."""
 
-_ENTRIES = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "model_ema_state_dict",
-    "ema_model",
-    "ema",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "module",
-    "model_state",
-    "net_state_dict",
-    "weights",
-    "params",
-)
-"""Entries of a checkpoint that hold weights. Moving averages come first, since they are what is
-evaluated and published."""
+_ENTRIES = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module")
+"""Entries of a checkpoint that hold weights. Moving averages, which have "ema" in their names, come
+before them, since they are what is evaluated and published."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 """Prefixes of DataParallel, torch.compile and wrappers such as Lightning's modules."""
 _COUNTERS = {"n_averaged"}
 """Buffers of torch's AveragedModel beside the weights."""
 _INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 """Classes whose instances do nothing when they are made; training scripts save their flags so."""
-_FOREIGN = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file; run git lfs pull",
-    b"<": "a web page or another text, not a checkpoint; download the file again",
-}
-"""First bytes of files that are no checkpoints, and what these are."""
-_MAX_SHOWN = 80
-"""Letters of a name that a message shows."""
 _ADVICE = "save the state dict alone with torch.save(model.state_dict(), ...) or as .safetensors"
 
 
@@ -79,16 +53,13 @@ def read_checkpoint(file: Path) -> StateDict:
             start = stream.read(32)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); give another file") from None
-    for beginning, kind in _FOREIGN.items():
-        if start.startswith(beginning):
-            raise InputError(f"{file} is {kind}")
     # a safetensors file begins with the length of its header, eight bytes, and the header's brace
     if start[8:9] == b"{" or (
         file.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\2")
     ):
         check_whole(file)
         return load_file(file)
-    return _unwrap(_load_torch(file), file)
+    return _unwrap(_load_torch(file, start), file)
 
 
 def check_whole(file: Path) -> None:
@@ -125,30 +96,32 @@ def _variants(state: StateDict) -> Iterator[StateDict]:
         state = {key.removeprefix(prefix): value for key, value in state.items() if key in keys}
 
 
-def _shown(key: object) -> str:
-    """Return the name of a weight for a message: short, and without codes of the terminal."""
-    text = str(key)
-    return text if text.isprintable() and len(text) <= _MAX_SHOWN else f"{text!r:.{_MAX_SHOWN}}..."
+def _short(key: object) -> str:
+    """Return the name of a weight for a message."""
+    return printable(str(key)[:80])
 
 
-def _load_torch(file: Path) -> object:
-    """Return what `torch.save` wrote: tensors, numbers and texts, in containers."""
+def _load_torch(file: Path, start: bytes) -> object:
+    """Return what `torch.save` wrote: tensors, numbers and texts, in containers.
+
+    Args:
+        file: The file.
+        start: Its first bytes, which tell a web page or a pointer of Git LFS.
+    """
     try:
         # a stream, since torch would go by the suffix of a name
         with torch.serialization.safe_globals(_INERT), file.open("rb") as stream:
             return torch.load(stream, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
+    except Exception as error:  # torch.load raises UnpicklingError, KeyError, EOFError, ...
         refused = re.search(r"GLOBAL (\S+) (?:was|whose)", str(error))
-        kind = f" ({_shown(refused[1])})" if refused else ""
-        damaged = "" if refused else ", or is damaged"
+        reason = f"{type(error).__name__}: {first_line(error, 120)}; it begins with {start!r}"
+        if refused:
+            reason = f"it holds {_short(refused[1])}"
         raise InputError(
-            f"{file} holds objects other than tensors{kind}, which are not unpickled since that "
-            f"can run any code{damaged}. If you trust it, load it with "
+            f"{file} cannot be read as a state dict ({reason}). Objects other than tensors are not "
+            f"unpickled, since that can run any code; if you trust the file, load it with "
             f"torch.load(..., weights_only=False) and {_ADVICE}."
         ) from None
-    except Exception as error:  # torch.load raises KeyError, EOFError, UnicodeDecodeError, ...
-        reason = f"{type(error).__name__}: {first_line(error, 120)}"
-        raise InputError(f"{file} cannot be read as a state dict ({reason}); {_ADVICE}") from None
 
 
 def _unwrap(content: object, file: Path) -> StateDict:
@@ -159,7 +132,7 @@ def _unwrap(content: object, file: Path) -> StateDict:
         others = {str(name): value for name, value in entries.items() if _is_state_dict(value)}
         states = others if len(others) == 1 else {}
     if not states:
-        names = ", ".join(map(_shown, [*entries][:8]))
+        names = ", ".join(map(_short, [*entries][:8]))
         raise InputError(
             f"{file} must hold a state dict, names to tensors, itself or as an entry such as "
             f"state_dict or model, but holds a {type(content).__name__} ({names or 'no entries'}); "
@@ -180,7 +153,8 @@ def _find(content: object, path: tuple[str, ...]) -> Iterator[tuple[str, StateDi
     if _is_state_dict(content):
         yield ".".join(path), content  # type: ignore[misc]
     elif isinstance(content, Mapping):
-        for name in _ENTRIES:
+        averages = [name for name in content if "ema" in str(name).lower().split("_")]
+        for name in (*averages, *_ENTRIES):
             if name in content:
                 yield from _find(content[name], (*path, name))
 
@@ -261,21 +235,20 @@ def differences(expected: StateDict, state: StateDict) -> list[str]:
     """Return in words where a state dict differs in names, shapes and types; the first of each."""
     counter = ".num_batches_tracked"  # without effect; weights from before 2018 lack it
     needed = {k: v for k, v in expected.items() if not k.endswith(counter)}
-    missing = [k for k in needed if k not in state]
-    foreign = [k for k in state if k not in expected and k not in _COUNTERS]
-    other = [k for k in needed if k in state and _form(state[k]) != _form(needed[k])]
-    faults = []
-    if missing:
-        faults.append(f"missing keys: {len(missing)}, first {_shown(missing[0])}")
-    if foreign:
-        faults.append(f"unexpected keys: {len(foreign)}, first {_shown(foreign[0])}")
-    if other:
-        have, need = _form(state[other[0]]), _form(needed[other[0]])
-        faults.append(
-            f"other shapes or types: {len(other)}, first {_shown(other[0])}, {have} instead of "
-            f"{need}"
-        )
-    return faults
+    faults = {
+        "missing keys": [k for k in needed if k not in state],
+        "unexpected keys": [k for k in state if k not in expected and k not in _COUNTERS],
+        "other shapes or types": [
+            f"{k}, {_form(state[k])} instead of {_form(needed[k])}"
+            for k in needed
+            if k in state and _form(state[k]) != _form(needed[k])
+        ],
+    }
+    return [
+        f"{kind}: {len(keys)}, first {printable(keys[0][:200])}"
+        for kind, keys in faults.items()
+        if keys
+    ]
 
 
 def _form(value: Tensor) -> str:
@@ -301,7 +274,7 @@ def check_finite(state: StateDict, initial: StateDict, noun: str) -> None:
     if bad:
         raise InputError(
             f"{noun} must be finite numbers, but have some that are NaN or infinite in {len(bad)} "
-            f"of their tensors, first {_shown(bad[0])}; their training has diverged, or the file "
+            f"of their tensors, first {_short(bad[0])}; their training has diverged, or the file "
             f"is damaged: give other weights"
         )
 
@@ -326,7 +299,7 @@ def licence_of(net: nn.Module, name: str, weights: str) -> str:
     stated: object = None
     if weights == "default" and name.startswith("timm/"):
         stated = getattr(net, "pretrained_cfg", {}).get("license")
-    elif weights == "default" and name in torchvision.models.list_models(torchvision.models):
+    elif weights == "default" and name in torchvision_names():
         stated = torchvision.models.get_model_weights(name).DEFAULT.meta.get("license")
     return str(stated or "unknown")
 
@@ -337,17 +310,22 @@ def _default_weights(name: str) -> StateDict:
         if name.startswith("timm/"):
             net = import_timm(name).create_model(name.removeprefix("timm/"), pretrained=True)
             return net.state_dict()  # type: ignore[no-any-return]
-        if name not in torchvision.models.list_models(torchvision.models):
+        if name not in torchvision_names():
             raise InputError(f'{name} has no weights "default"; use "none" or a file')
         default = torchvision.models.get_model_weights(name).DEFAULT
         return default.get_state_dict(progress=False, check_hash=True, weights_only=True)  # type: ignore[no-any-return]
-    except (URLError, OSError, RuntimeError) as error:
-        cause = getattr(error, "reason", error)
-        reason = first_line(cause if isinstance(cause, Exception) else Exception(cause), 120)
+    except (OSError, RuntimeError) as error:
         raise InputError(
-            f"the default weights of {name} cannot be downloaded ({reason}); give a file "
-            f"(--teacher-weights FILE, --student-weights FILE) or none for random weights"
+            f"the default weights of {name} cannot be downloaded ({first_line(error, 120)}); "
+            f"give a file (--teacher-weights FILE, --student-weights FILE) or none for random "
+            f"weights"
         ) from None
+
+
+@cache
+def torchvision_names() -> frozenset[str]:
+    """Return the names of torchvision's classifiers."""
+    return frozenset(torchvision.models.list_models(torchvision.models))
 
 
 def import_timm(name: str) -> Any:
@@ -374,6 +352,7 @@ METADATA = "kdtune_teacher"
 class FinishedTeacher:
     """What a file of weights says about the teacher that it holds."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
     model: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
@@ -387,6 +366,9 @@ class FinishedTeacher:
     def metadata(self) -> dict[str, str]:
         """Metadata of the file of weights."""
         return {METADATA: json.dumps(asdict(self), sort_keys=True)}
+
+
+_FINISHED = TypeAdapter(FinishedTeacher)
 
 
 def read_finished(file: Path) -> FinishedTeacher | None:
@@ -405,8 +387,8 @@ def read_finished(file: Path) -> FinishedTeacher | None:
         return None  # no file, or of another kind
     if text is not None:
         try:
-            return _finished(json.loads(text))
-        except DAMAGED as error:
+            return _FINISHED.validate_json(text)
+        except ValueError as error:
             raise InputError(
                 f"{file} is of a teacher that kdtune has fine-tuned, but what it says of it "
                 f"({METADATA} in its metadata) is damaged or of a newer version "
@@ -417,28 +399,10 @@ def read_finished(file: Path) -> FinishedTeacher | None:
     try:  # of an earlier version
         record = json.loads((file.parent / RECORD).read_text(encoding="utf-8"))
         names = {"model": record["run"]["student"], "classes": record["classes"]}
-        return _finished({**names, "preprocessing": record["preprocessing"]})
+        values = names | {"preprocessing": record["preprocessing"]}
+        return _FINISHED.validate_json(json.dumps(values))
     except (OSError, *DAMAGED):
         return None  # of others, or without a record
-
-
-class _Record(TypedDict):
-    """Entries of a record of a finished teacher."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
-    model: str
-    classes: list[str]
-    preprocessing: dict[str, Any]
-    data: NotRequired[str | None]
-    has_cut_val: NotRequired[bool]
-
-
-def _finished(values: Any) -> FinishedTeacher:
-    """Return the teacher of a record; raise one of `DAMAGED` unless it has the entries of one."""
-    record = TypeAdapter(_Record).validate_python(values)
-    preprocessing = Preprocessing(**record["preprocessing"])
-    changed = {"classes": tuple(record["classes"]), "preprocessing": preprocessing}
-    return FinishedTeacher(**(record | changed))  # type: ignore[arg-type]
 
 
 def teacher_file(weights: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune import __version__
-from kdtune.config.files import FIGURES, STUDY, atomic_write, check_links
+from kdtune.config.files import FIGURES, STUDY, atomic_write, check_links, writing
 from kdtune.config.task import check_names
 from kdtune.config.text import InputError
 from kdtune.reporting import sections
@@ -48,7 +48,6 @@ from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
 from kdtune.results.warnings import find_caveats
 from kdtune.results.words import effort_text
-from kdtune.storage.folder import writing
 
 MAX_NUMBERS = 40_000
 """Numbers of epochs in the data of the page; of more, only every k-th epoch is kept."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdtune.config.files import LOCK, RAY_PREFIX, check_links
-from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line
+from kdtune.config.files import LOCK, RAY_PREFIX, check_links, writing
+from kdtune.config.text import FolderUnusableError, InputError, UserError
 
 # The lock that lets one process at a time run a study in a folder of this machine.
 
@@ -69,21 +69,6 @@ def _remove_if_unused(folder: Path, created: list[Path]) -> None:
                 path.rmdir()
 
 
-@contextmanager
-def writing(place: Path, advice: str) -> Iterator[None]:
-    """Raise InputError in place of an error of writing to a folder or file.
-
-    Args:
-        place: The folder or file.
-        advice: What would do.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(f"{place} cannot be written ({reason}); {advice}") from error
-
-
 # Folders that kdtune writes and that can no longer be written: the study's, and the temporary one
 # with Ray's files. Errors of the user's data, models and training functions in other folders are
 # those of a run or of the input. A cache that cannot be written is a warning, see `streams.cache`.
@@ -122,9 +107,10 @@ def describe_folder_fault(error: BaseException, study: Path, in_driver: bool = F
                 reason = _refusal(folder) if file or folder == study else None
             if reason is not None:
                 return _describe(folder, reason)
-        named = in_driver and file is not None and isinstance(error, OSError)
-        if named and (number in FULL or _is_inside(file, study)):
-            return _describe(Path(str(file)), number)
+        if in_driver and file is not None and isinstance(error, OSError):
+            path = Path(os.path.abspath(file))
+            if number in FULL or path.is_relative_to(study):
+                return _describe(path, number)
     return None
 
 
@@ -203,10 +189,6 @@ def _system_errors(error: BaseException) -> Iterator[tuple[int, str | None]]:
                 if match := _RUST_ERROR.search(str(cause)):
                     yield int(match[1]), None
         cause = cause.__cause__ or getattr(cause, "cause", None) or cause.__context__
-
-
-def _is_inside(file: str | None, folder: Path) -> bool:
-    return file is not None and Path(os.path.abspath(file)).is_relative_to(folder)
 
 
 def _refusal(folder: Path) -> int | None:

@@ -512,6 +512,12 @@ def fetch_file(uri: str, name: str, folder: Path) -> None:
         store.get(name, folder / name)
 
 
+def reach(uri: str) -> None:
+    """Raise InputError, after a short time, if the place of a study cannot be read."""
+    with _reading(uri) as store:
+        store.names(EPOCHS)
+
+
 @contextmanager
 def _reading(uri: str) -> Iterator[Store]:
     """Yield the store of a study that is read; raise InputError if it cannot be read."""

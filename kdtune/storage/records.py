@@ -27,7 +27,7 @@ from pydantic import (
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
-from kdtune.config.run import check_schema, migrate, schema_of
+from kdtune.config.run import check_schema, migrate
 from kdtune.config.study import Study, recorded_run
 from kdtune.config.task import METRICS, BaseRun, name_trial
 from kdtune.config.text import InputError, first_line, printable
@@ -562,7 +562,7 @@ def read_saved(folder: Path) -> SavedStudy:
         raise InputError(f"a study's folder must hold {STUDY}, but {folder} does not")
     try:
         values: dict[str, Any] = STUDY_FILE.validate_json(file.read_bytes())
-        check_schema(schema_of(values))
+        check_schema(values)
         values = migrate(values, read_provenance(folder))
         return SavedStudy(Study.from_values(values), dict(values["fingerprints"]))
     except OSError as error:

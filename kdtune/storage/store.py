@@ -403,14 +403,6 @@ class Store:
             wait = min(2 * wait, self.retry_timeout / 8)
 
 
-def reach(uri: str) -> None:
-    """Raise InputError, after a short time, if a place cannot be read."""
-    try:
-        Store(uri, SHORT_RETRY_TIMEOUT_SECONDS).names("epochs")
-    except OSError as error:
-        raise InputError(f"{uri} cannot be reached ({first_line(error)})") from None
-
-
 @contextmanager
 def _os_errors(bucket: bool = False) -> Iterator[None]:
     """Raise obstore's errors as OSErrors of one line.

@@ -40,9 +40,6 @@ from kdtune.config.text import InputError, first_line
 
 Tensors = dict[str, Tensor]
 
-HAS_DEV_FD = os.path.isdir("/dev/fd")
-"""Whether an opened file has a path of its own; not in every container."""
-
 
 def read(path: Path, text: str) -> Tensors | None:
     """Return the tensors of an entry; None if the file is missing, damaged or of another key.
@@ -56,9 +53,8 @@ def read(path: Path, text: str) -> Tensors | None:
     """
     try:
         with open_trusted(path) as opened:
-            # the file that was checked, whatever has its name now; a path is all safe_open takes
-            source = f"/dev/fd/{opened.fileno()}" if HAS_DEV_FD else path
-            with safe_open(source, "pt") as file:
+            # nobody else may write the folder, so this is the file that was checked
+            with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
             if metadata.get("key") != text or metadata.get("crc") != str(checksum(tensors)):

@@ -2,8 +2,8 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kdtune.config.fields import OBJECT, Role, is_named_data, is_object
-from kdtune.config.files import PROVENANCE, STUDENTS, STUDENTS_CONFIG, STUDY, student_file
+from kdtune.config.files import PROVENANCE, STUDENTS, STUDY, student_file
 from kdtune.config.objects import Passed
 from kdtune.config.records import InputRecord, ModelRecord, StudentsRecord, read_students_record
 from kdtune.config.run import Run
@@ -79,13 +79,9 @@ def _recipe_steps(run: Run, classes: int) -> dict[str, Any]:
             f"the image size of these students is not known, since an earlier version of kdtune "
             f"wrote them; load {run.student} and the weights with plain PyTorch"
         )
-    fields = ("interpolation", "size", "channels", "mean", "std")
-    return {
-        "image_size": size,
-        "eval_crop": run.eval_crop,
-        "eval_interpolation": run.eval_interpolation,
-        **{name: getattr(student, name) for name in fields},
-    }
+    crop, interpolation = run.eval_crop, run.eval_interpolation
+    views = {"image_size": size, "eval_crop": crop, "eval_interpolation": interpolation}
+    return views | asdict(student)
 
 
 # Where a study's students are: the study's folder, its students/, one file, an object store.
@@ -108,19 +104,12 @@ class Students:
     record: StudentsRecord
     repeats: tuple[int, ...]
     """Repeats that have a file of weights, ascending."""
+    classes: tuple[str, ...]
+    """Names of the classes."""
     named: int | None = None
     """The repeat whose file the user named."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes, if the record or the study around it has them."""
     uri: str | None = None
     """The study on an object store, if it is on one."""
-
-    def file(self, repeat: int) -> Path:
-        """Return the file of weights of a repeat; one on an object store is downloaded."""
-        file = self.folder / student_file(repeat)
-        if self.uri is not None and not file.exists():
-            fetch_file(self.uri, f"{STUDENTS}/{file.name}", self.folder.parent)
-        return file
 
 
 def find_students(place: str | Path) -> Students:
@@ -137,9 +126,10 @@ def find_students(place: str | Path) -> Students:
         folder, names = fetch_students(uri)
         return _read(folder, [Path(name).name for name in names], uri=uri)
     path = Path(place).expanduser()
-    if path.is_file() and (repeat := _repeat(path.name)) is not None:
-        return _read(path.parent, [file.name for file in path.parent.iterdir()], named=repeat)
-    if (path / STUDY).is_file():
+    named = _repeat(path.name) if path.is_file() else None
+    if named is not None:
+        path = path.parent
+    elif (path / STUDY).is_file():
         path = path / STUDENTS
         if not path.is_dir():
             raise InputError(
@@ -147,26 +137,34 @@ def find_students(place: str | Path) -> Students:
                 f"distillation is complete, unless it was run with --keep none; repeat the study's "
                 f"command"
             )
-    if not (path / STUDENTS_CONFIG).is_file() and not list(path.glob(f"*{SUFFIX}")):
-        raise InputError(f"STUDENT must be {WANTED}, but {path} is none")
-    return _read(path, [file.name for file in path.iterdir()])
+    return _read(path, [file.name for file in path.iterdir()] if path.is_dir() else [], named=named)
 
 
 def _read(
     folder: Path, names: list[str], uri: str | None = None, named: int | None = None
 ) -> Students:
     """Return the students of a folder that has files of these names."""
-    record = read_students_record(folder)
     repeats = sorted(repeat for name in names if (repeat := _repeat(name)) is not None)
     if not repeats:
-        raise InputError(
-            f"a folder of students must hold files {student_file(0)}, ..., but {uri or folder} "
-            f"holds none; copy the whole folder {STUDENTS}/ of the study"
-        )
-    classes = record.classes
-    if not classes and (folder.parent / PROVENANCE).is_file() and folder.name == STUDENTS:
-        classes = tuple(map(str, read_provenance(folder.parent).get("classes", ())))
-    return Students(folder, record, tuple(repeats), named, classes, uri)
+        raise InputError(f"STUDENT must be {WANTED}, but {uri or folder} is none")
+    record = read_students_record(folder)
+    return Students(folder, record, tuple(repeats), _classes(folder, record), named, uri)
+
+
+def _classes(folder: Path, record: StudentsRecord) -> tuple[str, ...]:
+    """Return the names of the classes, which records of earlier versions lack."""
+    named: Iterable[Any] = record.classes
+    if not named and folder.name == STUDENTS and (folder.parent / PROVENANCE).is_file():
+        named = read_provenance(folder.parent).get("classes", ())
+    if not named and record.configured_run.data in SOURCES:
+        named = SOURCES[record.configured_run.data]().classes
+    if named:
+        return tuple(map(str, named))
+    raise InputError(
+        f"the names of the classes are not known, since an earlier version of kdtune wrote "
+        f"{folder} and the study is not around it; put the folder {STUDENTS}/ back into the "
+        f"study's folder"
+    )
 
 
 def _repeat(name: str) -> int | None:
@@ -228,32 +226,16 @@ def load_student(
     students = find_students(_place_of(place))
     if repeat is None:
         repeat = students.repeats[0] if students.named is None else students.named
-    if repeat not in students.repeats:
-        repeats = ", ".join(map(str, students.repeats))
-        raise InputError(
-            f"repeat must be one of {repeats}, which {students.uri or students.folder} holds, but "
-            f"got repeat={repeat}"
-        )
-    record, file = students.record, students.file(repeat)
-    recorded = next((s.sha256 for s in record.students if s.repeat == repeat), "")
-    state = _read_weights(file, recorded)
+    record = students.record
     passed = None if module is None else Passed(module)
     if passed is None and isinstance(place, Study):
         passed = place.run.objects.passed.get(record.model.name)
-    classes, data = students.classes, record.configured_run.data
-    if not classes and data in SOURCES:
-        classes = SOURCES[data]().classes
-    if not classes:
-        raise InputError(
-            f"the names of the classes are not known, since an earlier version of kdtune wrote "
-            f"{students.folder} and the study is not around it; put the folder {STUDENTS}/ back "
-            f"into the study's folder"
-        )
-    model = _build(record.model, len(classes), state, file, passed)
+    file, state = _read_weights(students, repeat)
+    model = _build(record.model, len(students.classes), state, file, passed)
     if record.input is None:
-        record = _with_input(record, len(classes), state)
+        record = _with_input(record, len(students.classes), state)
     input = _student_input(record)
-    return TrainedStudent(model.net, record.model.name, classes, input, repeat, record)
+    return TrainedStudent(model.net, record.model.name, students.classes, input, repeat, record)
 
 
 def describe_code(place: str | Path | Study | StudyResults) -> str:
@@ -278,8 +260,21 @@ def _place_of(place: str | Path | Study | StudyResults) -> str | Path:
     return place.folder if is_here else str(place.study.uri)
 
 
-def _read_weights(file: Path, recorded: str) -> Mapping[str, Tensor]:
-    """Return a file's state dict; raise InputError if its SHA-256 is not the recorded one."""
+def _read_weights(students: Students, repeat: int) -> tuple[Path, Mapping[str, Tensor]]:
+    """Return the file of a repeat and its state dict.
+
+    Raises:
+        InputError: There is no such file, or its SHA-256 is not the recorded one.
+    """
+    if repeat not in students.repeats:
+        raise InputError(
+            f"repeat must be one of {', '.join(map(str, students.repeats))}, which "
+            f"{students.uri or students.folder} holds, but got repeat={repeat}"
+        )
+    file = students.folder / student_file(repeat)
+    if students.uri is not None and not file.exists():
+        fetch_file(students.uri, f"{STUDENTS}/{file.name}", students.folder.parent)
+    recorded = next((s.sha256 for s in students.record.students if s.repeat == repeat), "")
     try:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         state: dict[str, Tensor] = load_file(file)
@@ -289,7 +284,7 @@ def _read_weights(file: Path, recorded: str) -> Mapping[str, Tensor]:
         raise InputError(
             f"{file} is damaged (its content is not what the study wrote, by its SHA-256); {AGAIN}"
         )
-    return state
+    return file, state
 
 
 def _build(
@@ -326,10 +321,10 @@ def _build(
         raise InputError(f"{str(error).rstrip('.')}. {remedy}") from None
     has_changed = bool(recorded.source) and model.source != recorded.source
     if faults := differences(model.net.state_dict(), state):
-        reason = f"{file} does not fit {name} ({'; '.join(faults)})"
+        cause = "Give the file that the study wrote, under its own name."
         if has_changed:
-            raise InputError(f"{reason}, whose source has changed. {remedy}")
-        raise InputError(f"{reason}. Give the file that the study wrote, under its own name.")
+            cause = f"The source of {name} has changed. {remedy}"
+        raise InputError(f"{file} does not fit {name} ({'; '.join(faults)}). {cause}")
     if has_changed:
         warnings.warn(
             f"the source of {name} has changed since the study, so predictions may differ. "
@@ -345,10 +340,10 @@ def _student_input(record: StudentsRecord) -> StudentInput:
     """Return what a student takes."""
     view, steps, run = record.input, record.preprocessing, record.configured_run
     if view is None:
-        return StudentInput(None, None, None, None)
+        return StudentInput()
     dtype = getattr(torch, view.dtype)
     if view.kind == "tensors" or steps is None:
-        return StudentInput(view.shape, dtype, None, None)
+        return StudentInput(view.shape, dtype)
     fields = {key: value for key, value in steps.items() if key not in OF_VIEWS}
     resizing = evaluation(run, files=view.kind == "files")
     return StudentInput(view.shape, dtype, resizing, Preprocessing(**fields), run.orientation)

@@ -26,13 +26,13 @@ from kdtune.models.classifier import Preprocessing
 class StudentInput:
     """What a student takes."""
 
-    shape: tuple[int, ...] | None
+    shape: tuple[int, ...] | None = None
     """Shape of one example: (C, S, S) of an image; None if it is not known."""
-    dtype: torch.dtype | None
+    dtype: torch.dtype | None = None
     """Type of its numbers, uint8 for images; None if it is not known."""
-    resizing: Resizing | None
+    resizing: Resizing | None = None
     """From an image of any size to the square that the study used; None: not images."""
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing | None = None
     """From the square to the network's input; None: not images."""
     orientation: Orientation | None = None
     """Whether an image is rotated and mirrored as its EXIF data say; None: it is."""
@@ -167,14 +167,9 @@ class TrainedStudent(nn.Module):
             hint = "; student.view(image) makes one of an image or its file"
         if not fits or inputs.dtype != dtype:
             raise InputError(
-                f"{name} must be {_words(dtype)} [{', '.join(['B', *like])}], as the "
-                f"study's data were, neither scaled nor normalised, but got "
-                f"{_words(inputs.dtype)} {list(inputs.shape)}{hint}"
+                f"{name} must be {dtype} [{', '.join(['B', *like])}], as the study's data were, "
+                f"neither scaled nor normalised, but got {inputs.dtype} {list(inputs.shape)}{hint}"
             )
-
-
-def _words(dtype: torch.dtype | None) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 # Predictions of image files, in batches.
@@ -257,20 +252,14 @@ def _find(name: str) -> list[Path]:
     path = Path(name).expanduser()
     is_pattern = glob.has_magic(name) and not path.exists()
     matches = sorted(glob.glob(str(path), recursive=True)) if is_pattern else [path]
-    images = [
-        image
-        for match in map(Path, matches)
-        for image in (_in_folder(match) if match.is_dir() else [match])
-    ]
+    images = list[Path]()
+    for match in map(Path, matches):
+        # as torchvision's ImageFolder, at any depth
+        inside = (f for f in match.rglob("*") if f.name.lower().endswith(IMG_EXTENSIONS))
+        images += sorted(filter(Path.is_file, inside)) if match.is_dir() else [match]
     if not images or not images[0].exists():
         raise InputError(
             f"IMAGE must be an image file, a folder that holds images "
             f"({', '.join(IMG_EXTENSIONS)}) or a pattern that matches some, but got {name}"
         )
     return images
-
-
-def _in_folder(folder: Path) -> list[Path]:
-    """Return the files that torchvision's ImageFolder takes for images, at any depth."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [file for file in files if file.name.lower().endswith(IMG_EXTENSIONS)]

@@ -258,13 +258,18 @@ def save_predictions(
         pd.concat(frames).to_parquet(part, index=False)
 
 
+def file_names(data: Data, split: str) -> tuple[str, ...] | None:
+    """Return the file of each example, relative to the data's folder; None if they are no files."""
+    inputs = data.splits[split].inputs
+    if not isinstance(inputs, tuple):
+        return None
+    return tuple(Path(file).relative_to(data.root).as_posix() for file in inputs)
+
+
 def _frame(run: Run, data: Data, name: str, predictions: Predictions) -> pd.DataFrame:
     """Return the rows of one split."""
     count = len(predictions.label)
-    files: list[str | None] = [None] * count
-    inputs = data.splits[name].inputs
-    if isinstance(inputs, tuple):
-        files = [Path(path).relative_to(data.root).as_posix() for path in inputs]
+    files = file_names(data, name) or [None] * count
     teacher = [None] * count if predictions.teacher is None else predictions.teacher.numpy()
     unknown = np.full(count, np.nan, dtype=np.float32)
     columns: dict[str, Any] = {

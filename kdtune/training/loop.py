@@ -475,20 +475,19 @@ def _check_finite(
 def _cause(training: Training, meters: Mapping[str, Meter], number: int) -> str:
     """Return why a metric is probably not finite, and what would do."""
     run = training.run
-    for split, meter in meters.items():
-        count, total = meter.count_not_finite("teacher")
+    suspects = [
+        (f"the teacher {run.teacher}", f"of {split}", meter.count_not_finite("teacher"))
+        for split, meter in meters.items()
+    ]
+    if number == 0:
+        first = meters["train"].count_not_finite("student", batches=1)
+        suspects.append((run.student, "before its first training step", first))
+    for model, where, (count, total) in suspects:
         if count:
             return (
-                f"the logits of the teacher {run.teacher} are NaN or infinite for {count:,} of "
-                f"{total:,} examples of {split}; check its weights and the images"
+                f"the logits of {model} are NaN or infinite for {count:,} of {total:,} examples "
+                f"{where}; check its weights and the images"
             )
-    first, total = meters["train"].count_not_finite("student", batches=1)
-    if first and number == 0:
-        return (
-            f"the logits of {run.student} are NaN or infinite for {first:,} of "
-            f"{total:,} examples before its first training step; check its initial weights and the "
-            f"images"
-        )
     uses_logits = not run.is_baseline and not run.compares_features
     users = own_objectives([run.loss]) if uses_logits else []
     if users and not meters["train"].is_finite(training.objective):

@@ -18,7 +18,7 @@ from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData
 from kdtune.data.views import check_mixing, samples
-from kdtune.models.checks import check_last_batch, check_learns, probe
+from kdtune.models.checks import check_last_batch, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Model, Teacher, combine, networks
 from kdtune.models.registry import PREPROCESSING, build_model, source_digest
@@ -242,7 +242,6 @@ def _check_models(
         for each, teacher in of_teachers:
             views = probe_teacher(each, data, teacher, student)
         probe(student, views, len(data.classes), whole=whole)
-        check_learns(student, views, whole=whole)
         sizes = study.values("batch_size")
         has_statistics = whole and "train" in study.values("batch_norm")  # type: ignore[operator]
         if has_statistics and study.run.extra is None and not isinstance(sizes, Range):

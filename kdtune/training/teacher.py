@@ -23,7 +23,7 @@ from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.data.views import samples
-from kdtune.models.checks import check_last_batch, check_learns, probe
+from kdtune.models.checks import check_last_batch, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import (
     Model,
@@ -40,7 +40,7 @@ from kdtune.models.weights import RECORD, WEIGHTS, FinishedTeacher, check_whole,
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources, view_size
-from kdtune.training.epoch import Epoch
+from kdtune.training.epoch import Epoch, file_names
 from kdtune.training.loop import Checkpoint, milestones, train
 from kdtune.training.recipe import (
     BEFORE_ORIENTATION,
@@ -473,9 +473,9 @@ def probe_teacher(
     views = samples(data, run, view_size(run, data, teacher, student))
     if isinstance(teacher, Classifier):
         whole = run.teacher_trainable != "head"
-        probe(teacher, views, len(data.classes), whole=whole)
-        if run.teacher_epochs:
-            check_learns(teacher, views, whole=whole)
+        learns = run.teacher_epochs != 0
+        probe(teacher, views, len(data.classes), whole=whole, learns=learns)
+        if learns:
             tuned = teacher_run(run)
             if whole and tuned.batch_norm == "train":
                 count, sizes = len(data.subset(tuned)), [tuned.batch_size]
@@ -612,7 +612,7 @@ def load_output_teacher(run: Run, data: Data) -> OutputTeacher:
             examples: of train those that the student learns from, all of val and all of test.
     """
     table = read_outputs(Path(run.weights_of("teacher")).expanduser(), data.classes)
-    by_file = any(part.are_files for part in table.parts)
+    by_file = any(part.split is None for part in table.parts)
     _check_ids(run, data, table, by_file)
     splits = [split for split in _SPLITS if split in data.splits]
     if by_file:  # relative to the folder of the data, without a leading ./
@@ -650,7 +650,7 @@ def _check_ids(run: Run, data: Data, table: OutputTable, by_file: bool) -> None:
     """Raise InputError unless the ids of the rows can tell which examples of the data these are."""
     record, requirement = table.record, None
     if by_file:
-        if data.kind != "files" or not all(part.are_files for part in table.parts):
+        if data.kind != "files" or not all(part.split is None for part in table.parts):
             requirement = (
                 f"name all examples by split and index (example) or, if those of --data {run.data} "
                 f"are files, all by file"
@@ -667,14 +667,6 @@ def _check_ids(run: Run, data: Data, table: OutputTable, by_file: bool) -> None:
         )
     if requirement is not None:
         raise InputError(f"{table.file} must {requirement}")
-
-
-def file_names(data: Data, split: str) -> tuple[str, ...] | None:
-    """Return the file of each example, relative to the data's folder; None if they are no files."""
-    inputs = data.splits[split].inputs
-    if not isinstance(inputs, tuple):
-        return None
-    return tuple(Path(file).relative_to(data.root).as_posix() for file in inputs)
 
 
 # Writing a teacher's outputs into a file, which is then a teacher without its network.

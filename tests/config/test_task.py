@@ -142,7 +142,7 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
             {"space": {"alpha": (1.0, math.inf)}, "unless": {}},
             "alpha must have texts as values, or",
         ),
-        ({"metric": "val/seconds"}, "a metric must not be named seconds"),
+        ({"metric": "val/seconds"}, "with a NAME of letters, digits and _, other than kind, "),
         (
             {"baseline": {"alpha": 1.0, "temperature": 1}},
             "baseline must not name temperature, which has no effect",

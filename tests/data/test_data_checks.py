@@ -125,7 +125,7 @@ def test_a_process_that_reads_changed_data_is_stopped(root, tmp_path):
     sentence = find_changes(data)
     assert sentence.startswith("image files were changed or removed (") and "\n" not in sentence
     assert "train/bee/1.png" in sentence and "and 1 more" in sentence
-    with pytest.raises(DataChangedError, match=r"the data have changed since .* but bee has none"):
+    with pytest.raises(DataChangedError, match=r"the data have changed since .* in .'bee'.;"):
         contents.read(run)
 
 
@@ -200,7 +200,7 @@ def test_shared_examples_are_counted_by_content(root, monkeypatch):
     assert sentence.startswith(
         "3 of the 4 images in test are also in val (such as test/ant/0.png = "
     )
-    monkeypatch.setattr("kdtune.data.checks.file_contents", None)  # kept: not read again
+    monkeypatch.setattr(Split, "contents", None)  # kept: not read again
     assert find_copies(load_data(Run(data=str(root)))) == [sentence]
 
 

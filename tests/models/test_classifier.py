@@ -154,7 +154,7 @@ def test_numbers_must_be_given_and_fit_the_channels_of_the_data() -> None:
     def check(run: Run) -> None:
         probe(build_model(run, "student", 10, seed=0, weights="none"), grey, 10, whole=True)
 
-    with pytest.raises(InputError, match=r"mean of .*:with_dict must be .* images \(1\), but"):
+    with pytest.raises(InputError, match=r"with_dict fails on views of .* 1 channels, but got 3"):
         check(Run(student=OWN, student_mean=(0.1, 0.2, 0.3)))
     words = r"without has no preprocessing, .* to \[0, 1\].*--teacher-mean.*--student-std"
     with pytest.warns(UserWarning, match=words):

@@ -79,12 +79,11 @@ REFUSED = {
     "timm/xyzzyx": r"timm has no model xyzzyx \(Unknown model",
     "net.safetensors": "'net.safetensors' is not .*; a file of weights is given as --teacher",
     "kdtune.models:fashion_studnet": "fashion_studnet cannot be imported",
-    "torchvision.models:resnet18": "use resnet18 for torchvision.models:resnet18",
     "torch.nn:Flatten": "Flatten must have a Linear or Conv2d layer as its head",
     f"{__name__}:made": "must be a function or class .* but is a Linear. Write a function",
-    f"{__name__}:wants_more": "but also requires blocks, widths, norm. Write a function `def net",
+    f"{__name__}:wants_more": "classes .missing a required argument: 'widths'.. Write a func",
     "operator:neg": "neg must return a torch.nn.Module, but got int",
-    f"{__name__}:failing": r"failing\(\), failed: TypeError: .*test_registry.py, line \d+",
+    f"{__name__}:failing": r"failing failed: TypeError: .*test_registry.py, line \d+",
 }
 
 

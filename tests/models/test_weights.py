@@ -80,7 +80,7 @@ def test_truncated_files_are_refused(tmp_path, state, suffix):
 OTHER_CONTENT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a module": (
         lambda _: fashion_student(10),
-        r"objects other than tensors \(torch.nn.modules.container.Sequential\)",
+        r"\(it holds torch.nn.modules.container.Sequential\). Objects other than tensors",
     ),
     "settings": (
         lambda _: {"config": {"width": 3}, "epoch": 3},
@@ -124,8 +124,11 @@ def test_files_of_torch_that_hold_something_else_are_refused(file, state, change
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "run git lfs pull"),
-        (b"<!DOCTYPE html>404", "a web page or another text"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "begins with b'version https://git-lfs",
+        ),
+        (b"<!DOCTYPE html>404", "begins with b'<!DOCTYPE"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_refused(file, content, words):
@@ -140,7 +143,7 @@ def test_default_weights_that_cannot_be_had_say_what_would_do(monkeypatch):
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
-    with pytest.raises(InputError, match=r"resnet18 cannot be downloaded \(Name or service"):
+    with pytest.raises(InputError, match=r"resnet18 cannot be downloaded \(<urlopen error Name or"):
         load_weights("resnet18", "default")
     for name in (STUDENT, "cifar_resnet20"):
         with pytest.raises(InputError, match='no weights "default"'):
@@ -224,7 +227,7 @@ def test_an_object_inside_never_runs_and_is_named(file, tmp_path, state, zipped,
         file.write_bytes(pickle.dumps(Payload(target), protocol=2))
     else:
         torch.save(content[form], file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(InputError, match=r"other than tensors \(_?io.open\), .* If you trust it,"):
+    with pytest.raises(InputError, match=r"it holds _?io.open\)\. .* if you trust"):
         read_checkpoint(file)
     assert not target.exists()
     if form == "pickle":

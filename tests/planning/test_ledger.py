@@ -71,7 +71,8 @@ def test_a_completed_run_by_hand() -> None:
 
 
 def test_repeated_epochs_of_a_resumed_run_cost_nothing() -> None:
-    start, first, second, *_ = lines_of(replace(RUN, repeat=0), [0.1, 0.2, 0.3])
+    start, first, second, *rest = lines_of(replace(RUN, repeat=0), [0.1, 0.2, 0.3])
+    assert not ledger_of(first, second, *rest).configs  # its start is lost
     ledger = ledger_of(start, first, second, start, second)
     assert ledger.cost == RunCost(runs=1, epochs=2, seconds=2.0)
     (config_id,) = ledger.configs
@@ -90,11 +91,6 @@ def test_a_failed_run_excludes_its_configuration_and_may_be_repeated() -> None:
     assert ledger.table[0, :2].tolist() == [0.5, 0.6]
     diverged = ledger_of(*lines_of(bad, [float("nan")]))
     assert not diverged.retryable and next(iter(diverged.configs.values())).excluded
-
-
-def test_a_run_whose_start_is_lost_is_ignored() -> None:
-    _, *rest = lines_of(RUN, [0.5] * 8)
-    assert not ledger_of(*rest).configs
 
 
 def mark_of(kind: str, run: Run) -> dict:
@@ -137,9 +133,6 @@ def test_a_dropped_run_is_run_again_only_when_asked() -> None:
     assert [line["trial_id"] for line in new if line["kind"] == "start"] == [run.trial_id]
     ended = Plan(again, [*marked, *new])
     assert ended.is_done and ended.ledger.configs == Plan(study, lines).ledger.configs
-
-
-# -- Finalists and decisions of simulated studies with repeats "auto" and of races --
 
 
 def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
@@ -208,8 +201,6 @@ def test_confirmation_decides_between_the_best_of_the_search() -> None:
     assert [state.run.lr for state in finalists(Plan(study, unconfirmed).ledger)[0].states] == [0.1]
 
 
-# -- new images ------------------------------------------------------------------------------------
-
 AUTO = Study(run=RUN, space={"alpha": (0.1, 1.0)}, repeats=2, until_decided=True, budget="120runs")
 
 
@@ -266,9 +257,6 @@ def test_records_without_correctness_are_judged_over_repeats_alone() -> None:
     test = final_test(ledger, finalists(ledger)[0])
     assert test.images == 0
     assert test.p == anytime_p(test.differences)
-
-
-# -- Rounds of final repeats: finalists that are fixed before them, on simulated studies --
 
 
 RACE = make("grid", LISTS, "race")
@@ -373,9 +361,6 @@ def test_the_named_best_is_not_optimistic_where_the_better_final_mean_is() -> No
     error = np.std(own) / np.sqrt(len(own))
     assert abs(np.mean(own)) < 3 * error
     assert np.mean(better) > 4 * error  # 0.4 points: SD / sqrt(pi)
-
-
-# -- the default -----------------------------------------------------------------------------------
 
 
 def test_the_default_is_the_run_where_the_space_allows_it() -> None:

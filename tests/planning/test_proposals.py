@@ -66,8 +66,6 @@ def test_a_finite_space_is_suggested_to_the_last() -> None:
     assert {c for c, _ in runs_of(lines)} == {run.config_id for run in grid.runs()}
 
 
-# -- several suggestions in flight -----------------------------------------------------------------
-
 TPE = Study(run=RUN, search="tpe", samples=200, plain_share=0, space=RANGES)
 
 
@@ -117,9 +115,6 @@ def test_suggestions_with_runs_in_flight_are_the_same_after_a_crash() -> None:
             assert run.config_id == line["config_id"]
             known.add(run.config_id)
     assert len(known) == 40
-
-
-# -- Ranges on the log-odds scale: the law of their samples, restarts, and what Optuna is given --
 
 
 ODDS = Range(0.001, 0.999, logit=True)
@@ -202,9 +197,6 @@ def test_the_sampler_holds_log_odds_and_the_export_true_values(tmp_path: Path) -
         assert done.distributions["alpha"] == optuna.distributions.FloatDistribution(0.001, 1.0)
 
 
-# -- The loss searched together with the hyperparameters of each loss, and both temperatures --
-
-
 SOFTENED = {"temperature", "teacher_temperature"}
 TAKEN = {
     "kl": SOFTENED,
@@ -272,9 +264,6 @@ def test_a_study_that_was_interrupted_makes_the_same_suggestions(search: str, ru
             assert suggestion is not None and suggestion.config_id == line["config_id"]
             known.add(suggestion.config_id)
     assert len(known) == 15
-
-
-# -- optuna.db of simulated studies, read by Optuna itself --
 
 
 matplotlib.use("Agg")

@@ -19,7 +19,9 @@ import pytest
 from study_folders import draw, grid, make
 from whole_predictions import write_whole_predictions
 
-from kdtune.reporting.build import write
+from kdtune.reporting.build import html
+from kdtune.reporting.canvas import inline
+from kdtune.reporting.figures import all_figures
 from kdtune.results.comparison import Criterion
 from kdtune.results.results import Results
 
@@ -27,87 +29,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 WIDTHS = (390, 1280)
-WRAPPER = r"""<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><body><script>
-function measure(frame) {
-  const page = frame.contentDocument, root = page.documentElement;
-  const wide = [...page.querySelectorAll("body *")].filter(e => !e.closest(".scroll, pre, svg")
-    && e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.outerHTML.slice(0, 80));
-  const overlaps = [], outside = [];
-  for (const svg of page.querySelectorAll("figure svg")) {
-    const box = svg.getBoundingClientRect();
-    const texts = [...svg.querySelectorAll("text")].map(t => [t.textContent.trim(),
-      t.getBoundingClientRect()]).filter(([words, r]) => words && r.width > 0);
-    texts.forEach(([words, r], i) => {
-      if (r.left < box.left - 1 || r.right > box.right + 1) outside.push(words);
-      for (const [other, o] of texts.slice(i + 1)) {
-        const x = Math.min(r.right, o.right) - Math.max(r.left, o.left);
-        const y = Math.min(r.bottom, o.bottom) - Math.max(r.top, o.top);
-        if (x > 2 && y > 0.35 * Math.min(r.height, o.height)) overlaps.push([words, other]);
-      }
-    });
-  }
-  const cells = [...page.querySelectorAll("td")].map(cell => cell.textContent.trim()
-    .replace(/\s+/g, " "));
-  return {cells, scroll: root.scrollWidth, client: root.clientWidth, wide, overlaps, outside,
-    figures: page.querySelectorAll("figure svg").length, verdict:
-    page.querySelector(".verdict").textContent};
-}
-function use(frame) {
-  const page = frame.contentDocument, seen = {};
-  const column = (table, i) =>
-    [...table.querySelectorAll("tbody tr")].map(row => row.cells[i].textContent);
-  const shown = all => [...all].filter(e => e.getClientRects().length).length;
-  const summary = page.querySelector("#summary .table");
-  summary.querySelector("th button").click();
-  seen.ascending = column(summary, 0);
-  summary.querySelector("th button").click();
-  seen.descending = column(summary, 0);
-  const field = summary.querySelector("input");
-  if (field) {
-    field.value = summary.querySelector("tbody tr").textContent;
-    field.dispatchEvent(new Event("input"));
-    seen.filtered = shown(summary.querySelectorAll("tbody tr"));
-    field.value = "";
-    field.dispatchEvent(new Event("input"));
-  }
-  const lists = page.querySelectorAll("#comparisons select");
-  seen.metrics = [...lists[0].options].map(option => option.value);
-  const choices = page.querySelectorAll(".choice");
-  seen.choices = [shown(choices)];
-  lists[0].value = seen.metrics[1];
-  lists[0].dispatchEvent(new Event("change"));
-  seen.choices.push(shown(choices));
-  seen.chosen = [...choices].find(choice => !choice.hidden).dataset.metric;
-  const box = page.querySelector("#learning-curves input");
-  const groups = "#learning-curves [data-config]";
-  seen.groups = [shown(page.querySelectorAll(groups))];
-  box.click();
-  seen.groups.push(shown(page.querySelectorAll(groups)));
-  seen.boxes = page.querySelectorAll("#learning-curves input").length;
-  return seen;
-}
-const found = {}, widths = %s;
-for (const width of widths) {
-  const frame = document.createElement("iframe");
-  frame.style = `width: ${width}px; height: 900px; border: 0`;
-  frame.src = "report.html";
-  frame.onload = () => {
-    found[width] = measure(frame);
-    found[width].use = use(frame);
-    if (Object.keys(found).length === widths.length) {
-      const out = document.createElement("output");
-      out.textContent = JSON.stringify(found);
-      document.body.replaceChildren(out);
-    }
-  };
-  document.body.append(frame);
-}
-</script></body>"""
+WRAPPER = Path(__file__).with_name("wrapper.html")
 
 
 def open_in_browser(folder: Path, scratch: Path) -> tuple[dict[str, Any], list[str], set[str], str]:
     """Return measurements by width, served paths, requested addresses and the console output."""
-    (folder / "wrapper.html").write_text(WRAPPER % json.dumps(WIDTHS))
+    wrapper = WRAPPER.read_text().replace("WIDTHS", json.dumps(WIDTHS))
+    (folder / "wrapper.html").write_text(wrapper)
     asked: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
@@ -150,8 +78,9 @@ def test_the_report_in_a_browser(tmp_path: Path) -> None:
     last = draw({run: 0.02 * (run.alpha == 0.3) for run in runs}, 4)
     made = make(tmp_path / "study", last, {(runs[0], 1): "failed"}, error="word" * 100)
     made = write_whole_predictions(made, [f"class {i}" for i in range(12)], 60)
-    write(made, Criterion(), made.folder)
-    text = (made.folder / "report.html").read_text("utf-8")
+    figures = {figure.name: inline(figure) for figure in all_figures(made, Criterion())}
+    text = html(made, Criterion(), figures)
+    (made.folder / "report.html").write_text(text, "utf-8")
     static = [" ".join(cell.split()) for cell in cells_of(text)]
     found, served, asked, console = open_in_browser(made.folder, tmp_path)
     assert sorted(set(served)) == ["/report.html", "/wrapper.html"]

@@ -14,15 +14,7 @@ import pandas as pd
 import pytest
 from html_reader import Reader
 from PIL import Image
-from study_folders import (
-    RUN,
-    at,
-    cost,
-    draw,
-    grid,
-    make,
-    write_predictions,
-)
+from study_folders import RUN, at, cost, draw, grid, make, write_predictions
 from whole_predictions import write_whole_predictions
 
 import kdtune
@@ -73,9 +65,6 @@ def text(whole: Results) -> str:
     return html_of(whole)
 
 
-# Content
-
-
 def test_it_is_small_and_complete_without_network_and_scripts(text) -> None:
     assert len(text.encode()) < 1_000_000
     read = Reader(text)
@@ -84,11 +73,9 @@ def test_it_is_small_and_complete_without_network_and_scripts(text) -> None:
     for tag, attrs in read.tags:
         assert tag not in ("iframe", "object", "embed", "base", "form")
         assert not any(name.startswith("on") for name in attrs), (tag, attrs)
-        for name in ("src", "href", "xlink:href", "action", "data", "srcset"):
-            assert str(attrs.get(name, "#")).startswith(("#", "data:,", "data:image/png;")), (
-                tag,
-                attrs,
-            )
+        names = ("src", "href", "xlink:href", "action", "data", "srcset")
+        for place in (str(attrs.get(name, "#")) for name in names):
+            assert place.startswith(("#", "data:,", "data:image/png;")), (tag, attrs)
     css = "".join(read.within("style"))
     assert "@import" not in css and not re.search(r"url\((?!#)", css)
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', text)
@@ -107,12 +94,11 @@ def test_the_data_equal_the_dataframes(whole, text) -> None:
     data = Reader(text).data
     trials = pd.DataFrame(data["trials"])
     assert data["study"] == whole.study.name and len(trials) == 20
+    near = {"rtol": 6e-5, "check_names": False}
     for name in trials:
         want = whole.trials[name]
         if pd.api.types.is_float_dtype(want):
-            pd.testing.assert_series_equal(
-                trials[name].astype(float), want.astype(float), rtol=6e-5, check_names=False
-            )
+            pd.testing.assert_series_equal(trials[name].astype(float), want.astype(float), **near)
         else:
             assert [x for x in trials[name] if not pd.isna(x)] == want.dropna().tolist()
     epochs = data["epochs"]
@@ -125,9 +111,7 @@ def test_the_data_equal_the_dataframes(whole, text) -> None:
     assert {"loss", "ce", "acc", "teacher_acc"} <= set(recorded)
     assert set(epochs) & set(DISTILLATION.recorded) == set(recorded)
     for metric in recorded:
-        pd.testing.assert_series_equal(
-            both[metric].astype(float), both[f"{metric}/want"], rtol=6e-5, check_names=False
-        )
+        pd.testing.assert_series_equal(both[metric].astype(float), both[f"{metric}/want"], **near)
 
 
 def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(whole, text) -> None:
@@ -145,15 +129,9 @@ def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(wh
     assert list(interval.get_xdata()) == pytest.approx(ends)
 
 
-# Texts and images from records
-
-
 def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
-    made = make(
-        tmp_path / "study",
-        draw({0.1: 0.1, 0.5: 0.0, 1.0: 0.0}, 4),
-        run=replace(RUN, data=str(tmp_path)),
-    )
+    last, run = draw({0.1: 0.1, 0.5: 0.0, 1.0: 0.0}, 4), replace(RUN, data=str(tmp_path))
+    made = make(tmp_path / "study", last, run=run)
     (tmp_path / "a").mkdir()
     made = write_whole_predictions(made, ["ant", "bee"], 90, ("val",), "a")
     for i in range(0, 90, 2):
@@ -193,19 +171,16 @@ def test_texts_from_records_are_escaped(tmp_path) -> None:
     assert text.count("</script>") == 2 and text.count("<script") == 2
 
 
-# Incomplete studies
+INCOMPLETE = [
+    {0.5: [None], 1.0: [None]},
+    {0.5: [0.7, 0.8], 0.1: [0.6, 0.7]},
+    {1.0: [0.7, 0.8]},
+    {0.5: [None, 0.7], 1.0: [0.6, None]},
+    {0.5: [0.0] * 2, 1.0: [1.0] * 2},
+]
 
 
-@pytest.mark.parametrize(
-    "last",
-    [
-        {0.5: [None], 1.0: [None]},
-        {0.5: [0.7, 0.8], 0.1: [0.6, 0.7]},
-        {1.0: [0.7, 0.8]},
-        {0.5: [None, 0.7], 1.0: [0.6, None]},
-        {0.5: [0.0] * 2, 1.0: [1.0] * 2},
-    ],
-)
+@pytest.mark.parametrize("last", INCOMPLETE)
 @pytest.mark.filterwarnings("error")
 def test_any_study_has_a_page(tmp_path, last) -> None:
     made = make(tmp_path, last)
@@ -213,9 +188,6 @@ def test_any_study_has_a_page(tmp_path, last) -> None:
     words = Reader(build.html(made, Criterion(), {})).words
     assert made.verdict() in words
     assert not re.search(r"\bnan\b|\binf\b|None|-0\.0 %", words.partition("Every setting")[0])
-
-
-# Several studies side by side
 
 
 @pytest.fixture(scope="module")
@@ -226,22 +198,19 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(folders[0]), str(folders[1])
 
 
-@pytest.mark.parametrize(
-    ("out", "message"),
-    [
-        ("{a}/report.html", "other than the report of one study"),
-        ("{a}", "must be a file that ends in .html"),
-        ("page.htm", "must be a file that ends in .html"),
-        ("s3://bucket/page.html", "must be on this machine"),
-    ],
-)
+OUT = {
+    "{a}/report.html": "other than the report of one study",
+    "{a}": "must be a file that ends in .html",
+    "page.htm": "must be a file that ends in .html",
+    "s3://bucket/page.html": "must be on this machine",
+}
+
+
+@pytest.mark.parametrize(("out", "message"), OUT.items())
 def test_files_that_are_refused(places, out: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         report_command.main(ReportFlags(places, out=out.format(a=places[0])))
     assert not (Path(places[0]) / "report.html").exists()
-
-
-# Reproducibility, without torch
 
 
 BARE = """

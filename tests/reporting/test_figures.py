@@ -19,7 +19,7 @@ from whole_predictions import write_whole_predictions
 import kdtune
 from kdtune.config.records import write_costs
 from kdtune.config.text import InputError
-from kdtune.reporting.canvas import COLOURS, MARKERS, figure_style
+from kdtune.reporting.canvas import COLOURS, MARKERS
 from kdtune.reporting.figures import (
     FRONTIERS,
     all_figures,
@@ -80,9 +80,6 @@ def means(picture) -> dict:
     return {k: v for k, v in named.items() if not k.startswith("_") and k != "teacher"}
 
 
-# Learning curves
-
-
 def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
     file = pd.read_csv(CSV).rename(columns={"rep": "repeat"})
     frame = curve_frame(file, "alpha", "epoch_acc_l")
@@ -124,9 +121,6 @@ def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(started) -> N
         assert band.get_paths()[0].vertices[:, 1].max() == exact(top.max())
 
 
-# The other figures
-
-
 def test_the_dots_are_the_repeats(wide) -> None:
     picture = repeats_plot(wide, CRITERION)
     (axes,) = picture.figure.axes
@@ -152,9 +146,8 @@ def test_the_forest_plot_shows_the_comparison(wide, criterion: Criterion) -> Non
     (axes,) = picture.figure.axes
     table = wide.compare(criterion)
     scale = 1 if criterion.metric == "ce" else 100
-    assert [t.get_text() for t in axes.get_yticklabels()] == [
-        wide.label(c) for c in table.config_id
-    ]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == [wide.label(config) for config in table.config_id]
     for y, row in table.iterrows():
         interval, mean = (x for x in axes.lines if np.all(np.asarray(x.get_ydata()) == y))
         assert tuple(interval.get_xdata()) == exact((scale * row.low, scale * row.high))
@@ -185,22 +178,13 @@ def test_the_figures_of_classes_are_of_the_test_split(measured) -> None:
     assert svg.count("predictions</title>") == svg.count("</title>") > 10
 
 
-def drawn(results: Results, name: str, criterion: Criterion = CRITERION):
-    with figure_style():
-        figure = frontier_plot(results, criterion, name)
-    assert figure is not None
-    return figure
-
-
 @pytest.mark.parametrize("name", list(FRONTIERS))
 def test_the_frontier_shows_the_frame(measured, name: str) -> None:
     table = measured.frontier()
-    figure = drawn(measured, name)
+    figure = frontier_plot(measured, CRITERION, name)
     axes = figure.figure.axes[0]
     cost_of = FRONTIERS[name]
-    points = [
-        line for line in axes.lines if line.get_marker() == MARKERS[0] and len(line.get_xdata())
-    ]
+    points = [x for x in axes.lines if x.get_marker() == MARKERS[0] and len(x.get_xdata())]
     points = [line for line in points if line.get_transform() != axes.transAxes]
     assert [line.get_xdata()[0] for line in points] == list(table[cost_of])
     assert [line.get_ydata()[0] for line in points] == exact(list(100 * table["mean"]))
@@ -220,16 +204,10 @@ def test_the_frontier_shows_the_frame(measured, name: str) -> None:
 
 def test_other_metrics_have_no_teacher(measured) -> None:
     assert len(teacher_points(measured, Criterion("ce"), "params")) == 0
-    assert "teacher" not in drawn(measured, "frontier-params", Criterion("ce")).caption
-    (steps,) = (
-        line
-        for line in drawn(measured, "frontier-latency_ms").figure.axes[0].lines
-        if line.get_label() == "frontier of the students"
-    )
+    assert "teacher" not in frontier_plot(measured, Criterion("ce"), "frontier-params").caption
+    lines = frontier_plot(measured, CRITERION, "frontier-latency_ms").figure.axes[0].lines
+    (steps,) = (line for line in lines if line.get_label() == "frontier of the students")
     assert (list(steps.get_xdata()), steps.get_drawstyle()) == ([0.2, 0.4], "steps-post")
-
-
-# Files
 
 
 def test_a_figure_has_the_same_bytes_twice(wide) -> None:
@@ -252,9 +230,6 @@ def test_the_users_matplotlib_settings_have_no_effect(tmp_path) -> None:
         assert (picture.svg, picture.png()) == before
 
 
-# Figures for notebooks and scripts
-
-
 def test_curves_of_the_last_epochs_and_of_a_derived_metric(measured) -> None:
     assert measured.plot.curves("ce", last=2).axes[0].lines[0].get_xdata().tolist() == [2, 3]
     line = measured.plot.curves("gap").axes[0].lines[0]
@@ -272,18 +247,18 @@ def test_a_figure_is_matplotlibs_and_pyplot_does_not_know_it(measured) -> None:
     assert "<script>" not in html and html.count("&lt;script&gt;&quot;&amp;") == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "words"),
-    [
-        ("curves", {"metric": "acuracy"}, "metric must be one of .*, but got acuracy"),
-        ("curves", {"metric": "nll"}, "learning curves must have recorded values of nll, but made"),
-        ("curves", {"last": 0}, "last must be a number of epochs, at least 1, but got 0"),
-        ("differences", {}, "must have a baseline and another .*, but made has none \\(complete"),
-        ("frontier", {}, "the frontier must have a completed run of a student with known costs"),
-        ("frontier", {"cost": "bytes"}, "cost must be one of latency_ms, params, but got bytes"),
-    ],
-)
-def test_there_is_nothing_to_draw(tmp_path, name: str, arguments: dict, words: str) -> None:
+NOTHING = [
+    ("curves", {"metric": "acuracy"}, "metric must be one of .*, but got acuracy"),
+    ("curves", {"metric": "nll"}, "learning curves must have recorded values of nll, but made"),
+    ("curves", {"last": 0}, "last must be a number of epochs, at least 1, but got 0"),
+    ("differences", {}, "must have a baseline and another .*, but made has none \\(complete"),
+    ("frontier", {}, "the frontier must have a completed run of a student with known costs"),
+    ("frontier", {"cost": "bytes"}, "cost must be one of latency_ms, params, but got bytes"),
+]
+
+
+def test_there_is_nothing_to_draw(tmp_path) -> None:
     made = make(tmp_path / "one", {0.5: [0.5, 0.6]}, plain_share=0.0)
-    with pytest.raises(InputError, match=words):
-        getattr(made.plot, name)(**arguments)
+    for name, arguments, words in NOTHING:
+        with pytest.raises(InputError, match=words):
+            getattr(made.plot, name)(**arguments)

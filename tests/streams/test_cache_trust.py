@@ -4,6 +4,8 @@ Whoever may write an entry decides the logits of a study. Real users write in te
 """
 
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -38,92 +40,89 @@ def test_a_folder_and_an_entry_of_ones_own_are_trusted(cache: Cache) -> None:
     assert cache.find(KEY) is not None and not cache.warnings
 
 
-@pytest.mark.parametrize(("mode", "who"), [(0o777, "every user"), (0o1777, "every user")])
-def test_a_folder_that_all_may_write_is_refused(cache: Cache, mode: int, who: str) -> None:
+def test_a_folder_that_all_may_write_is_refused(cache: Cache) -> None:
     entry(cache)
-    cache.folder.chmod(mode)
+    cache.folder.chmod(0o777)
     with pytest.raises(InputError) as refused:
         Resources.of(Study(cache=str(cache.folder)))
     assert str(refused.value) == (
         f"the cache must be a folder that only you may write, but {cache.folder} may be written by "
-        f"{who}, who could change the logits that runs read; name another one (--cache FOLDER), or "
-        "close it to others (chmod go-w, chown)"
+        f"every user, who could change the logits that runs read; name another one (--cache "
+        f"FOLDER), or close it to others (chmod go-w, chown)"
     )
     Resources.of(Study(cache=str(cache.folder), cache_gb=0))  # no cache is used
 
 
-@as_root
-def test_a_folder_of_another_user_is_refused(cache: Cache, tmp_path: Path) -> None:
-    entry(cache)
-    os.chown(cache.folder, STRANGER, 0)
-    with pytest.raises(InputError, match=rf"but {cache.folder} belongs to user {STRANGER}, who"):
-        cache.check()
-    linked = Cache(tmp_path / "link", 1)
-    linked.folder.symlink_to(cache.folder)
-    with pytest.raises(InputError, match=f"belongs to user {STRANGER}"):
-        linked.check()
-
-
-@as_root
-def test_a_link_of_another_user_is_refused(cache: Cache, tmp_path: Path) -> None:
-    """Who owns the link may turn it to another folder of the victim's at any time."""
-    entry(cache)
-    linked = Cache(tmp_path / "link", 1)
-    linked.folder.symlink_to(cache.folder)
-    linked.check()
-    os.chown(linked.folder, STRANGER, 0, follow_symlinks=False)
-    with pytest.raises(InputError, match=f"{linked.folder} belongs to user {STRANGER}"):
-        linked.check()
-
-
-@as_root
-def test_a_group_may_write_only_if_it_is_the_users_own(cache: Cache) -> None:
-    entry(cache)
-    cache.folder.chmod(0o775)
-    cache.check()  # root's
-    os.chown(cache.folder, 0, 54323)
-    with pytest.raises(InputError, match="may be written by group 54323"):
-        cache.check()
-
-
-def test_a_folder_where_all_may_rename_what_others_own_is_refused(tmp_path: Path) -> None:
-    open_, sticky = tmp_path / "open", tmp_path / "sticky"
-    open_.mkdir()
-    open_.chmod(0o777)
-    sticky.mkdir()
-    sticky.chmod(0o1777)  # as /tmp
-    for name in ("new", "there"):
-        Cache(sticky / name, 1).check()
-        with pytest.raises(InputError, match=rf"{open_ / name} is inside {open_}, which may be"):
-            Cache(open_ / name, 1).check()
-        (open_ / "there").mkdir(exist_ok=True)
-        (sticky / "there").mkdir(exist_ok=True)
-
-
-@pytest.mark.parametrize("change", ["given away", "open to all", "a link", "a pipe"])
-def test_an_entry_that_others_could_have_made_is_built_again(cache: Cache, change: str) -> None:
-    if change == "given away" and os.geteuid() != 0:
+def give_away(path: Path, user: int = STRANGER, group: int = 0) -> None:
+    if os.geteuid() != 0:
         pytest.skip("only root may give files away")
+    os.chown(path, user, group, follow_symlinks=False)
+
+
+def linked(folder: Path) -> Path:
+    """Put a link in the folder's place; return where it is now."""
+    folder.symlink_to(folder.rename(folder.with_name("elsewhere")))
+    return folder.with_name("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda f: f.chmod(0o1777), "may be written by every user"),
+        (lambda f: f.parent.chmod(0o777), "is inside .*parent, which may be"),
+        (lambda f: f.parent.chmod(0o1777), None),  # as /tmp
+        (give_away, f"belongs to user {STRANGER}, who"),
+        (lambda f: give_away(linked(f)), f"belongs to user {STRANGER}"),
+        (linked, None),
+        # who owns the link may turn it to another folder of the victim's at any time
+        (lambda f: linked(f) and give_away(f), f"belongs to user {STRANGER}"),
+        (lambda f: f.chmod(0o775), None),  # of the user's own group
+        (lambda f: f.chmod(0o775) or give_away(f, 0, 54323), "may be written by group 54323"),
+    ],
+)
+def test_a_folder_that_others_may_change_is_refused(
+    tmp_path: Path, change: Callable[[Path], object], sentence: str | None
+) -> None:
+    cache = Cache(tmp_path / "parent" / "cache", 1)
+    entry(cache)
+    change(cache.folder)
+    with nullcontext() if sentence is None else pytest.raises(InputError, match=sentence):
+        cache.check()
+
+
+def test_a_folder_to_be_made_where_all_may_rename_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with pytest.raises(InputError, match=rf"{tmp_path / 'new'} is inside {tmp_path}, which may be"):
+        Cache(tmp_path / "new", 1).check()
+
+
+def as_a_link(file: Path) -> None:
+    file.symlink_to(file.rename(file.with_name("elsewhere")))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_said"),
+    [
+        (lambda file: give_away(file, STRANGER, STRANGER), True),
+        (lambda file: file.chmod(0o666), True),
+        (as_a_link, False),
+        (lambda file: file.unlink() or os.mkfifo(file), False),
+    ],
+    ids=["given away", "open to all", "a link", "a pipe"],
+)
+def test_an_entry_that_others_could_have_made_is_built_again(
+    cache: Cache, change: Callable[[Path], object], is_said: bool
+) -> None:
     file, _ = entry(cache)
-    if change == "given away":
-        os.chown(file, STRANGER, STRANGER)
-    elif change == "open to all":
-        file.chmod(0o666)
-    elif change == "a link":
-        file.rename(cache.folder / "elsewhere")
-        file.symlink_to(cache.folder / "elsewhere")
-    else:
-        file.unlink()
-        os.mkfifo(file)
+    change(file)
     assert cache.find(KEY) is None
-    if change in ("given away", "open to all"):
+    if is_said:
         (sentence,) = cache.warnings.values()
         assert str(file) in sentence and sentence.endswith(", so it is computed again")
     other = cache.get(KEY, "logits", lambda progress: {"logits": torch.zeros(2, 3)})
-    assert torch.equal(other["logits"], torch.zeros(2, 3))
     found = cache.find(KEY)
-    assert found is not None and torch.equal(found["logits"], torch.zeros(2, 3))
-    assert file.lstat().st_mode & 0o022 == 0
+    assert found is not None and torch.equal(other["logits"], torch.zeros(2, 3))
+    assert torch.equal(found["logits"], torch.zeros(2, 3)) and file.lstat().st_mode & 0o022 == 0
 
 
 def test_nothing_is_written_through_a_link_among_the_folders(cache: Cache, tmp_path: Path) -> None:

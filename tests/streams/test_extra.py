@@ -5,7 +5,7 @@ augments and runs the teacher itself, with torch's own losses.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +14,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import build_teacher, make_optimizer, make_scheduler, side
-from tiny_run import TINY, train_tiny_teacher
+from tiny_run import (
+    CPU,
+    TINY,
+    assert_close,
+    assert_equal,
+    over_stream,
+)
+from tiny_run import new_stream as make_stream
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
@@ -23,18 +30,14 @@ from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
-from kdtune.models.outputs import Teacher
 from kdtune.streams import views as blocks
 from kdtune.streams.cache import Cache
 from kdtune.streams.passes import TeacherPasses
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
-from kdtune.training.epoch import Epoch
 from kdtune.training.loop import Checkpoint, train
 from kdtune.training.run import make_student
-from kdtune.training.teacher import load_teacher
 
-CPU = torch.device("cpu")
 EXTRA = 50
 RUN = replace(
     TINY, train_images=75, extra=f"{__name__}:images", extra_share=0.4, temperature=2.0, alpha=0.3
@@ -54,41 +57,8 @@ def bare_images() -> Tensor:
     return images()[0]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
-
-
-def over_stream(
-    run: Run,
-    folder: Path,
-    resources: Resources | None = None,
-    data: Data | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> tuple[Classifier, list[Epoch]]:
-    student = make_student(run, load_data(run)).place(CPU, run.precision)
-    teacher = Teacher.of([load_teacher(run, load_data(run), folder).place(CPU, run.precision)])
-    data = data or with_extra(load_data(run), run)
-    stream = Stream(run, data, student, teacher, resources or Resources())
-    return student, list(train(run, student, stream, checkpoint))
-
-
-def weights(student: Classifier) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in student.net.state_dict().items()}
-
-
-def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-
-
-# -- the plain loop ----------------------------------------------------------------------------
+def fewer_images() -> Tensor:
+    return bare_images()[:49]
 
 
 def sequence(run: Run, data: Data, size: int) -> Iterator[Tensor]:
@@ -180,19 +150,13 @@ def test_equals_the_plain_loop(
     change, unlabelled = KINDS[kind]
     run = replace(RUN, **change)  # type: ignore[arg-type]
     reference, accuracies = plain_loop(run, teacher_folder, unlabelled)
-    want = weights(reference)
     monkeypatch.setattr(blocks, "BLOCK", block)  # two blocks in a pass, or one
     for _ in ("built", "read"):
         resources = Resources(cache=Cache(tmp_path, 1))
         student, epochs = over_stream(run, teacher_folder, resources)
-        for name, value in weights(student).items():
-            scale = want[name].abs().max().clamp(min=1e-3)
-            assert (value - want[name]).abs().max() <= 1e-6 * scale, name
+        assert_close(student, reference)
         assert [epoch.splits["train"]["acc"] for epoch in epochs] == pytest.approx(accuracies)
         assert [epoch.splits["train"]["n_examples"] for epoch in epochs] == [75] * run.epochs
-
-
-# -- what changes nothing ----------------------------------------------------------------------
 
 
 def test_labels_of_these_images_change_no_bit(teacher_folder: Path) -> None:
@@ -207,7 +171,7 @@ def test_labels_of_these_images_change_no_bit(teacher_folder: Path) -> None:
         assert other.extra is not None and data.extra is not None
         assert other.extra.fingerprint == data.extra.fingerprint
         student, found = over_stream(changed, teacher_folder, data=other)
-        assert_equal(weights(student), weights(want))
+        assert_equal(student, want)
         assert [epoch.splits for epoch in found] == [epoch.splits for epoch in epochs]
 
 
@@ -220,31 +184,22 @@ def test_without_a_share_or_a_teacher_there_are_none(
     assert run.config_id == alone.config_id
     student, found = over_stream(run, teacher_folder)
     want, epochs = over_stream(alone, teacher_folder)
-    assert_equal(weights(student), weights(want))
+    assert_equal(student, want)
     assert [epoch.splits for epoch in found] == [epoch.splits for epoch in epochs]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(teacher_folder: Path, tmp_path: Path) -> None:
     want, _ = over_stream(RUN, teacher_folder)
-    student = make_student(RUN, load_data(RUN)).place(CPU, "fp32")
-    model = load_teacher(RUN, load_data(RUN), teacher_folder).place(CPU, "fp32")
-    data = with_extra(load_data(RUN), RUN)
-    stream = Stream(RUN, data, student, Teacher.of([model]), Resources())
+    student, stream = make_stream(RUN, teacher_folder)
     file = tmp_path / "checkpoint"
     next(train(RUN, student, stream, Checkpoint(file)))  # epoch 1 begins within the first pass
     resumed, epochs = over_stream(RUN, teacher_folder, checkpoint=Checkpoint(file))
     assert [epoch.number for epoch in epochs] == [0, 1, 2]
-    assert_equal(weights(resumed), weights(want))
+    assert_equal(resumed, want)
 
 
-# -- the sequence ------------------------------------------------------------------------------
-
-
-def new_stream(run: Run, folder: Path, resources: Resources | None = None) -> Stream:
-    student = make_student(run, load_data(run)).place(CPU, run.precision)
-    teacher = Teacher.of([load_teacher(run, load_data(run), folder).place(CPU, run.precision)])
-    data = with_extra(load_data(run), run)
-    return Stream(run, data, student, teacher, resources or Resources())
+def new_stream(run: Run, folder: Path) -> Stream:
+    return make_stream(run, folder)[1]
 
 
 def test_each_pass_has_all_images_once(teacher_folder: Path) -> None:
@@ -312,9 +267,6 @@ def test_numbers_of_images_in_an_epoch(batch_size: int, share: float, labelled: 
     assert abs(run.unlabelled_per_batch - share * batch_size) <= 1
 
 
-# -- what is shared ----------------------------------------------------------------------------
-
-
 CONFIGURATIONS = [
     {"alpha": 0.0},
     {"temperature": 4.0, "lr": 0.1},
@@ -365,29 +317,9 @@ def test_features_of_a_frozen_backbone_are_computed_once(
         over_stream(replace(run, **change), teacher_folder, resources)  # type: ignore[arg-type]
 
 
-CHANGES: dict[str, Callable[[Run], Run]] = {
-    "seed": lambda run: replace(run, seed=1),
-    "repeat": lambda run: replace(run, repeat=1),
-    "augmentation": lambda run: replace(run, augment="none"),
-    "image size": lambda run: replace(run, image_size=24),
-    "images": lambda run: replace(run, extra=f"{__name__}:fewer_images"),
-}
-
-
-def fewer_images() -> Tensor:
-    return bare_images()[:49]
-
-
 def key_texts(run: Run, folder: Path, split: str) -> list[str]:
     keys = new_stream(run, folder).chunks.keys
     return [keys.logits(split, 0, "teacher").text, keys.views(split, 0, 0, 10).text]
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_keys_of_the_cache(change: str, teacher_folder: Path) -> None:
-    changed = CHANGES[change](RUN)
-    mine, theirs = (key_texts(run, teacher_folder, "extra") for run in (RUN, changed))
-    assert not set(mine) & set(theirs)
 
 
 def test_images_without_labels_change_no_other_key(teacher_folder: Path) -> None:
@@ -397,3 +329,6 @@ def test_images_without_labels_change_no_other_key(teacher_folder: Path) -> None
     other_labels = replace(RUN, train_images=60)
     for run in (RUN, other_labels):  # which images have labels does not matter
         assert key_texts(run, teacher_folder, "extra") == key_texts(RUN, teacher_folder, "extra")
+    fewer = replace(RUN, extra=f"{__name__}:fewer_images")
+    mine, theirs = (key_texts(run, teacher_folder, "extra") for run in (RUN, fewer))
+    assert not set(mine) & set(theirs)

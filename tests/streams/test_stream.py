@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from reference import Means, plain_loop
+from tiny_run import assert_close, assert_equal, new_stream, over_stream
 from torch import Tensor, nn
 
 from kdtune.config.run import Run
@@ -18,16 +19,10 @@ from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.data.views import Resizing
 from kdtune.models.classifier import Classifier
-from kdtune.models.outputs import Teacher
 from kdtune.streams.cache import Cache
-from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
-from kdtune.training.loop import train
-from kdtune.training.run import make_student
 from kdtune.training.teacher import load_teacher
-
-CPU = torch.device("cpu")
 
 KINDS = {
     "all, kl": {},
@@ -47,22 +42,10 @@ KINDS = {
 }
 
 
-def over_stream(run: Run, teacher: Path, resources: Resources) -> tuple[Classifier, Epoch]:
-    """The student and its last epoch, trained over the stream."""
-    student = make_student(run, load_data(run)).place(CPU, run.precision)
-    model = load_teacher(run, load_data(run), teacher).place(CPU, run.precision)
-    stream = Stream(run, load_data(run), student, Teacher.of([model]), resources)
-    *_, last = train(run, student, stream)
-    return student, last
-
-
 def assert_same(
     student: Classifier, last: Epoch, reference: Classifier, metrics: dict[str, Means]
 ) -> None:
-    ours, theirs = student.net.state_dict(), reference.net.state_dict()
-    for key in theirs:
-        scale = theirs[key].abs().max().clamp(min=1e-3)
-        assert (ours[key] - theirs[key]).abs().max() <= 1e-6 * scale, key
+    assert_close(student, reference)
     assert last.splits.keys() == metrics.keys()
     for split, means in metrics.items():
         for name, value in means.items():
@@ -82,9 +65,8 @@ def assert_same(
 )
 def test_which_backbones_treat_each_image_alone(student: str, alone: bool, tiny: Run) -> None:
     run = replace(tiny, student=student, augment="none", trainable="head", batch_norm="eval")
-    model = make_student(run, load_data(run)).place(CPU, run.precision)
+    model, stream = new_stream(run, None)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    stream = Stream(run, load_data(run), model, None, Resources())
     assert stream._per_image == alone
     assert all(torch.equal(v, before[name]) for name, v in model.net.state_dict().items())
 
@@ -118,7 +100,7 @@ def test_equals_the_plain_loop(kind: str, tiny: Run, teacher_folder: Path, tmp_p
     *_, (reference, means) = plain_loop(run, teacher_folder)
     resources = Resources(cache=Cache(tmp_path / "cache", 1))
     for _ in ("built", "read"):
-        student, last = over_stream(run, teacher_folder, resources)
+        student, (*_, last) = over_stream(run, teacher_folder, resources)
         assert_same(student, last, reference, means)
 
 
@@ -126,7 +108,7 @@ def test_equals_the_plain_loop(kind: str, tiny: Run, teacher_folder: Path, tmp_p
 def test_loader_workers_change_nothing(trainable: str, tiny: Run, teacher_folder: Path) -> None:
     run = replace(tiny, trainable=trainable, epochs=2)
     *_, (reference, means) = plain_loop(run, teacher_folder, workers=2)
-    student, last = over_stream(run, teacher_folder, Resources(loader_workers=2))
+    student, (*_, last) = over_stream(run, teacher_folder, Resources(loader_workers=2))
     assert_same(student, last, reference, means)
 
 
@@ -146,7 +128,8 @@ def test_views_too_many_to_hold_are_made_again_or_stored_in_shards(
     made: list[Tensor] = []
     resize = Resizing.__call__
     monkeypatch.setattr(Resizing, "__call__", lambda s, x, n: made.append(x) or resize(s, x, n))
-    student, last = over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, gigabytes)))
+    resources = Resources(cache=Cache(tmp_path, gigabytes))
+    student, (*_, last) = over_stream(run, teacher_folder, resources)
     assert_same(student, last, reference, means)
     val, test = (len(load_data(run).splits[split]) for split in ("val", "test"))
     times = 1 if gigabytes else run.epochs  # without a cache val is made again in every epoch
@@ -157,12 +140,10 @@ def test_views_too_many_to_hold_are_made_again_or_stored_in_shards(
 
 def test_alpha_1_equals_training_without_any_teacher(tiny: Run, teacher_folder: Path) -> None:
     run = replace(tiny, alpha=1.0)
-    with_teacher, _ = over_stream(run, teacher_folder, Resources())
-    alone = make_student(run, load_data(run)).place(CPU, run.precision)
-    *_, last = train(run, alone, Stream(run, load_data(run), alone, None, Resources()))
+    with_teacher, _ = over_stream(run, teacher_folder)
+    alone, (*_, last) = over_stream(run, None)
     assert last.splits["val"]["teacher_acc"] is None
-    for key, value in alone.net.state_dict().items():
-        assert torch.equal(value, with_teacher.net.state_dict()[key]), key
+    assert_equal(with_teacher, alone)
 
 
 def chunks(folder: Path) -> set[tuple[str, str]]:
@@ -189,8 +170,8 @@ def test_the_key_holds_data_weights_and_threads(
     model = load_teacher(tiny, data, teacher_folder)
 
     def fresh(data: Data = data) -> int:
-        before, student = len(chunks(tmp_path)), make_student(tiny, data)
-        stream = Stream(tiny, data, student, Teacher.of([model]), Resources(cache=cache))
+        before = len(chunks(tmp_path))
+        _, stream = new_stream(tiny, model, Resources(cache=cache), data)
         list(stream.train(0))
         return len(chunks(tmp_path)) - before
 
@@ -212,28 +193,23 @@ def test_evicted_chunks_of_drifting_features_are_built_again(
     for file in sorted((tmp_path / "cache" / "features").glob("*/*"))[::2]:
         file.unlink()
     again, _ = over_stream(run, teacher_folder, resources)
-    for key, value in first.net.state_dict().items():
-        assert torch.equal(value, again.net.state_dict()[key]), key
+    assert_equal(again, first)
 
 
 def test_bf16_learns_as_fp32_does(tiny: Run, teacher_folder: Path) -> None:
     run = replace(tiny, epochs=8)
-    accuracies = [
-        over_stream(replace(run, precision=precision), teacher_folder, Resources())[1]
+    fp32, bf16 = (
+        over_stream(replace(run, precision=precision), teacher_folder)[1][-1].splits["val"]["acc"]
         for precision in ("fp32", "bf16")
-    ]
-    fp32, bf16 = (epoch.splits["val"]["acc"] for epoch in accuracies)
+    )
     assert bf16 == pytest.approx(fp32, abs=0.1)
 
 
 def test_teacher_logits_are_those_of_exactly_these_views(tiny: Run, teacher_folder: Path) -> None:
-    teacher = Teacher.of([load_teacher(tiny, load_data(tiny), teacher_folder)])
-    stream = Stream(
-        tiny, load_data(Run()), make_student(tiny, load_data(tiny)), teacher, Resources()
-    )
-    for batch in stream.train(1):
+    teacher = load_teacher(tiny, load_data(tiny), teacher_folder)
+    for batch in new_stream(tiny, teacher)[1].train(1):
         with torch.no_grad():
-            assert torch.allclose(teacher.members[0](batch.views), batch.teacher, atol=1e-5)
+            assert torch.allclose(teacher(batch.views), batch.teacher, atol=1e-5)
 
 
 def test_val_features_after_other_training_images_are_not_shared(
@@ -243,8 +219,8 @@ def test_val_features_after_other_training_images_are_not_shared(
     run, resources = replace(tiny, trainable="head"), Resources(cache=Cache(tmp_path / "cache", 1))
     for change in ({}, {"augment": "none"}, {"mixup": 0.4}, {"train_images": 65}):
         _, cached = over_stream(replace(run, **change), teacher_folder, resources)
-        _, alone = over_stream(replace(run, **change), teacher_folder, Resources())
-        assert cached.splits == alone.splits, change
+        _, alone = over_stream(replace(run, **change), teacher_folder)
+        assert [e.splits for e in cached] == [e.splits for e in alone], change
 
 
 MODEL = """
@@ -274,13 +250,11 @@ def test_an_edited_module_that_a_factory_imports_makes_new_logits(
         (tmp_path / "my_activation.py").write_text(f"def act(x):\n    return x.{activation}()\n")
         for name in ("my_model", "my_activation"):  # as in another process
             sys.modules.pop(name, None)
-        teacher = Teacher.of([load_teacher(run, load_data(run), tmp_path)])
-        stream = Stream(
-            run, load_data(Run()), make_student(run, load_data(run)), teacher, resources
-        )
+        teacher = load_teacher(run, load_data(run), tmp_path)
+        _, stream = new_stream(run, teacher, resources)
         whole = torch.cat([batch.teacher for batch in stream.train(0)])
         with torch.no_grad():
-            expected = torch.cat([teacher.members[0](batch.views) for batch in stream.train(0)])
+            expected = torch.cat([teacher(batch.views) for batch in stream.train(0)])
         assert torch.allclose(whole, expected, atol=1e-5)
         return whole
 
@@ -305,7 +279,8 @@ def test_without_augmentation_nothing_is_built_twice(
     for repeat in (0, 1):
         again = replace(run, repeat=repeat)
         *_, (reference, means) = plain_loop(again, teacher_folder)
-        assert_same(*over_stream(again, teacher_folder, resources), reference, means)
+        student, (*_, last) = over_stream(again, teacher_folder, resources)
+        assert_same(student, last, reference, means)
     found = entries(tmp_path)
     assert found["logits"] == 3  # of train, val and test, for both epochs of both repeats
     if trainable == "all":
@@ -328,5 +303,6 @@ def test_views_too_many_to_hold_are_permuted_across_shards(
     *_, (reference, means) = plain_loop(run, teacher_folder)
     monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)  # one inference batch
     resources = Resources(cache=Cache(tmp_path / "cache", gigabytes))
-    assert_same(*over_stream(run, teacher_folder, resources), reference, means)
+    student, (*_, last) = over_stream(run, teacher_folder, resources)
+    assert_same(student, last, reference, means)
     assert entries(tmp_path)["views"] == (3 + 16 + 32 if gigabytes else 0)

@@ -1,7 +1,5 @@
 """Experiments load with the published settings; the benchmark computes its table correctly."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,23 +52,6 @@ def test_the_recipe_of_the_cifar_tables() -> None:
     theirs = F.kl_div(p_s, p_t, reduction="sum") * 4**2 / 8
     ours = total(distilled.alpha, F.cross_entropy(s, y), objective(distilled)(s, t, y))
     assert float(ours) == pytest.approx(float(0.1 * F.cross_entropy(s, y) + 0.9 * theirs))
-
-
-@pytest.mark.slow  # a benchmark
-def test_the_gpu_is_measured_as_the_cpu_can_be() -> None:
-    """All that gpu_check.py runs on a GPU, on a CPU with a tiny model."""
-    command = [sys.executable, str(FOLDER / "gpu_check.py"), "--device", "cpu", "--small"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    head, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    rows = [dict(zip(head, line, strict=True)) for line in lines]
-    want = [("no", "1"), ("no", "2"), ("yes", "1")]
-    kinds = [(row["precision"], row["compile"], row["trials per GPU"]) for row in rows]
-    assert kinds == [(precision, *kind) for precision in ("fp32", "bf16") for kind in want]
-    assert all(row["teacher"] and row["limit"] for row in rows if row["trials per GPU"] == "1")
-    assert all(row["later runs"] for row in rows if row["compile"] == "no")
-    assert f"torch {torch.__version__}" in done.stdout
 
 
 def test_the_limit_of_the_benchmark_by_hand() -> None:

@@ -88,7 +88,7 @@ def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_the
 
 
 @pytest.mark.parametrize("saved", ["study_v0_1"], indirect=True)
-@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
+@pytest.mark.usefixtures("in_this_process")
 def test_it_is_extended(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_lines(study.folder)[0]
     more = replace(study, space={**study.space, "alpha": (0.0, 0.5, 1.0)})
@@ -102,20 +102,3 @@ def test_it_is_extended(study: Study, capsys: pytest.CaptureFixture[str]) -> Non
     said = capsys.readouterr().out
     assert "no fingerprint to compare the teacher and the student with" in said
     assert "Training the teacher" not in said  # the saved one is used
-
-
-def test_a_study_with_the_teacher_of_another_runs_nothing_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The folder of the other study names the file that study.json has."""
-    monkeypatch.setattr("kdtune.raytune.driver.ray_session", None)
-    other = DATA / "study_schema_2"
-    folder = shutil.copytree(other, tmp_path / "runs" / "old")
-    saved = json.loads((folder / "study.json").read_text())
-    weights = str(other / "teacher" / "teacher.safetensors")
-    saved["run"] |= {"teacher_weights": weights, "teacher_epochs": 0}
-    (folder / "study.json").write_text(json.dumps(saved))
-    words = COMMAND.replace("--teacher-epochs 1", f"--teacher-weights {other}").split()
-    asked = replace(parse("search", words), out=str(tmp_path / "runs"))
-    assert list(kdtune.run(asked).trials.status) == ["completed"] * 6
-    assert kdtune.load(folder).study.run.teacher_weights == weights

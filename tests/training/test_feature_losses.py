@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_logits import close, gradient
 from torch import Tensor, nn
 
 from kdtune.config.fields import takes_features
@@ -47,10 +48,6 @@ def value(loss: str, student: Tensor, teacher: Tensor) -> Tensor:
     return OBJECTIVES[loss](student, teacher, torch.arange(len(student)) % 2)
 
 
-def close(got: Tensor, want: Tensor | float) -> None:
-    torch.testing.assert_close(got, torch.as_tensor(want, dtype=got.dtype), rtol=1e-12, atol=1e-12)
-
-
 def test_hand_worked_numbers() -> None:
     student, teacher = (
         torch.tensor(rows).double() for rows in ([[3, 4], [0, 2]], [[4, 3], [0, -1]])
@@ -72,7 +69,7 @@ def test_each_is_its_definition_and_so_is_its_gradient(loss: str) -> None:
     }[loss]
     got = value(loss, student, teacher)
     close(got, want.detach())
-    close(*(torch.autograd.grad(x, student)[0] for x in (got, want)))
+    close(gradient(got, student), gradient(want, student))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -84,16 +81,16 @@ def test_gradients_of_the_projector_by_hand(loss: str) -> None:
     value(loss, projected := projector(x), teacher).backward()
     s, t = projected.detach(), teacher
     if loss == "features_mse":
-        gradient = 2 * (s - t) / (B * D)
+        slope = 2 * (s - t) / (B * D)
     else:
         u, v = F.normalize(s), F.normalize(t)
         cosine = (u * v).sum(1, keepdim=True)
-        gradient = -(v - cosine * u) / s.norm(dim=1, keepdim=True) / B
+        slope = -(v - cosine * u) / s.norm(dim=1, keepdim=True) / B
     assert projector.weight.grad is not None and projector.bias.grad is not None
-    close(projector.weight.grad, gradient.T @ x.detach())
-    close(projector.bias.grad, gradient.sum(0))
+    close(projector.weight.grad, slope.T @ x.detach())
+    close(projector.bias.grad, slope.sum(0))
     assert x.grad is not None
-    close(x.grad, gradient @ projector.weight.detach())
+    close(x.grad, slope @ projector.weight.detach())
 
 
 @settings(deadline=None, max_examples=50)
@@ -118,14 +115,10 @@ def test_computed_in_float32_and_finite(loss: str, dtype: torch.dtype) -> None:
     for size in (min(largest, torch.finfo(dtype).max / 4), 1e-30, 0.0):
         far = (student.float() * size / student.float().abs().max()).to(dtype).requires_grad_()
         extreme = value(loss, far, -far.detach())
-        (gradient,) = torch.autograd.grad(extreme, far)
-        assert extreme.isfinite() and gradient.float().isfinite().all(), size
+        assert extreme.isfinite() and gradient(extreme, far).float().isfinite().all(), size
     if loss == "features_cosine":  # as exact at the ends of bfloat16 as elsewhere
         far = (student.float() * largest / student.float().abs().max()).to(dtype)
         assert float(value(loss, far, teacher)) == pytest.approx(float(got), rel=0.02)
-
-
-# -- the table and sums ----------------------------------------------------------------------------
 
 
 def test_each_term_of_a_sum_has_its_inputs() -> None:
@@ -160,9 +153,6 @@ def test_an_objective_of_the_user_may_take_features(
     close(objective(run)(logits, logits, LABELS, s, t), (s - t).abs().mean())
 
 
-# -- the projector ---------------------------------------------------------------------------------
-
-
 def test_the_projector_is_of_seed_and_repeat_and_draws_from_nothing_else(tiny: Run) -> None:
     run = replace(tiny, loss="features_mse")
     student, teacher = make_student(run, load_data(run)), initial_teacher(run, load_data(run))
@@ -184,9 +174,6 @@ def test_the_projector_is_of_seed_and_repeat_and_draws_from_nothing_else(tiny: R
     for none in ({"loss": "kl"}, {"alpha": 1.0}):
         assert make_projector(replace(run, **none), student, [teacher]) is None
     assert make_projector(run, student, []) is None  # a teacher that is fine-tuned
-
-
-# -- what cannot work ------------------------------------------------------------------------------
 
 
 def conv_head(classes: int) -> nn.Module:
@@ -240,9 +227,6 @@ def test_what_cannot_learn_from_features_is_refused(fault: str, tiny: Run) -> No
         check_run(replace(run, loss="features_mse"))
 
 
-# -- before a study --------------------------------------------------------------------------------
-
-
 def test_the_study_says_whether_passes_of_the_teacher_give_features(tiny: Run) -> None:
     def wanted(**space: Any) -> bool:
         return Resources.of(Study(run=tiny, space=space, gpus=0)).teacher_features
@@ -278,8 +262,8 @@ def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient() -> None:
     loss = value("features_cosine", student, teacher)
     cosines = F.cosine_similarity(student, teacher)[2:]
     close(loss, (2 + (1 - cosines).sum()).detach() / B)
-    (gradient,) = torch.autograd.grad(loss, student)
-    assert gradient.isfinite().all() and not gradient[1].any()
+    slope = gradient(loss, student)
+    assert slope.isfinite().all() and not slope[1].any()
 
 
 def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:

@@ -11,28 +11,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from random_logits import LABELS, B, K, close, gradient, laws, pair, temperatures
 from torch import Tensor
 
 from kdtune.config.fields import takes_features
 from kdtune.config.run import Run
 from kdtune.training.losses import OBJECTIVES, objective
 
-B, K = 6, 5
 OF_LOGITS = [name for name in OBJECTIVES if not takes_features(name)]
-LABELS = torch.arange(B) % K
-laws = settings(deadline=None, max_examples=50)
-temperatures = st.floats(0.5, 20)
 BOTH = [(0.5, None), (1.0, 1.0), (4.0, None), (4.0, 2.0), (1.0, 4.0), (20.0, None)]
 """Temperatures of student and teacher."""
-
-
-def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Student's and teacher's logits."""
-    generator = torch.Generator().manual_seed(1)
-    first, second = (3 * torch.randn(B, K, generator=generator).double() for _ in range(2))
-    return first.to(dtype), second.to(dtype)
 
 
 def logs(*rows: tuple[float, ...]) -> Tensor:
@@ -54,14 +44,6 @@ def loss(
     run = Run(loss=name, teacher_temperature=teacher_temperature, **own, **weights)
     given = torch.arange(len(student)) % student.shape[1] if labels is None else labels
     return objective(run)(student, teacher, given)
-
-
-def gradient(value: Tensor, student: Tensor) -> Tensor:
-    return torch.autograd.grad(value, student, retain_graph=True)[0]
-
-
-def close(got: Tensor, want: Tensor | float, rtol: float = 1e-12, atol: float = 1e-12) -> None:
-    torch.testing.assert_close(got, torch.as_tensor(want, dtype=got.dtype), rtol=rtol, atol=atol)
 
 
 def plain_correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -100,9 +82,6 @@ def entropy_of_others(teacher: Tensor, temperature: float) -> Tensor:
         p = (others / temperature).softmax(0)
         found.append(-(p * p.log()).sum())
     return torch.stack(found).mean()
-
-
-# -- dist ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("ts", "tt"), BOTH)
@@ -203,9 +182,6 @@ def test_a_constant_row_has_no_correlation(classes: int, dtype: torch.dtype) -> 
         assert (gradient(got, student) == 0).all()
 
 
-# -- nkd -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("ts", "tt"), BOTH)
 @pytest.mark.parametrize("gamma", [0.0, 1.5, 4.0])
 def test_nkd_is_its_definition_and_so_is_its_gradient(
@@ -283,8 +259,6 @@ def test_laws_of_nkd(temperature: float, seed: int) -> None:
     close(binary[1], binary[0])
 
 
-# -- a temperature of the teacher's own ------------------------------------------------------------
-
 SOFTENED = [name for name in OF_LOGITS if name != "mse"]
 
 
@@ -311,8 +285,6 @@ def test_the_same_temperature_is_none(name: str) -> None:
     )
     assert loss(name, student, teacher, 3.0, 2.0) != loss(name, student, teacher, 3.0, None)
 
-
-# -- numerics --------------------------------------------------------------------------------------
 
 EXTREME = {
     "opposed": ([[1e4, -1e4, 0], [-1e4, 1e4, 1e4]], [[-1e4, 1e4, 0], [1e4, 0, -1e4]]),

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from random_logits import LABELS, B, K, close, gradient, laws, pair, temperatures
 from torch import Tensor
 
 from kdtune.config.run import Run
@@ -28,18 +29,6 @@ from kdtune.training.losses import (
     total,
 )
 
-B, K = 6, 5
-LABELS = torch.arange(B) % K
-EXACT = {"rtol": 1e-12, "atol": 1e-12}
-laws = settings(deadline=None, max_examples=50)
-temperatures = st.floats(0.5, 20)
-
-
-def pair(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Student's and teacher's logits."""
-    generator = torch.Generator().manual_seed(1)
-    return [(3 * torch.randn(B, K, generator=generator).double()).to(dtype) for _ in range(2)]
-
 
 def row(*values: float) -> Tensor:
     return torch.tensor([values], dtype=torch.float64)
@@ -51,11 +40,6 @@ def batches(draw: st.DrawFn, limit: float = 20.0, count: int = 2) -> list[Tensor
     b, k = draw(st.integers(1, 5)), draw(st.integers(2, 6))
     numbers = st.lists(st.floats(-limit, limit), min_size=b * k, max_size=b * k)
     return [row(*draw(numbers)).view(b, k) for _ in range(count)]
-
-
-def close(got: Tensor, want: Tensor | float, **tolerance: float) -> None:
-    want = torch.as_tensor(want, dtype=got.dtype)
-    torch.testing.assert_close(got, want, **(tolerance or EXACT))
 
 
 def any_labels(logits: Tensor) -> Tensor:
@@ -96,10 +80,6 @@ def plain_dkd(
     return torch.stack(found).mean()
 
 
-def gradient(loss: Tensor, student: Tensor) -> Tensor:
-    return torch.autograd.grad(loss, student)[0]
-
-
 def entropy(p: Tensor) -> Tensor:
     return -(p * p.log()).sum(1).mean()
 
@@ -114,12 +94,6 @@ def test_hand_worked_numbers() -> None:
     close(mse(row(1, 2), row(3, 2)), 2.0)
     close(cross_entropy(teacher, torch.tensor([1])), math.log(4))
     close(total(0.25, row(2), row(10)), row(8))
-
-
-def test_sums_over_classes_and_averages_over_the_batch() -> None:  # oracle 1
-    student, teacher = pair()
-    p, q = teacher.softmax(1), student.softmax(1)
-    close(kl(student, teacher, 1), K * (p * (p / q).log()).mean())
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 4, 20])
@@ -205,6 +179,7 @@ def test_log_targets_and_single_examples() -> None:  # oracle 13
     student, teacher = pair()
     log_q, p = (student / 4).log_softmax(1), (teacher / 4).softmax(1)
     close(kl(student, teacher, 4), 16 * F.kl_div(log_q, p, reduction="batchmean"))
+    close(kl(student, teacher, 4), 16 * K * (p * (p.log() - log_q)).mean())
     for loss in (lambda s, t: kl(s, t, 4), mse, lambda s, t: ls(s, t, 4)):
         singles = [loss(student[i : i + 1], teacher[i : i + 1]) for i in range(B)]
         close(loss(student, teacher), torch.stack(singles).mean())
@@ -220,9 +195,6 @@ def test_the_run_says_which_objective_with_which_hyperparameters() -> None:
         (Run(loss="dkd", dkd_alpha=0.5, dkd_beta=2), dkd(student, teacher, 4, 0.5, 2.0)),
     ):
         assert objective(run)(student, teacher, LABELS) == want
-
-
-# -- decoupled distillation ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 4, 20])
@@ -278,9 +250,6 @@ def test_laws_of_dkd(three: list[Tensor], temperature: float, alpha: float, beta
         close(others, 0.0)
 
 
-# -- logit standardisation -------------------------------------------------------------------------
-
-
 def plain_ls(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Algorithm 1 of Sun et al., 2024, from probabilities, an example at a time."""
     found = []
@@ -329,59 +298,36 @@ def test_limit_of_ls_at_high_temperature() -> None:
     assert abs(gradient(ls(student, teacher, 1e4), student).sum(1)).max() < 1e-6
 
 
-# -- the user's own --------------------------------------------------------------------------------
-
-OWN = """
-import torch
-
-def cosine(student, teacher, labels):
-    return 1 - torch.nn.functional.cosine_similarity(student, teacher).mean()
-
-def tempered(student, teacher, labels, *, temperature, dkd_beta):
-    return ((student - teacher) / temperature).square().mean() * dkd_beta
-
-def misspelt(student, teacher, labels, *, temprature=1.0):
-    return student.sum()
-
-def two(student, teacher):
-    return student.sum()
-
-def rows(student, teacher, labels):
-    return student.sum(1)
-
-def number(student, teacher, labels):
-    return 1.0
-
-def nan(student, teacher, labels):
-    return (student - student).sum() / 0
-
-def dead(student, teacher, labels):
-    return student.detach().sum()
-
-def foreign(student, teacher, labels):
-    return teacher.clone().requires_grad_().sum()
-
-def steep(student, teacher, labels):
-    return (student - student).abs().sqrt().sum()
-
-def raises(student, teacher, labels):
-    raise KeyError("weights")
-
-def weighed(student, teacher, labels, *, loss_weight):
-    return loss_weight * (student - teacher).square().mean()
-
-
-def smoothed(student, teacher, labels, *, label_smoothing):
-    return label_smoothing * (student - teacher).square().mean()
-
-
-constant = 3
-"""
+OWN = {
+    "cosine": ("", "1 - torch.nn.functional.cosine_similarity(student, teacher).mean()"),
+    "tempered": (
+        ", *, temperature, dkd_beta",
+        "((student - teacher) / temperature).square().mean() * dkd_beta",
+    ),
+    "misspelt": (", *, temprature=1.0", "student.sum()"),
+    "more": (", other", "student.sum()"),
+    "rows": ("", "student.sum(1)"),
+    "number": ("", "1.0"),
+    "nan": ("", "(student - student).sum() / 0"),
+    "dead": ("", "student.detach().sum()"),
+    "foreign": ("", "teacher.clone().requires_grad_().sum()"),
+    "steep": ("", "(student - student).abs().sqrt().sum()"),
+    "raises": ("", '{}["weights"]'),
+    "weighed": (", *, loss_weight", "loss_weight * (student - teacher).square().mean()"),
+    "smoothed": (", *, label_smoothing", "label_smoothing * student.sum()"),
+}
+"""By name: what follows (student, teacher, labels, and what is returned."""
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "own_objectives.py").write_text(OWN)
+    functions = (
+        f"def {name}(student, teacher, labels{more}):\n    return {value}\n"
+        for name, (more, value) in OWN.items()
+    )
+    (tmp_path / "own_objectives.py").write_text(
+        "\n".join(["import torch", "constant = 3", *functions])
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_objectives", raising=False)
     return "own_objectives"
@@ -402,7 +348,7 @@ def test_an_objective_of_the_user(own: str) -> None:
     ("name", "message"),
     [
         ("misspelt", "keyword-only parameters of .*misspelt must be fields of .*temprature"),
-        ("two", r"must be a function \(student, teacher, labels, \*, hyperparameters\)"),
+        ("more", r"must be a function \(student, teacher, labels, \*, hyperparameters\)"),
         ("rows", r"must return a scalar tensor, but got \[4\]"),
         ("number", "must return a scalar tensor, but got float"),
         ("nan", "must be finite, but got nan"),
@@ -438,9 +384,6 @@ def test_searching_what_an_objective_of_the_user_does_not_take(own: str) -> None
         check_searched(["kl", f"{own}:cosine"], ["lr", "temperature"])
 
 
-# -- sums of two -----------------------------------------------------------------------------------
-
-
 def test_a_sum_has_both_terms_with_their_hyperparameters(own: str) -> None:
     student, teacher = pair()
     student.requires_grad_()
@@ -463,9 +406,6 @@ def test_the_users_term_of_a_sum_is_checked(own: str) -> None:
     check_searched([f"{own}:cosine+kl"], ["temperature", "loss_weight"])
     with pytest.raises(InputError, match=rf"dkd_beta is searched, .* parameter of {own}:cosine$"):
         check_searched([f"{own}:cosine+kl"], ["dkd_beta"])
-
-
-# -- laws ------------------------------------------------------------------------------------------
 
 
 @laws
