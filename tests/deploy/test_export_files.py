@@ -30,7 +30,7 @@ from kdtune.config.text import ExportMismatchError, InputError
 from kdtune.data.sources import load_fashion
 from kdtune.deploy.export import FORMATS, Exported, export
 from kdtune.deploy.onnx import OPSET
-from kdtune.deploy.subject import Subject
+from kdtune.deploy.subject import Subject, read_facts
 
 IMAGES = load_fashion().splits["test"].inputs
 
@@ -270,3 +270,16 @@ def test_a_model_that_cannot_be_traced(made: Path) -> None:
         assert "--format safetensors" in sentence
     assert export(study, "safetensors", write=str).agreement.largest_difference == 0
     shutil.rmtree(study)
+
+
+def test_facts_of_exported_files_of_other_types_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "best.onnx").touch()
+    (tmp_path.parent / "outside").touch()
+    good = {"config_id": "c", "file": "best.onnx", "format": "ONNX", "repeat": 0, "notes": ["n"]}
+    file = tmp_path / "best.onnx.json"
+    file.write_text(json.dumps(good))
+    assert [facts.model_dump() for facts in read_facts(tmp_path, "c")] == [good]
+    wrong = [{"file": "../outside"}, {"file": "best\0.onnx"}, {"repeat": "0"}, {"notes": [3]}]
+    for text in (*(json.dumps(good | values) for values in wrong), "[]", "[" * 50_000):
+        file.write_text(text)
+        assert read_facts(tmp_path, "c") == []
