@@ -26,33 +26,19 @@ def lazy(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
 
 
-def pairs(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: (y, y))
+def changed(change: Callable[[Tensor, nn.Module], Tensor]) -> Callable[[int], nn.Module]:
+    return lambda classes: Changed(classes, change)
 
 
-def one_logit_in_training(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y[:, :1] if net.training else y)
-
-
-def not_a_number(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y * float("nan"))
-
-
-def nan_in_training(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y / 0 if net.training else y)
-
-
-def nan_for_many(classes: int) -> nn.Module:
-    """Finite for the two views that are tried, and not for larger batches."""
-    return Changed(classes, lambda y, net: y * float("nan") if len(y) > 2 else y)
-
-
-def of_batch(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y - y.mean(0) if len(y) > 1 else y)
-
-
-def detached(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: y.detach())
+pairs = changed(lambda y, net: (y, y))
+one_logit_in_training = changed(lambda y, net: y[:, :1] if net.training else y)
+not_a_number = changed(lambda y, net: y * float("nan"))
+nan_in_training = changed(lambda y, net: y / 0 if net.training else y)
+nan_for_many = changed(lambda y, net: y * float("nan") if len(y) > 2 else y)
+"""Finite for the two views that are tried, and not for larger batches."""
+of_batch = changed(lambda y, net: y - y.mean(0) if len(y) > 1 else y)
+detached = changed(lambda y, net: y.detach())
+exits_in_training = changed(lambda y, net: sys.exit(0) if net.training and len(y) > 2 else y)
 
 
 def frozen(classes: int) -> nn.Module:
@@ -61,10 +47,6 @@ def frozen(classes: int) -> nn.Module:
 
 def exits(classes: int) -> nn.Module:
     sys.exit(0)
-
-
-def exits_in_training(classes: int) -> nn.Module:
-    return Changed(classes, lambda y, net: sys.exit(0) if net.training and len(y) > 2 else y)
 
 
 _shared = small_cnn(3, width=2)

@@ -531,18 +531,17 @@ def _image_files(root: Path) -> tuple[tuple[str, ...], str]:
 
 def _check_like_train(name: str, extra: Split, train: Split) -> None:
     """Raise InputError unless teacher and student can see these images as they see train's."""
-    fits = extra.kind == train.kind
-    if fits and isinstance(extra.inputs, Tensor) and isinstance(train.inputs, Tensor):
-        # views resize images
-        end = 2 if train.kind == "images" else None
-        fits = extra.inputs.dtype == train.inputs.dtype and (
-            extra.inputs.shape[1:end] == train.inputs.shape[1:end]
-        )
-    if not fits:
-        same = "channels" if train.kind == "images" else "shape"
-        like = "image files" if train.kind == "files" else f"tensors of the same {same} and type"
+
+    def form(split: Split) -> tuple[object, ...]:
+        if not isinstance(split.inputs, Tensor):
+            return (split.kind,)
+        end = 2 if split.kind == "images" else None  # views resize images
+        return split.kind, split.inputs.dtype, split.inputs.shape[1:end]
+
+    if form(extra) != form(train):
         raise InputError(
-            f"the examples of --extra {name} must be {like}, as those of train, but train has "
+            f"the examples of --extra {name} must be like those of train: image files, images with "
+            f"the same channels, or tensors of the same shape and type; but train has "
             f"{_describe_inputs(train.inputs)} and --extra has {_describe_inputs(extra.inputs)}; "
             f"convert them"
         )

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from drivers import wait_until
 from hosts import Hosts, call, why_not
-from lab import ROOT, Cluster, check_faults, note, search
+from lab import ROOT, Cluster, check_faults, search
 
 URL = "http://10.77.0.2:5000"
 ENVIRONMENT = f"""
@@ -200,9 +200,7 @@ def account(begun: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ac
             kind["node_config"] |= {"SecurityGroupIds": [group], "ImageId": "ami-12c6146b"}
         config["available_node_types"]["gpu"]["resources"] = {"CPU": 1, "GPU": 1}
         config["available_node_types"]["gpu"]["max_workers"] = 2
-        began = time.time()
         cluster.up(config)
-        note("AWS: seconds of `ray up`", time.time() - began)
         yield Account(cluster, cloud)
     finally:
         cloud.stop()
@@ -212,40 +210,26 @@ def account(begun: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ac
 def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     account: Account, alone: pd.DataFrame, tmp_path: Path
 ) -> None:
-    cluster, began = account.cluster, time.time()
-    before = cluster.hosts.traffic("ctl")
+    cluster = account.cluster
     assert account.workers() == []
     driver = cluster.begin(
         search("spot", RUNS).replace("--address", "--gpus 2 --address"), tmp_path / "log"
     )
     wait_until(lambda: len(account.workers()) == 2, 180)
     wait_until(lambda: "val acc" in (tmp_path / "log").read_text(errors="replace"), 240)
-    note("AWS: seconds from `ray exec` to the first run's end", time.time() - began)
     account.freeze(10)
     account.ask(f"ec2.terminate_instances(InstanceIds=['{account.workers()[0]}'])")
     assert driver.wait(400) == 0, (tmp_path / "log").read_text(errors="replace")[-4000:]
     said = (tmp_path / "log").read_text(errors="replace")
     assert said.count("was lost; its runs resume from their last checkpoint on other machines") == 1
     assert "has joined" in said
-    moved = [now - then for now, then in zip(cluster.hosts.traffic("ctl"), before, strict=True)]
-    note("AWS: MB that S3 and EC2 took and gave", [round(count / 1e6, 1) for count in moved])
-    folder = account.fetch("spot")
-    check_faults(folder, alone, most=1)
-    first = min(
-        json.loads(line)["time"]
-        for part in (folder / "epochs").glob("*.jsonl")
-        for line in part.read_text().splitlines()
-        if '"kind": "epoch"' in line
-    )
-    note("AWS: seconds from `ray exec` to the first epoch, no worker before", first - began)
+    check_faults(account.fetch("spot"), alone, most=1)
 
 
 def test_nothing_is_open_and_only_what_the_readme_says_is_left(account: Account) -> None:
     (group,) = account.groups()
     ranges = [r for rule in group["IpPermissions"] for r in rule["IpRanges"]]
     assert ranges == [{"CidrIp": "10.77.0.2/32"}]
-    sizes = account.ask("[o['Size'] for o in s3.list_objects_v2(Bucket='kdtune-runs')['Contents']]")
-    note("AWS: objects of the study, and their bytes", (len(sizes), sum(sizes)))
     account.cluster.user("ray down cluster.yaml -y")
     wait_until(lambda: account.instances() == {}, 60)
     assert [group["GroupName"] for group in account.groups()] == ["kdtune"]

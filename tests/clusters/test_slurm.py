@@ -6,7 +6,6 @@ Needs root: python -m pytest -m cluster
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from drivers import wait_until
@@ -225,10 +224,3 @@ def test_a_node_that_does_not_join_is_named(jobs: Jobs) -> None:
 def test_it_refuses_to_run_without_sbatch(jobs: Jobs) -> None:
     said = jobs.hosts.run("h0", "bash /mnt/shared/checkout/experiments/slurm.sh", ok=(2,))
     assert said == "error: slurm.sh must be started by sbatch\n"
-
-
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
-def test_shellcheck() -> None:
-    call(
-        "shellcheck", ROOT / "experiments" / "slurm.sh", Path(__file__).parents[1] / "host_init.sh"
-    )

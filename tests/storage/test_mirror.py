@@ -199,12 +199,12 @@ def test_a_checkpoint_is_deleted_after_the_end_of_its_trial_is_uploaded(
     assert mirror.store.names() == ["epochs/00000.jsonl"]
 
 
-@pytest.mark.usefixtures("no_shared_ray")  # its workers have this environment
+@pytest.mark.usefixtures("no_shared_ray", "in_this_process")  # its tasks have this environment
 def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=1, cache=str(tmp_path / "cache"))
-    kdtune.run(study, ray_init={"num_cpus": 1, "include_dashboard": False})
+    kdtune.run(study)
     there = kdtune.load(str(study.uri))
     assert list(there.trials.status) == ["completed"] * 2
     store = Mirror(study).store

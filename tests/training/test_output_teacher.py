@@ -22,7 +22,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData, load_data, load_fashion
-from kdtune.raytune.identity import check_same, is_moved
+from kdtune.raytune.folder import check_same, is_moved
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import (
@@ -182,9 +182,6 @@ def test_an_index_of_other_data_is_refused(made: Path, tmp_path: Path) -> None:
             check_run(with_file(run, file / "t.npz"))
 
 
-# -- folders of images -----------------------------------------------------------------------------
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of images without val: eight of each of two classes in train, one in test."""
@@ -257,9 +254,6 @@ def test_the_views_of_a_dump_are_the_defaults_of_its_study(photos: Path, tmp_pat
     other = replace(study, run=replace(study.run, image_size=48, eval_crop=0.7))
     (sentence, *_) = find_other_views(other, data, StudyModels.of(other, data))
     assert "(image_size 40 → 48)" in sentence
-
-
-# -- the command and the documented lines ----------------------------------------------------------
 
 
 def test_the_command_writes_the_file_and_refuses_what_it_cannot(

@@ -27,7 +27,7 @@ from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.raytune.identity import check_same
+from kdtune.raytune.folder import check_same
 from kdtune.results.frames import read_examples
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
@@ -185,9 +185,6 @@ def test_a_run_resumes_exactly_where_it_was_cut(
     assert load_file(tmp_path / "cut" / STUDENT).keys() == names  # a projector is not saved
 
 
-# -- predictions -----------------------------------------------------------------------------------
-
-
 def test_predictions_are_those_of_the_saved_student(
     tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
@@ -226,9 +223,6 @@ def test_predictions_are_those_of_the_saved_student(
         value = recorded[name] if metric.derived is None else metric.derived(recorded)
         assert values[run.trial_id].mean() == pytest.approx(value, rel=1e-4), name
         assert len(values[run.trial_id]) == recorded["n_examples"]
-
-
-# -- the checks before a run -----------------------------------------------------------------------
 
 
 def test_a_run_with_an_objective_of_the_user(
