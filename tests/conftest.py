@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -108,6 +109,42 @@ def shared_ray(ray_stack: ExitStack) -> None:
 def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """One trial at a time, in one worker: to start another takes longer than tiny trials."""
     monkeypatch.setattr("kdtune.raytune.machines.Capacity.concurrent_trials", lambda self: 1)
+
+
+@pytest.fixture
+def in_this_process(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train teachers and run trials in this process, for studies whose numbers are the point.
+
+    To start a process of Ray's takes longer than a tiny study. studies/test_search.py has real
+    ones.
+    """
+    import ray
+    from ray import tune
+
+    from kdtune.raytune.distillation import TeacherPreparation, TeacherTrainer
+
+    def fit(trainable: Any, recorder: Any, _: object) -> None:
+        study, plan = recorder.study, recorder.plan
+        assert not study.stop_early
+        while (run := plan.next_run()) is not None:
+            config = {name: run.value(name) for name in study.task.names} | {"repeat": run.repeat}
+            trial = SimpleNamespace(config=config, trial_id=run.trial_id)
+
+            def report(result: dict[str, Any], trial: Any = trial) -> None:
+                recorder.on_trial_result(0, [], trial, result | {"hostname": "here"})
+
+            recorder.on_trial_start(0, [], trial)
+            monkeypatch.setattr(tune, "report", report)
+            trainable(config, study=study)
+            recorder.on_trial_complete(0, [], trial)
+            recorder.raise_failure()
+
+    train = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=TeacherTrainer().train))
+    actor = SimpleNamespace(train=train)
+    monkeypatch.setattr("kdtune.raytune.driver._fit", fit)
+    monkeypatch.setattr(TeacherPreparation, "_start_trainer", lambda self: actor)
+    monkeypatch.setattr(TeacherPreparation, "_watched", lambda self, trainer, lines: lines)
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
 
 
 @pytest.fixture(scope="module")

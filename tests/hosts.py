@@ -7,7 +7,6 @@ machine's cores and memory; a chroot is no security boundary.
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -64,29 +63,22 @@ class Hosts:
         (self.shared / "wheels").mkdir(parents=True)
         (self.shared / "bashrc").write_text(bashrc)
         call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
-        self._fetch_builder()
+        # what pip needs to build kdtune from a checkout
+        wheels = self.shared / "wheels"
+        call(sys.executable, "-m", "pip", "download", "-q", "-d", wheels, "hatchling")
         self._lock = LOCK.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         sweep()  # who holds the lock owns them all: these are of a run that was killed
         try:
-            self._add_switch()
+            call("ip", "netns", "add", SWITCH)
+            call("ip", "-n", SWITCH, "link", "add", "br0", "type", "bridge")
+            call("ip", "-n", SWITCH, "link", "set", "br0", "up")
             for name in self.addresses:
                 self._add_cable(name)
                 self.on(name)
         except BaseException:
             self.down()
             raise
-
-    def _fetch_builder(self) -> None:
-        """What pip needs to build kdtune from a checkout."""
-        wheels = str(self.shared / "wheels")
-        call(sys.executable, "-m", "pip", "download", "-q", "-d", wheels, "hatchling")
-
-    def _add_switch(self) -> None:
-        call("ip", "netns", "add", SWITCH)
-        call("ip", "-n", SWITCH, "link", "set", "lo", "up")
-        call("ip", "-n", SWITCH, "link", "add", "br0", "type", "bridge")
-        call("ip", "-n", SWITCH, "link", "set", "br0", "up")
 
     def _add_cable(self, name: str) -> None:
         space = f"kdt-{name}"
@@ -171,16 +163,6 @@ class Hosts:
     def outer_pids(self) -> set[int]:
         """Return the processes below which all others of the machines are."""
         return {outer.pid for outer in self._outer.values()}
-
-    def memory(self, name: str) -> int:
-        """Bytes that the machine's processes hold, shared ones counted once (PSS)."""
-        text = self.run(name, "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | grep ^Pss: || true")
-        return 1024 * sum(int(line.split()[1]) for line in text.splitlines())
-
-    def traffic(self, name: str) -> tuple[int, int]:
-        """Bytes that the machine has received and sent."""
-        link = json.loads(call("ip", "-n", f"kdt-{name}", "-s", "-j", "link", "show", "eth0"))[0]
-        return link["stats64"]["rx"]["bytes"], link["stats64"]["tx"]["bytes"]
 
     def down(self) -> None:
         """Power all off, and leave nothing behind."""

@@ -2,9 +2,7 @@
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -107,15 +105,4 @@ def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:
     lines = read_lines(folder)[0]
     ends = [line["trial_id"] for line in lines if line["kind"] == "end"]
     assert sorted(ends) == sorted(alone.trial_id.unique())
-    epochs = [line["seconds"] for line in lines if line["kind"] == "epoch"]
-    note(f"{folder.name}: starts of 4 runs", sum(line["kind"] == "start" for line in lines))
-    note(f"{folder.name}: seconds of an epoch, median and most", (median(epochs), max(epochs)))
-    lost = recomputed_epochs(folder)
-    note(f"{folder.name}: seconds of the epochs lost, by run", dict(lost))
-    assert max(map(len, lost.values()), default=0) <= most
-
-
-def note(what: str, value: Any) -> None:
-    """Print a measurement for experiments/README.md; pytest shows it with -s."""
-    shown = f"{value:.3g}" if isinstance(value, float) else value
-    print(f"MEASURED {what}: {shown}", file=sys.stderr, flush=True)
+    assert max(map(len, recomputed_epochs(folder).values()), default=0) <= most

@@ -4,8 +4,7 @@ import ast
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import FrameType
@@ -21,6 +20,8 @@ from kdtune.config.study import Study
 ROOT = Path(kdtune.__file__).parents[1]
 PACKAGE = ROOT / "kdtune"
 TEXT = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+HEADINGS = re.findall(r"^## (.*)$", TEXT, re.M)
+TREES = {f.relative_to(PACKAGE).as_posix(): ast.parse(f.read_text()) for f in PACKAGE.rglob("*.py")}
 Place = tuple[str, str]
 """A file and the qualified name of a function or class in it."""
 
@@ -35,80 +36,64 @@ def trace(heading: str) -> list[Place]:
     return places
 
 
-def defined(file: str) -> set[str]:
-    """Return the qualified names of functions and classes of a file."""
-    names = set()
-
-    def visit(node: ast.AST, prefix: str) -> None:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.FunctionDef | ast.ClassDef):
-                names.add(f"{prefix}{child.name}")
-                visit(child, f"{prefix}{child.name}.")
-
-    visit(ast.parse((PACKAGE / file).read_text("utf-8")), "")
-    return names
+def defined(node: ast.AST, prefix: str = "") -> Iterator[str]:
+    """Yield the qualified names of functions and classes."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield f"{prefix}{child.name}"
+            yield from defined(child, f"{prefix}{child.name}.")
 
 
-@contextmanager
-def calls() -> Iterator[list[Place]]:
-    """Collect the places of kdtune in the order of their first calls."""
+def calls_of(run: Callable[[], object]) -> list[Place]:
+    """Return the places of kdtune that a function calls, in the order of their first calls."""
     seen: dict[Place, None] = {}
 
-    def profile(frame: FrameType, event: str, _: object) -> None:
+    def note(frame: FrameType, event: str, _: object) -> None:
         file = frame.f_code.co_filename
-        if event == "call" and file.startswith(str(PACKAGE)):
-            place = Path(file).relative_to(PACKAGE).as_posix(), frame.f_code.co_qualname
-            seen.setdefault(place)
+        if file.startswith(str(PACKAGE)):
+            seen.setdefault((Path(file).relative_to(PACKAGE).as_posix(), frame.f_code.co_qualname))
 
-    order: list[Place] = []
-    before = sys.getprofile()
-    sys.setprofile(profile)
+    before = sys.gettrace()
+    sys.settrace(note)
     try:
-        yield order
+        run()
     finally:
-        sys.setprofile(before)
-        order.extend(seen)
-
-
-def assert_in_order(places: list[Place], order: list[Place]) -> None:
-    assert set(places) <= set(order)
-    assert sorted(places, key=order.index) == places
-
-
-HEADINGS = re.findall(r"^## (.*)$", TEXT, re.M)
+        sys.settrace(before)
+    return list(seen)
 
 
 @pytest.mark.parametrize("heading", [h for h in HEADINGS if trace(h)])
 def test_places_of_a_trace_exist(heading: str) -> None:
     places = trace(heading)
     assert len(places) >= 10
-    assert [p for p in places if p[1] not in defined(p[0])] == []
+    assert [p for p in places if p[1] not in defined(TREES[p[0]])] == []
 
 
-def test_alpha_reaches_the_loss_as_the_trace_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "heading",
+    ["From `--alpha`", pytest.param("A number of the page", marks=pytest.mark.slow)],
+)
+def test_what_runs_goes_as_the_trace_says(
+    heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with calls() as order:
-        distill.main(Study(name="t", run=TINY))
-    # those before `main` parse the command line
-    places = trace("From `--alpha` to the loss of a step")[3:]
-    assert_in_order([p for p in places if p != ("config/study.py", "Study.__post_init__")], order)
-
-
-def test_a_number_comes_from_its_line_as_the_trace_says(tmp_path: Path) -> None:
-    study = shutil.copytree(ROOT / "tests" / "goldens" / "studies" / "schema_4", tmp_path / "s")
-    with calls() as order:
-        report.main(parse_command("report", [str(study)]))
-    assert_in_order(trace("A number of the page back to its line"), order)
+    (places,) = (trace(h) for h in HEADINGS if h.startswith(heading))
+    if "alpha" in heading:
+        order = calls_of(lambda: distill.main(Study(name="t", run=TINY)))
+        # those before `main` parse the command line
+        places = [p for p in places[3:] if p != ("config/study.py", "Study.__post_init__")]
+    else:
+        study = shutil.copytree(ROOT / "tests" / "goldens" / "studies" / "schema_4", "s")
+        order = calls_of(lambda: report.main(parse_command("report", [str(study)])))
+    assert set(places) <= set(order)
+    assert sorted(places, key=order.index) == places
 
 
 @pytest.mark.parametrize("package", sorted(p.parent.name for p in PACKAGE.glob("*/__init__.py")))
 def test_a_package_says_what_each_file_is_for(package: str) -> None:
-    text = (PACKAGE / package / "__init__.py").read_text("utf-8")
-    told = re.findall(r"^- (\w+): ", ast.get_docstring(ast.parse(text)) or "", re.M)
+    text = ast.get_docstring(TREES[f"{package}/__init__.py"]) or ""
     files = {f.stem for f in (PACKAGE / package).glob("*.py")} - {"__init__"}
-    assert set(told) == files and len(told) == len(files)
+    assert sorted(re.findall(r"^- (\w+): ", text, re.M)) == sorted(files)
 
 
 SAME_IN_EACH_COMMAND = {"main", "parse", "FLAGS"}
@@ -118,37 +103,32 @@ WITH_FIGURES = {"Results", "load", "run"}
 
 def test_a_public_name_is_defined_in_one_package() -> None:
     packages: dict[str, set[str]] = {}
-    for file in PACKAGE.rglob("*.py"):
-        package = file.relative_to(PACKAGE).parts[0] if file.parent != PACKAGE else ""
-        for node in ast.parse(file.read_text("utf-8")).body:
-            targets = (
-                [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-            )
+    for file, tree in TREES.items():
+        for node in tree.body:
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
             names = [target.id for target in targets if isinstance(target, ast.Name)]
             names += [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
             for name in names:
-                packages.setdefault(name, set()).add(package)
+                packages.setdefault(name, set()).add(file.rpartition("/")[0])
     twice = {n for n, where in packages.items() if len(where) > 1 and not n.startswith("_")}
     assert twice - SAME_IN_EACH_COMMAND == WITH_FIGURES
 
 
-def imported(file: Path, modules: Collection[str]) -> set[str]:
-    """Return the modules that a file imports, also in functions and behind TYPE_CHECKING."""
-    names = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the modules that a file imports, also in functions and behind TYPE_CHECKING."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names & set(modules)
+            yield from (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
     # kdtune/__init__.py, which is lazy, is left out: whoever imports a file has loaded it before
     files = {
-        ".".join(file.relative_to(ROOT).with_suffix("").parts): file
-        for file in PACKAGE.rglob("*.py")
-        if file.name != "__init__.py"
+        "kdtune." + file.removesuffix(".py").replace("/", "."): tree
+        for file, tree in TREES.items()
+        if not file.endswith("__init__.py")
     }
-    graph = {name: imported(file, files) for name, file in files.items()}
+    graph = {name: files.keys() & set(imported(tree)) for name, tree in files.items()}
     list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle

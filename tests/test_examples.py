@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -21,32 +20,28 @@ import kdtune
 
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.REPORT_NDIFF
 MODULES = sorted({f"kdtune.{place}" for place in kdtune._MODULES.values()})
+PROPERTIES = (property, cached_property)
 OTHERS = ["kdtune.reporting.build", "kdtune.results.results"]
 """Modules of the base class of `Results` and of what its properties return."""
 
 
-def docstrings(module: ModuleType) -> Iterator[tuple[str, str]]:
-    """Yield name and docstring of a module, its functions and classes, and their members.
+def examples() -> Iterator[doctest.DocTest]:
+    """Yield the examples of modules, their functions and classes, and their members.
 
     doctest's own finder skips cached properties.
     """
-    yield module.__name__, inspect.getdoc(module) or ""
-    for name, value in vars(module).items():
-        if getattr(value, "__module__", None) == module.__name__:
-            yield f"{module.__name__}.{name}", inspect.getdoc(value) or ""
-            for part, member in vars(value).items() if inspect.isclass(value) else ():
-                if inspect.isroutine(member) or isinstance(member, property | cached_property):
-                    yield f"{module.__name__}.{name}.{part}", inspect.getdoc(member) or ""
-
-
-def examples() -> Iterator[doctest.DocTest]:
-    """Yield the examples of each docstring that has some."""
-    for place in [*MODULES, *OTHERS]:
-        module = import_module(place)
-        for name, text in docstrings(module):
-            test = doctest.DocTestParser().get_doctest(text, {}, name, module.__file__, None)
-            if test.examples:
-                yield test
+    for module in map(import_module, [*MODULES, *OTHERS]):
+        values = [(name, v) for name, v in vars(module).items() if not name.startswith("__")]
+        own = [(n, v) for n, v in values if getattr(v, "__module__", None) == module.__name__]
+        for name, value in own:
+            members = vars(value).items() if inspect.isclass(value) else ()
+            for part, member in [("", value), *members]:
+                if part == "" or inspect.isroutine(member) or isinstance(member, PROPERTIES):
+                    text = inspect.getdoc(member) or ""
+                    where = f"{module.__name__}.{name}.{part}".rstrip(".")
+                    test = doctest.DocTestParser().get_doctest(text, {}, where, None, None)
+                    if test.examples:
+                        yield test
 
 
 EXAMPLES = {test.name: test for test in examples()}

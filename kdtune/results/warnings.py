@@ -93,12 +93,12 @@ class _Checked(NamedTuple):
         return f"{config_label(trial, self.by)}, repeat {trial['repeat']}"
 
 
-Facts = Iterator[Mapping[str, Any]]
+_Facts = Iterator[Mapping[str, Any]]
 EXCLUDED = ("failed", "truncated", "dropped")
 """Status of runs that are named, with the reason, in this order."""
 
 
-def _unreadable(checked: _Checked) -> Facts:
+def _unreadable(checked: _Checked) -> _Facts:
     if lines := checked.frames.incomplete:
         yield {"records": "record" + "s" * (len(lines) > 1), "lines": _first(lines)}
 
@@ -108,7 +108,7 @@ def _excluded_runs(checked: _Checked) -> pd.DataFrame:
     return pd.concat([trials[trials.status == status] for status in EXCLUDED])
 
 
-def _excluded(checked: _Checked) -> Facts:
+def _excluded(checked: _Checked) -> _Facts:
     for _, trial in _excluded_runs(checked).iterrows():
         planned = trial.n_epochs_planned  # not known of every training function
         epochs = f"{trial.n_epochs}" + ("" if pd.isna(planned) else f" of {planned:.0f}")
@@ -117,7 +117,7 @@ def _excluded(checked: _Checked) -> Facts:
         yield {"status": trial.status, "run": run, "epochs": epochs, "reason": reason}
 
 
-def _counted(checked: _Checked) -> Facts:
+def _counted(checked: _Checked) -> _Facts:
     rest = _excluded_runs(checked).status[MAX_WARNINGS:]
     counts = {f"more {status} runs excluded": (rest == status).sum() for status in EXCLUDED}
     counts["unfinished runs excluded"] = (checked.frames.trials.status == "running").sum()
@@ -125,7 +125,7 @@ def _counted(checked: _Checked) -> Facts:
     yield from ({"count": count, "runs": runs} for runs, count in counts.items() if count)
 
 
-def _missing_metrics(checked: _Checked) -> Facts:
+def _missing_metrics(checked: _Checked) -> _Facts:
     """Find completed trials without a metric that comparable trials recorded.
 
     A metric that no trial recorded is not missing: studies of earlier versions lack newer ones. A
@@ -145,7 +145,7 @@ def _missing_metrics(checked: _Checked) -> Facts:
             yield facts | {"runs": _first(names, "; ")}
 
 
-def _unequal_repeats(checked: _Checked) -> Facts:
+def _unequal_repeats(checked: _Checked) -> _Facts:
     """Find configurations that have repeats which those with the most repeats lack."""
     trials = checked.frames.trials
     trials = trials[trials.phase == "search"]  # later phases run some configurations by design
@@ -158,7 +158,7 @@ def _unequal_repeats(checked: _Checked) -> Facts:
             yield {"label": config_label(row, checked.by), "repeats": ", ".join(map(str, more))}
 
 
-def _identical_curves(checked: _Checked) -> Facts:
+def _identical_curves(checked: _Checked) -> _Facts:
     """Find trials of one configuration or one repeat with the same values in every epoch.
 
     In such trials a seed or a hyperparameter was not applied, so that one trial counts as two.
@@ -178,7 +178,7 @@ def _identical_curves(checked: _Checked) -> Facts:
             yield {"first": first, "second": second}
 
 
-PROBLEMS: tuple[tuple[Callable[[_Checked], Facts], str], ...] = (
+PROBLEMS: tuple[tuple[Callable[[_Checked], _Facts], str], ...] = (
     (_unreadable, "unreadable {records} skipped: {lines}"),
     (_excluded, "{status} run excluded: {run}, {epochs} epochs{reason}"),
     (_counted, "{count} {runs}"),

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from drivers import epochs, numbers, wait_until
 from hosts import Hosts
-from lab import ON_HOSTS, SEARCH, UP, Cluster, check_faults, ended, local_config, note, search
+from lab import ON_HOSTS, SEARCH, UP, Cluster, check_faults, ended, local_config, search
 
 import kdtune
 from kdtune.storage.records import read_lines
@@ -24,9 +24,8 @@ HOSTS = {"count": 3}
 @pytest.fixture(scope="module")
 def local(begun: Any, hosts: Hosts) -> Cluster:
     """experiments/cluster_local.yaml, up: h0 is the head, h1 and h2 are workers."""
-    cluster, began = Cluster(hosts), time.time()
+    cluster = Cluster(hosts)
     cluster.up(local_config(hosts))
-    note("local: seconds of `ray up`", time.time() - began)
     return cluster
 
 
@@ -39,19 +38,12 @@ def one(local: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_study_over_three_machines_equals_one(local: Cluster, alone: pd.DataFrame) -> None:
-    began, before = time.time(), local.hosts.traffic("h1")
     said = local.user(search("three"))
     folder = local.hosts.shared / "runs" / "three"
     for name in ("h0", "h1", "h2"):
         assert f"({name})" in said  # a row of the table
-        note(f"three: MB held by {name} after it", local.hosts.memory(name) / 1e6)
     pd.testing.assert_frame_equal(numbers(folder), alone, check_exact=True)
     assert set(kdtune.load(folder).trials.node) == {"h0", "h1", "h2"}
-    first = next(line["time"] for line in read_lines(folder)[0] if line["kind"] == "epoch")
-    note("three: seconds from `ray exec` to the first epoch", first - began)
-    note("three: share of the three slots' time spent in epochs", busy(folder, 3))
-    moved = [now - then for now, then in zip(local.hosts.traffic("h1"), before, strict=True)]
-    note("three: MB that a worker received and sent", [round(count / 1e6, 1) for count in moved])
 
 
 @pytest.mark.usefixtures("one")
@@ -152,10 +144,3 @@ def test_the_head_is_powered_off_and_the_same_command_goes_on(
     local.user(UP)
     local.user(search("head"))
     check_faults(folder, alone, most=1)
-
-
-def busy(folder: Path, slots: int) -> float:
-    """Share of the slots' time, from the first line to the last, that went into epochs."""
-    lines = read_lines(folder)[0]
-    whole = lines[-1]["time"] - lines[0]["time"]
-    return float(kdtune.load(folder).trials.seconds.sum() / (slots * whole))

@@ -3,9 +3,11 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,24 +64,13 @@ def validate(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("file", [AWS, LOCAL], ids=lambda f: f.name)
-def test_ray_accepts_it_and_refuses_a_spoilt_copy(file: Path) -> None:
-    full = validate(load(file))
+def test_ray_accepts_it_and_is_behind_the_token_with_files_of_its_own(file: Path) -> None:
+    config, text = load(file), file.read_text()
+    full = validate(config)
     for source in full["file_mounts"].values():
         assert Path(source).expanduser().exists()
     with pytest.raises(Exception):  # noqa: B017 - the validator's own errors differ by fault
-        validate({**load(file), "setup_comands": []})
-
-
-def test_botocore_refuses_a_misspelt_machine() -> None:
-    config = load(AWS)
-    config["available_node_types"]["gpu"]["node_config"]["InstanceTyp"] = "g4dn.xlarge"
-    with pytest.raises(ValueError, match="InstanceTyp"):
-        validate(config)
-
-
-@pytest.mark.parametrize("file", [AWS, LOCAL], ids=lambda f: f.name)
-def test_every_ray_is_behind_the_token_and_keeps_its_files_to_itself(file: Path) -> None:
-    config, text = load(file), file.read_text()
+        validate({**config, "setup_comands": []})
     for name in ("head_start_ray_commands", "worker_start_ray_commands"):
         stop, start = config[name]
         assert stop == "ray stop"
@@ -101,6 +92,10 @@ def test_machines_are_closed_and_forget() -> None:
     assert kinds["gpu"]["min_workers"] == 0 and "GPU" not in kinds["head"]["resources"]
     assert load(AWS)["provider"]["cache_stopped_nodes"] is False
     assert load(AWS)["idle_timeout_minutes"] <= 10
+    config = load(AWS)
+    config["available_node_types"]["gpu"]["node_config"]["InstanceTyp"] = "g4dn.xlarge"
+    with pytest.raises(ValueError, match="InstanceTyp"):
+        validate(config)
 
 
 # -- moto: what an account would hold after `ray up` -----------------------------------------------
@@ -131,10 +126,9 @@ def groups() -> list[dict[str, Any]]:
 
 def open_to(group: dict[str, Any]) -> list[tuple[str, int | None, str]]:
     """(protocol, port, from where) of each rule; members of the group itself left out."""
-    rules = group["IpPermissions"]
     return [
         (rule["IpProtocol"], rule.get("FromPort"), place["CidrIp"])
-        for rule in rules
+        for rule in group["IpPermissions"]
         for place in rule["IpRanges"]
     ]
 
@@ -210,25 +204,28 @@ def test_setup_again_changes_nothing_but_the_address_that_it_lets_in() -> None:
     assert any(rule["UserIdGroupPairs"] for rule in group["IpPermissions"])
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ("home", "or a network of yours as 203.0.113.0/24, but got home"),
-        ("0.0.0.0/0", "or a network of yours as 203.0.113.0/24, but got 0.0.0.0/0"),
-        (HOME, "AWS refused the request: Unable to locate credentials"),
-    ],
-)
-def test_setup_says_what_is_wrong_in_a_sentence(
-    given: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("address", ["home", "0.0.0.0/0"])
+def test_setup_lets_a_network_of_the_user_in_alone(address: str) -> None:
+    with pytest.raises(ArgumentTypeError, match=f"as 203.0.113.0/24, but got {address}$"):
+        aws_setup.network(address)
+
+
+def test_setup_without_credentials_says_so_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [n for n in os.environ if n.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
-    command = [sys.executable, "experiments/aws_setup.py", "kdtune-test", given]
+    command = [sys.executable, "experiments/aws_setup.py", "kdtune-test", HOME]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
-    assert done.stderr.splitlines()[-1].endswith(words)
+    last = done.stderr.splitlines()[-1]
+    assert last == "AWS refused the request: Unable to locate credentials"
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
+def test_shellcheck() -> None:
+    files = [ROOT / "experiments" / "slurm.sh", ROOT / "tests" / "host_init.sh"]
+    subprocess.run(["shellcheck", *files], check=True)
 
 
 # -- KubeRay ---------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 from drivers import epochs, recomputed_epochs, wait_until
-from hosts import INIT, Hosts, call
-from lab import ON_HOSTS, ROOT, copy_checkout
+from hosts import Hosts
+from lab import ON_HOSTS, copy_checkout
 
 import kdtune
 from kdtune.storage.records import read_lines
@@ -199,8 +199,3 @@ def test_a_node_that_does_not_join_is_named(jobs: Jobs) -> None:
 def test_it_refuses_to_run_without_sbatch(jobs: Jobs) -> None:
     said = jobs.hosts.run("h0", "bash /mnt/shared/checkout/experiments/slurm.sh", ok=(2,))
     assert said == "error: slurm.sh must be started by sbatch\n"
-
-
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
-def test_shellcheck() -> None:
-    call("shellcheck", ROOT / "experiments" / "slurm.sh", INIT)

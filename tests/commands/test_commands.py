@@ -14,7 +14,7 @@ TEACHER = "--teacher-epochs 1 --gpus 0 --teacher factories:tiny_teacher --cache"
 STUDENT = "--train-images 60 --epochs 2 --student factories:tiny_student"
 
 
-@pytest.mark.usefixtures("shared_ray")
+@pytest.mark.usefixtures("in_this_process")
 def test_teacher_then_distill_then_search_then_analysis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kdtune.completion import completion_script, main, parse
+from kdtune.completion import completion_script, main
+from kdtune.config.cli import parse_command
 
 IN_BASH = """
 source "$1"; shift
@@ -56,10 +57,10 @@ def test_bash(typed: str, offered: str, script: Path) -> None:
 
 
 def test_other_shells(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(parse(["zsh"])) == 0
+    assert main(parse_command("completion", ["zsh"])) == 0
     assert capsys.readouterr().out.startswith("#compdef kdtune")
     assert completion_script("fish")
     with pytest.raises(SystemExit) as ended:
-        parse(["csh"])
+        parse_command("completion", ["csh"])
     assert ended.value.code == 2
     assert re.search("bash.*zsh.*fish", capsys.readouterr().err, re.DOTALL)

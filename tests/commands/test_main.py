@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -91,13 +92,26 @@ def test_exit_codes(
     assert capsys.readouterr().err.startswith(printed)
 
 
-@pytest.mark.parametrize("line", ["serach", "search --alpa 1", "report --formt x", "analysis -h"])
+@pytest.mark.parametrize("line", ["serach", "search --alpa 1", "analysis -h"])
 def test_it_answers_without_heavy_modules(line: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "kdtune", *line.split()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     loaded = set(re.findall(r"^import time:.*\| +(\S+)$", ran.stderr, re.MULTILINE))
     assert "kdtune.config.cli" in loaded and not HEAVY & loaded
     assert ("tyro" in loaded) == (line != "serach")
+
+
+def test_public_names_are_those_of_their_modules_and_load_neither_torch_nor_pandas() -> None:
+    for name in kdtune.__all__:
+        module = import_module(f"kdtune.{kdtune._MODULES[name]}")
+        assert getattr(kdtune, name) is getattr(module, name)
+    with pytest.raises(AttributeError, match="module 'kdtune' has no attribute 'Stduy'"):
+        kdtune.Stduy  # noqa: B018
+    code = (
+        "import kdtune, sys; assert 'run' in dir(kdtune); kdtune.Study(run=kdtune.Run());"
+        "assert not {'torch', 'ray', 'pandas', 'tyro', 'optuna'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_console_script_finds_modules_in_the_current_folder(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from kdtune.config.records import (
     write_teacher_accuracy,
 )
 from kdtune.config.text import InputError
-from kdtune.deploy.subject import read_facts
 
 DEEP = "[" * 50_000
 
@@ -105,17 +104,3 @@ def test_a_record_of_students_of_other_types_is_damaged(tmp_path: Path, wrong: A
         file.write_text(text)
         with pytest.raises(InputError, match="is damaged"):
             read_students_record(tmp_path)
-
-
-def test_facts_of_exported_files_of_other_types_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "best.onnx").touch()
-    (tmp_path.parent / "outside").touch()
-    good = {"config_id": "c", "file": "best.onnx", "format": "ONNX", "repeat": 0, "notes": ["n"]}
-    file = tmp_path / "best.onnx.json"
-    file.write_text(json.dumps(good))
-    assert [facts.model_dump() for facts in read_facts(tmp_path, "c")] == [good]
-    wrong: list[dict[str, Any]] = [{"file": "../outside"}, {"file": "best\0.onnx"}]
-    wrong += [{"repeat": "0"}, {"format": None}, {"notes": [3]}]
-    for text in (*(json.dumps(good | values) for values in wrong), "[]", DEEP):
-        file.write_text(text)
-        assert read_facts(tmp_path, "c") == []

@@ -5,6 +5,7 @@ that a new hyperparameter changes no id.
 """
 
 import inspect
+import itertools
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -25,7 +26,6 @@ from kdtune.config.fields import (
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run, complete
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.storage.store import connect
 from kdtune.training.losses import OBJECTIVES
 
 
@@ -80,23 +80,15 @@ def test_types_and_bounds_are_checked(name: str, value: object, words: str) -> N
     assert words in str(caught.value)
 
 
-PLACES = [
-    (owner, name)
-    for owner in (Run, Study)
-    for name, declared in declarations(owner).items()
-    if declared.setting.place
-]
 LONG = "a" * 256
 
 
-def test_a_path_that_cannot_be_is_refused() -> None:
-    for owner, name in PLACES:
-        for path in ("", "~nouser/x", LONG, "s3://", "ftp://a/b"):
-            with pytest.raises(InputError):
-                replace(owner(), **{name: path})
-    for uri in ("s3://", "gs:///x", "http://a/b", "s3://[x/y"):
+@pytest.mark.parametrize("owner", [Run, Study])
+def test_a_path_that_cannot_be_is_refused(owner: Any) -> None:
+    places = [name for name, declared in declarations(owner).items() if declared.setting.place]
+    for name, path in itertools.product(places, ("", "~nouser/x", LONG, "s3://", "ftp://a/b")):
         with pytest.raises(InputError):
-            connect(uri, 1)
+            replace(owner(), **{name: path})
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, SCHEMA, Run, derive_seed, migrate
-from kdtune.config.study import Study, flags_without_effect
+from kdtune.config.study import Study, check_packages, flags_without_effect
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
 
@@ -162,14 +162,6 @@ def test_weights_of_several_models() -> None:
     assert run.weights_of("student") == "none"
     assert replace(run, student="b").weights_of("student") == "/w/b.pt"
     assert Run(student="a", student_weights="b=c.pt").weights_of("student") == "b=c.pt"  # a file
-    with pytest.raises(InputError, match="student_weights must be one value, or MODEL=WEIGHTS"):
-        Run(student_weights=("none", "default"))
-    two = {"student": ("resnet18", "resnet34")}
-    pairs = Run(student_weights=("resnet18=none", "resnet43=none"))
-    with pytest.raises(InputError, match=r"got resnet43; did you mean resnet34\?"):
-        Study(run=pairs, space=two)
-    with pytest.raises(InputError, match="MODEL=WEIGHTS once for each"):
-        Study(run=Run(student_weights=("resnet18=none", "resnet18=x.pt")), space=two)
     home = Run(student_weights=("a=none", "b=w.pt")).absolute().student_weights
     assert home == ("a=none", f"b={Path('w.pt').absolute()}")
 
@@ -208,13 +200,6 @@ def test_ranges_in_a_study() -> None:
     assert study.searched == ["alpha", "lr", "epochs", "loss"] and study.runs() == []
     odds = replace(study, space={"alpha": Range(0.001, 0.999, logit=True)})
     assert Study.from_json(odds.to_json()) == odds
-    with pytest.raises(InputError, match=r"lr must be a list, but got 0.0001..0.1:log"):
-        replace(study, search="grid")
-    for name, bad in (("epochs", Range(0.5, 3)), ("lr", Range(0.1, 2e6)), ("loss", Range(0, 1))):
-        with pytest.raises(InputError, match=name):
-            replace(study, space={name: bad})
-    with pytest.raises(InputError, match="temperature is searched, but has no effect"):
-        Study(run=Run(loss="mse"), search="random", space={"temperature": Range(1, 20)})
 
 
 def test_which_study_extends_which() -> None:
@@ -229,8 +214,7 @@ def test_derive_seed() -> None:
     # printf '["init", 0, 3]' | sha256sum: the first 16 digits, halved
     assert derive_seed("init", 0, 3) == 0x26DC0D4E395F000A >> 1 == 1400063848969371653
     parts = [(), ("a",), ("a", 1), ("a", "1"), (1, "a"), ("a", 1, 2), ("a", 12), ("b", 1)]
-    seeds = {derive_seed(*p) for p in parts} | {derive_seed("order", 0, r) for r in range(100)}
-    assert len(seeds) == len(parts) + 100 and all(0 <= seed < 2**63 for seed in seeds)
+    assert len({derive_seed(*p) for p in parts}) == len(parts)
 
 
 def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -245,14 +229,30 @@ def test_absolute_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert study.absolute() == study
 
 
+FILE = Run(teacher="a/x.parquet", augment="none")
+THOUSAND = tuple(i / 1000 for i in range(1, 1001))
+
+
 def test_a_flag_that_changes_nothing_is_named() -> None:
     study = Study(space={"alpha": (0.5, 1.0)}, flags=("nkd_gamma", "momentum", "temperature"))
     words = "--nkd-gamma was given, but has no effect in any configuration"
     assert flags_without_effect(study) == [words]
 
 
-THOUSAND = tuple(i / 1000 for i in range(1, 1001))
+TWO = {"student": ("resnet18", "resnet34")}
 REFUSED: list[tuple[Callable[[], object], str]] = [
+    (lambda: Run(student_weights=("none", "default")), "student_weights must be one value, or "),
+    (lambda: Run(student_weights=("a=none", "a=x.pt")), "MODEL=WEIGHTS once for each of several"),
+    (lambda: Study(run=Run(student_weights=("resnet43=none",)), space=TWO), "resnet43; did you"),
+    (
+        lambda: Study(space={"lr": Range(1e-4, 0.1, log=True)}),
+        "lr must be a list, but got 0.0",
+    ),
+    (lambda: Study(space={"epochs": Range(0.5, 3)}, search="tpe"), "epochs must be a whole number"),
+    (lambda: Study(space={"lr": Range(0.1, 2e6)}, search="tpe"), "lr must lie in (0, 1000000]"),
+    (lambda: Study(space={"loss": Range(0, 1)}, search="tpe"), "loss must be text"),
+    (lambda: check_packages(("absent",)), "needs absent: pip install 'kdtune[absent]'"),
+    (lambda: Study(run=FILE, dump="copy.npz"), "but x.parquet is a file of outputs already"),
     (lambda: Run(teachers=4, folds=5), "teachers must be 1 with --folds"),
     (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),
     (lambda: Run(loss="kl+mse+ls"), "or a sum A+B of two of them, but got loss='kl+mse+ls'"),
@@ -268,7 +268,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         lambda: Study(run=Run(alpha=1), space={"temperature": (1, 4)}),
         "temperature is searched, but has no effect in any",
     ),
-    (lambda: Study(tracker=("mlflow", "mlflow")), "tracker must be among mlflow, wandb, each once"),
+    (lambda: Study(tracker=("mlflow", "mlflow")), "tracker must be among mlflow, wandb, each"),
     (lambda: Study(metric="val/nll"), "metric must be left out without train="),
     (lambda: Study(space={"teacher": ("a/x.npz", "b/x.npz")}), "different names, but got a/x.npz"),
     (
@@ -369,7 +369,6 @@ def test_study_json_has_the_study_and_what_it_is_made_of() -> None:
         Study.from_json(newer)
 
 
-FILE = Run(teacher="a/x.parquet", augment="none")
 NETWORK = Run(data="photos", augment="none", teacher_weights="none", teacher_epochs=0)
 
 
@@ -417,11 +416,3 @@ def test_what_a_file_cannot_do_is_refused(values: dict[str, Any], message: str) 
     with pytest.raises(InputError, match=message):
         Run(**{"teacher": "x.parquet", "augment": "none", **values})
     Run(teacher="x.parquet", alpha=1.0, augment="trivial", mixup=0.2)  # without the teacher
-
-
-def test_outputs_of_a_file_are_not_dumped() -> None:
-    wanted = "--dump needs a teacher that is a network, but x.parquet is a file of outputs already"
-    with pytest.raises(InputError, match=wanted):
-        Study(run=FILE, dump="copy.npz")
-    with pytest.raises(InputError, match=wanted):
-        Study(run=NETWORK, space={"teacher": ("resnet50", "x.parquet")}, dump="copy.npz")

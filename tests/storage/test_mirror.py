@@ -108,10 +108,14 @@ EPOCH = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
 
 
 def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -> None:
+    """A checkpoint is deleted after the end of its trial is uploaded."""
     mirror, records = Mirror(study), Records(study.folder)
     uploader = RecordsUploader(mirror, records)
     (study.folder / "study.json").write_text(study.to_json())
-    mirror.push("study.json")
+    checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("state")
+    mirror.push("study.json", "trials")
     records.start(study.run, 0)
     uploader.tick()
     assert mirror.store is not None and mirror.store.names("epochs") == []  # not yet
@@ -121,13 +125,15 @@ def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -
     uploader.flush()
     uploader.flush()  # nothing new: no part
     records.end(study.run, 0, "completed")
-    records.close()
-    mirror.push("epochs")
+    uploader.delete_later("trials/x/checkpoint.pt")
+    assert mirror.store.names("trials") == ["trials/x/checkpoint.pt"]
+    uploader.flush()
+    assert mirror.store.names("trials") == []
     parts = [f"epochs/{number:05d}.jsonl" for number in range(3)]
     assert mirror.store.names("epochs") == parts
+    mirror.store.get_all(parts, study.folder / "again")
     for part in parts:  # as they were uploaded
-        assert mirror.store.get(part, study.folder / "again")
-        assert (study.folder / "again").read_bytes() == (study.folder / part).read_bytes()
+        assert (study.folder / "again" / part).read_bytes() == (study.folder / part).read_bytes()
     assert study.uri is not None
     trials = read_frames(fetch(study.uri)[0]).trials
     assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
@@ -183,28 +189,12 @@ def test_small_files_of_the_driver_replace_only_what_it_has_read(
         assert (tmp_path / "there").read_text() == "its successor's"
 
 
-def test_a_checkpoint_is_deleted_after_the_end_of_its_trial_is_uploaded(
-    s3: S3, study: Study
-) -> None:
-    mirror, records = Mirror(study), Records(study.folder)
-    uploader = RecordsUploader(mirror, records)
-    checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_text("state")
-    mirror.push("trials/x/checkpoint.pt")
-    records.end(study.run, 0, "completed")
-    uploader.delete_later("trials/x/checkpoint.pt")
-    assert mirror.store is not None and mirror.store.names() == ["trials/x/checkpoint.pt"]
-    uploader.flush()
-    assert mirror.store.names() == ["epochs/00000.jsonl"]
-
-
-@pytest.mark.usefixtures("no_shared_ray")  # its workers have this environment
+@pytest.mark.usefixtures("no_shared_ray", "in_this_process")  # its tasks have this environment
 def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=1, cache=str(tmp_path / "cache"))
-    kdtune.run(study, ray_init={"num_cpus": 1, "include_dashboard": False})
+    kdtune.run(study)
     there = kdtune.load(str(study.uri))
     assert list(there.trials.status) == ["completed"] * 2
     store = Mirror(study).store

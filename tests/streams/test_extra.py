@@ -20,7 +20,6 @@ from tiny_run import (
     assert_close,
     assert_equal,
     over_stream,
-    train_tiny_teacher,
 )
 from tiny_run import new_stream as make_stream
 from torch import Tensor
@@ -60,19 +59,6 @@ def bare_images() -> Tensor:
 
 def fewer_images() -> Tensor:
     return bare_images()[:49]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
-
-
-# -- the plain loop ----------------------------------------------------------------------------
 
 
 def sequence(run: Run, data: Data, size: int) -> Iterator[Tensor]:
@@ -173,9 +159,6 @@ def test_equals_the_plain_loop(
         assert [epoch.splits["train"]["n_examples"] for epoch in epochs] == [75] * run.epochs
 
 
-# -- what changes nothing ----------------------------------------------------------------------
-
-
 def test_labels_of_these_images_change_no_bit(teacher_folder: Path) -> None:
     run = replace(RUN, loss="dkd", epochs=2)
     data = with_extra(load_data(run), run)
@@ -213,9 +196,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(teacher_folder: Path, tmp_pat
     resumed, epochs = over_stream(RUN, teacher_folder, checkpoint=Checkpoint(file))
     assert [epoch.number for epoch in epochs] == [0, 1, 2]
     assert_equal(resumed, want)
-
-
-# -- the sequence ------------------------------------------------------------------------------
 
 
 def new_stream(run: Run, folder: Path) -> Stream:
@@ -285,9 +265,6 @@ def test_numbers_of_images_in_an_epoch(batch_size: int, share: float, labelled: 
     for size, count in zip(sizes, beside, strict=True):
         assert count == 1 or abs(count - whole * size) <= Fraction(1, 2)
     assert abs(run.unlabelled_per_batch - share * batch_size) <= 1
-
-
-# -- what is shared ----------------------------------------------------------------------------
 
 
 CONFIGURATIONS = [

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from blobs import CPU, NOWHERE, RUN, blobs, new_student
 from reference import build_teacher, distillation, evaluate, make_optimizer, measure, total_loss
+from tiny_run import assert_equal
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
@@ -33,11 +34,6 @@ from kdtune.training.recipe import resolve
 from kdtune.training.teacher import teacher_run
 
 MIXUP = replace(RUN, mixup=0.4, epochs=2)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def mix_by_hand(run: Run, epoch: int, step: int, x: Tensor) -> tuple[Tensor, float, Tensor]:
@@ -257,8 +253,7 @@ def test_plain_training_on_mixed_images_needs_no_teacher(
     assert epoch.splits["val"]["teacher_acc"] is not None
     alone = new_student(run)
     list(train(run, alone, Stream(run, blobs(), alone, None, Resources())))
-    for name, value in alone.net.state_dict().items():
-        assert torch.equal(value, measured.net.state_dict()[name]), name
+    assert_equal(measured, alone)
 
 
 def test_a_run_resumes_exactly(tmp_path: Path) -> None:
@@ -267,8 +262,7 @@ def test_a_run_resumes_exactly(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
     next(iter(over_stream(run, blobs(), Resources(), checkpoint)))
     *_, (resumed, _) = over_stream(run, blobs(), Resources(), checkpoint)
-    for name, value in whole.net.state_dict().items():
-        assert torch.equal(value, resumed.net.state_dict()[name]), name
+    assert_equal(resumed, whole)
 
 
 def test_val_and_test_are_never_mixed() -> None:

@@ -1,19 +1,19 @@
 """Studies whose images change while they run: no table of two versions of an image."""
 
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 
 import pandas as pd
 import pytest
 from drivers import numbers, wait_until
-from photos import photo, save
+from photos import photo, save, save_photos
 
 import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import DataChangedError, InputError
+from kdtune.storage.records import read_lines
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,11 +25,7 @@ pytestmark = [
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Four repeats of one configuration, one run at a time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
-    for i, split in enumerate(("train", "val")):
-        for k, name in enumerate(("ant", "bee")):
-            for j in range(4):
-                file = tmp_path / "photos" / split / name / f"{j}.png"
-                save(photo(20 * i + 5 * k + j, 24, 24), file)
+    save_photos(tmp_path / "photos", 4)
     run = Run(
         data=str(tmp_path / "photos"),
         image_size=24,
@@ -46,31 +42,19 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return Study(name="s", run=run, space={"alpha": (0.5,)}, plain_share=0, repeats=4, **places)
 
 
-def after_the_first_run(study: Study, change: Callable[[], None]) -> Thread:
-    """Change something in a thread as soon as the study has recorded the end of a run."""
-
-    def has_ended() -> bool:
-        texts = (file.read_text() for file in (study.folder / "epochs").glob("*.jsonl"))
-        return any('"kind": "end"' in text for text in texts)
-
-    def wait() -> None:
-        wait_until(has_ended, 300)
-        change()
-
-    thread = Thread(target=wait)
-    thread.start()
-    return thread
-
-
 def test_an_overwritten_image_stops_the_study_which_goes_on_when_it_is_back(
     study: Study, tmp_path: Path
 ) -> None:
     file = tmp_path / "photos" / "train" / "ant" / "2.png"
     content = file.read_bytes()
-    thread = after_the_first_run(study, lambda: save(photo(99, 24, 24), file))
-    with pytest.raises(DataChangedError) as caught:
+
+    def overwrite() -> None:
+        wait_until(lambda: any(x["kind"] == "end" for x in read_lines(study.folder)[0]))
+        save(photo(99), file)
+
+    with ThreadPoolExecutor(1) as other, pytest.raises(DataChangedError) as caught:
+        other.submit(overwrite)
         kdtune.run(study)
-    thread.join()
     assert f"image files were changed or removed ({file}) while the study ran" in str(caught.value)
     results = kdtune.load(study.folder)
     statuses = list(results.trials.status)

@@ -58,13 +58,3 @@ def test_a_study_of_scikit_learn_without_torch_in_its_trials(tmp_path: Path) -> 
         kdtune.InputError, match=r"another study \(train: own_functions:without_torch → own"
     ):
         kdtune.run(make(tmp_path, own_functions.wave, name="without_torch"))
-
-
-def test_a_function_that_exits_has_failed_and_its_worker_runs_the_next(tmp_path: Path) -> None:
-    """Ray takes sys.exit(0) for the end of a trial that has completed."""
-    results = kdtune.run(make(tmp_path, own_functions.exits_after_an_epoch, repeats=1))
-    trials = results.trials.set_index("config/alpha")
-    assert trials.status.to_dict() == {0.5: "failed", 1.0: "completed"}
-    assert trials.error[0.5].startswith("InputError: train ended: it calls sys.exit(0) (")
-    assert "it calls sys.exit(0)" in results.warnings[0]
-    assert "No conclusion" in results.verdict()

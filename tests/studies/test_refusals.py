@@ -7,10 +7,8 @@ import pytest
 from filelock import FileLock, Timeout
 
 import kdtune
-from kdtune.config.cli import run_and_exit
 from kdtune.config.study import Study
-from kdtune.config.text import InputError, LeaseLostError, NodeMismatchError, UserError
-from kdtune.search import main
+from kdtune.config.text import InputError
 
 
 def test_a_driver_holds_the_lock_before_it_reads_the_study(
@@ -33,24 +31,6 @@ def test_a_driver_holds_the_lock_before_it_reads_the_study(
     ):
         kdtune.run(study)
     assert study.folder.exists()  # it was there before
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"), [(InputError, 2), (NodeMismatchError, 2), (LeaseLostError, 1)]
-)
-def test_an_error_that_the_user_can_act_on_is_a_sentence(
-    kind: type[UserError],
-    code: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def refuse(study: Study) -> None:
-        raise kind("this cannot be")
-
-    monkeypatch.setattr("kdtune.raytune.driver.run", refuse)
-    with pytest.raises(SystemExit) as ended:
-        run_and_exit(lambda: main(Study()), resumes=True)
-    assert ended.value.code == code and capsys.readouterr().err == "error: this cannot be\n"
 
 
 def test_a_place_that_cannot_be_written_or_reached_is_refused(study: Study, tmp_path: Path) -> None:

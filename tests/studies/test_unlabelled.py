@@ -35,21 +35,24 @@ def make_photos(tmp_path: Path) -> Path:
     return extra
 
 
-def words(extra: Path, tmp_path: Path) -> list[str]:
-    line = (
-        f"--data {tmp_path}/photos --extra {extra} --extra-share 0.5 --alpha 0.2 --epochs 2 "
-        f"--batch-size 4 --teacher factories:photo_student --student factories:photo_student "
-        f"--teacher-weights none --student-weights none --teacher-epochs 1 --repeats 1 "
-        f"--name photos --out {tmp_path}/runs --cache {tmp_path}/cache"
-    )
-    return line.split()
-
-
 @pytest.mark.slow  # its numbers: tests/streams/test_extra.py
-@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
-def test_a_study_of_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_a_study_of_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     extra = make_photos(tmp_path)
-    assert main(parse("search", words(extra, tmp_path))) == 0
+
+    def search(extra: Path) -> int:
+        line = (
+            f"--data photos --extra {extra} --extra-share 0.5 --alpha 0.2 --epochs 2 "
+            f"--batch-size 4 --teacher factories:photo_student --student factories:photo_student "
+            f"--teacher-weights none --student-weights none --teacher-epochs 1 --repeats 1 "
+            f"--name photos --cache cache"
+        )
+        return main(parse("search", line.split()))
+
+    assert search(extra) == 0
     said = " ".join("".join(capsys.readouterr()).split())
     assert f"Images without labels: 9 (--extra {extra})." in said
     assert "2 of the 4 images in val are also in extra (such as val/a/0.png = copy0.png)" in said
@@ -68,9 +71,9 @@ def test_a_study_of_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     # the same images in another place are the same study; others are another one
     moved = extra.rename(tmp_path / "moved")
-    assert main(parse("search", words(moved, tmp_path))) == 0
+    assert search(moved) == 0
     assert kdtune.load(folder).trials.equals(results.trials)
     other = Path(shutil.copytree(moved, tmp_path / "other"))
     save(photo(1, 40, 40), other / "copy0.png")
     with pytest.raises(InputError, match=f"images without labels of --extra {other} have changed"):
-        main(parse("search", words(other, tmp_path)))
+        search(other)

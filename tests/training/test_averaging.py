@@ -1,7 +1,4 @@
-"""The average of a student's weights: its values, where it is used, and what it leaves alone.
-
-On a data set of its own, so that this file needs neither conftest.py nor the embedded images.
-"""
+"""The average of a student's weights: its values, where it is used, and what it leaves alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +11,6 @@ from torch import Tensor, nn
 from kdtune.models.classifier import Classifier
 from kdtune.training.epoch import WeightAverage
 from kdtune.training.loop import Checkpoint, train
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Tiny(nn.Module):

@@ -85,9 +85,6 @@ def test_alpha_1_equals_training_without_any_teacher(run: Run, teacher: Classifi
     assert_equal(with_teacher, alone)
 
 
-# -- what runs share -------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def passes(teacher: Classifier) -> Callable[[], int]:
     """Return the number of views that the teacher has seen since the last call."""

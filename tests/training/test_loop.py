@@ -1,7 +1,4 @@
-"""The training loop against a plain one: torch's optimisers, schedules and losses (reference.py).
-
-On a data set of its own, so that this file needs neither conftest.py nor the embedded images.
-"""
+"""The training loop against a plain one, of torch's optimisers, schedules and losses."""
 
 from dataclasses import replace
 
@@ -14,11 +11,6 @@ from kdtune.config.run import Run
 from kdtune.models.classifier import Classifier
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def train_both(run: Run) -> tuple[Classifier, list[Epoch], list[PlainEpoch]]:

@@ -47,9 +47,6 @@ def meter(run: Run, student: Tensor, teacher: Tensor | None, y: Tensor, size: in
     return found
 
 
-# -- from the whole split --------------------------------------------------------------------------
-
-
 def test_nll_is_scikit_learns_log_loss() -> None:
     reference = pytest.importorskip("sklearn.metrics")
     s, y = logits(1), labels()
@@ -117,9 +114,6 @@ def test_an_edge_belongs_to_the_bin_below() -> None:
         assert expected_calibration_error(both, None, y) == pytest.approx(want, rel=1e-9)
 
 
-# -- the table -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("loss", ["kl", "mse", "dkd"])
 @pytest.mark.parametrize("size", [N, 64, 1])
 def test_a_meter_of_batches_is_the_formula_over_all_examples(size: int, loss: str) -> None:
@@ -173,9 +167,6 @@ def test_the_loss_has_a_gradient_and_the_meter_keeps_none() -> None:
     (want,) = torch.autograd.grad(0.3 * ce + 0.7 * kl, s)
     torch.testing.assert_close(got, want)
     assert not found._outputs()[0].requires_grad
-
-
-# -- predictions -----------------------------------------------------------------------------------
 
 
 def test_predictions_by_hand() -> None:

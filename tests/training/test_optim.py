@@ -1,7 +1,4 @@
-"""Optimisers and schedules: the learning rate of every step, and the norm of clipped gradients.
-
-On a data set of its own, so that this file needs neither conftest.py nor the embedded images.
-"""
+"""Optimisers and schedules: the learning rate of every step, and the norm of clipped gradients."""
 
 from dataclasses import replace
 from typing import Any

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.raytune.identity import check_same
+from kdtune.raytune.folder import check_same
 from kdtune.results.frames import read_examples
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
@@ -77,12 +78,10 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
 
 
 def test_predictions_name_the_files_of_a_folder(tiny: Run, tmp_path: Path) -> None:
-    for split, count in (("train", 4), ("val", 3)):
-        for name in ("ants", "bees"):
-            for i in range(count):
-                file = tmp_path / "insects" / split / name / f"{i}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("L", (12, 12), 40 * i).save(file)
+    for split, name, i in product(("train", "val"), ("ants", "bees"), range(3)):
+        file = tmp_path / "insects" / split / name / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (12, 12), 40 * i).save(file)
     run = replace(tiny, data=str(tmp_path / "insects"), image_size=12, teacher_epochs=0)
     run = replace(run, train_images=None, epochs=1, teacher=LIBRARY, student=LIBRARY)
     list(distill(run, NOWHERE, Resources(), tmp_path))
@@ -185,9 +184,6 @@ def test_a_run_resumes_exactly_where_it_was_cut(
     assert load_file(tmp_path / "cut" / STUDENT).keys() == names  # a projector is not saved
 
 
-# -- predictions -----------------------------------------------------------------------------------
-
-
 def test_predictions_are_those_of_the_saved_student(
     tiny: Run, teacher_folder: Path, tmp_path: Path
 ) -> None:
@@ -226,9 +222,6 @@ def test_predictions_are_those_of_the_saved_student(
         value = recorded[name] if metric.derived is None else metric.derived(recorded)
         assert values[run.trial_id].mean() == pytest.approx(value, rel=1e-4), name
         assert len(values[run.trial_id]) == recorded["n_examples"]
-
-
-# -- the checks before a run -----------------------------------------------------------------------
 
 
 def test_a_run_with_an_objective_of_the_user(

@@ -139,9 +139,6 @@ def test_a_teacher_of_version_0_1_is_known(tuned: tuple[Run, Path], tmp_path: Pa
             is_ready(run, folder)
 
 
-# -- what is trained and kept ----------------------------------------------------------------------
-
-
 def test_head_only_changes_nothing_of_the_backbone(tuned: tuple[Run, Path], tmp_path: Path) -> None:
     """Weights, running statistics and counters: batch norm is in eval mode by default."""
     run = replace(tuned[0], teacher_trainable="head", teacher_lr=1.0)
@@ -209,9 +206,6 @@ def test_the_best_epoch_survives_a_kill(
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-# -- finished teachers -----------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study with a fine-tuned teacher that has a preprocessing of its own."""
@@ -264,9 +258,6 @@ def test_a_folder_without_the_teacher_that_is_asked_for(
         shutil.copytree(other / "teacher", tmp_path / place)
     with pytest.raises(InputError, match=r"with one fine-tuned teacher, but .* holds .*a-5-123456"):
         resolve(replace(TINY, teacher_weights=str(tmp_path)))
-
-
-# -- accuracy --------------------------------------------------------------------------------------
 
 
 def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
