@@ -114,7 +114,7 @@ def main(study: Study) -> int:
     Raises:
         UserError: As `kdtune.run` does.
     """
-    from kdtune.raytune.identity import read_complete
+    from kdtune.raytune.folder import read_complete
 
     complete = read_complete(study)
     if complete is None:

@@ -121,8 +121,7 @@ def in_this_process(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
     from ray import tune
 
-    from kdtune.raytune.teachers import Preparation
-    from kdtune.raytune.trial import TeacherTrainer
+    from kdtune.raytune.distillation import TeacherPreparation, TeacherTrainer
 
     def fit(trainable: Any, recorder: Any, _: object) -> None:
         study, plan = recorder.study, recorder.plan
@@ -143,8 +142,8 @@ def in_this_process(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     train = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=TeacherTrainer().train))
     actor = SimpleNamespace(train=train)
     monkeypatch.setattr("kdtune.raytune.driver._fit", fit)
-    monkeypatch.setattr(Preparation, "_start_trainer", lambda self: actor)
-    monkeypatch.setattr(Preparation, "_watched", lambda self, trainer, lines: lines)
+    monkeypatch.setattr(TeacherPreparation, "_start_trainer", lambda self: actor)
+    monkeypatch.setattr(TeacherPreparation, "_watched", lambda self, trainer, lines: lines)
     monkeypatch.setattr(ray, "kill", lambda actor: None)
 
 

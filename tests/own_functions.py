@@ -82,10 +82,7 @@ def failing(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
         return
     if kind == "exits":
         sys.exit(0)
-    if kind == "interrupts":
-        raise KeyboardInterrupt
     yield {
-        "many": {f"val/m{number}": 1.0 for number in range(20_000)},
         "control": {"val/acc": 1.0, "val/\x1b[31m": 1.0},
         "nan": {"val/acc": float("nan")},
         "no score": {"val/loss": 1.0},
@@ -133,20 +130,3 @@ def freezes(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[
         if done == 0 and epoch == 1 and config["alpha"] < 1:
             time.sleep(1)  # until Tune has the report
             os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def hungry(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Two epochs that fit into the memory of a GPU alone; those with alpha 0.75 never do."""
-    import time
-
-    mine = folder.parents[1] / f"gpu-{config['alpha']}-{repeat}"
-    mine.touch()
-    try:
-        time.sleep(2)
-        others = [name for name in folder.parents[1].glob("gpu-*") if name != mine]
-        if others or config["alpha"] == 0.75:
-            raise MemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        for epoch in range(2):
-            yield {"epoch": epoch, "val/acc": (1 + epoch + config["alpha"]) / 4}
-    finally:
-        mine.unlink()

@@ -11,7 +11,7 @@ import kdtune
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData
-from kdtune.raytune.driver import prepare
+from kdtune.raytune.distillation import prepare
 from kdtune.raytune.folder import finish, write_study
 from kdtune.results.results import Results
 from kdtune.storage.mirror import Mirror

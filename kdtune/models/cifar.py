@@ -17,7 +17,6 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdtune.config.text import InputError
 from kdtune.models.classifier import Preprocessing
 from kdtune.models.weights import StateDict, strip_prefixes
 
@@ -145,44 +144,9 @@ def cifar_resnet(name: str, classes: int) -> nn.Module:
     return net
 
 
-def translate(name: str, noun: str, state: StateDict) -> StateDict:
-    """Return published weights under the names of the layers here.
-
-    Args:
-        name: of the model.
-        noun: the weights in words, for the error message.
-        state: the state dict.
-
-    Raises:
-        InputError: the weights are those of another model in `CIFAR_RESNETS`.
-    """
-    renamed = {
+def translate(state: StateDict) -> StateDict:
+    """Return published weights under the names of the layers here."""
+    return {
         ".".join(OWN_NAMES.get(part, part) for part in key.split(".")): value
         for key, value in strip_prefixes(state).items()
     }
-    fitting = _identify(renamed)
-    if fitting is not None and fitting != name:
-        option = CIFAR_RESNETS[fitting].option
-        has = "downsample layers" if option == "B" else "no downsample layers"
-        raise InputError(
-            f"{noun} must be those of {name}, but are those of {fitting} ({has}: shortcuts of "
-            f"option {option}). Use {fitting} as the model, or give other weights."
-        )
-    return renamed
-
-
-def _identify(state: StateDict) -> str | None:
-    """Return the name of the model that these weights are from; None if there is none."""
-    keys = [key.split(".") for key in state]
-    blocks = {len({parts[1] for parts in keys if parts[0] == f"layer{i}"}) for i in (1, 2, 3)}
-    channels = [state.get(f"layer{i}.0.conv1.weight") for i in (1, 2, 3)]
-    stem = state.get("conv1.weight")
-    widths = tuple(len(kernel) for kernel in channels if kernel is not None and kernel.ndim)
-    if len(blocks) != 1 or stem is None or not stem.ndim:
-        return None
-    option = "B" if any("downsample" in parts for parts in keys) else "A"
-    architecture = (6 * blocks.pop() + 2, option, len(stem), widths)
-    for name, shape in CIFAR_RESNETS.items():
-        if architecture == (shape.depth, shape.option, shape.stem, shape.widths):
-            return name
-    return None

@@ -433,7 +433,7 @@ def build(
             noun = f"{name}'s weights {weights}"
             state = load_weights(name, weights)
             if name in CIFAR_RESNETS:
-                state = translate(name, noun, state)
+                state = translate(state)
             model.has_new_head = fill(model.net, state, model.head_name, noun, replace_head)
     return model
 

@@ -36,11 +36,6 @@ _COUNTERS = {"n_averaged"}
 """Buffers of torch's AveragedModel beside the weights."""
 _INERT: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [argparse.Namespace]
 """Classes whose instances do nothing when they are made; training scripts save their flags so."""
-_FOREIGN = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file; run git lfs pull",
-    b"<": "a web page or another text, not a checkpoint; download the file again",
-}
-"""First bytes of files that are no checkpoints, and what these are."""
 _ADVICE = "save the state dict alone with torch.save(model.state_dict(), ...) or as .safetensors"
 
 
@@ -58,16 +53,13 @@ def read_checkpoint(file: Path) -> StateDict:
             start = stream.read(32)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); give another file") from None
-    for beginning, kind in _FOREIGN.items():
-        if start.startswith(beginning):
-            raise InputError(f"{file} is {kind}")
     # a safetensors file begins with the length of its header, eight bytes, and the header's brace
     if start[8:9] == b"{" or (
         file.suffix == ".safetensors" and start[:2] not in (b"PK", b"\x80\2")
     ):
         check_whole(file)
         return load_file(file)
-    return _unwrap(_load_torch(file), file)
+    return _unwrap(_load_torch(file, start), file)
 
 
 def check_whole(file: Path) -> None:
@@ -109,15 +101,20 @@ def _short(key: object) -> str:
     return printable(str(key)[:80])
 
 
-def _load_torch(file: Path) -> object:
-    """Return what `torch.save` wrote: tensors, numbers and texts, in containers."""
+def _load_torch(file: Path, start: bytes) -> object:
+    """Return what `torch.save` wrote: tensors, numbers and texts, in containers.
+
+    Args:
+        file: The file.
+        start: Its first bytes, which tell a web page or a pointer of Git LFS.
+    """
     try:
         # a stream, since torch would go by the suffix of a name
         with torch.serialization.safe_globals(_INERT), file.open("rb") as stream:
             return torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises UnpicklingError, KeyError, EOFError, ...
         refused = re.search(r"GLOBAL (\S+) (?:was|whose)", str(error))
-        reason = f"{type(error).__name__}: {first_line(error, 120)}"
+        reason = f"{type(error).__name__}: {first_line(error, 120)}; it begins with {start!r}"
         if refused:
             reason = f"it holds {_short(refused[1])}"
         raise InputError(

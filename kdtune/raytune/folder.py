@@ -1,4 +1,9 @@
-"""A study's folder: the files at its start and its end."""
+"""A study's folder: which study continues the one in it, and the files at its start and its end.
+
+Imports neither torch nor Ray at first: a complete study is only read.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -7,20 +12,22 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import torch
 from PIL import Image
 
 from kdtune import __version__
+from kdtune.config.fields import declarations
 from kdtune.config.files import (
     COSTS,
+    EPOCHS,
+    EPOCHS_LOG,
     EXPORTS,
     PART,
     PREDICTIONS,
@@ -31,19 +38,25 @@ from kdtune.config.files import (
     STUDY,
     TEACHER,
     THUMBNAILS,
+    TRIAL_FILES,
     TRIALS,
     atomic_write,
     student_file,
 )
-from kdtune.config.records import InputRecord, ModelRecord, StudentRecord, StudentsRecord
-from kdtune.config.run import Run, active_values
-from kdtune.config.study import Study
-from kdtune.config.text import InputError
-from kdtune.data.sources import StudyData
-from kdtune.models.checks import hardware_name
+from kdtune.config.records import (
+    InputRecord,
+    ModelRecord,
+    StudentRecord,
+    StudentsRecord,
+    read_students_record,
+)
+from kdtune.config.run import COMPARED_BY_CONTENT, HYPERPARAMETERS, Run, active_values
+from kdtune.config.study import OF_FUNCTION, Study
+from kdtune.config.task import Range, Values, covers, name_of
+from kdtune.config.text import InputError, short
+from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import FILE as OPTUNA
 from kdtune.planning.proposals import export_for_optuna
-from kdtune.raytune.function import FILES, LOG
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import (
     configuration_record,
@@ -57,7 +70,273 @@ from kdtune.results.frames import write_frames
 from kdtune.results.results import Results, load
 from kdtune.results.warnings import exported_config
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import Line, read_lines, read_provenance
+from kdtune.storage.records import (
+    Line,
+    SavedStudy,
+    is_running,
+    list_parts,
+    read_lines,
+    read_provenance,
+    read_saved,
+)
+
+if TYPE_CHECKING:
+    from kdtune.data.sources import StudyData
+
+# Whether a study continues the one in its folder, and whether that is complete.
+#
+# Settings are compared by value; data, weights and models by fingerprint, never by path. So a study
+# that was copied, renamed or moved to another machine, with its data elsewhere, can be continued.
+
+
+SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
+FINISHED_FILES = ("epochs.parquet", "trials.parquet", SUMMARY_CSV, SUMMARY_MD, OPTUNA)
+"""Files of a complete study that follow from its records."""
+
+
+def read_complete(study: Study) -> Results | None:
+    """Return the results of a study that its folder holds complete; None if anything is left to do.
+
+    Whatever is not certain from the folder alone is left to the driver: another place of the data,
+    an extension, an earlier schema, missing files.
+
+    Raises:
+        InputError: The folder holds another study.
+    """
+    folder = study.folder
+    left_to_driver = (study.uri, study.train, study.run.objects, study.notify)
+    if any(left_to_driver) or not (folder / STUDY).is_file() or is_running(folder):
+        return None
+    lines: list[str] = []
+    saved = read_saved(folder)
+    asked = replace(study, run=study.run.absolute(), tracker=(), notify=None)
+    study = merge_with_saved(asked, saved, lines.append)
+    if study.to_json(saved.fingerprints) != (folder / STUDY).read_text("utf-8"):
+        return None
+    if is_moved(study, saved) or not _has_finished_files(folder, study):
+        return None
+    records, _ = read_lines(folder, study)
+    if not Plan(study, records).is_done:
+        return None
+    for line in lines:
+        print(line)
+    return load(folder)
+
+
+def _has_finished_files(folder: Path, study: Study) -> bool:
+    """Return whether a folder has all that is written at the end, newer than the records."""
+    newest = max((part.stat().st_mtime for part in list_parts(folder / EPOCHS)), default=0.0)
+    files = [folder / name for name in FINISHED_FILES]
+    if not all(file.is_file() and file.stat().st_mtime >= newest for file in files):
+        return False
+    if study.keep != "all" and any((folder / TRIALS).glob(f"*/{STUDENT}")):
+        return False  # which the end deletes
+    try:
+        record = read_students_record(folder / STUDENTS) if study.keep != "none" else None
+    except InputError:
+        return False
+    repeats = [student.repeat for student in record.students] if record else []
+    return all((folder / STUDENTS / student_file(repeat)).is_file() for repeat in repeats)
+
+
+KEEPING = ("none", "best", "all")
+"""Values of `Study.keep`, from the fewest students kept to the most."""
+
+
+def read_if_saved(folder: Path) -> SavedStudy | None:
+    """Return what an earlier call saved in a study's folder; None if there is no study yet.
+
+    Call it with the study's lock held (`lock_study`, and on a store `hold_lease`): before that,
+    another driver may be changing the file.
+    """
+    return read_saved(folder) if (folder / STUDY).exists() else None
+
+
+def merge_with_saved(
+    study: Study, saved: SavedStudy, write: Callable[[str], None] = print
+) -> Study:
+    """Return the study that continues the saved one: with at least its repeats.
+
+    A study with --repeats auto keeps that: the number of its repeats depends on their results, and
+    a test that takes the number for fixed would find too many differences.
+
+    Args:
+        study: The study that is asked for.
+        saved: What its folder holds, see `read_if_saved`.
+        write: Is given a line for each saved value that takes precedence.
+
+    Raises:
+        InputError: The saved study is another one. Data and weights are not compared here, but by
+            content in `check_same`.
+    """
+    old = saved.study
+    changes = (_changed_task, _changed_space)
+    if study.train is None and old.train is None:
+        study = replace(study, run=_with_recorded(study.run, old.run))
+        changes = (_changed_fields, _changed_space)
+    if differences := [text for changed in changes for text in changed(old, study)]:
+        raise _other_study(study, differences)
+    for flags, values in _prevailing(old, study):
+        write(f"{study.folder} was begun with {flags}; continuing with it")
+        study = replace(study, **values)
+    return study
+
+
+def _prevailing(old: Study, new: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield flags and fields of the saved study that take precedence over those of the new one."""
+    if old.until_decided and not new.until_decided:
+        flags = f"--repeats auto --budget {old.budget} --level {old.level:g}"
+        yield flags, {"until_decided": True, "budget": old.budget, "level": old.level}
+    if KEEPING.index(old.keep) > KEEPING.index(new.keep):  # no students are deleted
+        yield f"--keep {old.keep}", {"keep": old.keep}
+    if old.plain_share != new.plain_share and "plain_share" not in new.flags:
+        yield f"--plain-share {old.plain_share:g}", {"plain_share": old.plain_share}
+    if old.repeats > new.repeats:
+        yield f"--repeats {old.repeats}", {"repeats": old.repeats}
+
+
+def _with_recorded(run: Run, old: Run) -> Run:
+    """Return the run with the recorded values of settings that are not given, see `Setting`."""
+    open_fields = [n for n, d in declarations(Run).items() if d.setting.resolved]
+    open_fields.append("image_size")  # resolved only in a study of models of several sizes
+    recorded = {n: getattr(old, n) for n in open_fields if getattr(run, n) is None}
+    return replace(run, **recorded, study_values=old.study_values)
+
+
+def is_moved(study: Study, saved: SavedStudy) -> bool:
+    """Return True if data or weights have other paths than in the saved study, or are objects.
+
+    Then `check_same` must compare their contents, even if no trial is left to run.
+    """
+    old, new = saved.study.run, study.run
+    are_others = any(getattr(old, name) != getattr(new, name) for name in COMPARED_BY_CONTENT)
+    return bool(new.objects) or are_others  # objects may be others under the same names
+
+
+def check_same(
+    study: Study,
+    saved: SavedStudy,
+    fingerprints: Mapping[str, str],
+    write: Callable[[str], None] = print,
+) -> None:
+    """Raise InputError if data, teacher or student are not those that the saved study began with.
+
+    Args:
+        study: The study that is asked for.
+        saved: What its folder holds.
+        fingerprints: Of the study that is asked for, see `training.run.check`.
+        write: Is given a line if the saved study has nothing to compare with.
+    """
+    run = study.run
+    for name, fingerprint in fingerprints.items():
+        before = saved.fingerprints.get(name, fingerprint)
+        if before != fingerprint:
+            has = "have" if name.startswith("extra") else "has"
+            raise InputError(
+                f"{_describe(name, run)} {has} changed since {study.folder} began (fingerprint "
+                f"{before} → {fingerprint}); restore it, or begin another study (--name OTHER); if "
+                f'the change cannot affect any number, delete "{name}" from the fingerprints in '
+                f"{study.folder / STUDY}"
+            )
+    begun_with = ("data", "teacher", "student")
+    unknown = [n for n in begun_with if n in fingerprints.keys() - saved.fingerprints.keys()]
+    if differences := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
+        raise _other_study(study, differences)
+    if unknown:
+        write(
+            f"{study.folder} has no fingerprint to compare the {' and the '.join(unknown)} with "
+            f"(kdtune 0.1 saved none for its own models); make sure that they are unchanged"
+        )
+
+
+def _describe(name: str, run: Run) -> str:
+    """Return what a fingerprint is of, in words."""
+    role, _, model = name.partition(" ")
+    if role in ("teacher", "student"):
+        return f"the {role} {model or getattr(run, role)} (its weights or its code)"
+    others = {
+        "data": f"the data in {run.data}",
+        "extra": f"the images without labels of --extra {run.extra}",
+        "train": "the training function (its code)",
+    }
+    return others.get(role, f"the {name} (its code)")  # an objective of the user's own
+
+
+def _other_study(study: Study, differences: list[str]) -> InputError:
+    return InputError(
+        f"{study.folder} holds another study ({'; '.join(differences)}); restore these settings to "
+        f"continue it, or give this one another name (--name OTHER) or folder (--out FOLDER)"
+    )
+
+
+def _changed_fields(old: Study, new: Study) -> Iterator[str]:
+    """Yield "NAME: OLD → NEW" for each field that defines a study and differs."""
+    for name, begun in old.run.study_values:
+        if begun is not None and not covers(values := new.all_values(name), (begun,)):
+            yield f"{name}: {begun} → {_shown(values)}"
+    left_out = (*HYPERPARAMETERS, *COMPARED_BY_CONTENT, "repeat", "study_values")
+    for name, declared in declarations(Run).items():
+        if name in left_out or not declared.setting.defines:
+            continue
+        resolved = "augmentation" if name == "augment" else name  # None is a default
+        before, now = getattr(old.run, resolved), getattr(new.run, resolved)
+        if before != now and not (declared.setting.resolved and before is None):
+            yield f"{name}: {before} → {now}"
+    before, now = old.cpus_per_trial or 1, new.cpus_per_trial or 1
+    if before != now and not _surely_on_gpus(new):  # the last digits of a CPU depend on it
+        yield f"cpus_per_trial: {before} → {now}"
+
+
+def _surely_on_gpus(study: Study) -> bool:
+    """Return True if the study's runs use GPUs; on a cluster only if they are asked for."""
+    if study.device == "auto" and study.address is not None:
+        return bool(study.gpus)
+    from kdtune.streams.views import device_of  # torch, which is needed in this case alone
+
+    return device_of(study).type != "cpu"
+
+
+def _changed_task(old: Study, new: Study) -> Iterator[str]:
+    """Yield what differs in the training function or its declarations: "metric: a → b"."""
+    for name in ("train", *OF_FUNCTION):
+        values = (getattr(study, name) for study in (old, new))
+        before, now = (name_of(value) if callable(value) else value for value in values)
+        if before != now:
+            yield f"{name}: {before} → {now}"
+    if set(old.task.names) != set(new.task.names):
+        names = (", ".join(sorted(study.task.names)) for study in (old, new))
+        yield f"hyperparameters: {' → '.join(names)}"
+
+
+def _changed_space(old: Study, new: Study) -> Iterator[str]:
+    """Yield what the new study's configurations lack of the old ones: "alpha lacks 0.1"."""
+    if set(old.task.names) != set(new.task.names) or new.covers(old):
+        return
+    names = [name for name in old.task.names if old.has_effect(name) or new.has_effect(name)]
+    pairs = [(name, old.all_values(name), new.all_values(name)) for name in names]
+    differing = [pair for pair in pairs if not covers(pair[2], pair[1])]
+    if not differing:
+        yield "other configurations"
+    for name, before, now in differing:
+        if isinstance(before, Range) or isinstance(now, Range) or len(before) == len(now) == 1:
+            yield f"{name}: {_shown(before)} → {_shown(now)}"
+        else:
+            yield f"{name} lacks {_shown(tuple(v for v in before if v not in now))}"
+
+
+def _shown(values: Values) -> str:
+    if isinstance(values, Range):
+        return str(values)
+    return ", ".join(str(v) if isinstance(v, str | None) else short(v, 6) for v in values)
+
+
+def _changed_kinds_of_weights(old: Run, new: Run, names: list[str]) -> Iterator[str]:
+    """Yield what differs in the weights of models without a fingerprint; files are not compared."""
+    for name in (f"{model}_weights" for model in names if model != "data"):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now and {before, now} & {"default", "none"}:
+            yield f"{name}: {before} → {now}"
+
 
 # Folder students/ of a study: the best configuration's students, and what predicting needs.
 
@@ -152,23 +431,10 @@ def _known(owner: type, values: dict[str, Any]) -> dict[str, Any]:
 # A study's folder: what is written at the start, what is written at the end.
 
 
-SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
-FINISHED = (
-    "epochs",
-    "epochs.parquet",
-    "trials.parquet",
-    PREDICTIONS,
-    COSTS,
-    SUMMARY_CSV,
-    SUMMARY_MD,
-    OPTUNA,
-    STUDENTS,
-    THUMBNAILS,
-)
+FINISHED = (EPOCHS, *FINISHED_FILES, PREDICTIONS, COSTS, STUDENTS, THUMBNAILS)
 """What a finished study has on an object store, besides its trials and its teacher."""
-TEACHER_PART_SECONDS = 3600.0
-"""A temporary file of a teacher that is older is of a process that was killed: kdtune.teacher and
-kdtune.distill train teachers without the study's lock."""
+OLD_PART_SECONDS = 3600.0
+"""A temporary file that is older is of a process that was killed."""
 
 
 def write_study(
@@ -181,7 +447,7 @@ def write_study(
     Args:
         study: The study as it is run.
         fingerprints: Of what its trials are made of, see `machines.fingerprints_of`.
-        provenance: What is known of its trials, if it runs any, see `driver.prepare`. Models,
+        provenance: What is known of its trials, if it runs any, see `distillation.prepare`. Models,
             their sources, views and warnings are added to the record; the rest is written once.
     """
     study = replace(study, rerun_dropped=False)  # it is asked for once
@@ -197,53 +463,46 @@ def write_study(
         record |= {name: current[name] for name in ("views", "input") if name in current}
         warnings = [*record.get("warnings", []), *current.get("warnings", [])]
         record["warnings"] = list(dict.fromkeys(warnings))
-    with atomic_write(study.folder / PROVENANCE) as part:
+    _write_provenance(study.folder, record)
+
+
+def _write_provenance(folder: Path, record: Mapping[str, Any]) -> None:
+    with atomic_write(folder / PROVENANCE) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove the temporary files of drivers and trials that were killed while they wrote.
+    """Remove old temporary files of processes that were killed while they wrote.
 
-    Call it with the study's lock and lease. Then no other driver of the study lives, on any machine
-    that shares the folder, and its trials have ended with it. A trial that still runs on a machine
-    that was cut off may fail when its file is removed; its results are not used. Reports, teachers
-    and other files that another command may be writing stay, and so do the user's own.
+    The files of a training function of the user's own stay.
     """
-    old = time.time() - TEACHER_PART_SECONDS
-    trials, teacher = folder / TRIALS, folder / TEACHER
-    written = (STUDY, PROVENANCE, *FINISHED)
-    places: list[tuple[Path, str, Sequence[str] | None]] = [
-        (folder, "*.part", written),
-        (trials, f"*/{FILES}/{LOG}.*.part", [LOG]),
-        (trials, "*/*.part", None),
-        (teacher, "**/*.part", None),
-        (folder / THUMBNAILS, "*.part", None),
-    ]
-    for root, pattern, names in places:
-        for part in root.glob(pattern):
-            match = PART.fullmatch(part.name)
-            if match is None or (names is not None and match["file"] not in names):
-                continue
-            with suppress(OSError):  # that of another user stays
-                if part.is_file() and (root != teacher or part.stat().st_mtime < old):
-                    part.unlink()
+    of_function = f"{TRIALS}/*/{TRIAL_FILES}/{EPOCHS_LOG}"
+    places = ("*", f"{TRIALS}/*/*", of_function, f"{TEACHER}/**/*", f"{THUMBNAILS}/*")
+    for part in (part for place in places for part in folder.glob(f"{place}.????????.part")):
+        with suppress(OSError):  # that of another user stays
+            is_old = part.stat().st_mtime < time.time() - OLD_PART_SECONDS
+            if is_old and PART.fullmatch(part.name):
+                part.unlink()
 
 
 def add_warning(folder: Path, sentence: str) -> None:
     """Add a sentence to the warnings of a study that has begun, which results and report show."""
     record = read_provenance(folder)
     warnings = list(dict.fromkeys([*record.get("warnings", []), sentence]))
-    with atomic_write(folder / PROVENANCE) as part:
-        part.write_text(json.dumps(record | {"warnings": warnings}, indent=2), encoding="utf-8")
+    _write_provenance(folder, record | {"warnings": warnings})
 
 
 def _provenance() -> dict[str, Any]:
     """Return the driver's machine, versions and command of a new study."""
+    from torch import device
+
+    from kdtune.models.checks import hardware_name
+
     names = ("torch", "torchvision", "ray", "numpy", "pandas")
     return {
         "machine": {
             "system": f"{platform.system()} {platform.release()}",
-            "processor": hardware_name(torch.device("cpu")),
+            "processor": hardware_name(device("cpu")),
             "cores": os.cpu_count(),
         },
         "python": platform.python_version(),
@@ -309,15 +568,16 @@ def _write_thumbnails(results: Results, run: Run, data: StudyData | None) -> Non
     arms = read_arms(results, Criterion())
     if has_thumbnails(results.folder, arms):
         return
+    from kdtune.data.sources import StudyData  # torch
+
     with suppress(InputError):
         splits = (data or StudyData(run)).of(run).splits
 
         def picture(split: str, index: int) -> Image.Image:
             if splits[split].kind == "tensors":
                 raise ValueError("not an image")
-            example = splits[split].example(index, run.orientation)
-            channels = example.numpy()  # uint8 [C, H, W]
-            last = channels.transpose(1, 2, 0)
-            return Image.fromarray(last[..., 0] if len(channels) == 1 else last)
+            pixels = splits[split].example(index, run.orientation)  # uint8 [C, H, W]
+            shown = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+            return Image.fromarray(shown.numpy())
 
         write_thumbnails(results.folder, arms, picture)

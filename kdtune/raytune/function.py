@@ -8,16 +8,22 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from ray import tune
 
-from kdtune.config.files import PREDICTIONS, atomic_write, not_writable_by_all
+from kdtune.config.files import (
+    EPOCHS_LOG,
+    PREDICTIONS,
+    TRIAL_FILES,
+    atomic_write,
+    not_writable_by_all,
+)
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
 from kdtune.config.task import SPLITS, BaseRun, Train, load_function, own_metric, parse_metric
@@ -30,8 +36,6 @@ from kdtune.storage.records import CORRECT, pack_correct
 # What a training function of the user's own yields: its epochs, checked. Imports no torch.
 
 
-MAX_YIELDED_METRICS = 10_000
-"""Metrics of one epoch that a function may yield; each becomes a part of the records."""
 _Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -59,54 +63,36 @@ class EpochReport:
 
 
 def yielded(train: Callable[[], object]) -> Iterator[Any]:
-    """Call a training function and yield what it yields.
+    """Call a training function and yield what it yields; one of one epoch may return its dict.
 
-    What would end its thread is an error here: Ray takes sys.exit(0) for a trial that has completed
-    and any other interruption for a worker that has died.
+    sys.exit() is an error here: Ray takes it for a trial that has completed.
     """
-    nothing, epochs = object(), None
-    while True:
-        try:
-            with no_exit("train"):
-                epochs = iter(_as_epochs(train())) if epochs is None else epochs
-                given = next(epochs, nothing)
-        except KeyboardInterrupt as error:  # the signal itself reaches the main thread only
-            raise RuntimeError("train raised KeyboardInterrupt") from error
-        if given is nothing:
-            return
-        yield given
+    with no_exit("train"):
+        result = train()
+        if isinstance(result, Mapping):
+            result = [result]
+        if not isinstance(result, Iterable) or isinstance(result, str | bytes):
+            name = type(result).__name__
+            raise ValueError(f"train must yield dicts of metrics, but returned {name}")
+        yield from result
 
 
-def _as_epochs(result: object) -> Iterable[Mapping[str, Any]]:
-    """Return what a function yields; a function of one epoch may return its dict."""
-    if isinstance(result, Mapping):
-        return [result]
-    if not isinstance(result, Iterable) or isinstance(result, str | bytes):
-        raise ValueError(f"train must yield dicts of metrics, but returned {type(result).__name__}")
-    return result
-
-
-def parse_epoch(given: object, study: Study, run: BaseRun, number: int) -> EpochReport:
+def parse_epoch(result: object, study: Study, run: BaseRun, number: int) -> EpochReport:
     """Return an epoch of what a training function has yielded, without its time.
 
     Args:
-        given: SPLIT/NAME to a number, or to an array of a value per example, [N], whose mean is the
-            metric; and perhaps "epoch", its number.
+        result: SPLIT/NAME to a number, or to an array of a value per example, [N], whose mean is
+            the metric; and perhaps "epoch", its number.
         study: Says whether its test needs binary values.
         run: Names the metric on val that it must hold.
         number: Of the epoch, unless it says another.
     """
     score = run.task.score
-    if not isinstance(given, Mapping):
-        raise ValueError(f"train must yield dicts of metrics, but yielded {given!r:.80}")
-    if len(given) > MAX_YIELDED_METRICS:
-        raise ValueError(
-            f"train must yield at most {MAX_YIELDED_METRICS:,} metrics per epoch, but yielded "
-            f"{len(given):,}; give values per example as one array [N]"
-        )
+    if not isinstance(result, Mapping):
+        raise ValueError(f"train must yield dicts of metrics, but yielded {result!r:.80}")
     splits: dict[str, dict[str, float | int | None]] = {}
     examples: dict[str, dict[str, _Values]] = {}
-    for key, value in given.items():
+    for key, value in result.items():
         if key == "epoch":
             number = _parse_number(value)
             continue
@@ -124,10 +110,10 @@ def parse_epoch(given: object, study: Study, run: BaseRun, number: int) -> Epoch
             )
     if score not in splits.get("val", {}):
         raise ValueError(
-            f"train must yield val/{score} in each epoch, but yielded {list(given)!r:.200}"
+            f"train must yield val/{score} in each epoch, but yielded {list(result)!r:.200}"
         )
     if splits["val"][score] is None:
-        raise Diverged(f"val/{score} is {float(np.mean(given[f'val/{score}']))} in epoch {number}")
+        raise Diverged(f"val/{score} is {float(np.mean(result[f'val/{score}']))} in epoch {number}")
     for split, metrics in splits.items():
         counts = {len(values) for values in examples.get(split, {}).values()}
         if len(counts) > 1:
@@ -186,11 +172,6 @@ MAX_ERROR = 2000
 """Letters of an error that the records keep; the trial's error.txt has it whole."""
 
 
-def make_run(study: Study, config: Mapping[str, Any]) -> Any:
-    """Return the study's run with the values of a sample of its space, see `Study.base_run`."""
-    return study.base_run.sample(**config)
-
-
 def shown_names(study: Study) -> list[str]:
     """Return the hyperparameters that name a configuration on the terminal."""
     return study.searched or list(study.task.baseline) or list(study.space)[:1]
@@ -201,7 +182,7 @@ class Reporter:
 
     def __init__(self, study: Study, run: BaseRun):
         planned = run.planned_epochs
-        prunes = study.stop_early and run.repeat == 0 and planned is not None
+        prunes = study.stop_early and run.repeat == 0
         self._rungs = rungs(planned) if prunes and planned is not None else []
         self._unreported: list[EpochReport] = []
         self._warnings: list[str] = []
@@ -220,26 +201,21 @@ class Reporter:
 
     def report(self, error: str | None = None) -> None:
         """Report the epochs that have not been reported, and why the trial failed, if it did."""
-        tune.report(as_report(self._unreported, error) | {"warnings": self._warnings})
+        last = self._unreported[-1].splits if self._unreported else {}
+        curves = {  # the last metrics, for TensorBoard
+            split: {name: value for name, value in metrics.items() if value is not None}
+            for split, metrics in last.items()
+        }
+        epochs = [epoch.recorded for epoch in self._unreported]
+        tune.report({"epochs": epochs, "error": error, "warnings": self._warnings, **curves})
         self._unreported, self._warnings, self._last = [], [], time.monotonic()
-
-
-def as_report(epochs: Sequence[EpochReport], error: str | None = None) -> dict[str, Any]:
-    """Return the report to Tune: all of the epochs, and the last one's metrics for TensorBoard."""
-    last = epochs[-1].splits if epochs else {}
-    curves = {
-        split: {name: value for name, value in metrics.items() if value is not None}
-        for split, metrics in last.items()
-    }
-    return {"epochs": [epoch.recorded for epoch in epochs], "error": error, **curves}
 
 
 def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
     """Return what is reported of an exception; write its traceback into the trial's folder."""
     folder = mirror.folder / place
-    fault = describe_folder_fault(
-        error, mirror.folder
-    )  # before a folder that is gone is made again
+    # before a folder that is gone is made again
+    fault = describe_folder_fault(error, mirror.folder)
     with suppress(OSError):  # perhaps the disk or the store is what failed
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / "error.txt") as part:
@@ -247,27 +223,12 @@ def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
         mirror.push(f"{place}/error.txt")
     if fault is not None:
         return MARK + fault
-    return _as_text(error)
-
-
-def _as_text(error: Exception) -> str:
-    """Return the class and message of what a trial has raised, as the records keep it."""
-    try:
-        text = str(error)
-    except Exception:  # a class of the user's may raise here as well
-        text = "without a message"
     # the names of files may hold bytes that are no text
-    text = text[:MAX_ERROR].encode("utf-8", "backslashreplace").decode("utf-8")
+    text = str(error)[:MAX_ERROR].encode("utf-8", "backslashreplace").decode("utf-8")
     return f"{type(error).__name__}: {text}"
 
 
 # A trial, whatever makes its epochs; and the epochs of a training function of the user's own.
-
-
-FILES = "files"
-"""Folder of a trial that its function may write to; it is kept, and is there again on resuming."""
-LOG = ".kdtune-epochs.json"
-"""The epochs that the function has yielded so far, in its folder."""
 
 
 class CannotResumeError(RuntimeError):
@@ -280,20 +241,10 @@ class CannotResumeError(RuntimeError):
         )
 
 
-class MakeEpochs(Protocol):
-    """Function that yields the epochs of a run, from where an earlier attempt ended."""
-
-    def __call__(
-        self, study: Study, run: Any, mirror: Mirror, reporter: Reporter
-    ) -> Generator[EpochReport, None, None]:
-        """Yield the epochs; leave what is kept of the trial in its folder.
-
-        Args:
-            study: The study.
-            run: The configuration and the repeat.
-            mirror: Of the study's folder.
-            reporter: Gets sentences about the machine and its files.
-        """
+MakeEpochs = Callable[[Study, Any, Mirror, Reporter], Generator[EpochReport, None, None]]
+"""Function of the study, a run, the mirror of its folder, and the reporter, which gets sentences
+about the machine and its files. It yields the epochs of the run, from where an earlier attempt
+ended, and leaves what is kept of the trial in its folder."""
 
 
 @not_writable_by_all()  # another machine's Ray may have another umask
@@ -304,11 +255,11 @@ def run_trial(make_epochs: MakeEpochs, config: dict[str, Any], study: Study) -> 
     restarts a trial only if its worker died; it then resumes from what the run itself has saved.
 
     Args:
-        make_epochs: `trial.distillation_epochs` or `function_epochs`.
+        make_epochs: `distillation_epochs` or `function_epochs`.
         config: A sample of the study's space, and the repeat.
         study: The study.
     """
-    run = make_run(study, config)
+    run = study.base_run.sample(**config)
     place = trial_place(run)
     mirror, reporter, error = Mirror(study), Reporter(study, run), None
     try:
@@ -340,7 +291,7 @@ def function_epochs(
     it finds there.
     """
     place = trial_place(run)
-    files = f"{place}/{FILES}"
+    files = f"{place}/{TRIAL_FILES}"
     folder = study.folder / files
     mirror.pull_folders(files)
     folder.mkdir(parents=True, exist_ok=True)
@@ -358,8 +309,8 @@ def function_epochs(
         raise
     _save_examples(run, epoch, study.folder / place / PREDICTIONS)
     mirror.push(place)
-    (folder / LOG).unlink(missing_ok=True)
-    mirror.delete(f"{files}/{LOG}")
+    (folder / EPOCHS_LOG).unlink(missing_ok=True)
+    mirror.delete(f"{files}/{EPOCHS_LOG}")
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -376,7 +327,7 @@ def _logged_epochs(
             reports = logged[: epoch.number]
             yield from reports
         reports.append(replace(epoch, seconds=time.monotonic() - began))
-        with atomic_write(folder / LOG) as part:
+        with atomic_write(folder / EPOCHS_LOG) as part:
             part.write_text(json.dumps([report.recorded for report in reports]), encoding="utf-8")
         yield reports[-1]
         push()
@@ -407,8 +358,8 @@ def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[
     options = {"folder": folder} if "folder" in inspect.signature(train).parameters else {}
     values = {name: value for name, value in run.config.items() if value is not None}
     planned, due = run.planned_epochs, None
-    for given in yielded(lambda: train(values, run.repeat, **options)):
-        epoch = parse_epoch(given, study, run, due or 0)
+    for result in yielded(lambda: train(values, run.repeat, **options)):
+        epoch = parse_epoch(result, study, run, due or 0)
         if due is None and epoch.number > logged:
             raise CannotResumeError(epoch.number, logged)
         if due is not None and epoch.number != due:
@@ -428,7 +379,9 @@ def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[
 def _read_log(folder: Path) -> list[EpochReport]:
     """Return the epochs that earlier calls have yielded."""
     with suppress(OSError, ValueError, TypeError):  # none, or damaged
-        return [EpochReport(**values) for values in json.loads((folder / LOG).read_text("utf-8"))]
+        return [
+            EpochReport(**values) for values in json.loads((folder / EPOCHS_LOG).read_text("utf-8"))
+        ]
     return []
 
 

@@ -1,7 +1,6 @@
 """The machines of a Ray cluster: what they have, their checks, how many trials fit."""
 
 import itertools
-import os
 import shutil
 import time
 import uuid
@@ -27,13 +26,9 @@ from kdtune.config.task import check_signature, ends_of, load_function, name_of
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
 from kdtune.data.sources import StudyData
 from kdtune.models.registry import ObjectSource, source_digest
+from kdtune.raytune.session import check_address, environment_set
 from kdtune.results.formatting import markdown
-from kdtune.storage.store import (
-    RETRY_TIMEOUT_SECONDS,
-    SHORT_RETRY_TIMEOUT_SECONDS,
-    ConflictError,
-    Store,
-)
+from kdtune.storage.store import ConflictError, Store
 from kdtune.streams.cache import Cache, device_name
 from kdtune.streams.views import (
     check_gpus,
@@ -69,10 +64,7 @@ class Node:
     id: str
     name: str
     """Address and host name."""
-    resources: Amounts
-
-    def __hash__(self) -> int:
-        return hash(self.id)
+    resources: Amounts = field(hash=False)
 
     def __str__(self) -> str:
         return self.name
@@ -91,20 +83,22 @@ def alive_nodes() -> list[Node]:
     Raises RayLostError if there is none, not even that of the driver.
     """
     driver_node = ray.get_runtime_context().get_node_id()
-    nodes = [_node(n) for n in ray.nodes() if n["Alive"]]
+    nodes = [
+        Node(n["NodeID"], f"{n['NodeManagerAddress']} ({n['NodeManagerHostname']})", n["Resources"])
+        for n in ray.nodes()
+        if n["Alive"]
+    ]
     if not nodes:
         raise RayLostError("no machine of Ray is alive; run the same command again to resume")
     return sorted(nodes, key=lambda node: (node.id != driver_node, node.name))
 
 
-def potential_workers(cluster_file: Mapping[str, Any] | None) -> list[Amounts]:
+def potential_workers(cluster_file: Mapping[str, Any]) -> list[Amounts]:
     """Return the resources of the workers that the autoscaler may start, the largest first.
 
     The file of a cluster of type "local" does not state resources; its workers have none here
     until they have joined.
     """
-    if cluster_file is None:
-        return []
     types = sorted(
         cluster_file["available_node_types"].values(),
         key=lambda kind: (kind["resources"].get("GPU", 0), kind["resources"].get("CPU", 0)),
@@ -141,6 +135,17 @@ def trial_resources(study: Study, machines: Sequence[Amounts]) -> TrialResources
     return TrialResources(max(1, min(shares, default=1)), gpu)
 
 
+def fitting_trial(study: Study, machines: Sequence[Amounts]) -> TrialResources:
+    """Return what one trial takes; raise InputError if it fits on no machine."""
+    trial = trial_resources(study, machines)
+    if not any(count_trials(machine, trial) for machine in machines):
+        raise InputError(
+            f"a trial takes {trial.cpu} CPU cores and {trial.gpu:g} GPUs, but no machine has these "
+            f"for the study; lower --cpus-per-trial or --gpus-per-trial"
+        )
+    return trial
+
+
 class Capacity:
     """The number of trials of a study that fit on the cluster, with what the autoscaler may add.
 
@@ -158,25 +163,20 @@ class Capacity:
     def __init__(self, study: Study, tell: Callable[[str], None]):
         path = CLUSTER_FILE.expanduser()
         on_head = study.address is not None and path.exists()
-        self._file = yaml.safe_load(path.read_text()) if on_head else None
-        self.study = study
+        file = yaml.safe_load(path.read_text()) if on_head else {}
+        self.study, self._workers = study, potential_workers(file) if file else []
         self._concurrent, self._counted = 0, -NODE_POLL_SECONDS
         self._limits: list[tuple[frozenset[str], int]] = []
-        self._wait_for_minimum(tell)
+        types = file.get("available_node_types", {}).values()
+        _wait_for_nodes(1 + sum(kind.get("min_workers", 0) for kind in types), tell)
         now = [node.resources for node in alive_nodes()]
-        workers = potential_workers(self._file)
-        gpus = max(_count_gpus(now), _count_gpus([now[0], *workers]))
+        gpus = max(_count_gpus(now), _count_gpus([now[0], *self._workers]))
         if (study.gpus or 0) > gpus:
             raise InputError(
                 f"--gpus must be at most {gpus} on this cluster, which has {_count_gpus(now)} now, "
                 f"but got --gpus {study.gpus}. Use --gpus {gpus}"
             )
-        self.trial = trial_resources(study, [*now, *workers])
-        if not any(count_trials(machine, self.trial) for machine in [*now, *workers]):
-            raise InputError(
-                f"a trial takes {self.trial.cpu} CPU cores and {self.trial.gpu:g} GPUs, but no "
-                f"machine of the cluster has these; --cpus-per-trial, --gpus-per-trial"
-            )
+        self.trial = fitting_trial(study, [*now, *self._workers])
 
     def concurrent_trials(self) -> int:
         """Return how many trials may run now; at least one, which waits for a machine."""
@@ -202,61 +202,44 @@ class Capacity:
         return dropped
 
     def _count(self) -> int:
-        nodes = [node.resources for node in alive_nodes()]
-        now = sum(map(self._fitting, nodes))
-        later = self._fitting(nodes[0]) + sum(map(self._fitting, potential_workers(self._file)))
-        count = max(1, now, later)
+        first, *others = [count_trials(node.resources, self.trial) for node in alive_nodes()]
+        later = first + sum(count_trials(worker, self.trial) for worker in self._workers)
+        count = max(1, first + sum(others), later)
         if self.study.gpus and self.trial.gpu:
-            limit = {"GPU": self.study.gpus, "CPU": count}
-            count = min(count, count_trials(limit, TrialResources(1, self.trial.gpu)))
+            count = min(count, trials_on_gpus(self.study.gpus, self.trial.gpu))
         return count
 
-    def _fitting(self, machine: Amounts) -> int:
-        return count_trials(machine, self.trial)
 
-    def _wait_for_minimum(self, tell: Callable[[str], None]) -> None:
-        types = self._file["available_node_types"].values() if self._file else ()
-        count = 1 + sum(kind.get("min_workers", 0) for kind in types)
-        until = time.monotonic() + JOIN_TIMEOUT_SECONDS
-        if (have := len(alive_nodes())) < count:
-            tell(f"{have} of {count} machines have joined, waiting for the others")
-        while len(alive_nodes()) < count and time.monotonic() < until:
-            time.sleep(1.0)
+def _wait_for_nodes(count: int, tell: Callable[[str], None]) -> None:
+    """Wait until so many machines have joined, but not for ever."""
+    until = time.monotonic() + JOIN_TIMEOUT_SECONDS
+    if (have := len(alive_nodes())) < count:
+        tell(f"{have} of {count} machines have joined, waiting for the others")
+    while len(alive_nodes()) < count and time.monotonic() < until:
+        time.sleep(1.0)
 
 
-def check_local_resources(study: Study, ray_init: Mapping[str, Any] | None) -> None:
-    """Raise InputError if a study on this machine alone asks for more than the machine has.
+def check_resources(study: Study, ray_init: Mapping[str, Any] | None) -> None:
+    """Raise InputError if no cluster answers, or if this machine has less than a local study needs.
 
     Args:
-        study: Names the GPUs, and what one trial takes.
+        study: Names the cluster, or the GPUs of this machine, and what one trial takes.
         ray_init: Arguments of `ray.init` that say what Ray may use, if they are given.
     """
+    if study.address is not None:
+        check_address(study.address)
+        return
     gpus, cpus = count_gpus(study), local_cpus()
     if ray_init is not None:
         gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
     check_gpus(study, gpus)
-    if (study.cpus_per_trial or 1) > cpus:
-        raise InputError(
-            f"--cpus-per-trial must be at most the {cpus} cores of this machine, but got "
-            f"--cpus-per-trial {study.cpus_per_trial}"
-        )
     taken = gpus if study.gpus is None else study.gpus
-    device = device_of(study, taken)
-    if device.type != "cpu" and study.gpus_per_trial > taken:
-        raise InputError(
-            f"--gpus-per-trial must be at most the {taken} GPUs of the study, but got "
-            f"--gpus-per-trial {study.gpus_per_trial:g}"
-        )
-    check_precision(study.run, device)
+    fitting_trial(study, [{"CPU": cpus, "GPU": taken}])
+    check_precision(study.run, device_of(study, taken))
 
 
 def _count_gpus(machines: Sequence[Amounts]) -> int:
     return int(sum(machine.get("GPU", 0) for machine in machines))
-
-
-def _node(entry: Mapping[str, Any]) -> Node:
-    address, host = entry["NodeManagerAddress"], entry["NodeManagerHostname"]
-    return Node(entry["NodeID"], f"{address} ({host})", entry["Resources"])
 
 
 # Checks of every machine of the cluster before a trial runs there.
@@ -265,8 +248,8 @@ def _node(entry: Mapping[str, Any]) -> Node:
 # some trials succeed, some fail, and the exit code is 0.
 
 
-_ANSWER_SECONDS = 180.0
-"""Time for a machine to answer, beside an outage of the store; its worker first imports torch."""
+_ANSWER_SECONDS = 300.0
+"""Time for a machine to answer, with an outage of the store; its worker first imports torch."""
 PROPAGATION_SECONDS = 5.0
 """A shared folder may show what other machines wrote with a delay (NFS: 3 s)."""
 
@@ -276,11 +259,9 @@ class StorageProbe:
 
     Args:
         study: Says which place it is.
-        retry_timeout: Seconds for which requests to the object store are retried in an outage.
     """
 
-    def __init__(self, study: Study, retry_timeout: float = SHORT_RETRY_TIMEOUT_SECONDS):
-        self.retry_timeout = retry_timeout
+    def __init__(self, study: Study):
         self.folder = study.folder / f".preflight-{uuid.uuid4().hex[:8]}"
         self.uri = None if study.uri is None else join_uri(study.uri, self.folder.name)
 
@@ -304,13 +285,13 @@ class StorageProbe:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(name)
             return
-        store = Store(self.uri, self.retry_timeout)
+        store = Store(self.uri)
         with suppress(ConflictError):  # an attempt whose answer was lost has written it
             store.retry(lambda: store.write_if(None, name.encode(), name))
 
     def _sees(self, name: str) -> bool:
         if self.uri is not None:
-            store = Store(self.uri, self.retry_timeout)
+            store = Store(self.uri)
             return store.retry(lambda: store.read(name)) is not None
         until = time.monotonic() + PROPAGATION_SECONDS
         while not (self.folder / name).exists() and time.monotonic() < until:
@@ -322,7 +303,7 @@ class StorageProbe:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.uri is not None:
             with suppress(InputError, OSError):
-                store = Store(self.uri, self.retry_timeout)
+                store = Store(self.uri)
                 for name in store.names():
                     store.delete(name)
 
@@ -348,34 +329,39 @@ class NodeReport:
     """What must be the same on all machines: versions, and fingerprints of data, models, code."""
     gpus: int = 0
     """GPUs that torch sees."""
-    free: Mapping[str, int] = field(default_factory=dict)
-    """Free bytes on the disk of each folder that the study uses."""
+    free: int = 0
+    """Free bytes on the disk of the study's folder."""
     faults: tuple[str, ...] = ()
     """Sentences, without the machine's name."""
     no_answer: str = ""
     """Why the machine did not answer: it or its worker was lost, which is no fault."""
 
 
-def read_data(study: Study) -> StudyData | None:
-    """Read the data of a study; None with a training function of the user's own."""
-    return StudyData(study.run) if study.train is None else None
+def fingerprints_of(study: Study, data: StudyData | None = None) -> dict[str, str]:
+    """Return content hashes of what a study's trials are made of: 16 hex digits each.
 
-
-def fingerprints_of(study: Study, data: StudyData | None) -> dict[str, str]:
-    """Return content hashes of what a study's trials are made of.
+    That of a training function changes with the code of its module and of the user's own modules
+    that it imports. Of a script or a notebook it is that which the function needs.
 
     Args:
         study: The study.
-        data: Its data; None with a training function of the user's own.
+        data: Its data; None reads them. A training function of the user's own has none.
 
-    Raises InputError if data, a model, an objective or the training function cannot work.
+    Raises:
+        InputError: Data, a model, an objective or the training function cannot work.
     """
-    if study.train is not None:
-        return {"train": _fingerprint(study)}
-    assert data is not None  # noqa: S101 - such a study has none alone
-    study_data = data.with_extra(study.run)
-    objectives = check_objectives(study, len(study_data.classes))
-    return check_study(study, study_data) | objectives
+    if study.train is None:
+        study_data = (data or StudyData(study.run)).with_extra(study.run)
+        objectives = check_objectives(study, len(study_data.classes))
+        return check_study(study, study_data) | objectives
+    name = name_of(study.train)
+    if callable(study.train):
+        check_signature(study.train, name)
+        if importable_name(study.train) is None:
+            return {"train": ObjectSource.of(study.train).digest[:16]}
+    else:
+        load_function(name)
+    return {"train": source_digest([name.partition(":")[0]], nn.Module())[:16]}
 
 
 def report_node(
@@ -401,81 +387,36 @@ def report_node(
     attempt(lambda: probe.answer(node.id))
     found = inspection.fingerprints
     if not is_driver:
-        found = attempt(lambda: fingerprints_of(study, read_data(study)), {})
-    cache = Cache(study.cache, study.cache_gb)
+        found = attempt(lambda: fingerprints_of(study), {})
     gpus = attempt(lambda: _visible_gpus(study), 0)
-    free = attempt(lambda: {str(place): _free_bytes(place) for place in _folders(study)}, {})
+    free = attempt(lambda: _free_bytes(study.folder), inspection.run_bytes)
     if study.train is None:
-        attempt(cache.check)
-    need = inspection.run_bytes
-    if (available := free.get(str(study.folder), need)) < need:
-        faults.append(f"{study.folder} has {available} free bytes, but one run needs {need}")
+        attempt(Cache(study.cache, study.cache_gb).check)
+    if free < (need := inspection.run_bytes):
+        faults.append(f"{study.folder} has {free} free bytes, but one run needs {need}")
     if count_trials(node.resources, inspection.trial):
         attempt(lambda: check_precision(study.run, device_of(study, gpus)))
     facts = {"kdtune": __version__, "torch": torch.__version__.split("+")[0], **found}
     return NodeReport(facts, gpus, free, tuple(faults))
 
 
-def find_node_faults(nodes: Mapping[Node, NodeReport]) -> dict[Node, list[str]]:
-    """Return a sentence for each fault of a machine and for what differs from the first one."""
-    first, ours = next(iter(nodes.items()))
-    faults = {}
-    for node, report in nodes.items():
-        faults[node] = [f"{node}: {sentence}" for sentence in report.faults]
-        faults[node] += [
-            f"{node} has {name} {theirs}, but {first} has {ours.facts[name]}; make them the same"
-            for name, theirs in report.facts.items()
-            if name in ours.facts and ours.facts[name] != theirs
-        ]
-    return faults
-
-
 def _find_missing_gpus(node: Node, report: NodeReport) -> list[str]:
     """Return a warning if Ray counts GPUs on a machine that torch does not see."""
     counted = int(node.resources.get("GPU", 0))
-    if report.gpus >= counted:
-        return []
     seen = f"Ray counts {counted} GPUs, but torch sees {report.gpus}"
-    return [f"warning: {node}: {seen}; runs use its CPUs"]
+    return [f"warning: {node}: {seen}; runs use its CPUs"] if report.gpus < counted else []
 
 
 def _visible_gpus(study: Study) -> int:
     """Return the number of the machine's GPUs, including those that Ray hides from this task."""
-    hidden = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    try:
+    with environment_set(CUDA_VISIBLE_DEVICES=None):
         return count_gpus(study)
-    finally:
-        if hidden is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = hidden
-
-
-def _folders(study: Study) -> tuple[Path, Path]:
-    return study.folder, Cache(study.cache, study.cache_gb).folder
 
 
 def _free_bytes(folder: Path) -> int:
     """Return the free bytes on the disk of a folder, which need not exist yet."""
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     return shutil.disk_usage(existing).free
-
-
-def _fingerprint(study: Study) -> str:
-    """Return 16 hex digits that change with the code of the training function.
-
-    The code is that of its module and of the user's own modules that it imports. Of a script or a
-    notebook it is that which the function needs.
-
-    Raises:
-        InputError: It cannot be imported, or called as a training function.
-    """
-    name = name_of(study.train or "")
-    if callable(study.train):
-        check_signature(study.train, name)
-        if importable_name(study.train) is None:
-            return ObjectSource.of(study.train).digest[:16]
-    else:
-        load_function(name)
-    return source_digest([name.partition(":")[0]], nn.Module())[:16]
 
 
 def preflight(inspection: Inspection) -> list[str]:
@@ -492,12 +433,12 @@ def preflight(inspection: Inspection) -> list[str]:
     """
     study, trial = inspection.study, inspection.trial
     first, *others = alive_nodes()
-    reports, faults = inspect_nodes(inspection, first, others, SHORT_RETRY_TIMEOUT_SECONDS)
+    reports, faults = inspect_nodes(inspection, first, others)
     lines = [sentence for sentences in faults.values() for sentence in sentences]
     lines += [f"{node} {report.no_answer}" for node, report in reports.items() if report.no_answer]
     if lines:
         raise NodeMismatchError("\n".join(lines))
-    lines = [_table(study, reports)] if others else []
+    lines = [_table(reports)] if others else []
     for node, report in reports.items():
         lines += _find_missing_gpus(node, report)
     if with_gpus := [node for node, report in reports.items() if trial.gpu and report.gpus]:
@@ -511,31 +452,34 @@ def preflight(inspection: Inspection) -> list[str]:
 
 
 def inspect_nodes(
-    inspection: Inspection, first: Node, others: Sequence[Node], retry_timeout: float
+    inspection: Inspection, first: Node, others: Sequence[Node]
 ) -> tuple[dict[Node, NodeReport], dict[Node, list[str]]]:
-    """Inspect machines from the first of them, that of the driver.
-
-    Args:
-        inspection: What they are inspected for.
-        first: The machine on which this function runs.
-        others: The other machines.
-        retry_timeout: Seconds for which requests to the object store are retried in an outage.
+    """Inspect machines from the first of them, that of the driver, on which this function runs.
 
     Returns:
-        The report of each machine, and a sentence for each of its faults.
+        The report of each machine, and a sentence for each of its faults and for what differs from
+        the first one.
 
     Raises:
         InputError, OSError: The first machine cannot write into the study's place.
     """
-    probe = StorageProbe(inspection.study, retry_timeout)
+    probe = StorageProbe(inspection.study)
     try:
         probe.write("driver")
         tasks = {node: start_on(node, report_node, node, probe, inspection) for node in others}
         reports = {first: report_node(first, probe, inspection, is_driver=True)}
-        reports |= {node: _wait_for_report(task, retry_timeout) for node, task in tasks.items()}
+        reports |= {node: _wait_for_report(task) for node, task in tasks.items()}
     finally:
         probe.remove()
-    return reports, find_node_faults(reports)
+    ours, faults = reports[first].facts, {}
+    for node, report in reports.items():
+        faults[node] = [f"{node}: {sentence}" for sentence in report.faults]
+        faults[node] += [
+            f"{node} has {name} {theirs}, but {first} has {ours[name]}; make them the same"
+            for name, theirs in report.facts.items()
+            if name in ours and ours[name] != theirs
+        ]
+    return reports, faults
 
 
 def start_on(node: Node, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -550,14 +494,13 @@ def describe_ray_error(error: Exception) -> str:
     return first_line(getattr(error, "cause", None) or error)
 
 
-def _wait_for_report(task: Any, retry_timeout: float) -> NodeReport:
+def _wait_for_report(task: Any) -> NodeReport:
     """Return the report of a machine, or one that says why there is none."""
-    seconds = _ANSWER_SECONDS + retry_timeout
     try:
-        report: NodeReport = ray.get(task, timeout=seconds)
+        report: NodeReport = ray.get(task, timeout=_ANSWER_SECONDS)
         return report
     except ray.exceptions.GetTimeoutError:
-        return NodeReport(no_answer=f"has not answered in {seconds:.0f} s")
+        return NodeReport(no_answer=f"has not answered in {_ANSWER_SECONDS:.0f} s")
     except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
         reason = describe_ray_error(error)
         return NodeReport(faults=(f"cannot run kdtune {__version__} ({reason}); install it there",))
@@ -565,14 +508,13 @@ def _wait_for_report(task: Any, retry_timeout: float) -> NodeReport:
         return NodeReport(no_answer=f"could not be inspected ({describe_ray_error(error)})")
 
 
-def _table(study: Study, reports: Mapping[Node, NodeReport]) -> str:
-    head = ["machine", "kdtune", "torch", "CPU", "GPU", "free GB, study", "free GB, cache"]
+def _table(reports: Mapping[Node, NodeReport]) -> str:
+    head = ["machine", "kdtune", "torch", "CPU", "GPU", "free GB"]
     rows = []
     for node, report in reports.items():
         versions = [report.facts["kdtune"], report.facts["torch"]]
         counts = [f"{node.resources.get(kind, 0):g}" for kind in ("CPU", "GPU")]
-        free = [f"{report.free[str(folder)] / 1e9:.1f}" for folder in _folders(study)]
-        rows.append([str(node), *versions, *counts, *free])
+        rows.append([str(node), *versions, *counts, f"{report.free / 1e9:.1f}"])
     return markdown(head, rows)
 
 
@@ -583,8 +525,6 @@ def _table(study: Study, reports: Mapping[Node, NodeReport]) -> str:
 
 BATCH_SECONDS = 180.0
 """Time for a batch on a GPU; a new worker first imports torch."""
-OUT_OF_GPU_MEMORY = ("out of memory", "ALLOC_FAILED")
-"""Words in the errors of PyTorch and of cuBLAS."""
 
 
 def check_gpus_compute(study: Study, nodes: Sequence[Node], trial: TrialResources) -> list[str]:
@@ -634,14 +574,11 @@ def try_on_gpu(study: Study) -> str:
     for run in largest_runs(study):
         try:
             try_batch(run, data, device)
-        except Exception as error:  # of a user's model, or of the GPU's driver
-            if any(words in str(error) for words in OUT_OF_GPU_MEMORY):
-                return (
-                    f"one trial does not fit into the free memory of a GPU ({device_name(device)}) "
-                    f"with --batch-size {run.batch_size}, the largest of this study; use a smaller "
-                    f"one, or a smaller model"
-                )
-            return f"a training step fails on this GPU ({first_line(error, 200)})"
+        except Exception as error:  # of a user's model, of the GPU's driver, or for lack of memory
+            return (
+                f"a training step with --batch-size {run.batch_size}, the largest of this study, "
+                f"fails on this GPU ({device_name(device)}: {first_line(error, 200)})"
+            )
     return ""
 
 
@@ -707,8 +644,7 @@ class MachineMonitor:
         first = self.nodes[0]
         for node in self.nodes:
             if node.id not in old:  # also one that has restarted
-                arguments = (self.inspection, first, [node], RETRY_TIMEOUT_SECONDS)
-                self._tasks[node] = start_on(first, inspect_nodes, *arguments)
+                self._tasks[node] = start_on(first, inspect_nodes, self.inspection, first, [node])
         for node, task in list(self._tasks.items()):
             if ray.wait([task], timeout=0)[0]:
                 yield from self._report(node, self._tasks.pop(node))

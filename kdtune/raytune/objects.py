@@ -5,8 +5,8 @@ import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import ray
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kdtune.config.objects import Objects, Passed, describe_object
 from kdtune.config.study import Study, object_names
 from kdtune.config.text import InputError, first_line
-from kdtune.data.arrays import read_passed_data
+from kdtune.data.arrays import load_user_data
 from kdtune.data.dataset import Data
 from kdtune.models.registry import source_of
 
@@ -178,14 +178,15 @@ def freeze_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> S
     """
     if not study.run.objects:
         return study
-    names = object_names(study)
-    values = {name: passed.value for name, passed in study.run.objects.passed.items()}
-    kinds = {name: kind for name, kind in names.items() if name in values}
+    passed = study.run.objects.passed
+    kinds = {name: kind for name, kind in object_names(study).items() if name in passed}
     if not kinds:
         return study
     _check_place(study, ray_init, kinds)
     copies = {
-        name: Passed(values[name]) if kind == "data" else Frozen(kind, name, values[name])
+        name: Passed(passed[name].value)
+        if kind == "data"
+        else Frozen(kind, name, passed[name].value)
         for name, kind in kinds.items()
     }
     return with_passed(study, copies)
@@ -243,13 +244,12 @@ def _share(name: str, passed: Passed) -> "_Shared":
     if isinstance(passed, Frozen):
         content, source = passed.content, source_of(passed)
     else:
-        data = passed.once("data", lambda: read_passed_data(name, passed))
+        data = passed.once("data", lambda: load_user_data(name, passed))
         content, source = freeze(data, buffers), None
     # bytes alone would be copied by each worker
-    reference = ray.put((np.frombuffer(content, dtype=np.uint8), buffers))
-    shared = _Shared(uuid4().hex, reference, passed.is_module, source)
+    reference = ray.put((np.frombuffer(content, dtype=np.uint8), buffers, source))
+    shared = _Shared(reference, passed.is_module)
     shared.value, shared.notes = passed.value, passed.notes  # what this process has made of it
-    _remember(shared)
     return shared
 
 
@@ -257,20 +257,18 @@ class _Shared(Passed):
     """An object of Ray's object store; it reaches other processes as a reference.
 
     Args:
-        token: Tells it from all others.
-        reference: To what the store holds of it: bytes and buffers.
+        reference: To what the store holds of it: bytes, buffers, and the source of its code (see
+            `source_of`), None for data.
         is_module: Whether it is a module.
-        source: Of its code, see `source_of`; None for data.
     """
 
-    def __init__(self, token: str, reference: Any, is_module: bool, source: Any):
+    def __init__(self, reference: Any, is_module: bool):
         super().__init__(None)
-        self.token, self._state = token, (token, reference, is_module, source)
-        self._reference, self._is_module = reference, is_module
+        self._state = reference, is_module
 
     def fresh(self) -> Any:
         """Return a new copy of the module or function, or the data."""
-        content, buffers = ray.get(self._reference)
+        content, buffers, _ = ray.get(self._state[0])
         return thaw(memoryview(content), buffers)
 
     def __reduce__(self) -> Any:
@@ -279,29 +277,22 @@ class _Shared(Passed):
     @property
     def is_module(self) -> bool:
         """Whether it is a module, which has weights of its own."""
-        return self._is_module
+        return self._state[1]
 
 
-_attached: dict[str, _Shared] = {}
-"""Objects of this process by token; the latest ones, so that data are read and unpacked once."""
+@lru_cache(MAX_ATTACHED)
+def attach(reference: Any, is_module: bool) -> Passed:
+    """Return an object of Ray's store; for one process it is always the same.
 
-
-def _remember(shared: _Shared) -> None:
-    _attached[shared.token] = shared
-    while len(_attached) > MAX_ATTACHED:
-        del _attached[next(iter(_attached))]
-
-
-def attach(token: str, reference: Any, is_module: bool, source: Any) -> Passed:
-    """Return an object of Ray's store, see `_Shared`; one that this process has is the same."""
-    if token not in _attached:
-        shared = _Shared(token, reference, is_module, source)
-        if source is None:
-            shared.notes["data"] = _with_own_stamps(shared.fresh())
-        else:
-            shared.notes["source"] = source
-        _remember(shared)
-    return _attached[token]
+    So data are read and unpacked once.
+    """
+    shared = _Shared(reference, is_module)
+    *_, source = ray.get(reference)
+    if source is None:
+        shared.notes["data"] = _with_own_stamps(shared.fresh())
+    else:
+        shared.notes["source"] = source
+    return shared
 
 
 def _with_own_stamps(data: Data) -> Data:

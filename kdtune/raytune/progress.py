@@ -6,9 +6,9 @@ import os
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from html import escape
 from signal import SIGKILL
 from typing import Any
@@ -69,8 +69,11 @@ class NotebookOutput:
             self._handle.update(content, raw=True)
 
 
-def show_folded(title: str, lines: Sequence[str]) -> None:
-    """Show a title in a notebook, and the lines below it once the reader clicks on it."""
+def print_recipe(title: str, lines: Sequence[str]) -> None:
+    """Print a title and the table of a study's recipe below it; in a notebook it is folded."""
+    if not Progress().in_notebook:
+        print(title, *lines, sep="\n")
+        return
     from IPython.display import display
 
     text = "\n".join(lines)
@@ -166,30 +169,16 @@ class ProgressDisplay(Progress):
         planned = "" if task.total is None else f" of {task.total:g}"
         state = f"{task.completed:g}{planned} runs ended: {table.caption}".removesuffix(": ")
         table.caption = None  # rich would wrap it to the width of the table
-        self._output.show(in_plain_text(table, state, *now))
+        plain: Any = {"color_system": None, "force_jupyter": False, "force_terminal": False}
+        console = Console(file=io.StringIO(), width=100, **plain)
+        with console.capture() as shown:
+            console.print(table)
+        lines = [*shown.get().rstrip().splitlines(), *filter(None, (state, *now))]
+        self._output.show("\n".join(line.rstrip() for line in lines))
 
     def _building(self) -> str:
         first = next(self.cache.building(), None)
         return describe_build(*first) if first else ""
-
-
-def print_recipe(title: str, lines: Sequence[str]) -> None:
-    """Print a title and the table of a study's recipe below it; in a notebook it is folded."""
-    if Progress().in_notebook:
-        show_folded(title, lines)
-    else:
-        print(title, *lines, sep="\n")
-
-
-def in_plain_text(table: Table, *lines: str) -> str:
-    """Return a table and lines below it as text without colours; empty lines are left out."""
-    console = Console(
-        file=io.StringIO(), width=100, color_system=None, force_jupyter=False, force_terminal=False
-    )
-    with console.capture() as shown:
-        console.print(table)
-    text = "\n".join([shown.get().rstrip(), *filter(None, lines)])
-    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def make_table(plan: Plan) -> Table:
@@ -213,10 +202,7 @@ def make_table(plan: Plan) -> Table:
 
 def describe_state(plan: Plan) -> str:
     """Return the number of runs by status, the lead over the baseline and whether it is decided."""
-    counts: dict[str, int] = {}
-    for state in plan.ledger.by_row:
-        for status in state.status.values():
-            counts[status] = counts.get(status, 0) + 1
+    counts = Counter(status for state in plan.ledger.by_row for status in state.status.values())
     parts = [
         f"{counts[status]} {status}"
         for status in ("completed", "running", "failed", "pruned", "dropped")
@@ -258,15 +244,16 @@ def _describe_lead(
 ) -> str:
     criterion = Criterion(task=plan.study.task)
     scale, unit = criterion.scale, " points" * criterion.in_points
+    form = "+.1f" if criterion.in_points else "+.3g"
     if final := final_test(plan.ledger, pair).differences:
         mean = scale * criterion.sign * sum(final) / len(final)
-        text = f"{mean:{_form(criterion)}}{unit} over {len(final)} final repeats"
+        text = f"{mean:{form}}{unit} over {len(final)} final repeats"
         if plan.study.until_decided:
             decision = next(d for d in decisions(plan.ledger) if d.pair.baseline is baseline)
             text += f", {decision.state} (always-valid p = {decision.test.p:.2g})"
         return text
     common = sorted(baseline.scores.keys() & distilled.scores.keys())
-    sign, form = scale * criterion.sign, _form(criterion)
+    sign = scale * criterion.sign
     ours, theirs = ([sign * state.scores[r] for r in common] for state in (distilled, baseline))
     interval = paired_difference(ours, theirs).interval
     ends = f"{interval.low:{form}} to {interval.high:{form}}"
@@ -275,10 +262,6 @@ def _describe_lead(
     lead = f"{interval.mean:{form}}{unit}{shown} over {interval.n} repeats"
     best = "best distilled" if criterion.task.is_distillation else "best"
     return f"{best} minus best baseline {lead}"
-
-
-def _form(criterion: Criterion) -> str:
-    return "+.1f" if criterion.in_points else "+.3g"
 
 
 # The command of --notify, which is run once at the end of a study.
@@ -290,32 +273,25 @@ MAX_VARIABLE = 10_000
 """Characters of KDTUNE_VERDICT; systems limit the size of the environment."""
 
 
-@dataclass(frozen=True)
-class StudyOutcome:
-    """How a study ended."""
+def describe_outcome(end: Results | BaseException) -> tuple[str, str]:
+    """Return how a study has ended, and the conclusion in words or why there is none.
 
-    status: str
-    """completed, failed (no run completed, or an error) or interrupted."""
-    verdict: str
-    """The conclusion in words; without one, why the study ended."""
-
-
-def outcome_of_error(error: BaseException) -> StudyOutcome:
-    """Return the outcome of a study that an exception has ended."""
-    if isinstance(error, KeyboardInterrupt):
-        reason = f" ({error})" if str(error) else ""
-        return StudyOutcome("interrupted", f"The study was interrupted{reason}.")
-    return StudyOutcome("failed", f"The study failed: {type(error).__name__}: {first_line(error)}")
-
-
-def outcome_of_results(results: Results) -> StudyOutcome:
-    """Return the outcome of a study that has ended."""
-    has_completed = "completed" in set(results.trials.status)
-    return StudyOutcome("completed" if has_completed else "failed", results.verdict())
+    The first is completed, failed (no run has completed, or an error) or interrupted.
+    """
+    if isinstance(end, KeyboardInterrupt):
+        reason = f" ({end})" if str(end) else ""
+        return "interrupted", f"The study was interrupted{reason}."
+    if isinstance(end, BaseException):
+        return "failed", f"The study failed: {type(end).__name__}: {first_line(end)}"
+    has_completed = "completed" in set(end.trials.status)
+    return "completed" if has_completed else "failed", end.verdict()
 
 
 def notify(
-    command: str | None, study: Study, outcome: StudyOutcome, write: Callable[[str], None] = print
+    command: str | None,
+    study: Study,
+    end: Results | BaseException,
+    write: Callable[[str], None] = print,
 ) -> None:
     """Run the command, if there is one; one that fails or takes too long is a warning.
 
@@ -324,14 +300,15 @@ def notify(
     """
     if command is None:
         return
+    status, verdict = describe_outcome(end)
     variables = {
         "KDTUNE_STUDY": study.name,
         "KDTUNE_FOLDER": study.uri or str(study.folder.absolute()),
-        "KDTUNE_STATUS": outcome.status,
-        "KDTUNE_VERDICT": outcome.verdict.replace("\0", "")[:MAX_VARIABLE],
+        "KDTUNE_STATUS": status,
+        "KDTUNE_VERDICT": verdict.replace("\0", "")[:MAX_VARIABLE],
     }
     with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as output:
-        text.write(f"{outcome.verdict}\n".encode())
+        text.write(f"{verdict}\n".encode())
         text.seek(0)
         try:  # files, not pipes: a command may read nothing, or leave a process in the background
             process = subprocess.Popen(  # noqa: S602 - the user's own command

@@ -20,15 +20,8 @@ from kdtune.config.task import BaseRun
 from kdtune.config.text import DataChangedError, FolderUnusableError
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
-from kdtune.raytune.function import make_run, shown_names
-from kdtune.raytune.machines import (
-    OUT_OF_GPU_MEMORY,
-    Capacity,
-    MachineMonitor,
-    Node,
-    alive_nodes,
-    start_on,
-)
+from kdtune.raytune.function import shown_names
+from kdtune.raytune.machines import Capacity, MachineMonitor, alive_nodes, start_on
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.session import check_local_ray
 from kdtune.storage.folder import MARK
@@ -42,6 +35,8 @@ MAX_TRIAL_RETRIES = 2
 """Times that a trial whose worker died is started again."""
 MAX_LOST_MACHINES = 20
 """Machines that a run may lose, such as spot machines, before each loss counts as a failure."""
+OUT_OF_GPU_MEMORY = ("out of memory", "ALLOC_FAILED")
+"""Words in the errors of PyTorch and of cuBLAS."""
 OUT_OF_MEMORY = (*OUT_OF_GPU_MEMORY, "can't allocate memory", "MemoryError")
 """Words in errors: those of a GPU, of PyTorch on a CPU and of Python."""
 _ADVICE = "it needs a smaller batch size or a smaller model"
@@ -139,7 +134,7 @@ class Recorder(tune.Callback):
     @_deferring
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record that a trial starts, or starts again; before, the round of finals it begins."""
-        run = make_run(self.study, trial.config)
+        run = self.study.base_run.sample(**trial.config)
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
         self._started.add(trial.trial_id)
@@ -153,7 +148,7 @@ class Recorder(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Record the epochs that a trial reports, or keep why it failed."""
-        run = make_run(self.study, trial.config)
+        run = self.study.base_run.sample(**trial.config)
         self.watch.hear(self.describe(run))
         self.nodes[run.trial_id] = result["hostname"]
         if error := result.get("error"):
@@ -163,34 +158,27 @@ class Recorder(tune.Callback):
                 self._warnings.add(warning)
                 self.display.print_line(f"warning: {result['hostname']}: {warning}")
         for epoch in result.get("epochs", ()):
-            attempt = self.attempts[run.trial_id]
-            number, seconds, splits = epoch["number"], epoch["seconds"], epoch["splits"]
-            correct = epoch.get(CORRECT)
-            for line in self.records.epoch(run, attempt, number, seconds, splits, correct):
+            values = epoch["number"], epoch["seconds"], epoch["splits"], epoch.get(CORRECT)
+            for line in self.records.epoch(run, self.attempts[run.trial_id], *values):
                 self.plan.add_record(line)
-            self.scores[run.trial_id] = splits["val"][self.study.task.score]
+            self.scores[run.trial_id] = epoch["splits"]["val"][self.study.task.score]
         if error and error.startswith(MARK):  # the study cannot go on, and the run is not at fault
             raise FolderUnusableError(f"{result['hostname']}: {error.removeprefix(MARK)}")
 
     @_deferring
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Record the end of a trial that completed, was pruned, or reported an error."""
-        run = make_run(self.study, trial.config)
+        run = self.study.base_run.sample(**trial.config)
         error = self.errors.pop(run.trial_id, None)
         if error is not None and is_out_of_memory(error):
-            if self._has_own_gpu and is_out_of_memory(error, OUT_OF_GPU_MEMORY):
-                error += OWN_GPU
-            else:
+            has_own_gpu = self.capacity.trial.gpu >= 1
+            if not (has_own_gpu and is_out_of_memory(error, OUT_OF_GPU_MEMORY)):
                 if not self.retry_with_fewer([run]):
                     self._fail_alone(run, error)
                 return
+            error += OWN_GPU
         status = "pruned" if run.trial_id in self.plan.pruned else "completed"
         self._end(run, status if error is None else "failed", error)
-
-    @property
-    def _has_own_gpu(self) -> bool:
-        """Whether no trial shares a GPU with another one."""
-        return self.capacity.trial.gpu >= 1
 
     def retry_with_fewer(self, killed: Sequence[BaseRun]) -> bool:
         """Retry runs for which memory did not suffice, with half as many at a time.
@@ -235,7 +223,7 @@ class Recorder(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Do not count the death of a worker as the trial's failure if its machine was lost."""
-        run = make_run(self.study, trial.config)
+        run = self.study.base_run.sample(**trial.config)
         self.watch.forget(self.describe(run))
         if self._may_lose_machine(run, trial):
             trial.run_metadata.num_failures -= 1
@@ -248,14 +236,12 @@ class Recorder(tune.Callback):
             RayLostError: It died with the local Ray, without which no worker starts.
         """
         check_local_ray()
-        run = make_run(self.study, trial.config)
+        run = self.study.base_run.sample(**trial.config)
         if self._may_lose_machine(run, trial):  # before the trial started, or after its last retry
             self._requeue(run)
         elif trial.trial_id in self._started:
             self._end(run, "failed", f"its worker died {MAX_TRIAL_RETRIES + 1} times")
-        elif (
-            self._not_started[run.trial_id] < MAX_TRIAL_RETRIES
-        ):  # Tune retries only those that started
+        elif self._not_started[run.trial_id] < MAX_TRIAL_RETRIES:  # Tune retries started ones only
             self._not_started[run.trial_id] += 1
             self._requeue(run)
         else:
@@ -287,19 +273,16 @@ class Recorder(tune.Callback):
         if status != "failed":  # the student is kept, the state of the optimiser is not
             delete_states(self.study.folder / "trials" / run.trial_id / CHECKPOINT)
             self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
-        text = f"  {self.describe(run)}: {error or self._score(run, status)}"
-        self.display.advance(text, failed=status == "failed")
+        score = self.scores.get(run.trial_id, math.nan)
+        pruned = " (pruned)" if status == "pruned" else ""
+        text = error or f"val {self.study.task.score} {score:.4f}{pruned}"
+        self.display.advance(f"  {self.describe(run)}: {text}", failed=status == "failed")
 
     def describe(self, run: BaseRun) -> str:
         """Return the name of a run for people."""
         values = {**run.config, "repeat": run.repeat}
         names = [*shown_names(self.study), "repeat"]
         return ", ".join(f"{name} {values[name]}" for name in names if values[name] is not None)
-
-    def _score(self, run: BaseRun, status: str) -> str:
-        pruned = " (pruned)" if status == "pruned" else ""
-        score = self.scores.get(run.trial_id, math.nan)
-        return f"val {self.study.task.score} {score:.4f}{pruned}"
 
 
 def is_out_of_memory(error: str, phrases: Sequence[str] = OUT_OF_MEMORY) -> bool:
@@ -340,7 +323,8 @@ class ProcessWatch:
         self._write_line = write
         self._actors: dict[str, Callable[[], Any]] = {}
         self._heard: dict[str, float] = {}
-        self._looks: dict[str, tuple[Node, int, Any]] = {}
+        self._looks: dict[str, tuple[Any, str]] = {}
+        """The task that looks at the process of a run, and the line if it kills it."""
         self._polled = time.monotonic()
 
     def begin(self, name: str, actor: Callable[[], Any]) -> None:
@@ -356,12 +340,11 @@ class ProcessWatch:
     def hear(self, name: str) -> None:
         """Note that a run is alive."""
         self._heard[name] = time.monotonic()
-        self._looks.pop(name, None)
 
     def forget(self, name: str) -> None:
         """Watch a run no longer, until it begins again."""
-        for by_name in (self._actors, self._heard, self._looks):
-            by_name.pop(name, None)
+        self._actors.pop(name, None)
+        self._heard.pop(name, None)
 
     def poll(self) -> None:
         """Look at the processes of silent runs; called all the time.
@@ -375,54 +358,40 @@ class ProcessWatch:
         check_local_ray()
         was_away = now - self._polled > AWAY_SECONDS
         self._polled = now
-        if was_away:  # the driver was suspended or busy: what has been reported is not read yet
-            for name in self._actors:
+        for name, (task, line) in list(self._looks.items()):
+            if ray.wait([task], timeout=0)[0]:
+                del self._looks[name]
+                # a RayError: the machine is lost, or has no memory for a task
+                with suppress(ray.exceptions.RayError):
+                    if ray.get(task):
+                        self._write_line(line)
+        for name, heard in list(self._heard.items()):
+            # if the driver was suspended or busy, what has been reported is not read yet
+            if was_away or now - heard >= TRIAL_SILENT_SECONDS:
                 self.hear(name)
-        for name in [n for n, at in self._heard.items() if now - at >= TRIAL_SILENT_SECONDS]:
-            self._look(name)
+            if not was_away and now - heard >= TRIAL_SILENT_SECONDS and name not in self._looks:
+                self._look(name, now - heard)
 
-    def _look(self, name: str) -> None:
-        """Begin a look at the process of a silent run, or read the one that has ended."""
-        if name not in self._looks:
-            place = find_process(self._actors[name]())
-            if place is None:
-                self.hear(name)
-            else:
-                self._looks[name] = (*place, start_on(place[0], is_stopped, place[1]))
-            return
-        node, pid, task = self._looks[name]
-        if not ray.wait([task], timeout=0)[0]:
-            return
-        silent = time.monotonic() - self._heard[name]
-        self.hear(name)
-        # a RayError: the machine is lost, or has no memory for a task
-        with suppress(ray.exceptions.RayError):
-            if ray.get(task):
-                # said first: once the process is dead, its run is no longer watched
-                self._write_line(
+    def _look(self, name: str, silent: float) -> None:
+        """Start a task that kills the process of a silent run if it is stopped."""
+        actor = self._actors[name]()
+        entry = {} if actor is None else state.actors(actor_id=actor._actor_id.hex())
+        address = entry.get("Address", {}).get("NodeID", "")  # Ray may not know it any more
+        for node in alive_nodes():
+            if node.id == address:
+                pid = entry["Pid"]
+                line = (
                     f"{name}: no epoch for {silent:.0f} s, and its process {pid} on {node} was "
                     f"stopped, so it is killed; the run resumes from its last checkpoint"
                 )
-                start_on(node, kill_if_stopped, pid)
+                self._looks[name] = start_on(node, kill_if_stopped, pid), line
 
 
-def find_process(actor: Any) -> tuple[Node, int] | None:
-    """Return the machine and the process of an actor; None if Ray does not know them (any more)."""
-    entry = {} if actor is None else state.actors(actor_id=actor._actor_id.hex())
-    nodes = {node.id: node for node in alive_nodes()}
-    node = nodes.get(entry.get("Address", {}).get("NodeID", ""))
-    return None if node is None else (node, entry["Pid"])
-
-
-def is_stopped(pid: int) -> bool:
-    """Return whether a process of this machine is stopped."""
+def kill_if_stopped(pid: int) -> bool:
+    """Kill a process of this machine if it is stopped; return whether it was."""
     with suppress(psutil.Error):
-        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_STOPPED:
+            process.kill()
+            return True
     return False
-
-
-def kill_if_stopped(pid: int) -> None:
-    """Kill a process of this machine if it is still stopped."""
-    if is_stopped(pid):
-        with suppress(psutil.Error):
-            psutil.Process(pid).kill()

@@ -52,8 +52,9 @@ def signals_delayed() -> Iterator[None]:
     arrived: list[int] = []
 
     def note(number: int, _: object) -> None:
-        _note(number)
         arrived.append(number)
+        if number != signal.SIGINT:  # which Ray's own processes ignore
+            _arrived.set()
         if len(arrived) > 1:
             raise KeyboardInterrupt
 
@@ -73,15 +74,18 @@ def signals_delayed() -> Iterator[None]:
 
 
 @contextmanager
-def signals_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a study as Ctrl-C does.
+def ended_in_words() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a study as Ctrl-C does; say so if its local Ray is lost.
 
     Ray's own handler of SIGTERM would end the process at once. An error after such a signal is
     taken for its effect: nothing can be printed on a terminal that is closed.
+
+    Raises:
+        RayLostError: In place of an error that follows from the end of the local Ray.
     """
 
     def stop(number: int, _: object) -> None:
-        _note(number)
+        _arrived.set()
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a script
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
@@ -92,39 +96,31 @@ def signals_as_ctrl_c() -> Iterator[None]:
     except Exception as error:
         if _arrived.is_set():
             raise KeyboardInterrupt from error
+        if not isinstance(error, UserError):
+            check_local_ray()
         raise
 
 
-def _note(number: int) -> None:
-    if number != signal.SIGINT:  # which Ray's own processes ignore
-        _arrived.set()
-
-
 @contextmanager
-def _restored(numbers: Sequence[int]) -> Iterator[Mapping[int, Any]]:
-    """Yield the handlers of signals, and give them back when the context is left.
+def _handled(
+    numbers: Sequence[int], handler: Callable[[int, Any], Any] | None = None
+) -> Iterator[None]:
+    """Give signals back their handlers when the context is left; until then they may have another.
 
-    Only the main thread may do so; in another one the mapping is empty. A handler that was not set
-    from Python (None) cannot be given back.
+    Those that nohup ignores stay ignored. Only the main thread may do so. A handler that was not
+    set from Python (None) cannot be given back.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in numbers if is_main}
+    before = {number: old for number, old in before.items() if old is not None}
     try:
-        yield before
-    finally:
-        for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
-
-
-@contextmanager
-def _handled(numbers: Sequence[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Give signals a handler until the context is left; those that nohup ignores stay ignored."""
-    with _restored(numbers) as before:
         for number, old in before.items():
-            if old not in (signal.SIG_IGN, None):
+            if handler is not None and old is not signal.SIG_IGN:
                 signal.signal(number, handler)
         yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextmanager
@@ -138,8 +134,9 @@ def summarised(describe: Callable[[], str], write: Callable[[str], None]) -> Ite
     _summaries.append(describe)
     try:
         yield
-    except KeyboardInterrupt:
-        _print_summary(write)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) or _arrived.is_set():
+            _print_summary(write)
         raise
     finally:
         _summaries.clear()
@@ -188,18 +185,6 @@ def check_local_ray() -> None:
 
 
 @contextmanager
-def ray_errors_in_words() -> Iterator[None]:
-    """Raise what `check_local_ray` does in place of what follows from the end of the local Ray."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception:
-        check_local_ray()
-        raise
-
-
-@contextmanager
 def ended_if_ray_is_lost() -> Iterator[None]:
     """End this process in a sentence if Ray has lost a process of its own and blocks all else.
 
@@ -207,7 +192,15 @@ def ended_if_ray_is_lost() -> Iterator[None]:
     that is whole when the context is left is no longer watched: `ray.shutdown` ends its processes.
     """
     is_over = threading.Event()
-    threading.Thread(target=_watch_ray, args=[is_over], daemon=True).start()
+
+    def watch() -> None:
+        while not is_over.wait(WATCH_SECONDS):
+            if _lost_sentence() is not None and not is_over.wait(GRACE_SECONDS):
+                sentence = _lost_sentence()  # `ray.shutdown` may have ended the process meanwhile
+                if sentence is not None:
+                    _end(sentence)
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
@@ -219,18 +212,9 @@ def ended_if_ray_is_lost() -> Iterator[None]:
             is_over.set()
 
 
-def _watch_ray(is_over: threading.Event) -> None:
-    while not is_over.wait(WATCH_SECONDS):
-        if _lost_sentence() is not None and not is_over.wait(GRACE_SECONDS):
-            sentence = _lost_sentence()  # `ray.shutdown` may have ended the process meanwhile
-            if sentence is not None:
-                _end(sentence)
-
-
 def _end(sentence: str) -> None:
     """End this process; as interrupted if it was told to end, since Ray was told so, too."""
-    interrupted = _arrived.is_set()
-    text = f"error: {sentence}"
+    interrupted, text = _arrived.is_set(), f"error: {sentence}"
     try:
         if interrupted:
             _print_summary(print)
@@ -292,28 +276,34 @@ def private_ray(arguments: Mapping[str, Any]) -> Iterator[None]:
             arguments["_temp_dir"] = str(stack.enter_context(_private_folder()))
         stack.enter_context(_private_token())
         stack.enter_context(ended_if_ray_is_lost())
-        with ExitStack() as starting:
-            if arguments.get("_node_ip_address") is None:
-                starting.enter_context(_loopback())
-            starting.enter_context(signals_delayed())
-            ray.init(**arguments)
+        # Ray's ports listen on loopback alone where it has no clusters (macOS, Windows). On Linux
+        # `ray.init` replaces _node_ip_address="127.0.0.1" by an address that others can reach
+        before = ray_constants.ENABLE_RAY_CLUSTER
+        ray_constants.ENABLE_RAY_CLUSTER = arguments.get("_node_ip_address") is not None and before
+        try:
+            with signals_delayed():
+                ray.init(**arguments)
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
         yield
 
 
 @contextmanager
 def environment_set(**values: str | None) -> Iterator[None]:
     """Set environment variables, or unset those that are None; restore all of them at the end."""
-    before = dict(os.environ)
-    os.environ.update({name: value for name, value in values.items() if value is not None})
-    for name in values:
-        if values[name] is None:
-            os.environ.pop(name, None)
+    before = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
     try:
         yield
     finally:
-        for name in values:
-            os.environ.pop(name, None)
-        os.environ.update({name: before[name] for name in values if name in before})
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 @contextmanager
@@ -334,21 +324,6 @@ def _reload_settings() -> None:
     """Have Ray's library read its settings and the token again; this process caches both."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()
-
-
-@contextmanager
-def _loopback() -> Iterator[None]:
-    """Have a Ray that starts take 127.0.0.1 for the machine's address, and listen there alone.
-
-    Ray does so on macOS and Windows. On Linux `ray.init` replaces `_node_ip_address="127.0.0.1"` by
-    an address that other machines can reach, and Ray's ports then listen on all addresses.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -386,18 +361,16 @@ def _remove_abandoned(place: Path) -> None:
 
 def _temporary_place() -> str:
     """Return the first temporary folder with room and a path short enough for Ray's sockets."""
-    refused = []
-    for place in map(str, temporary_folders()):
-        room = shutil.disk_usage(place).free if os.access(place, os.W_OK | os.X_OK) else 0
-        length = len(os.fsencode(os.path.join(place, RAY_SOCKET)))
-        if length <= SOCKET_PATH_BYTES and room >= RAY_ROOM_BYTES:
-            return place
-        refused.append(f"{place} ({room / 1e6:.3g} MB)")
     limit = SOCKET_PATH_BYTES - len(RAY_SOCKET) - 1
+    folders = [str(folder) for folder in temporary_folders()]
+    for folder in folders:
+        is_writable = os.access(folder, os.W_OK | os.X_OK) and len(os.fsencode(folder)) <= limit
+        if is_writable and shutil.disk_usage(folder).free >= RAY_ROOM_BYTES:
+            return folder
     raise InputError(
         f"Ray's temporary files need a writable folder with {RAY_ROOM_BYTES / 1e6:g} MB of free "
-        f"space whose path has at most {limit} bytes, but there are only {', '.join(refused)}; "
-        f"make room, or name another folder with TMPDIR"
+        f"space whose path has at most {limit} bytes, unlike {', '.join(folders)}; make room, or "
+        f"name another folder with TMPDIR"
     )
 
 
@@ -438,7 +411,7 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
     with ExitStack() as stack:
         # Tune leaves its handler of SIGINT behind, which would swallow the first Ctrl-C after the
         # study; `ray.init` replaces that of SIGTERM for good
-        stack.enter_context(_restored([signal.SIGINT, signal.SIGTERM]))
+        stack.enter_context(_handled([signal.SIGINT, signal.SIGTERM]))
         if ray.is_initialized():
             yield
             return
@@ -447,36 +420,32 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
         unset = {name: value for name, value in RAY_DEFAULTS.items() if name not in os.environ}
         stack.enter_context(environment_set(**unset))
         stack.callback(_arrived.clear)
-        stack.enter_context(_started(study, ray_init))
-        stack.enter_context(signals_as_ctrl_c())
-        stack.enter_context(ray_errors_in_words())
+        arguments = _arguments(study) if ray_init is None else {"address": "local"} | ray_init
+        arguments = {"log_to_driver": False, "logging_level": logging.ERROR} | arguments
+        if arguments["address"] == "local":
+            stack.enter_context(environment_set(PYTHONPATH=_import_path()))
+            stack.enter_context(private_ray(arguments))
+        else:
+            stack.callback(ray.shutdown)
+            try:
+                ray.init(**arguments)
+            except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+                address = arguments["address"]
+                raise InputError(
+                    f"no Ray cluster answers at {address} ({first_line(error)})"
+                ) from error
+        stack.enter_context(ended_in_words())
         yield
 
 
-@contextmanager
-def _started(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
-    """Start a local Ray, or connect to a cluster; stop or disconnect at the end."""
-    arguments = _arguments(study) if ray_init is None else {"address": "local"} | ray_init
-    arguments = {"log_to_driver": False, "logging_level": logging.ERROR} | arguments
-    if arguments["address"] == "local":
-        with environment_set(PYTHONPATH=_own_places()), private_ray(arguments):
-            yield
-        return
-    try:
-        _connect(arguments)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _own_places() -> str | None:
+def _import_path() -> str | None:
     """Return PYTHONPATH with which workers find all modules that this process finds.
 
     Ray passes on the folder of the main program alone, but a notebook may have extended `sys.path`.
     """
     of_python = (sys.base_prefix + os.sep, sys.prefix + os.sep)
-    places = [os.path.abspath(place) for place in sys.path if not place.startswith(of_python)]
-    return os.pathsep.join(dict.fromkeys(places)) or None
+    folders = [os.path.abspath(path) for path in sys.path if not path.startswith(of_python)]
+    return os.pathsep.join(dict.fromkeys(folders)) or None
 
 
 def _arguments(study: Study) -> dict[str, Any]:
@@ -489,15 +458,6 @@ def _arguments(study: Study) -> dict[str, Any]:
         "num_cpus": local_cpus(),
         "num_gpus": gpus if study.gpus is None else study.gpus,
     }
-
-
-def _connect(arguments: Mapping[str, Any]) -> None:
-    try:
-        ray.init(**arguments)
-    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        raise InputError(
-            f"no Ray cluster answers at {arguments['address']} ({first_line(error)})"
-        ) from error
 
 
 def check_address(address: str) -> None:

@@ -30,7 +30,6 @@ from kdtune.reporting.canvas import (
 )
 from kdtune.results.comparison import (
     Criterion,
-    by_repeat,
     completed,
     metric_values,
     students_of,
@@ -528,9 +527,7 @@ def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | 
 def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIGS) -> list[str]:
     """Return the config_ids of the best configurations, best mean first, and of the baselines."""
     trials = results.search_trials
-    values = with_enough_repeats(
-        by_repeat(trials, criterion.metric, criterion.scope), students_of(trials)
-    )
+    values = with_enough_repeats(criterion.by_repeat(trials), students_of(trials))
     order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(criterion)
     baseline = list(table.baseline.unique()) if len(table) else []
@@ -541,7 +538,7 @@ def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIG
 def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
     """Return the figure of every repeat of every configuration with mean and 95% t interval."""
     shown = shown_configs(results, criterion, MAX_ROWS)
-    values = by_repeat(results.search_trials, criterion.metric, criterion.scope)
+    values = criterion.by_repeat(results.search_trials)
     figure, axes = new_axes(rows=len(shown))
     scale = criterion.scale
     titles: dict[str, Titles] = {}

@@ -69,14 +69,9 @@ class Criterion:
         task, name = self.task, self.metric.removeprefix("val/") or self.task.score
         object.__setattr__(self, "metric", name)
         if name not in task.comparable:
-            declared = task.metrics.get(name)
-            why = ""
-            if declared and not declared.comparable:
-                why = " (its meaning depends on alpha)"
-            elif declared:
-                why = " (whether higher or lower is better is not known)"
             raise InputError(
-                f"metric must be one of {', '.join(task.comparable)}, on val, but got {name}{why}"
+                f"metric must be one of {', '.join(task.comparable)}, on val, which are better in "
+                f"one direction whatever alpha is, but got {name}"
             )
         if self.baseline is None:
             object.__setattr__(self, "baseline", task.baseline)
@@ -165,6 +160,10 @@ class Criterion:
         for name, value in self.fixed.items():
             matches &= configs[f"config/{name}"] == value
         return matches
+
+    def by_repeat(self, trials: pd.DataFrame, split: str = "val") -> pd.DataFrame:
+        """Return the metric of the completed trials, see `by_repeat`; on test at the last epoch."""
+        return by_repeat(trials, self.metric, self.scope if split == "val" else "last", split)
 
 
 DEFAULT = Criterion()
@@ -303,7 +302,7 @@ def compare(
         p_holm, p_max_t (sign-flip test over repeats; NaN for n < 6). A statistic is NaN where n is
         too small for it. Empty if there is no baseline, or nothing to compare with it.
     """
-    values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
+    values = criterion.by_repeat(trials).dropna(axis=1, how="all")
     configs = completed_configs(trials)
     can_be = criterion.is_baseline(configs)
     groups = criterion.groups(configs)
@@ -521,10 +520,7 @@ def selection(
     measured = completed(trials)
     measured = measured[measured.config_id.isin([c for c in chosen if c is not None])]
     labels = trials.drop_duplicates("config_id").set_index("config_id").label
-    values = {
-        "val": by_repeat(trials, criterion.metric, criterion.scope),
-        "test": by_repeat(trials, criterion.metric, "last", "test"),
-    }
+    values = {split: criterion.by_repeat(trials, split) for split in ("val", "test")}
     rows: list[Row] = [
         {"row": row, "config_id": config, "label": " minus ".join(labels[c] for c in of)}
         for row, config, of in _rows(chosen, values["val"])

@@ -14,7 +14,7 @@ from kdtune.config.files import COSTS
 from kdtune.config.records import Cost, Limits
 from kdtune.config.study import Study
 from kdtune.config.task import ends_of
-from kdtune.results.comparison import Criterion, best_config, by_repeat, completed, students_of
+from kdtune.results.comparison import Criterion, best_config, completed, students_of
 from kdtune.results.formatting import cell, decimals, markdown
 from kdtune.results.frames import config_label
 from kdtune.results.words import sentence
@@ -58,10 +58,7 @@ def with_student_costs(frame: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame
 
 
 def frontier(
-    trials: pd.DataFrame,
-    costs: pd.DataFrame,
-    criterion: Criterion,
-    by: Sequence[str],
+    trials: pd.DataFrame, costs: pd.DataFrame, criterion: Criterion, by: Sequence[str]
 ) -> pd.DataFrame:
     """Return each student's best configurations with and without distillation, with its cost.
 
@@ -83,7 +80,7 @@ def frontier(
     if not len(students):
         return pd.DataFrame()
     trials = trials.assign(undistilled=criterion.is_baseline(trials))
-    values = by_repeat(trials, criterion.metric, criterion.scope).dropna(axis=1, how="all")
+    values = criterion.by_repeat(trials).dropna(axis=1, how="all")
     configs = trials.drop_duplicates("config_id").set_index("config_id").loc[list(values)]
     arms = configs.groupby(["config/student", "undistilled"]).groups
     rows = []
@@ -254,7 +251,7 @@ def best_within(
     }
     inside = (t[t["config/student"].isin(facts["allowed"])] for t in map(completed, phases))
     if (trials := next((phase for phase in inside if len(phase)), None)) is not None:
-        values = by_repeat(trials, criterion.metric, criterion.scope)
+        values = criterion.by_repeat(trials)
         best = round_.best(set(values)) if round_ is not None else None
         best = best or best_config(values, criterion.sign, students_of(trials))
         trials = trials[trials.config_id == best]
@@ -270,11 +267,8 @@ def _metrics(trials: pd.DataFrame, criterion: Criterion, held_out: bool) -> Iter
     note = "held-out repeats" if held_out else "optimistic: used for the selection"
     on_test = criterion.label.replace("validation", "test")
     unit = "%" * criterion.in_points
-    for split, scope, label, notes in (
-        ("val", criterion.scope, criterion.label, [note]),
-        ("test", "last", on_test, []),
-    ):
-        sample = by_repeat(trials, criterion.metric, scope, split=split).iloc[:, 0].dropna()
+    for split, label, notes in (("val", criterion.label, [note]), ("test", on_test, [])):
+        sample = criterion.by_repeat(trials, split).iloc[:, 0].dropna()
         if split == "test" and not len(sample):
             continue
         interval = mean_interval(criterion.scale * sample)

@@ -10,20 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kdtune.config.study import Study
-from kdtune.statistics.intervals import (
-    MIN_REPEATS,
-    Components,
-    Difference,
-    Estimate,
-    TeacherShare,
-    components,
-    corrected_resampled,
-    crossed,
-    over_repeats,
-    paired_difference,
-    teacher_share,
-    unpaired_difference,
-)
+from kdtune.statistics import intervals
+from kdtune.statistics.intervals import MIN_REPEATS, Components, Difference, Estimate, TeacherShare
 from kdtune.statistics.tests import max_t
 
 # When a difference is significant, and p values as text, for every comparison.
@@ -131,7 +119,7 @@ class Design:
         """
         if self.folds is not None:
             return Estimate(float(differences.mean()), math.nan, math.nan)
-        return over_repeats(self.unit_means(differences, repeats))
+        return intervals.over_repeats(self.unit_means(differences, repeats))
 
     def estimate(
         self, differences: FloatArray, table: FloatArray | None, repeats: Sequence[int]
@@ -144,10 +132,10 @@ class Design:
             repeats: Number of each repeat, (R,).
         """
         if self.folds is not None:
-            return corrected_resampled(differences, 1 / (self.folds - 1))
+            return intervals.corrected_resampled(differences, 1 / (self.folds - 1))
         if table is None:
-            return over_repeats(self.unit_means(differences, repeats))
-        return crossed(self.unit_means(table, repeats))
+            return intervals.over_repeats(self.unit_means(differences, repeats))
+        return intervals.crossed(self.unit_means(table, repeats))
 
     def teacher_share(self, values: FloatArray, repeats: Sequence[int]) -> TeacherShare | None:
         """Return the share of the teachers in the variance of a value over repeats, (R,).
@@ -156,7 +144,7 @@ class Design:
         """
         if self.teachers == 1 or self.folds is not None:
             return None
-        return teacher_share(values, [repeat % self.teachers for repeat in repeats])
+        return intervals.teacher_share(values, [repeat % self.teachers for repeat in repeats])
 
     # -- words ---------------------------------------------------------------------------------
 
@@ -301,7 +289,7 @@ class Pair:
     def components(self) -> Components:
         """Variance components of the differences; over repeats alone they are all of the repeat."""
         if self.table is not None and min(self.table.shape) > 1:
-            return components(self.table)
+            return intervals.components(self.table)
         variance = float(self.differences.var(ddof=1)) if self.n > 1 else math.nan
         return Components(variance, math.nan, math.nan)
 
@@ -317,7 +305,7 @@ class Pair:
         """
         if self.why_unpaired:
             return self._unpaired_statistics(level, most)
-        d: Difference = paired_difference(self.a, self.b)
+        d: Difference = intervals.paired_difference(self.a, self.b)
         estimate, here, parts = self.estimate, self.here, self.components
         wins, losses = (d.wins, d.losses) if sign > 0 else (d.losses, d.wins)
         # without a standard error all differences are equal, and p is that of the sign-flip test
@@ -356,7 +344,7 @@ class Pair:
         row |= {"diff": float(self.a.mean() - self.b.mean()), "n": self.n}
         if self.design.folds is not None:  # the correction is one for paired differences
             return row
-        welch = unpaired_difference(self.a, self.b, level)
+        welch = intervals.unpaired_difference(self.a, self.b, level)
         low, high = np.clip([welch.low, welch.high], -most, most).tolist()
         errors = (float(x.std(ddof=1)) / math.sqrt(len(x)) for x in (self.a, self.b))
         row |= {"diff": welch.difference, "error": math.hypot(*errors)}

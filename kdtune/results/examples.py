@@ -19,14 +19,8 @@ from kdtune.config.files import TEACHER, TEACHER_RECORD, THUMBNAILS, atomic_writ
 from kdtune.config.run import DISTILLATION, Orientation
 from kdtune.config.task import ECE_BINS
 from kdtune.config.text import UserError
-from kdtune.results.comparison import (
-    SIGNIFICANCE_LEVEL,
-    Criterion,
-    baseline_of,
-    completed,
-    have_enough_repeats,
-    over_known,
-)
+from kdtune.results import comparison
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.design import ONE_TEACHER, Design, Pair
 from kdtune.results.frames import read_predictions
 from kdtune.results.results import Results
@@ -86,11 +80,11 @@ def pair_of(results: Results, criterion: Criterion) -> tuple[str, str] | None:
     no comparison.
     """
     table, best = results.compare(criterion), results.best(criterion)
-    baseline = None if best is None else baseline_of(table, best)
+    baseline = None if best is None else comparison.baseline_of(table, best)
     if baseline is None:
         return None
     rows = table[(table.baseline == baseline) & table["diff"].notna()]
-    rows = rows[have_enough_repeats(rows.n)] if len(rows) else rows
+    rows = rows[comparison.have_enough_repeats(rows.n)] if len(rows) else rows
     return (str(rows.config_id.iloc[0]), baseline) if len(rows) else None
 
 
@@ -103,7 +97,7 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     pair = pair_of(results, criterion)
     if pair is None:
         return {}
-    finished = completed(results.trials_for(criterion))
+    finished = comparison.completed(results.trials_for(criterion))
     trials = finished.pivot(index="repeat", columns="config_id", values="trial_id")
     trials = trials[list(pair)].dropna()
     frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), _COLUMNS)
@@ -191,7 +185,7 @@ def class_accuracies(arms: BothArms) -> pd.DataFrame:
         row |= dict(zip(ARMS, by_repeat.mean(1), strict=True))
         rows.append(row | pair.statistics(1, level, most=1.0))
     table = pd.DataFrame(rows)
-    table["p_holm"] = over_known(table.p)
+    table["p_holm"] = comparison.over_known(table.p)
     return table[["class", "images", *ARMS, "diff", "low", "high", "p", "p_holm"]]
 
 
@@ -504,7 +498,7 @@ def student_classes(
         95 % Wilson interval over images), mean (over the repeats that have predictions) and repeats
         (their number). Empty if the student's predictions are not there.
     """
-    trials = completed(results.trials)
+    trials = comparison.completed(results.trials)
     trials = trials[trials.config_id == config_id]
     frame = read_predictions(results.folder, list(trials.trial_id), ["split", "label", "correct"])
     if "label" not in frame:  # version 0.1

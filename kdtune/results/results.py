@@ -230,8 +230,7 @@ class Results:
         Args:
             split: "val" or "test".
         """
-        if split not in ("val", "test"):
-            raise InputError(f"split must be val or test, but got {split}")
+        check_names("split", [split], ("val", "test"))
         return frames.of_trials(self.folder, self.trials, split)
 
     def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
@@ -261,7 +260,7 @@ class Results:
         trials = trials[trials.config_id.isin(configs)]
         if self.names_recorded_best(criterion):
             return comparison.recorded_best(trials, self.frames.round)
-        values = comparison.by_repeat(trials, criterion.metric, criterion.scope)
+        values = criterion.by_repeat(trials)
         if not values.notna().any(axis=None):
             return None
         return comparison.best_config(values, criterion.sign, comparison.students_of(self.trials))
@@ -402,7 +401,7 @@ class Results:
         table = self.compare(criterion)
         if not len(table):
             return None
-        values = comparison.by_repeat(self.trials_for(criterion), criterion.metric, criterion.scope)
+        values = criterion.by_repeat(self.trials_for(criterion))
         first = table.iloc[0]
         sample = (values[first.config_id] - values[first.baseline]).dropna()
         return self.design.teacher_share(sample.to_numpy(), list(sample.index))
@@ -591,8 +590,7 @@ class Results:
     def edges(self, criterion: Criterion | None = None) -> str:
         """Return whether the best configuration is at the edge of the search space; else ""."""
         criterion = criterion or self.default_criterion
-        best = self.best(criterion)
-        ends = summaries.edges(self.search_trials, best, self.by, criterion) if best else []
+        ends = summaries.edges(self.search_trials, self.best(criterion), self.by, criterion)
         return words.sentence("edge", ends=ends) if ends else ""
 
     def default_text(self, criterion: Criterion | None = None) -> str:
@@ -600,12 +598,11 @@ class Results:
 
         See `words.default_text`. "" if one of them has no completed run.
         """
-        criterion = criterion or self.default_criterion
         best, table = self.best(criterion), self.selection(criterion)
         if best is None or "default" not in set(table.row):
             return ""
-        context = self.context(criterion, self.student(best))
-        return words.default_text(table, criterion, self.label(self.default), context)
+        context, default = self.context(criterion, self.student(best)), self.label(self.default)
+        return words.default_text(table, criterion or self.default_criterion, default, context)
 
     def text(
         self,
@@ -663,13 +660,7 @@ def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Crit
         InputError: The study has no such metric or baseline.
     """
     task = DISTILLATION if results is None else results.task
-    limits = Limits(flags.max_ms, flags.max_params)
-    if limits and not task.is_distillation:
-        raise InputError(
-            "--max-ms and --max-params are limits on students, but the study is of a training "
-            "function; leave them out"
-        )
-    baseline = parse_baseline(flags.baseline)
+    limits, baseline = Limits(flags.max_ms, flags.max_params), parse_baseline(flags.baseline)
     criterion = Criterion(flags.metric or "", flags.scope, baseline, limits, task)
     if results is not None:
         check_baseline(criterion, results.study)

@@ -19,16 +19,8 @@ from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.config.study import Format, Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError, first_line, short
-from kdtune.results.comparison import (
-    DEFAULT,
-    Criterion,
-    by_repeat,
-    compare_samples,
-    completed,
-    completed_configs,
-    mean_columns,
-    over_known,
-)
+from kdtune.results import comparison
+from kdtune.results.comparison import DEFAULT, Criterion
 from kdtune.results.design import Design, Pair, common_repeats, difference_table, stricter
 from kdtune.results.formatting import as_json, comparison_rows, format_table, markdown, plus_minus
 from kdtune.results.results import Results, check_baseline, data_name, load
@@ -155,14 +147,12 @@ class Candidate:
     @property
     def trials(self) -> pd.DataFrame:
         """The completed trials by which the criterion is judged."""
-        trials = completed(self.results.trials_for(self.criterion))
+        trials = comparison.completed(self.results.trials_for(self.criterion))
         return trials[trials.config_id == self.config_id]
 
     def sample(self, split: str) -> pd.Series:
         """Return the criterion's metric on a split by repeat."""
-        scope = self.criterion.scope if split == "val" else "last"
-        values = by_repeat(self.trials, self.criterion.metric, scope, split)
-        return values[self.config_id].dropna()
+        return self.criterion.by_repeat(self.trials, split)[self.config_id].dropna()
 
     def unit_means(self, sample: pd.Series) -> np.ndarray:
         """Return the independent numbers of a sample: its repeats, or the means of teachers."""
@@ -225,7 +215,7 @@ class SideBySide:
         candidates = []
         for name, results in self.studies.items():
             best = results.best(self.criterion)
-            is_baseline = self.criterion.is_baseline(completed_configs(results.trials))
+            is_baseline = self.criterion.is_baseline(comparison.completed_configs(results.trials))
             for kind, value in zip(kinds, (False, True), strict=True):
                 group = list(is_baseline.index[is_baseline == value])
                 config = best if best in group else results.best_among(group, self.criterion)
@@ -246,8 +236,8 @@ class SideBySide:
         names = ("study", "kind", "is_best", "config_id", "label")
         rows = [
             {name: getattr(candidate, name) for name in names}
-            | mean_columns("val", candidate.sample("val"))
-            | mean_columns("test", candidate.sample("test"))
+            | comparison.mean_columns("val", candidate.sample("val"))
+            | comparison.mean_columns("test", candidate.sample("test"))
             for candidate in self.candidates
         ]
         return pd.DataFrame(rows)
@@ -274,10 +264,10 @@ class SideBySide:
         parts = []
         for split in self.splits if compared else ():
             pairs = [self._pair(split, a, b) for _, a, b in compared]
-            table = compare_samples(pairs, self.criterion, m=len(pairs))
+            table = comparison.compare_samples(pairs, self.criterion, m=len(pairs))
             names = [(kind, a.study, a.label, b.label) for kind, a, b in compared]
             table[["pair", "study", "label", "against"]] = names
-            parts.append(table.assign(split=split, p_holm=over_known(table.p)))
+            parts.append(table.assign(split=split, p_holm=comparison.over_known(table.p)))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def _pairs(self) -> Iterator[tuple[str, Candidate, Candidate]]:
@@ -482,7 +472,7 @@ def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
     best = results.best(criterion)
     if best is None:
         return row
-    values = by_repeat(results.trials_for(criterion), criterion.metric, criterion.scope)
+    values = criterion.by_repeat(results.trials_for(criterion))
     interval = mean_interval(values[best].dropna())
     table = results.compare(criterion)
     if len(results.compared_students(criterion)) > 1:  # the best one's student against itself

@@ -82,11 +82,7 @@ def summary(
 
 
 def marginal(
-    trials: pd.DataFrame,
-    names: Sequence[str],
-    metrics: Sequence[str],
-    scope: Scope,
-    planned: float,
+    trials: pd.DataFrame, names: Sequence[str], metrics: Sequence[str], scope: Scope, planned: float
 ) -> pd.DataFrame:
     """Return `summary` by each hyperparameter alone, with columns hyperparameter and value."""
     parts = []
@@ -207,7 +203,7 @@ def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -
     a hyperparameter without effect), n (configurations). Values of a hyperparameter with more than
     eight are cut into four ranges.
     """
-    means = complete_block(by_repeat(trials, criterion.metric, criterion.scope)).mean()
+    means = complete_block(criterion.by_repeat(trials)).mean()
     configs = completed_configs(trials)
     rows = []
     for name in by:
@@ -221,7 +217,7 @@ def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -
 
 
 def edges(
-    trials: pd.DataFrame, config_id: str, by: Sequence[str], criterion: Criterion
+    trials: pd.DataFrame, config_id: str | None, by: Sequence[str], criterion: Criterion
 ) -> list[str]:
     """Return where a configuration is at the edge of the search, e.g. ["lr = 0.1 (highest)"].
 
@@ -230,7 +226,7 @@ def edges(
     are the limits of alpha.
     """
     configs = completed_configs(trials)
-    means = criterion.sign * by_repeat(trials, criterion.metric, criterion.scope).mean()
+    means = criterion.sign * criterion.by_repeat(trials).mean()
     words = []
     for name in by:
         values = configs[f"config/{name}"].dropna()

@@ -23,15 +23,8 @@ from kdtune.config.files import existing_file
 from kdtune.config.study import Format
 from kdtune.config.task import Metric, Task, check_names
 from kdtune.config.text import InputError, did_you_mean, first_line
-from kdtune.results import formatting
-from kdtune.results.comparison import (
-    Criterion,
-    best_config,
-    best_first,
-    compare_samples,
-    mean_columns,
-    over_known,
-)
+from kdtune.results import comparison, formatting
+from kdtune.results.comparison import Criterion
 from kdtune.results.design import Design, Pair, common_repeats, max_t_over_repeats
 from kdtune.results.frames import group_label
 from kdtune.results.words import ComparisonContext, sentence, verdict
@@ -406,7 +399,7 @@ class TableComparison:
             row: dict[str, Any] = dict(names)
             row.setdefault("label", self.runs.labels[config])
             for metric in self.columns.metrics:
-                row |= mean_columns(metric, rows.loc[rows[_CONFIG] == config, metric])
+                row |= comparison.mean_columns(metric, rows.loc[rows[_CONFIG] == config, metric])
             table.append(row)
         summary = pd.DataFrame(table)
         ends = [f"{metric}/{end}" for metric in self.columns.metrics for end in ("low", "high")]
@@ -430,11 +423,12 @@ class TableComparison:
         pairs = [self._pair(config, baseline) for config in others]
         table = self.runs.labels.to_frame("label").join(self.runs.configs.add_prefix("config/"))
         table = table.loc[others].rename_axis("config_id").reset_index()
-        table = table.join(compare_samples(pairs, self.criterion))
-        table = table.assign(baseline=baseline, p_holm=over_known(table.p), p_max_t=math.nan)
+        table = table.join(comparison.compare_samples(pairs, self.criterion))
+        p_holm = comparison.over_known(table.p)
+        table = table.assign(baseline=baseline, p_holm=p_holm, p_max_t=math.nan)
         if table.paired.all():
             table["p_max_t"] = max_t_over_repeats(self.values, dict.fromkeys(others, baseline))
-        return best_first(table, self.criterion.sign)
+        return comparison.best_first(table, self.criterion.sign)
 
     @cached_property
     def baseline_config(self) -> int | None:
@@ -443,7 +437,7 @@ class TableComparison:
             return None
         # best_config returns text, the numbers are those of the columns
         values = self.values[self.candidates].rename(columns=str)
-        return int(best_config(values, self.criterion.sign))
+        return int(comparison.best_config(values, self.criterion.sign))
 
     def _pair(self, config: int, baseline: int) -> Pair:
         """Return a configuration and the baseline in their common repeats, or unpaired."""

@@ -14,22 +14,9 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 
 from kdtune.config.study import Study
 from kdtune.config.task import Task
-from kdtune.results.comparison import (
-    SIGNIFICANCE_LEVEL,
-    Criterion,
-    Finding,
-    by_mean,
-    find,
-)
+from kdtune.results import formatting
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, Finding, by_mean, find
 from kdtune.results.design import ONE_TEACHER, Design, p_text
-from kdtune.results.formatting import (
-    count_of_planned,
-    decimals,
-    difference_text,
-    interval_words,
-    n_text,
-    plus_minus,
-)
 from kdtune.results.frames import config_label
 from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING, Components, t_quantile
 from kdtune.statistics.tests import detectable_difference, detectable_effect, repeats_needed, shrunk
@@ -44,7 +31,11 @@ _TEMPLATES = Environment(  # noqa: S701 - plain text; the page of the report esc
     loader=DictLoader(tomllib.loads(Path(__file__).with_name("sentences.toml").read_text("utf-8"))),
     undefined=StrictUndefined,
 )
-_TEMPLATES.filters["count_of"] = count_of
+_TEMPLATES.filters |= {
+    "count_of": count_of,
+    "p_text": p_text,
+    "interval": formatting.interval_words,
+}
 
 
 def sentence(key: str, /, **slots: object) -> str:
@@ -165,44 +156,32 @@ def verdict(
         return context.sentence(key if criterion.fixed else "no baseline")
     if finding.kind == "no test":
         return _no_test(finding.tested, context)
-    row, m = finding.row, finding.m
-    label = str(row.label) if by is None else config_label(row, by)
-    distilled = ""
-    if context.is_one_study and criterion.has_task_baseline:
-        distilled = criterion.task.subject
-    signed = f"{difference_text(row, criterion.scale)} {criterion.unit}".rstrip()
-    with_here = context.images is not None and "low_here" in row
-    advice, help = "", ""
+    row = finding.row
+    is_of_task = context.is_one_study and criterion.has_task_baseline
+    help = advice = ""
     if finding.kind == "not significant":
         advice = _advice(finding, criterion, context)
     elif finding.kind == "better" and not context.any_time and _has_components(row):
-        help = what_would_help(row, m, criterion)
+        help = what_would_help(row, finding.m, criterion)
     return context.sentence(
         finding.kind,
-        subject=f"{distilled} ({label})" if distilled else label,
-        distilled=distilled,
-        label=label,
-        metric=criterion.label,
-        baseline_is_implied=distilled and context.baseline == criterion.task.baseline_words,
-        effect=signed.lstrip("+-"),
-        signed=signed,
-        # the evidence
-        m=m,
-        ends=interval_words(row.low, row.high, criterion.scale),
-        p=p_text(row.p_holm),
-        n=n_text(row, context.planned),
-        teachers=row.n_units if row.get("n_units", row.n) < row.n else 0,
+        finding=finding,
         row=row,
+        criterion=criterion,
+        label=str(row.label) if by is None else config_label(row, by),
+        distilled=criterion.task.subject if is_of_task else "",
+        signed=_signed(row, criterion),
+        n=formatting.n_text(row, context.planned),
         paired=bool(row.get("paired", True)),
-        # what qualifies it
-        ends_here=with_here and interval_words(row.low_here, row.high_here, criterion.scale),
         too_small=_is_too_small(finding, criterion, context),
         help=help,
         advice=advice,
-        untested=finding.untested,
-        tested=len(finding.tested),
-        significant=finding.significant,
     )
+
+
+def _signed(row: pd.Series, criterion: Criterion) -> str:
+    """Return a difference with its unit, e.g. "+3.1 percentage points"."""
+    return f"{formatting.difference_text(row, criterion.scale)} {criterion.unit}".rstrip()
 
 
 def short_verdict(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
@@ -212,7 +191,7 @@ def short_verdict(table: pd.DataFrame, criterion: Criterion, context: Comparison
         return "no comparison"
     kind = "worse" if finding.kind == "all worse" else finding.kind
     unit = " points" if criterion.in_points else ""
-    value = difference_text(finding.row, criterion.scale)
+    value = formatting.difference_text(finding.row, criterion.scale)
     return f"{kind}: {value}{unit}, {p_text(finding.row.p_holm)}"
 
 
@@ -224,7 +203,7 @@ def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
         row = table.loc[counts.idxmax()]
         n, units = int(counts.max()), int(table.get("n_units", table.n).fillna(table.n).max())
         is_paired = row.get("paired", True)
-        repeats = count_of(n, "common repeat") if is_paired else f"{n_text(row)} repeats"
+        repeats = count_of(n, "common repeat") if is_paired else f"{formatting.n_text(row)} repeats"
         if len(table) == 1 and not context.is_one_study:
             label = row.label
     return context.sentence(
@@ -398,7 +377,7 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
 
     def width(repeats: float, images: float) -> str:
         width = scale * half_width(parts, repeats, images, m)
-        return f"±{width:.{decimals(width, 0)}f}"
+        return f"±{width:.{formatting.decimals(width, 0)}f}"
 
     return sentence(
         "help",
@@ -528,8 +507,7 @@ def _difference(rows: pd.DataFrame, name: str, split: str, criterion: Criterion)
         return "", ""
     mean, low, high = rows.loc[name, [f"{split}/mean", f"{split}/low", f"{split}/high"]]
     row = pd.Series({"diff": mean, "low": low, "high": high})
-    signed = f"{difference_text(row, criterion.scale)} {criterion.unit}".rstrip()
-    return signed, interval_words(low, high, criterion.scale)
+    return _signed(row, criterion), formatting.interval_words(low, high, criterion.scale)
 
 
 # Tuning effort of each arm of a study: its configurations, runs and steps, with a warning.
@@ -631,12 +609,12 @@ def short_summary(
     counts = table[[f"val/{metric}/n" for metric in metrics]].max(axis=1).astype(int)
     planned = table.get("n_planned", counts)
     pairs = zip(counts, planned, strict=True)
-    columns.append([count_of_planned(n, of) if n < of else n for n, of in pairs])
+    columns.append([formatting.count_of_planned(n, of) if n < of else n for n, of in pairs])
     for metric in metrics:
         mean, sd = (table[f"val/{metric}/{statistic}"] for statistic in ("mean", "std"))
         if mean.notna().any():
             names.append(task.metrics[metric].label)
-            columns.append([plus_minus(m, s) for m, s in zip(mean, sd, strict=True)])
+            columns.append([formatting.plus_minus(m, s) for m, s in zip(mean, sd, strict=True)])
     # a training function may have a hyperparameter and a metric of one name
     short = pd.DataFrame(dict(enumerate(columns)))
     short.columns = pd.Index(names, name="mean ± SD")

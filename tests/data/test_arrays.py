@@ -1,5 +1,6 @@
 """Data of arrays, torch datasets, factories and objects, and images without labels."""
 
+import json
 import os
 import struct
 import sys
@@ -21,7 +22,6 @@ from torchvision import datasets
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from kdtune.config.run import Run
-from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.arrays import with_extra
 from kdtune.data.checks import data_record, describe_data, find_copies
@@ -212,19 +212,17 @@ def test_torchvisions_files_are_taken_as_files(tmp_path):
     (root / "meta").mkdir(parents=True)
     for split, numbers in (("train", range(5)), ("test", range(5, 7))):
         chosen = {kind: [f"{kind}/{i}" for i in numbers] for kind in ("pie", "soup")}
-        (root / "meta" / f"{split}.json").write_text(str(chosen).replace("'", '"'))
-        for name in (name for names in chosen.values() for name in names):
-            file = root / "images" / f"{name}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            to_pil_image(photo(len(list(root.rglob("*.jpg"))), 20, 30)).save(file)
-    data = load_data(Run(data="torchvision:Food101", data_root=str(tmp_path)))
+        (root / "meta" / f"{split}.json").write_text(json.dumps(chosen))
+        for i, name in enumerate(name for names in chosen.values() for name in names):
+            save(photo(i, 20, 30), root / "images" / f"{name}.jpg")
+    run = Run(data="torchvision:Food101", data_root=str(tmp_path))
+    data = load_data(run)
     assert data.kind == "files" and data.photos and data.classes == ("pie", "soup")
     assert {n: len(s) for n, s in data.splits.items()} == {"train": 8, "val": 2, "test": 4}
     image, label = datasets.Food101(tmp_path, split="test")[3]
     assert torch.equal(data.splits["test"].example(3), pil_to_tensor(image)) and label == 1
-    first = data.fingerprint
     (root / "images" / "pie" / "0.jpg").write_bytes(b"other")
-    assert load_data(Run(data="torchvision:Food101", data_root=str(tmp_path))).fingerprint != first
+    assert load_data(run).fingerprint != data.fingerprint
 
 
 def test_a_subset_of_files_has_the_images_of_its_indices(load, tmp_path):
@@ -256,21 +254,13 @@ def test_missing_datasets_are_refused_in_one_sentence(tmp_path, run, words):
 # -- passed objects ----------------------------------------------------------------------------
 
 
-def same(a: Data, b: Data) -> bool:
-    assert (a.classes, a.fingerprint, a.photos) == (b.classes, b.fingerprint, b.photos)
-    return a.splits.keys() == b.splits.keys() and all(
-        torch.equal(torch.as_tensor(a.splits[s].inputs), torch.as_tensor(b.splits[s].inputs))
-        and torch.equal(a.splits[s].labels, b.splits[s].labels)
-        for s in a.splits
-    )
-
-
 def test_a_dict_equals_the_function_that_makes_it() -> None:
     by_name = load_data(Run(data="own_data:text"))
-    assert same(load_data(Run(data=own_data.text())), by_name)
-    assert same(load_data(Run(data=lambda: own_data.text())), by_name)
+    for data in (own_data.text(), lambda: own_data.text()):
+        assert load_data(Run(data=data)).fingerprint == by_name.fingerprint
     folds = Run(data=own_data.text(), folds=3, repeat=1)
-    assert same(load_data(folds), load_data(replace(folds, data="own_data:text")))
+    of_name = load_data(replace(folds, data="own_data:text"))
+    assert load_data(folds).fingerprint == of_name.fingerprint != by_name.fingerprint
 
 
 # -- images without labels ---------------------------------------------------------------------
@@ -324,8 +314,7 @@ def test_a_function_returns_the_images_in_many_forms(own_module: Any, form: Any)
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (torch.zeros(4, 3, 28, 28).byte(), r"same channels and type.*\[1, 28, 28\].*\[3, 28, 28\]"),
-        (torch.zeros(4, 1, 28, 28), r"train has .* of uint8 and --extra has .* of float32"),
+        (torch.zeros(4, 3, 28, 28).byte(), r"same channels.*\[1, 28, 28\].*\[3, 28, 28\]"),
         (torch.zeros(0, 1, 28, 28).byte(), "must return images without labels"),
         ({}, "or inputs alone where labels do not matter, or a torch Dataset.* but got dict"),
     ],
@@ -383,12 +372,11 @@ def test_rest_is_what_the_labelled_images_leave_out() -> None:
     with pytest.raises(InputError, match="--train-images 2000 takes all of train"):
         with_images(replace(REST, train_images=2000))
     data = with_images(REST)
-    own = data.splits["train"].select(data.subset(REST)).inputs
+    subset = data.splits["train"].select(data.subset(REST)).inputs
     rest = data.splits["extra"].inputs
-    assert isinstance(own, Tensor) and isinstance(rest, Tensor)
-    assert len(own) == 300 and len(rest) == 1700
-    both = {image.numpy().tobytes() for image in (*own, *rest)}
-    assert both == {image.numpy().tobytes() for image in data.splits["train"].inputs}
+    assert isinstance(subset, Tensor) and isinstance(rest, Tensor) and len(subset) == 300
+    both = sorted(image.numpy().tobytes() for image in (*subset, *rest))
+    assert both == sorted(image.numpy().tobytes() for image in data.splits["train"].inputs)
     of_study = StudyData(REST)
     first, second = map(of_study.with_extra, (REST, replace(REST, lr=0.5)))
     assert first is second  # images are not copied for each configuration
@@ -403,19 +391,10 @@ def test_rest_is_what_the_labelled_images_leave_out() -> None:
     assert len(prints) == 3
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"extra": "rest"}, "--extra rest must have --train-images"),
-        ({"extra": "torchvision:SVHN"}, "must be a folder of images, rest,? or module:factory"),
-        ({"extra": torch.zeros(3)}, "extra must be text or a function of a module.*a Tensor"),
-    ],
-)
-def test_what_a_run_may_not_have(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        Run(**values)
-    with pytest.raises(InputError, match="--extra has no effect with --extra-share 0"):
-        Study(run=Run(extra="mine:images"))
+def test_what_a_run_may_not_have() -> None:
+    for name, words in (("rest", "without --train-images"), ("torchvision:SVHN", "of images")):
+        with pytest.raises(InputError, match=f"extra must be a folder {words}"):
+            Run(extra=name)
 
 
 def some_of_val_and_test() -> Tensor:
@@ -430,6 +409,5 @@ def test_images_of_val_and_test_are_said() -> None:
         "val are optimistic"
     )
     assert test.startswith("1 of the 1000 images in test are also in extra (such as test[10] =")
-    assert find_copies(with_images(run)) == [val, test]  # from a note
     assert find_copies(load_data(Run())) == []
     assert find_copies(with_images(REST)) == []

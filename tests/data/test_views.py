@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 from own_data import text
 from photos import photo, save
 from PIL import Image
-from scipy import stats
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -26,8 +26,13 @@ RUN = Run(data="fashion", seed=3, repeat=1)
 INDEX = torch.arange(5, 69)
 
 
+@cache
+def fashion() -> Data:
+    return load_data(Run())
+
+
 def training_views(run=RUN, epoch=0, index=INDEX, size=28, batch=64, workers=0):
-    views = Views(load_data(Run()).splits["train"], index, run, size, epoch)
+    views = Views(fashion().splits["train"], index, run, size, epoch)
     return torch.cat(list(views.batches(batch, workers)))
 
 
@@ -44,7 +49,7 @@ def test_views_do_not_depend_on_workers_batches_or_order(augment):
 
 
 def test_a_resized_crop_is_torchvisions_under_its_seed():
-    images = load_data(Run()).splits["train"].inputs
+    images = fashion().splits["train"].inputs
     views = training_views(replace(RUN, augment="resized-crop"), epoch=2)
     change = v2.Compose([v2.RandomResizedCrop(28, antialias=True), v2.RandomHorizontalFlip()])
     for i, view in zip(INDEX.tolist(), views, strict=True):
@@ -53,7 +58,7 @@ def test_a_resized_crop_is_torchvisions_under_its_seed():
 
 
 def test_a_crop_is_the_one_that_its_seed_draws():
-    images = load_data(Run()).splits["train"].inputs
+    images = fashion().splits["train"].inputs
     run = replace(RUN, alpha=0.1, lr=0.5, epochs=7)  # which change no view
     for i, view in zip(INDEX.tolist(), training_views(run, epoch=2), strict=True):
         draw = random.Random(derive_seed("view", RUN.seed, RUN.repeat, 2, i))
@@ -121,7 +126,7 @@ def test_a_central_crop_by_hand():
 
 
 def test_augmentation_does_not_change_evaluation_views(tmp_path):
-    data = load_data(Run())
+    data = fashion()
     split = data.splits["val"]
     save(photo(7, 50, 70), tmp_path / "photo.png")
     files = Split(torch.tensor([0]), (str(tmp_path / "photo.png"),) * 3)
@@ -148,39 +153,16 @@ def test_training_images_are_cropped_for_evaluation_without_augmentation_only():
 
 
 GREY, PHOTO = torch.Size((1, 28, 28)), torch.Size((3, 224, 224))
-DRAWS = 2000
 
 
-def draws(run: Run, count: int = 4, shape: torch.Size = PHOTO, of: int = DRAWS) -> list[Mixture]:
-    return [Mixture.draw(run, 0, number, count, shape) for number in range(of)]
-
-
-@pytest.mark.parametrize("a", [0.2, 4.0])
-def test_shares_of_mixup_have_a_folded_beta_distribution(a: float) -> None:
-    shares = np.array([mixture.share for mixture in draws(Run(mixup=a))])
-    assert shares.min() >= 0.5
-
-    def folded(x: Any) -> Any:  # P(max(s, 1 - s) <= x)
-        return stats.beta.cdf(x, a, a) - stats.beta.cdf(1 - x, a, a)
-
-    assert stats.kstest(shares, folded).pvalue > 0.01
-    other = stats.beta(a + 1, a + 1)
-    assert stats.kstest(shares, lambda x: other.cdf(x) - other.cdf(1 - x)).pvalue < 0.01
-
-
-def test_the_area_of_cutmix_has_its_expected_share() -> None:
-    # With w = sqrt(1 - s) and a uniform centre, a clipped side is w - w^2 / 4 on average; the mean
-    # of its square over a uniform s is 1/2 - 1/5 + 1/48.
-    areas = np.array([1 - mixture.share for mixture in draws(Run(cutmix=1.0))])
-    error = areas.std(ddof=1) / np.sqrt(DRAWS)
-    assert abs(areas.mean() - (1 / 2 - 1 / 5 + 1 / 48)) < 4 * error + 0.01  # 0.01: whole pixels
-    assert error < 0.01
+def draws(run: Run, count: int = 4, shape: torch.Size = PHOTO) -> list[Mixture]:
+    return [Mixture.draw(run, 0, number, count, shape) for number in range(20)]
 
 
 @pytest.mark.parametrize("shape", [GREY, PHOTO, torch.Size((2, 5, 9))])
 def test_the_share_of_cutmix_is_that_of_its_pixels(shape: torch.Size) -> None:
     own, other = torch.zeros(shape), torch.ones(shape)
-    for mixture in draws(Run(cutmix=0.7), 2, shape, of=50):
+    for mixture in draws(Run(cutmix=0.7), 2, shape):
         partners = torch.tensor([1, 0])
         first, second = replace(mixture, partners=partners).of(torch.stack([own, other]))
         assert float(first.mean()) == pytest.approx(1 - mixture.share, abs=1e-6)
@@ -188,8 +170,8 @@ def test_the_share_of_cutmix_is_that_of_its_pixels(shape: torch.Size) -> None:
 
 
 def test_the_documented_draws_by_hand() -> None:
-    assert all(mixture.box is None for mixture in draws(Run(mixup=0.4), of=50))
-    assert all(mixture.box is not None for mixture in draws(Run(cutmix=1.0), of=50))
+    assert all(mixture.box is None for mixture in draws(Run(mixup=0.4)))
+    assert all(mixture.box is not None for mixture in draws(Run(cutmix=1.0)))
     run = Run(cutmix=0.5, mixup=0.5, seed=3, repeat=2, lr=0.5, alpha=0.1, epochs=9)
     kinds = set()
     for number in range(20):
@@ -247,7 +229,7 @@ def test_a_share_of_1_and_a_batch_of_one_change_nothing() -> None:
     assert torch.equal(views, before)  # nor do mixtures change the views of the cache
     image = torch.randint(0, 256, (1, 3, 9, 9), dtype=torch.uint8)  # as the last batch may be
     for run in (Run(mixup=1.0), Run(cutmix=1.0)):
-        for mixture in draws(run, 1, image.shape[1:], of=20):
+        for mixture in draws(run, 1, image.shape[1:]):
             assert torch.equal(mixture.of(image), image)
 
 

@@ -33,8 +33,6 @@ SLOW_TO_IMPORT = ("search", "distill", "teacher")
 NOT_IN_JSON = ("tracker", "notify", "dump", "flags")
 """Fields of a study that study.json lacks."""
 
-# -- commands --------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Ran:
@@ -140,21 +138,16 @@ def _of_flags(flags: Any) -> dict[str, Any]:
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Read each study once, and compute each of its results once; only the time depends on it.
-
-    A process reads its study anew. What is replaced here may be missing later: then it takes
-    longer.
-    """
-    from kdtune.results import frames, results
+    """Read each study once, and compute each of its results once; only the time depends on it."""
+    from kdtune.results import frames, results, several
 
     with ExitStack() as stack:
-        for module, name in ((results, "_read"), (frames, "_tables")):
-            if function := getattr(module, name, None):
-                stack.enter_context(mock.patch.object(module, name, _once(function, _state)))
-        for name in dir(Results):
-            function = getattr(Results, name)
+        for module, name in ((results, "load"), (several, "load"), (frames, "_tables")):
+            function = _once(getattr(module, name), _state)
+            stack.enter_context(mock.patch.object(module, name, function))
+        for name, function in vars(results.Results).items():
             if not name.startswith("_") and inspect.isfunction(function):
-                stack.enter_context(mock.patch.object(Results, name, _once(function, id)))
+                stack.enter_context(mock.patch.object(results.Results, name, _once(function, id)))
         stack.enter_context(mock.patch("inspect.getsource", cache(inspect.getsource)))
         stack.callback(gc.enable)
         gc.disable()
@@ -192,13 +185,11 @@ def _once(function: Callable[..., Any], name: Callable[[Any], Hashable]) -> Call
     return call
 
 
-def _state(folder: Path) -> Hashable:
+def _state(place: str | Path) -> Hashable:
     """Return the state of a study's folder: a study whose records have changed is read anew."""
+    folder = Path(place)
     files = (*folder.glob("*.*"), *folder.glob("epochs/*"), *folder.glob("students/*"))
     return Path.cwd(), folder, tuple((file.name, file.stat().st_mtime_ns) for file in files)
-
-
-# -- configurations --------------------------------------------------------------------------------
 
 
 def hyperparameters() -> tuple[str, ...]:
@@ -213,9 +204,6 @@ def configuration(values: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
     except InputError:
         return None
     return run.config_id, run.config
-
-
-# -- results ---------------------------------------------------------------------------------------
 
 
 def criteria(results: Results) -> dict[str, Any]:

@@ -38,8 +38,6 @@ CONFIGURATIONS = (2_000, 10_000)
 
 Files = dict[str, str]
 
-# -- what is not the same in every place -----------------------------------------------------------
-
 CHANGING = (
     (re.compile(re.escape(kdtune.__version__)), "<version>"),
     (re.compile(r"\d+\.\d+ s\b"), "<seconds> s"),
@@ -62,9 +60,6 @@ def prepare(place: Path) -> None:
     shutil.copy(DATA / "seed_results.csv", place)
     for name in STUDIES:
         shutil.copytree((DATA if name in OLDER else HERE / "studies") / name, place / "runs" / name)
-
-
-# -- command lines ---------------------------------------------------------------------------------
 
 
 def lines_of(name: str) -> list[str]:
@@ -148,9 +143,6 @@ def _sorted_words(found: re.Match[str]) -> str:
     return f"Expected one of ({', '.join(sorted(found[1].replace(chr(10), ' ').split(', ')))})"
 
 
-# -- configurations --------------------------------------------------------------------------------
-
-
 def configurations(first: int, last: int) -> Files:
     """Return a hash per block of ids of random configurations, and the first ones in full.
 
@@ -177,9 +169,6 @@ def draw(table: dict[str, list[Any]], dice: random.Random) -> dict[str, Any]:
     """Return a random configuration; half of the hyperparameters have their default."""
     values = {name: dice.choice(own) for name, own in table.items() if dice.random() < 0.5}
     return values | {"extra": "unlabelled"}  # without which extra_share must be 0
-
-
-# -- studies ---------------------------------------------------------------------------------------
 
 
 def results_of(study: str) -> Files:
@@ -348,8 +337,6 @@ def dropping() -> Files:
     return {"words/dropping.txt": "\n".join(show(line) for line in lines)}
 
 
-# -- reports ---------------------------------------------------------------------------------------
-
 REPORTS = {
     **{name: name for name in ("schema_4", "own_function", "killed")},
     "several": "schema_4 study_schema_3",
@@ -398,9 +385,6 @@ def visible(page: str) -> str:
     return "\n".join(line for line in lines if line) + "\n"
 
 
-# -- students --------------------------------------------------------------------------------------
-
-
 def card() -> Files:
     """Return the model card of an exported student, the facts beside it and a few predictions."""
     place = Path("exported") / FULL
@@ -418,9 +402,6 @@ def card() -> Files:
         "words/card.md": normalise((place / "students" / "README.md").read_text("utf-8")),
         "numbers/card.json": normalise(as_json(facts)),
     }
-
-
-# -- texts -----------------------------------------------------------------------------------------
 
 
 def as_json(values: Any) -> str:
@@ -457,8 +438,6 @@ def digest(*texts: str) -> str:
     """Return the sha256 of texts."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
-
-# -- all -------------------------------------------------------------------------------------------
 
 GROUPS: dict[str, Callable[[], Files]] = {
     **{f"command lines of {name}": partial(command_lines, name) for name in COMMANDS},

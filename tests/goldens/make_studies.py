@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,9 @@ SMALL = "factories:tiny_student"
 OTHER = "factories:dropout_student"
 RUNS = "runs"
 OF_RUN = {field.name for field in fields(Run)}
-MADE_UP = ("decided",)
-"""Studies whose accuracies are drawn, not trained."""
 KEPT = ("study.json", "provenance.json", "costs.json", "predictions.parquet")
-"""Files of a study that its analysis reads, beside the records and those of `strip`."""
+KEPT += ("epochs", "thumbnails")
+"""Files and folders of a study that its analysis reads, beside those that `strip` names."""
 WITH_STUDENTS = ("schema_4",)
 """Studies whose students' weights are kept, for the model card."""
 MACHINE = {"system": "Linux 6.1", "processor": "Some CPU", "cores": 2}
@@ -54,48 +54,6 @@ def study(name: str, space: dict[str, Any], **own: Any) -> Study:
     return Study(**{"name": name, "out": RUNS, "cache": "cache", "run": run, "space": space} | own)
 
 
-def schema_4() -> Study:
-    """Return five configurations with a few repeats, and their students."""
-    space = {"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)}
-    return study("schema_4", space, repeats=3, epochs=4, train_images=300)
-
-
-def folds() -> Study:
-    return study("folds", {"alpha": (0.2, 1.0)}, folds=3, repeats=3)
-
-
-def teachers() -> Study:
-    return study("teachers", {"alpha": (0.2, 1.0)}, teachers=3, repeats=6)
-
-
-def race() -> Study:
-    space = {"student": (SMALL, OTHER), "alpha": (0.1, 0.6, 1.0)}
-    return study("race", space, policy="race", repeats=3, confirm=1)
-
-
-def auto() -> Study:
-    return study("auto", {"alpha": (0.2, 1.0)}, repeats=2, until_decided=True, budget="12runs")
-
-
-def students() -> Study:
-    space = {"student": (SMALL, OTHER), "alpha": (0.2, 1.0), "lr": (3e-3, 3e-2)}
-    return study("students", space, repeats=2, max_params=1000)
-
-
-def tpe() -> Study:
-    """Return a study of ranges, some of whose runs are pruned or diverge."""
-    space = {"alpha": Range(0.01, 0.9), "lr": Range(1e-5, 10, log=True), "loss": ("kl", "mse")}
-    return study("tpe", space, search="tpe", samples=10, repeats=2, stop_early=True, epochs=4)
-
-
-def own_function() -> Study:
-    space = {"alpha": (0.5, 0.75, 1.0), "depth": (1, 2)}
-    own = {"baseline": {"alpha": 1.0}, "unless": {"depth": {"alpha": 1.0}}, "epochs": 3}
-    return Study(
-        train="own_functions:wave", name="own_function", out=RUNS, space=space, repeats=3, **own
-    )
-
-
 def file_teacher() -> Study:
     """Return a study with a network and the file of its outputs as teachers."""
     base = study("dump", {}, augment="none", teacher_epochs=0)
@@ -104,14 +62,48 @@ def file_teacher() -> Study:
     return replace(base, name="file_teacher", space=space, repeats=2)
 
 
-def text() -> Study:
-    """Return a study of token ids, which are no images."""
-    own = {"data": "own_data:text", "train_images": None, "teacher": "own_data:encoder"}
-    return study("text", {"alpha": (0.2, 1.0)}, **own, student="own_data:small_reader", repeats=3)
+def own_function() -> Study:
+    """Return a study of a training function."""
+    space = {"alpha": (0.5, 0.75, 1.0), "depth": (1, 2)}
+    own = {"baseline": {"alpha": 1.0}, "unless": {"depth": {"alpha": 1.0}}, "epochs": 3}
+    names = {"train": "own_functions:wave", "name": "own_function", "out": RUNS}
+    return Study(space=space, repeats=3, **names, **own)
 
 
-def killed() -> Study:
-    return study("killed", {"alpha": (0.1, 0.5, 1.0)}, repeats=3)
+TWO = {"alpha": (0.2, 1.0)}
+BOTH = (SMALL, OTHER)
+TOKENS = {"data": "own_data:text", "train_images": None, "teacher": "own_data:encoder"}
+RANGES = {"alpha": Range(0.01, 0.9), "lr": Range(1e-5, 10, log=True), "loss": ("kl", "mse")}
+"""Some runs are pruned or diverge."""
+SPACES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "schema_4": (
+        {"alpha": (0.1, 0.5, 1.0), "temperature": (1.0, 4.0)},
+        {"repeats": 3, "epochs": 4, "train_images": 300},
+    ),
+    "folds": (TWO, {"folds": 3, "repeats": 3}),
+    "teachers": (TWO, {"teachers": 3, "repeats": 6}),
+    "race": (
+        {"student": BOTH, "alpha": (0.1, 0.6, 1.0)},
+        {"policy": "race", "repeats": 3, "confirm": 1},
+    ),
+    "auto": (TWO, {"repeats": 2, "until_decided": True, "budget": "12runs"}),
+    "students": (
+        {"student": BOTH, "alpha": (0.2, 1.0), "lr": (3e-3, 3e-2)},
+        {"repeats": 2, "max_params": 1000},
+    ),
+    "tpe": (
+        RANGES,
+        {"search": "tpe", "samples": 10, "repeats": 2, "stop_early": True, "epochs": 4},
+    ),
+    "text": (TWO, TOKENS | {"student": "own_data:small_reader", "repeats": 3}),
+    "killed": ({"alpha": (0.1, 0.5, 1.0)}, {"repeats": 3}),
+}
+"""Space and other fields of the studies that Ray runs, by name."""
+MAKERS: dict[str, Callable[[], Study]] = {
+    "own_function": own_function,
+    "file_teacher": file_teacher,
+}
+MAKERS |= {name: partial(study, name, space, **own) for name, (space, own) in SPACES.items()}
 
 
 def kill(folder: Path) -> None:
@@ -139,44 +131,24 @@ def decided() -> None:
     write_predictions(made, wrong_together=0.5)
 
 
-RUN_BY_RAY: tuple[Callable[[], Study], ...] = (
-    *(schema_4, folds, teachers, race, auto, students, tpe, own_function, file_teacher, text),
-    killed,
-)
-
-
 def strip(folder: Path, target: Path) -> None:
     """Copy what the analysis of a study reads; files whose content it does not read are empty."""
     shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for name in KEPT:
-        if (folder / name).exists():
-            shutil.copy(folder / name, target / name)
-    for name in ("epochs", "thumbnails"):
-        if (folder / name).exists():
-            shutil.copytree(folder / name, target / name)
-    for file in folder.glob("teacher/**/*.json"):
-        _copy(file, target / file.relative_to(folder))
-    for file in folder.glob("students/*"):
-        place = target / file.relative_to(folder)
-        if file.suffix == ".json" or folder.name in WITH_STUDENTS:
-            _copy(file, place)
+    for file in (file for file in folder.rglob("*") if file.is_file()):
+        first, *rest = file.relative_to(folder).parts
+        place, is_json = target / first / Path(*rest), file.suffix == ".json"
+        if first == "trials":
+            place, is_needed = target / first / rest[0] / ".gitkeep", False
+        elif first == "students":
+            is_needed = is_json or folder.name in WITH_STUDENTS
+        elif first in KEPT or (first == "teacher" and is_json):
+            is_needed = True
         else:
-            _make_empty(place)
-    for trial in folder.glob("trials/*"):
-        _make_empty(target / trial.relative_to(folder) / ".gitkeep")
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place) if is_needed else place.touch()
     _pack(target / "predictions.parquet", exact=folder.name in WITH_STUDENTS)
     _anonymise(target, {f"{Path.cwd()}/": "", f"{TESTS.parent}/": ""})
-
-
-def _copy(file: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(file, place)
-
-
-def _make_empty(place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.touch()
 
 
 def _pack(file: Path, exact: bool) -> None:
@@ -184,19 +156,17 @@ def _pack(file: Path, exact: bool) -> None:
 
     Args:
         file: Of the predictions.
-        exact: Whether all digits are kept, which an export compares with the student's.
+        exact: Whether all digits are kept, which an export compares with the student's; else 7
+            binary ones.
     """
-    if file.exists():
-        frame = pd.read_parquet(file)
-        for name in frame.select_dtypes("floating") if not exact else ():
-            frame[name] = _coarse(frame[name].to_numpy())
-        frame.to_parquet(file, index=False, compression="zstd", compression_level=19)
-
-
-def _coarse(values: Any) -> Any:
-    """Return numbers with 7 binary digits."""
-    mantissa, exponent = np.frexp(values)
-    return np.ldexp(np.round(mantissa * 128) / 128, exponent).astype(values.dtype)
+    if not file.exists():
+        return
+    frame = pd.read_parquet(file)
+    for name in frame.select_dtypes("floating") if not exact else ():
+        mantissa, exponent = np.frexp(frame[name].to_numpy())
+        coarse = np.ldexp(np.round(mantissa * 128) / 128, exponent)
+        frame[name] = coarse.astype(frame[name].dtype)
+    frame.to_parquet(file, index=False, compression="zstd", compression_level=19)
 
 
 def _anonymise(target: Path, places: dict[str, str]) -> None:
@@ -237,12 +207,12 @@ def main(names: list[str]) -> None:
         os.chdir(place)
         init = {"num_cpus": 2, "include_dashboard": False}
         with ray_session(Study(gpus=0), init):
-            for make_study in RUN_BY_RAY:
-                if names and make_study.__name__ not in names:
+            for name, make_study in MAKERS.items():
+                if names and name not in names:
                     continue
                 asked = make_study()
                 kdtune.run(replace(asked, gpus=0))
-                if make_study is killed:
+                if name == "killed":
                     kill(asked.folder)
                 strip(asked.folder, STUDIES / asked.name)
         if not names or "decided" in names:

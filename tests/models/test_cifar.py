@@ -105,17 +105,8 @@ def test_option_b_has_the_keys_and_numbers_of_its_published_weights():
     assert not any("layer1.0.downsample" in key for key in keys)
 
 
-@pytest.mark.parametrize(
-    ("name", "given", "words"),
-    [
-        ("cifar_resnet20", "cifar_resnet20_b", "cifar_resnet20_b .downsample .* option B.. Use"),
-        ("cifar_resnet20_b", "cifar_resnet20", "cifar_resnet20 .no downsample .* option A.. Use"),
-        ("cifar_resnet20", "cifar_resnet32", "but are those of cifar_resnet32 "),
-    ],
-)
-def test_weights_of_a_sibling_name_it(tmp_path, name, given, words):
+def test_weights_of_a_sibling_do_not_fit(tmp_path):
     file = tmp_path / "weights.pt"
-    torch.save(akamaster(build(given, "none", 10, seed=1).net.state_dict()), file)
-    with pytest.raises(InputError, match=words) as caught:
-        build(name, str(file), 10, seed=1)
-    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+    torch.save(akamaster(build("cifar_resnet20_b", "none", 10, seed=1).net.state_dict()), file)
+    with pytest.raises(InputError, match=r"unexpected keys: .* first layer2\.0\.downsample\.0\.w"):
+        build("cifar_resnet20", str(file), 10, seed=1)

@@ -124,8 +124,11 @@ def test_files_of_torch_that_hold_something_else_are_refused(file, state, change
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "run git lfs pull"),
-        (b"<!DOCTYPE html>404", "a web page or another text"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "begins with b'version https://git-lfs",
+        ),
+        (b"<!DOCTYPE html>404", "begins with b'<!DOCTYPE"),
     ],
 )
 def test_files_that_are_no_checkpoints_are_refused(file, content, words):

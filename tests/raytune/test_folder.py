@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,22 @@ from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data, load_fashion
-from kdtune.raytune.folder import finish, remove_parts, write_study
-from kdtune.raytune.identity import check_same, is_moved, merge_with_saved, read_if_saved
+from kdtune.raytune.folder import (
+    check_same,
+    finish,
+    is_moved,
+    merge_with_saved,
+    read_complete,
+    read_if_saved,
+    remove_parts,
+    write_study,
+)
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import most_different, read_arms
+from kdtune.results.results import Results
 from kdtune.storage.folder import lock_study
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import SavedStudy
+from kdtune.storage.records import SavedStudy, read_saved
 from kdtune.training.run import check_study
 
 
@@ -57,29 +67,45 @@ def best_students(repeats: int) -> dict[str, str]:
     return {file: f"weights of {name}" for file, name in names.items()}
 
 
-def test_what_a_study_has_given_outlives_the_folders_of_its_runs(tmp_path: Path) -> None:
+@pytest.fixture
+def without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the slowest files of `finish`: the summary and the database for Optuna."""
+    monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)
+    monkeypatch.setattr(Results, "text", lambda self: "")
+
+
+@pytest.fixture
+def made(tmp_path: Path, without_texts: None) -> kdtune.Results:
+    """A study of two configurations and two repeats, of which alpha 0.5 is the better one."""
     folder = tmp_path / "made"
-    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 3), out=str(tmp_path), keep="all")
-    frame = write_predictions(made)
-    train_of(folder, list(made.trials.trial_id), frame)
+    results = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
+    train_of(folder, list(results.trials.trial_id), write_predictions(results))
+    return results
+
+
+def test_what_a_study_has_given_outlives_the_folders_of_its_runs(made: kdtune.Results) -> None:
+    folder, study = made.folder, replace(made.study, keep="all")
+    (folder / STUDY).write_text(study.to_json())
+    frame = pd.read_parquet(folder / PREDICTIONS)
     (folder / PREDICTIONS).unlink()
-    finish(folder, Mirror(made.study))
-    assert students(folder) == best_students(3)
+    finish(folder, Mirror(study))
+    assert students(folder) == best_students(2)
     weights = {file.parent.name for file in folder.glob(f"trials/*/{STUDENT}")}
     first = pd.read_parquet(folder / PREDICTIONS)
     assert weights == set(first.trial_id) == set(made.trials.trial_id)
 
     shutil.rmtree(folder / "trials")
-    write_records(folder, {at(0.5, 3): [0.1, 0.2, 0.8]})
-    new = frame[frame.trial_id == at(0.5, 0).trial_id].assign(trial_id=at(0.5, 3).trial_id)
-    train_of(folder, [at(0.5, 3).trial_id], new)
-    finish(folder, Mirror(made.study))
-    assert students(folder) == best_students(4)
+    write_records(folder, {at(0.5, 2): [0.1, 0.2, 0.8]})
+    new = frame[frame.trial_id == at(0.5, 0).trial_id].assign(trial_id=at(0.5, 2).trial_id)
+    train_of(folder, [at(0.5, 2).trial_id], new)
+    finish(folder, Mirror(study))
+    assert students(folder) == best_students(3)
     grown = pd.read_parquet(folder / PREDICTIONS)
     assert len(grown) == len(first) + len(new)
     assert set(grown.trial_id) == set(kdtune.load(folder).trials.trial_id)
 
 
+@pytest.mark.usefixtures("without_texts")
 def test_a_study_ends_with_thumbnails_of_the_images_that_its_report_shows(tmp_path: Path) -> None:
     """They are made from the data once: another call needs no data."""
     folder = tmp_path / "made"
@@ -98,22 +124,21 @@ def test_a_study_ends_with_thumbnails_of_the_images_that_its_report_shows(tmp_pa
 
 
 @pytest.mark.parametrize("keep", ["best", "none"])
-def test_students_that_are_kept(tmp_path: Path, keep: str) -> None:
-    folder = tmp_path / "made"
-    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path), keep=keep)
-    train_of(folder, list(made.trials.trial_id), write_predictions(made))
+def test_students_that_are_kept(made: kdtune.Results, keep: Any) -> None:
+    folder, study = made.folder, replace(made.study, keep=keep)
+    (folder / STUDY).write_text(study.to_json())
     for _ in range(2):  # the same command again changes nothing
-        finish(folder, Mirror(made.study))
+        finish(folder, Mirror(study))
         assert not list(folder.glob(f"trials/*/{STUDENT}"))
         assert students(folder) == ({} if keep == "none" else best_students(2))
         assert len(list(folder.glob(f"trials/*/{PREDICTIONS}"))) == 4
     assert kdtune.load(folder).warnings == []
 
 
-def test_a_new_best_whose_students_were_deleted_is_said_with_the_remedy(tmp_path: Path) -> None:
-    folder = tmp_path / "made"
-    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
-    train_of(folder, list(made.trials.trial_id), write_predictions(made))
+def test_a_new_best_whose_students_were_deleted_is_said_with_the_remedy(
+    made: kdtune.Results,
+) -> None:
+    folder = made.folder
     finish(folder, Mirror(made.study))
     write_records(folder, {at(1.0, r): [0.9, 0.95, 0.99] for r in (1, 2)})  # now it is the best
     new = folder / "trials" / at(1.0, 2).trial_id
@@ -126,6 +151,7 @@ def test_a_new_best_whose_students_were_deleted_is_said_with_the_remedy(tmp_path
     assert f"--drop {' '.join(gone)}) and repeat" in warning and "--rerun-dropped" in warning
 
 
+@pytest.mark.usefixtures("without_texts")
 def test_a_store_keeps_the_same_students_and_another_machine_loses_none(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,11 +176,9 @@ def test_a_store_keeps_the_same_students_and_another_machine_loses_none(
     assert students(study.folder) == best_students(2)
 
 
-def test_transforms_of_the_models_are_kept_and_their_warnings_shown(tmp_path: Path) -> None:
+def test_transforms_of_the_models_are_kept_and_their_warnings_shown(made: kdtune.Results) -> None:
     """Those of an earlier command, too."""
-    folder = tmp_path / "made"
-    made = make(folder, draw({0.5: 0.05, 1.0: 0.0}, 2), out=str(tmp_path))
-    train_of(folder, list(made.trials.trial_id), write_predictions(made))
+    folder = made.folder
     views = {"image_size": 28, "eval_crop": 0.875, "eval_interpolation": "bicubic"}
     model = {"size": 24, "channels": None, "mean": [0.3], "std": [0.4], "interpolation": "bilinear"}
     student = f"student {made.study.run.student}"
@@ -176,29 +200,19 @@ def test_transforms_of_the_models_are_kept_and_their_warnings_shown(tmp_path: Pa
 
 
 NET = {"": "squeezenet1_1", "_weights": "none"}
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from kdtune.config.files import atomic_write
-with atomic_write(Path(sys.argv[1])) as part:
-    part.write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
     """But for what other commands may be writing now, and the user's own files."""
     dead = ["study.json", "teacher/1/teacher.json", "trials/t/files/.kdtune-epochs.json"]
-    alive = ["report.html", "figures/a.svg", "teacher/2/teacher.json", "trials/t/files/mine"]
-    for name in (*dead, *alive):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    alive = ["report.html", "teacher/2/teacher.json", "figures/a.svg", "trials/t/files/mine"]
+    for number, name in enumerate((*dead, *alive)):
+        part = tmp_path / f"{name}.0123abcd.part"
+        part.parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("whole")
-        (tmp_path / f"{name}.0123abcd.part").write_text("half")
-    command = [sys.executable, "-c", KILLED, tmp_path / "study.json"]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
-    old = time.time() - 3601
-    os.utime(tmp_path / "teacher/1/teacher.json.0123abcd.part", (old, old))
-    assert len(list(tmp_path.rglob("*.part"))) == len(dead) + len(alive) + 1
+        part.write_text("half")
+        if number not in (3, 4):  # written now
+            os.utime(part, (time.time() - 3601,) * 2)
     remove_parts(tmp_path)
     left = {str(part.relative_to(tmp_path)) for part in tmp_path.rglob("*.part")}
     assert left == {f"{name}.0123abcd.part" for name in alive}
@@ -291,36 +305,36 @@ HALF = replace(RANDOM, plain_share=0.5)
 
 
 @pytest.mark.parametrize(
-    ("asked", "old", "wins", "words"),
+    ("asked", "old", "wins", "flags"),
     [
-        (replace(OLD, repeats=2), OLD, "old", "already has 4 repeats; ignoring --repeats 2"),
+        (replace(OLD, repeats=2), OLD, "old", "--repeats 4"),
         (
             OLD,
             replace(OLD, until_decided=True, budget="90runs", level=0.01),
             "old",
-            "was begun with --repeats auto; continuing with --budget 90runs and --level 0.01",
+            "--repeats auto --budget 90runs --level 0.01",
         ),
         (
             OLD,
             replace(OLD, keep="all"),
             "old",
-            "was begun with --keep all; ignoring --keep best, so that no students are deleted",
+            "--keep all",
         ),
         (replace(OLD, keep="all"), OLD, "asked", ""),
         (OLD, replace(OLD, keep="none"), "asked", ""),
-        (HALF, RANDOM, "old", "was begun with --plain-share 0.25; continuing with it"),
+        (HALF, RANDOM, "old", "--plain-share 0.25"),
         (replace(HALF, flags=("plain_share",)), RANDOM, "asked", ""),
     ],
 )
-def test_a_saved_value_that_wins_is_said(asked: Study, old: Study, wins: str, words: str) -> None:
+def test_a_saved_value_that_wins_is_said(asked: Study, old: Study, wins: str, flags: str) -> None:
     want = old if wins == "old" else asked
-    assert merge(asked, old) == (want, [f"runs/old {words}"] * bool(words))
+    said = f"runs/old was begun with {flags}; continuing with it"
+    assert merge(asked, old) == (want, [said] * bool(flags))
 
 
 @pytest.mark.parametrize("name", PRINTS)
 def test_contents_are_compared(name: str) -> None:
     lines: list[str] = []
-    check_same(OLD, None, PRINTS, lines.append)
     check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS, lines.append)
     assert lines == []
     with pytest.raises(InputError, match=rf"the {name} .*changed since .*{name[0]} → x.*--name"):
@@ -370,15 +384,74 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(tmp_path: Pat
         kdtune.run(replace(moved, run=replace(run, data=str(other))))
 
 
-def test_a_folder_in_which_no_study_begins_is_removed(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "x"
-    with pytest.raises(InputError, match="wrong"), lock_study(folder):
-        assert read_if_saved(folder) is None
-        with pytest.raises(InputError, match="in use by another process"), lock_study(folder):
-            pass
-        raise InputError("wrong")
-    assert not (tmp_path / "runs").exists()
-    make(folder, {0.5: [0.7]})
-    with pytest.raises(InputError, match="wrong"), lock_study(folder):
-        raise InputError("wrong")
-    assert (folder / "study.json").exists()
+# -- a complete study is only read: when, and without torch and Ray --
+
+
+STORED = Path(__file__).parents[1] / "goldens" / "studies" / "schema_4"
+READ = """
+import sys
+from pathlib import Path
+from kdtune.raytune.folder import read_complete
+from kdtune.storage.records import read_study
+assert read_complete(read_study(Path(sys.argv[1]))).status.startswith("complete")
+print(sorted({"torch", "ray"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with a complete study and all that is written at the end."""
+    place = tmp_path_factory.mktemp("finished")
+    with chdir(place):
+        folder = Path(shutil.copytree(STORED, Path("runs") / "schema_4"))
+        saved = read_saved(folder)
+        write_study(saved.study, saved.fingerprints)
+        finish(folder, Mirror(saved.study))
+    return place
+
+
+@pytest.fixture
+def complete(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A complete study in the current folder."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return read_saved(Path("runs") / "schema_4").study
+
+
+def test_a_complete_study_is_read_without_torch_and_ray(complete: Study) -> None:
+    results = read_complete(complete)
+    assert results is not None and results.verdict() == kdtune.load(complete.folder).verdict()
+    words = [sys.executable, "-c", READ, str(complete.folder)]
+    done = subprocess.run(words, env=os.environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def rewrite(study: Study) -> None:
+    file = study.folder / "study.json"
+    file.write_text(file.read_text() + "\n")
+
+
+def add_a_part(study: Study) -> None:
+    file = study.folder / "epochs" / "00009.jsonl"
+    file.write_text("")
+    later = (study.folder / "summary.md").stat().st_mtime + 1
+    os.utime(file, (later, later))
+
+
+CHANGES = {
+    "another repeat": lambda study: replace(study, repeats=study.repeats + 1),
+    "another value": lambda study: replace(study, space={**study.space, "lr": (0.01, 0.02)}),
+    "data elsewhere": lambda study: replace(study, run=replace(study.run, data="elsewhere")),
+    "a command to notify": lambda study: replace(study, notify="true"),
+    "no summary": lambda study: (study.folder / "summary.md").unlink(),
+    "no student": lambda study: (study.folder / "students/repeat-01.safetensors").unlink(),
+    "records after the summary": add_a_part,
+    "an earlier form of study.json": rewrite,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_whatever_may_be_left_to_do_is_left_to_the_driver(
+    change: Callable[[Study], Study | None], complete: Study
+) -> None:
+    assert read_complete(change(complete) or complete) is None

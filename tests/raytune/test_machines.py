@@ -1,8 +1,6 @@
 """What fits on machines, counted by hand; their inspection; those that join or are lost."""
 
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import pytest
 import ray
 import torch
 import yaml
-from ray.cluster_utils import Cluster
 from s3_service import S3
 from tiny_run import TINY
 
@@ -29,8 +26,7 @@ from kdtune.raytune.machines import (
     Node,
     StorageProbe,
     TrialResources,
-    alive_nodes,
-    check_local_resources,
+    check_resources,
     count_trials,
     fingerprints_of,
     largest_runs,
@@ -83,7 +79,7 @@ def test_cores_are_divided_over_the_trials_of_a_machine_with_gpus(
 
 @pytest.fixture
 def one_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A cluster of one machine, and the place of its file; of real machines: `cluster`."""
+    """A cluster of one machine, and the place of its file."""
     node = Node("a", "10.0.0.1 (h0)", {"CPU": 2, "GPU": 2})
     monkeypatch.setattr(machines, "alive_nodes", lambda: [node])
     monkeypatch.setattr(machines, "CLUSTER_FILE", tmp_path / "file.yaml")
@@ -132,8 +128,8 @@ def test_machines_that_the_file_demands_are_waited_for_but_not_for_ever(
     ("values", "machine", "words"),
     [
         ({"gpus": 4}, {"num_gpus": 3}, r"at most the 3 GPUs .* --gpus 4. Use --gpus 3"),
-        ({"gpus": 1, "gpus_per_trial": 2.0}, {"num_gpus": 4}, "at most the 1 GPUs .*trial 2"),
-        ({"cpus_per_trial": 3}, {"num_cpus": 2}, "at most the 2 cores .* --cpus-per-trial 3"),
+        ({"gpus": 1, "gpus_per_trial": 2.0}, {"num_gpus": 4}, "takes 1 CPU cores and 2 GPUs, but"),
+        ({"cpus_per_trial": 3}, {"num_cpus": 2}, "takes 3 CPU cores and 0 GPUs, but"),
         ({}, {"num_gpus": 0}, "--precision must be fp32 on this CPU"),  # bf16 would be emulated
     ],
 )
@@ -143,7 +139,7 @@ def test_a_trial_may_not_ask_for_more_than_the_machine_has(
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
     study = Study(run=replace(TINY, precision="fp32" if values else "bf16"), **values)
     with pytest.raises(InputError, match=words):
-        check_local_resources(study, machine)
+        check_resources(study, machine)
 
 
 HEAD = Node("a", "10.0.0.1 (h0)", {"GPU": 0})
@@ -184,11 +180,8 @@ def test_the_largest_batch_of_the_space_is_tried_with_every_pair_of_models() -> 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (
-            torch.OutOfMemoryError("CUDA out of memory"),
-            "not fit into the free memory of a GPU (A100",
-        ),
-        (RuntimeError("no kernel"), "a training step fails on this GPU (no kernel)"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "(A100: CUDA out of memory)"),
+        (RuntimeError("no kernel"), "a training step with --batch-size 16, the largest of this"),
         (None, ""),
     ],
 )
@@ -201,52 +194,6 @@ def test_a_batch_is_tried_on_cuda(
     monkeypatch.setattr(machines, "try_batch", Mock(side_effect=error))
     fault = try_on_gpu(Study(run=TINY))
     assert words in fault and bool(words) == bool(fault)
-
-
-@pytest.fixture(scope="module")
-def cluster(s3: S3, no_shared_ray: None) -> Iterator[Cluster]:
-    """Two raylets, which share this machine's disk and know the store's address."""
-    # from Python 3.13 on a forked process clears what waits for the exit: Ray's hook crashes there
-    one = {"num_cpus": 1}
-    made = Cluster(initialize_head=True, head_node_args=one, shutdown_at_exit=False)
-    made.add_node(num_cpus=1)
-    ray.init(address=made.address, log_to_driver=False)
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
-def test_two_machines_are_a_table_and_nothing_is_left_behind(
-    cluster: Cluster, study: Study, s3: S3, tmp_path: Path
-) -> None:
-    there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
-    for asked in (study, there):
-        (table,) = inspect(asked)
-        assert len(table.splitlines()) == 2 + 2
-    assert list(study.folder.iterdir()) == []
-    assert Store(str(there.uri)).names() == []
-    with pytest.raises((InputError, OSError), match="NoSuchBucket"):
-        inspect(replace(study, out="s3://no-such-bucket/runs"))
-
-
-def test_other_contents_lost_files_and_full_disks_are_refused(
-    cluster: Cluster, study: Study, tmp_path: Path
-) -> None:
-    file = tmp_path / "student.safetensors"
-    save_weights(make_student(study.run, load_data(study.run)).net, file)
-    study = replace(study, run=replace(study.run, student_weights=str(file)))
-    inspection = inspection_of(study)
-    first, other = alive_nodes()
-    others = inspection._replace(fingerprints={**inspection.fingerprints, "data": "others"})
-    with pytest.raises(NodeMismatchError) as caught:
-        preflight(others)
-    assert str(caught.value).startswith(f"{other} has data ")
-    assert f", but {first} has others; make them the same" in str(caught.value)
-    with pytest.raises(NodeMismatchError, match=rf"{study.folder} has \d+ free bytes, but one run"):
-        preflight(inspection._replace(run_bytes=10**17))
-    file.unlink()  # the driver has its fingerprints from before
-    with pytest.raises(NodeMismatchError, match=rf"^{re.escape(str(other))}: .*{file} does not ex"):
-        preflight(inspection)
 
 
 def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
@@ -267,46 +214,89 @@ def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
     assert report.free and report.facts["torch"]  # the rest is inspected all the same
 
 
-def test_machines_that_join_are_inspected_and_those_lost_are_named(
-    cluster: Cluster, study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """One that cannot run the study ends it; one lost during its inspection does not."""
+# -- two machines, as two names of this one; under Ray: clusters/test_cluster.py --
+
+
+OTHER = Node("b", "10.0.0.2 (h1)", {"CPU": 1})
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
+    """Machines whose tasks this process runs; an error of a task is Ray's."""
+    alive = [HEAD, OTHER]
+
+    def start_on(node: Node, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            return ray.exceptions.RayTaskError("inspect", str(error), error)
+
+    def get(task: Any, timeout: float = 0.0) -> Any:
+        if isinstance(task, Exception):
+            raise task
+        return task
+
+    monkeypatch.setattr(machines, "alive_nodes", lambda: list(alive))
+    monkeypatch.setattr(machines, "start_on", start_on)
+    monkeypatch.setattr(machines.ray, "get", get)
+    monkeypatch.setattr(machines.ray, "wait", lambda tasks, timeout: (tasks, []))
     monkeypatch.setattr(machines, "NODE_POLL_SECONDS", 0.0)
-    monitor = MachineMonitor(Inspection(study, TRIAL, {}))
-    assert list(monitor.poll()) == []
-    elsewhere = replace(study, run=replace(study.run, data=str(tmp_path / "images")))
-    strict, late = (MachineMonitor(Inspection(asked, TRIAL, {})) for asked in (elsewhere, study))
-    third = cluster.add_node(num_cpus=1)
-    with_third = alive_nodes()
-    (node,) = set(with_third) - set(late.nodes)
-    lost = f"{node} was lost; its runs resume from their last checkpoint on other machines"
-    assert first_line_of(monitor) == f"{node} has joined"
-    with pytest.raises(NodeMismatchError, match=str(tmp_path / "images")):
-        first_line_of(strict)
-    cluster.remove_node(third)
-    assert first_line_of(monitor) == lost
-    with monkeypatch.context() as patch:
-        patch.setattr(machines, "alive_nodes", lambda: with_third)  # the inspection learns sooner
-        assert first_line_of(late).startswith(f"warning: {node} could not be inspected (")
-        with pytest.raises(NodeMismatchError, match="could not be inspected"):  # at a start it does
-            inspect(study)
-    assert first_line_of(late) == lost
-    assert list(study.folder.iterdir()) == []
+    return alive
 
 
 def inspection_of(study: Study) -> Inspection:
-    data = StudyData(study.run)
-    return Inspection(study, TRIAL, fingerprints_of(study, data))
+    return Inspection(study, TRIAL, fingerprints_of(study))
 
 
-def inspect(study: Study) -> list[str]:
-    """Inspect all machines as the driver does."""
-    return preflight(inspection_of(study))
+def test_two_machines_are_a_table_and_nothing_is_left_behind(
+    nodes: list[Node], study: Study, s3: S3, tmp_path: Path
+) -> None:
+    there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
+    for asked in (study, there):
+        (table,) = preflight(inspection_of(asked))
+        assert len(table.splitlines()) == 2 + 2
+    assert list(study.folder.iterdir()) == []
+    assert Store(str(there.uri)).names() == []
+    with pytest.raises((InputError, OSError), match="NoSuchBucket"):
+        preflight(inspection_of(replace(study, out="s3://no-such-bucket/runs")))
 
 
-def first_line_of(monitor: MachineMonitor) -> str:
-    for _ in range(600):
-        if lines := list(monitor.poll()):
-            return lines[0]
-        time.sleep(0.1)
-    raise AssertionError("nothing is said")
+def test_other_contents_lost_files_and_full_disks_are_refused(
+    nodes: list[Node], study: Study, tmp_path: Path
+) -> None:
+    file = tmp_path / "student.safetensors"
+    save_weights(make_student(study.run, load_data(study.run)).net, file)
+    study = replace(study, run=replace(study.run, student_weights=str(file)))
+    inspection = inspection_of(study)
+    others = inspection._replace(fingerprints={**inspection.fingerprints, "data": "others"})
+    with pytest.raises(NodeMismatchError) as caught:
+        preflight(others)
+    assert str(caught.value).startswith(f"{OTHER} has data ")
+    assert f", but {HEAD} has others; make them the same" in str(caught.value)
+    with pytest.raises(NodeMismatchError, match=rf"{study.folder} has \d+ free bytes, but one run"):
+        preflight(inspection._replace(run_bytes=10**17))
+    file.unlink()  # the driver has its fingerprints from before
+    with pytest.raises(NodeMismatchError, match=rf"^{re.escape(str(OTHER))}: .*{file} does not ex"):
+        preflight(inspection)
+
+
+def test_machines_that_join_are_inspected_and_those_lost_are_named(
+    nodes: list[Node], study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that cannot run the study ends it; one lost during its inspection does not."""
+    nodes.remove(OTHER)
+    elsewhere = replace(study, run=replace(study.run, data=str(tmp_path / "images")))
+    asked = (study, elsewhere, study)
+    monitor, strict, late = (MachineMonitor(Inspection(s, TRIAL, {})) for s in asked)
+    assert list(monitor.poll()) == []
+    nodes.append(OTHER)
+    assert list(monitor.poll()) == [f"{OTHER} has joined"]
+    with pytest.raises(NodeMismatchError, match=str(tmp_path / "images")):
+        list(strict.poll())
+    lost = ray.exceptions.RayTaskError("inspect", "", ConnectionError("no answer"))
+    monkeypatch.setattr(machines, "start_on", lambda *_: lost)
+    warning = f"warning: {OTHER} could not be inspected (no answer)"
+    assert list(late.poll()) == [warning]
+    nodes.remove(OTHER)
+    ended = f"{OTHER} was lost; its runs resume from their last checkpoint on other machines"
+    assert [*monitor.poll(), *late.poll()] == [ended] * 2

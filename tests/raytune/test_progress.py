@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import study_folders as folders
 from play import play
@@ -24,12 +25,10 @@ from kdtune.raytune.driver import Interrupted
 from kdtune.raytune.folder import write_study
 from kdtune.raytune.progress import (
     ProgressDisplay,
-    StudyOutcome,
+    describe_outcome,
     describe_state,
     make_table,
     notify,
-    outcome_of_error,
-    outcome_of_results,
 )
 from kdtune.results.results import load
 from kdtune.streams.cache import Cache
@@ -121,9 +120,8 @@ def test_a_command_is_told_the_verdict_or_the_reason(
     study: Study, end: Exception | None, status: str, reason: str
 ) -> None:
     results, lines = load(study.folder), list[str]()
-    outcome = outcome_of_results(results) if end is None else outcome_of_error(end)
-    notify("./tell.sh", study, outcome, lines.append)
-    verdict = results.verdict() if end is None else outcome.verdict
+    notify("./tell.sh", study, end or results, lines.append)
+    verdict = describe_outcome(end)[1] if end else results.verdict()
     assert reason in verdict and Path("stdin.txt").read_text() == f"{verdict}\n"
     assert Path("verdict.txt").read_text() == verdict and lines == []
     assert Path("variables.txt").read_text() == f"made {study.folder} {status}"
@@ -131,7 +129,8 @@ def test_a_command_is_told_the_verdict_or_the_reason(
 
 def test_no_text_of_the_verdict_is_run(study: Study) -> None:
     evil = "$(touch ran) `touch ran` '; touch ran; \" && touch ran\n\0 é"
-    notify("./tell.sh", study, StudyOutcome("failed", evil))
+    results: Any = SimpleNamespace(trials=pd.DataFrame({"status": []}), verdict=lambda: evil)
+    notify("./tell.sh", study, results)
     assert not Path("ran").exists()
     assert Path("stdin.txt").read_text() == f"{evil}\n"
     assert Path("verdict.txt").read_text() == evil.replace("\0", "")
@@ -150,7 +149,7 @@ def test_a_command_that_fails_or_hangs_is_a_warning(
 ) -> None:
     monkeypatch.setattr(progress, "NOTIFY_SECONDS", 0.5)
     lines: list[str] = []
-    notify(command, study, StudyOutcome("completed", ""), lines.append)
+    notify(command, study, ValueError(), lines.append)
     assert len(lines) == 1 and lines[0].startswith("warning: --notify") and reason in lines[0]
 
 

@@ -78,7 +78,7 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_DFL)  # nohup lets this process ignore SIGHUP
     try:
-        with pytest.raises(KeyboardInterrupt), local_ray.signals_as_ctrl_c():
+        with pytest.raises(KeyboardInterrupt), local_ray.ended_in_words():
             signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             check_local_ray()
@@ -98,7 +98,7 @@ def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
     monkeypatch.setattr(local_ray, "_kill_ray", lambda: None)
     monkeypatch.setattr(local_ray, "_arrived", threading.Event())
     if arrived:
-        local_ray._note(signal.SIGTERM)
+        local_ray._arrived.set()
     with local_ray.summarised(lambda: "3 of 4 runs", print):
         local_ray._end("it is lost")
     said = capsys.readouterr()

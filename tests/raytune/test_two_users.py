@@ -194,37 +194,6 @@ def test_nothing_of_a_study_is_every_users_to_write(victim: Victim) -> None:
     assert {p.name for p in of_owner if mode_of(p) & 0o077} <= {f"torchinductor_uid_{OWNER}"}
 
 
-BUILD = """
-import sys, torch
-from kdtune.streams.cache import Cache, Key
-cache, fill = Cache(sys.argv[1], 1), float(sys.argv[2])
-made = cache.get(Key("logits", {"data": "abc"}), "logits", lambda p: {"a": torch.full((2,), fill)})
-print(made["a"].tolist())
-"""
-
-
-def test_a_stranger_cannot_poison_a_cache(place: Path) -> None:
-    """Entries of another user are not read, and a folder of another user is refused."""
-    cache = place / "cache"
-    cache.mkdir()
-    give(place, OWNER)
-    cache.chmod(0o777)
-    poisoned = as_user(STRANGER, BUILD, cache, 666)
-    assert poisoned.stdout == "[666.0, 666.0]\n", poisoned.stderr  # the folder was open to all
-    cache.chmod(0o755)
-    (planted,) = cache.glob("*/*/*.safetensors")
-    planted.chmod(0o644)  # as its owner may
-    own = as_user(OWNER, BUILD, cache, 1)
-    assert own.stdout == "[1.0, 1.0]\n"
-    assert f"the cache entry {planted} belongs to user {STRANGER}" in own.stderr
-
-    give(cache, STRANGER)
-    run = "from kdtune.config.cli import start; start('distill')"
-    done = as_user(OWNER, run, "--cache", cache, "--epochs", 1, HOME=str(place))
-    assert done.returncode == 2
-    assert f"{cache} belongs to user {STRANGER}" in done.stderr and done.stderr.count("\n") == 1
-
-
 CLEAN = """
 import sys
 from pathlib import Path

@@ -1,6 +1,5 @@
 """Comparisons with the baseline, against scipy and hand-worked numbers; tables as text."""
 
-import itertools
 import math
 from dataclasses import replace
 
@@ -39,10 +38,7 @@ def compared(last) -> pd.DataFrame:
     return compare(trials_of(last), Criterion()).set_index("config/alpha")
 
 
-# -- the table -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("repeats", [3, 6, 9])
+@pytest.mark.parametrize("repeats", [3, 7])
 def test_compare_matches_scipys_paired_t_test(tmp_path, repeats: int) -> None:
     last = draw(EFFECTS, repeats, seed=repeats)
     table = make(tmp_path, last).compare().set_index("config/alpha")
@@ -111,9 +107,6 @@ def test_a_win_is_the_better_value_of_the_metric(tmp_path) -> None:
         assert (row["diff"] > 0) == (metric in ("acc", "agreement"))
 
 
-# -- what may be missing ---------------------------------------------------------------------------
-
-
 def test_configurations_without_the_metric_are_not_compared(tmp_path) -> None:
     made = make(tmp_path, {0.5: [0.7, 0.8], 0.1: [0.6, 0.6], 1.0: [0.5, 0.6]})
     plain = at(1.0).config_id
@@ -143,12 +136,10 @@ def test_max_t_uses_configurations_with_all_repeats() -> None:
     assert table.p_max_t[[0.5, 0.1]].tolist() == exact(max_t(d))
 
 
-# -- laws ------------------------------------------------------------------------------------------
-
 COLUMNS = ["diff", "sd", "low", "high", "p", "p_holm", "p_max_t", "correlation", "p_better"]
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=2)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 8))
 def test_compare_laws(seed: int, repeats: int) -> None:
     rng = np.random.default_rng(seed)
@@ -168,9 +159,6 @@ def test_compare_laws(seed: int, repeats: int) -> None:
     again = compare(moved, Criterion()).set_index("config_id").loc[table.index]
     assert (again["diff"] / 2).tolist() == exact(table["diff"].tolist(), abs=1e-12)
     assert again.p_holm.tolist() == exact(table.p_holm.tolist(), rel=1e-6)
-
-
-# -- names and flags -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["", "alpha", "alpha=", "=1", "alpa=1", "alpha=1,", "repeat=0"])
@@ -253,27 +241,12 @@ def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:
     assert baseline_of(compare(made.trials.iloc[:0], Criterion()), lost) is None
 
 
-# -- values as groups ------------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.floats(-1e9, 1e9) | st.integers(-(10**12), 10**12), min_size=9, unique=True))
-def test_ranges_hold_their_values_and_their_names_differ(values: list) -> None:
-    values = pd.Series(values, dtype=float)
+def test_many_values_are_cut_into_ranges() -> None:
+    values = pd.Series([*range(8), 100.04, 100.05, 100.06, None])
     groups = levels(values)
-    if values.nunique() <= 8:  # whole numbers above 2^53 become one
-        return
-    names = list(groups.cat.categories)
-    assert len(set(names)) == len(names) <= 4 and groups.notna().all()
-    for name, value in zip(groups, values, strict=True):
-        low, high = (float(end) for end in name.split(" … "))
-        slack = 1e-2 * abs(value)  # three digits
-        assert low - slack <= value <= high + slack
-    for left, right in itertools.pairwise(names):  # in their order, and apart
-        assert values[groups == left].max() < values[groups == right].min()
-
-
-# -- as text ---------------------------------------------------------------------------------------
+    assert list(groups.cat.categories) == ["0 … 2", "3 … 5", "6 … 7", "100 … 100.1"]
+    assert groups[3] == "3 … 5" and groups.isna().sum() == 1
+    assert levels(values[:8]).tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(

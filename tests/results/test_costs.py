@@ -10,12 +10,7 @@ from study_folders import at, cost, trials_of
 
 from kdtune.config.records import Limits
 from kdtune.results.comparison import Criterion
-from kdtune.results.costs import (
-    best_within,
-    cost_frame,
-    frontier,
-    pareto,
-)
+from kdtune.results.costs import best_within, cost_frame, frontier, pareto
 from kdtune.storage.records import FinalPair, Round
 
 exact = pytest.approx
@@ -49,11 +44,6 @@ def within(criterion: Criterion, trials: pd.DataFrame | None = None) -> str:
     return best_within(phases, COSTS, criterion, criterion.limits, ["alpha", "student"])
 
 
-# -- dataframes ------------------------------------------------------------------------------------
-
-
-# -- frontier --------------------------------------------------------------------------------------
-
 _numbers = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
 
 
@@ -81,9 +71,6 @@ def test_the_best_of_each_student_with_and_without_distillation() -> None:
     assert list(table.latency_ms) == [0.5, 0.5, 3.0, 3.0]
     assert list(table["efficient/latency_ms"]) == [True, False, False, True]
     assert list(table["efficient/params"]) == [True, False, False, True]
-
-
-# -- limits ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Dataframes of records and predictions, and the labels of configurations."""
 
 import fcntl
-import random
 from pathlib import Path
 
 import numpy as np
@@ -84,25 +83,6 @@ def test_of_equal_best_epochs_the_first_counts(tmp_path):
     edit_records(tmp_path, lambda line: line.update(kl=line.get("epoch")))
     (trial,) = read_frames(tmp_path).trials.to_dict("records")
     assert trial["val/kl@best"] == 1 and trial["val/kl@last"] == 2
-
-
-def test_interleaved_records_are_assigned_to_their_trials(tmp_path):
-    write_records(tmp_path, FOUR)
-    whole = read_frames(tmp_path)
-    file = tmp_path / "epochs" / "00000.jsonl"
-    lines = file.read_text().splitlines()
-    waiting = [[line for line in lines if run.trial_id in line] for run in FOUR]
-    mixed, rng = [], random.Random(0)
-    while any(waiting):
-        mixed.append(rng.choice([w for w in waiting if w]).pop(0))
-    assert mixed != lines
-    file.write_text("\n".join(mixed) + "\n")
-    again = read_frames(tmp_path)
-    pd.testing.assert_frame_equal(again.trials, whole.trials)
-    keys = ["trial_id", "epoch", "split"]
-    pd.testing.assert_frame_equal(
-        *(f.epochs.sort_values(keys, ignore_index=True) for f in (again, whole))
-    )
 
 
 def test_a_run_without_an_end_is_running_while_the_study_is(tmp_path):

@@ -13,12 +13,7 @@ from study_folders import RUN, draw, edit_records, make
 
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
-from kdtune.results.several import (
-    SideBySide,
-    list_studies,
-    load_several,
-    text,
-)
+from kdtune.results.several import SideBySide, list_studies, load_several, text
 
 exact = pytest.approx
 A = draw({0.5: 0.03, 0.1: 0.0, 1.0: 0.0}, 8)

@@ -28,10 +28,7 @@ exact = pytest.approx
 LAST = {0.5: [0.5, 0.6, 0.7], 1.0: [0.4, 0.45, 0.41]}
 
 
-# -- the summary -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("repeats", [1, 2, 5])
+@pytest.mark.parametrize("repeats", [1, 5])
 def test_summary_of_every_metric_matches_numpy_and_scipy(tmp_path, repeats: int) -> None:
     last = draw({0.5: 0.0, 1.0: 0.0}, repeats)
     names = ("acc", "gap", "ce", "loss", "distill", "agreement", "kl", "logit_diff", "teacher_acc")
@@ -49,7 +46,6 @@ def test_summary_of_every_metric_matches_numpy_and_scipy(tmp_path, repeats: int)
         elif name != "teacher_acc":
             assert row["std"] == exact(np.std(values, ddof=1))
             ends = t.interval(0.95, repeats - 1, np.mean(values), sem(values))
-            ends = (math.nan, math.nan) if repeats == 2 else ends
             assert (row["low"], row["high"]) == exact(ends, nan_ok=True)
 
 
@@ -122,14 +118,7 @@ def test_marginal_by_hand(tmp_path) -> None:
     assert table.loc[("lr", 0.1), "val/acc/std"] == exact(0.1 / 2**0.5)  # of .4 and .5
 
 
-# -- the starting repository's study ---------------------------------------------------------------
-
-
 EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}
-LOST = at(0.5, 2).trial_id
-
-
-# -- which epoch counts ----------------------------------------------------------------------------
 
 
 def test_sensitivity_by_hand(tmp_path) -> None:
@@ -151,9 +140,6 @@ def test_sensitivity_by_hand(tmp_path) -> None:
     ]
     # of ce less is better
     assert made.sensitivity("ce").set_index("config/alpha")["last/rank"].to_dict() == {0.5: 1, 1: 2}
-
-
-# -- where the spread comes from -------------------------------------------------------------------
 
 
 def test_shares_of_variance_match_those_of_the_block(tmp_path) -> None:
@@ -184,9 +170,6 @@ def test_shares_of_variance_use_a_block_without_gaps(tmp_path) -> None:
     pd.testing.assert_frame_equal(holed.spread(Criterion()), whole.spread(Criterion()))
 
 
-# -- importance ------------------------------------------------------------------------------------
-
-
 def test_importance_finds_what_matters(tmp_path) -> None:
     runs = grid([0.1, 0.5, 1.0], lr=[0.01, 0.03, 0.1, 0.3])
     last = draw({run: 0.1 * (run.lr == 0.1) for run in runs}, 4, sd=0.005)
@@ -202,21 +185,12 @@ def test_importance_finds_what_matters(tmp_path) -> None:
     assert table.n.tolist() == [12, 12]
 
 
-def test_importance_uses_configurations_where_the_hyperparameter_is_active(tmp_path) -> None:
-    runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0, 16.0])
-    table = make(tmp_path, draw(dict.fromkeys(runs, 0.0), 3)).importance()
-    assert table.set_index("hyperparameter").n.to_dict() == {"alpha": 7, "temperature": 6}
-
-
 def test_the_edge_of_the_search_space(tmp_path) -> None:
     runs = grid([0.5, 1.0], lr=[0.01, 0.03, 0.1])
     for lr, edge in ((0.1, "lr = 0.1 (highest)"), (0.03, "")):
         effects = {run: 0.1 * (run == at(0.5, lr=lr)) for run in runs}
         text = make(tmp_path / str(lr), draw(effects, 3)).edges()
         assert edge in text and bool(text) == bool(edge)
-
-
-# -- selection -------------------------------------------------------------------------------------
 
 
 def test_selection_by_hand(tmp_path) -> None:
@@ -254,11 +228,8 @@ def test_missing_predictions_prevent_the_correction(tmp_path) -> None:
     made = make(tmp_path, draw(EFFECTS, 3))
     frame = write_predictions(made)
     # only the accuracy at the last epoch has predictions
-    for criterion in (Criterion("ce"), Criterion(scope="best")):
-        assert made.selection(criterion)["corrected/mean"].isna().all()
-    for kept in (frame.trial_id.str.startswith(at(0.5).config_id), frame.trial_id != LOST):
-        frame[kept].to_parquet(tmp_path / PREDICTIONS)
-        assert made.selection()["corrected/mean"].isna().all()
-    assert (
-        "not corrected for selection, since predictions of a run are missing, test" in made.text()
-    )
+    assert made.selection(Criterion("ce"))["corrected/mean"].isna().all()
+    frame[frame.trial_id != at(0.5, 2).trial_id].to_parquet(tmp_path / PREDICTIONS)
+    assert made.selection()["corrected/mean"].isna().all()
+    text = "not corrected for selection, since predictions of a run are missing, test"
+    assert text in made.text()

@@ -10,20 +10,13 @@ from study_folders import at, draw, edit_records, make, write_predictions, write
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, STUDENT
-from kdtune.config.records import (
-    Accuracy,
-    TeacherAccuracy,
-    write_teacher_accuracy,
-)
+from kdtune.config.records import Accuracy, TeacherAccuracy, write_teacher_accuracy
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.planning.plan import Plan
 from kdtune.reporting.sections import teacher_table
 from kdtune.results.results import Results
-from kdtune.results.warnings import (
-    check_teachers,
-    find_teacher_faults,
-)
+from kdtune.results.warnings import check_teachers, find_teacher_faults
 from kdtune.storage.records import read_lines
 
 LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}
@@ -45,10 +38,7 @@ def warnings_of(folder: Path) -> list[str]:
         ({0.5: [0.7, 0.8, 0.75], 1.0: [0.6, None, None]}, ["2 runs have not started"]),
         (
             {0.1: [0.5, 0.61, None], 0.5: [0.71, 0.8, None], 1.0: [None, 0.6, 0.7]},
-            [
-                "3 runs have not started",
-                "alpha = 1 has repeats that other configurations lack: 2",
-            ],
+            ["3 runs have not started", "alpha = 1 has repeats that other configurations lack: 2"],
         ),
         (
             {0.5: [0.7, 0.8, 0.7], 1.0: [0.6, 0.65, 0.5]},  # a seed was not applied

@@ -36,18 +36,12 @@ from kdtune.results.words import (
     default_text,
     effort_warning,
     power_text,
-    short_verdict,
     steps_warning,
     verdict,
     what_would_help,
 )
 from kdtune.statistics.intervals import Components
-from kdtune.statistics.tests import (
-    anytime_p,
-    detectable_difference,
-    repeats_needed,
-    shrunk,
-)
+from kdtune.statistics.tests import anytime_p, repeats_needed, shrunk
 from kdtune.storage.records import pack_correct, read_lines
 
 exact = pytest.approx
@@ -70,23 +64,6 @@ def amount(text: str) -> tuple[float, float]:
     """Return the printed difference and half the width of the printed interval."""
     value, low, high = map(float, AMOUNT.search(text).groups())
     return value, (high - low) / 2
-
-
-# -- studies whose truth is known ------------------------------------------------------------------
-
-
-def test_the_best_mean_may_be_significantly_worse_where_another_is_not() -> None:
-    """The second is further behind, but varies so much that nothing is known."""
-    rng = np.random.default_rng(0)
-    last = {1.0: 0.8 + 0.01 * rng.normal(size=8)}
-    last[0.1] = last[1.0] - 0.01 + 0.0005 * rng.normal(size=8)
-    last[0.5] = last[1.0] - 0.03 + np.tile([0.2, -0.2], 4)
-    text = said({alpha: list(accs) for alpha, accs in last.items()})
-    assert text.startswith("Distillation (alpha = 0.1) worsened validation accuracy by ")
-    assert text.endswith(" No other configuration has a better mean.")
-    table = compare(trials_of(last), Criterion())
-    short = short_verdict(table, Criterion(), ComparisonContext("plain training", 8))
-    assert short.startswith("worse: -1.")
 
 
 def test_of_a_small_effect_the_repeats_for_80_percent_power_are_given() -> None:
@@ -118,7 +95,7 @@ def test_ties() -> None:
     assert re.match(BETTER, sure) and "(p = 0.031 (sign-flip test), n = 6 repeats)" in sure
 
 
-@pytest.mark.parametrize("metric", ["acc", "ce", "gap", "kl", "agreement", "logit_diff"])
+@pytest.mark.parametrize("metric", ["acc", "ce"])
 def test_a_comparison_has_one_direction_and_interval_wherever_it_is_shown(
     clear: Results, metric: str
 ) -> None:
@@ -138,9 +115,6 @@ def test_a_comparison_has_one_direction_and_interval_wherever_it_is_shown(
 def clear(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """A study in which higher accuracy comes with lower ce, gap and kl, and higher agreement."""
     return make(tmp_path_factory.mktemp("clear"), draw({0.1: 0.03, 0.5: 0.05, 1.0: 0.0}, 8))
-
-
-# -- claims that the numbers do not support --------------------------------------------------------
 
 
 def check(text: str, last) -> str:
@@ -190,7 +164,7 @@ def check(text: str, last) -> str:
     return kind
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=5)
 @given(
     seed=st.integers(0, 2**32 - 1),
     repeats=st.integers(1, 9),
@@ -235,21 +209,6 @@ def test_false_alarms_without_any_effect() -> None:
     assert kinds.count("worse") / studies <= 0.01
 
 
-@pytest.mark.slow
-def test_power_is_as_stated() -> None:
-    # an effect of the size that 8 repeats of one comparison find with 80 %
-    sd, studies = math.sqrt(2) * 0.01, 1000
-    effect = detectable_difference(alone(sd), 8, math.nan)
-    found = sum(
-        bool(re.match(BETTER, said(draw({0.5: effect, 1.0: 0.0}, 8, seed))))
-        for seed in range(studies)
-    )
-    assert found / studies == exact(0.8, abs=4 * math.sqrt(0.16 / studies))
-
-
-# -- the verdict -----------------------------------------------------------------------------------
-
-
 def test_finalists_are_compared_on_held_out_repeats_only(tmp_path) -> None:
     """The search repeats, which selected the finalists, would say the contrary."""
     fresh = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745, 0.75], 1.0: [0.7] * 6}
@@ -281,8 +240,6 @@ def test_an_adaptive_number_of_repeats_has_always_valid_statistics() -> None:
     assert f"always-valid 95% CI {low:+.1f} to {high:+.1f}, always-valid p = " in text
 
 
-# -- the text --------------------------------------------------------------------------------------
-
 RACED = {0.1: [0.6, 0.61], 0.5: [0.7, 0.71], 1.0: [0.65, 0.66]}
 FINAL = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
 
@@ -298,7 +255,7 @@ def decided(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Results]:
 
 
 @pytest.mark.parametrize("kind", STUDIES)
-@pytest.mark.parametrize("baseline", [{"alpha": 1}, {"alpha": 0.1}, {"alpha": 0.5}])
+@pytest.mark.parametrize("baseline", [{"alpha": 1}, {"alpha": 0.1}])
 def test_all_sentences_are_about_the_trials_of_the_criterion(decided, kind, baseline) -> None:
     """Another baseline than no distillation is compared on the repeats of the search."""
     made, criterion = decided[kind], Criterion(baseline=baseline)
@@ -383,9 +340,6 @@ def test_where_repeats_are_not_independent_no_number_of_them_is_advised() -> Non
         assert power == pytest.approx(0.8, abs=0.03)
 
 
-# -- repeats "auto" --------------------------------------------------------------------------------
-
-
 def test_the_comparison_is_the_one_that_the_plan_decides_by(tmp_path) -> None:
     search = {0.5: [0.8, 0.8], 1.0: [0.7, 0.7]}
     final = {0.5: [0.78, 0.804, 0.79, 0.81, 0.8], 1.0: [0.738, 0.756, 0.74, 0.752, 0.76]}
@@ -463,12 +417,3 @@ def test_more_steps_with_images_without_labels_are_a_warning() -> None:
     assert "up to 4 times as many steps" in steps_warning(trials_of(last), DISTILLATION)
     longer = last | {replace(run, alpha=1.0, epochs=12): NOISE}
     assert not steps_warning(trials_of(longer), DISTILLATION)
-
-
-# -- the summary -----------------------------------------------------------------------------------
-
-
-# -- predictions -----------------------------------------------------------------------------------
-
-
-# -- training functions of one's own ---------------------------------------------------------------

@@ -1,15 +1,8 @@
 """The command `python -m kdtune.predict`."""
 
-import csv
 import io
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -96,35 +89,6 @@ def test_table_and_json_say_the_same(
     assert one["file"] == str(tmp_path / "1.png")
     p = kdtune.load_student(fashion)(torch.full((1, 1, 28, 28), 100, dtype=torch.uint8))[0]
     assert one["predictions"][0]["probability"] == pytest.approx(float(p.max()), abs=1e-6)
-
-
-@pytest.mark.slow  # a process
-def test_a_bar_on_a_terminal_leaves_stdout_alone(photos: Results, folder: Path) -> None:
-    """As a process with stderr on a terminal and stdout in a pipe."""
-    command = [sys.executable, "-m", "kdtune.predict", str(photos.folder), "new", "--format", "csv"]
-    terminal, other_end = pty.openpty()
-    with ThreadPoolExecutor(1) as pool:
-        reader = pool.submit(_read_all, terminal)  # at once, since a terminal's buffer is small
-        try:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=other_end, cwd=folder.parent, check=False
-            )
-        finally:
-            os.close(other_end)
-        shown = reader.result()
-    os.close(terminal)
-    assert done.returncode == 1
-    assert b"predicting" in shown and b"100%" in shown and b"new/deep/broken.jpg" in shown
-    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
-    assert len(rows) == 12 and all(row["file"].startswith("new/") for row in rows)
-
-
-def _read_all(terminal: int) -> bytes:
-    content = b""
-    with suppress(OSError):  # Linux: the other end is closed
-        while chunk := os.read(terminal, 4096):
-            content += chunk
-    return content
 
 
 def test_images_are_found_once_and_in_order(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_students_and_teachers_are_searched(
 
     The models are measured in a Ray task, as with GPUs or on a cluster.
     """
-    monkeypatch.setattr("kdtune.raytune.teachers._runs_on_these_cpus", lambda study: False)
+    monkeypatch.setattr("kdtune.raytune.distillation._runs_on_these_cpus", lambda study: False)
     first, second = "factories:tiny_teacher", "factories:tiny_student"
     space = {"student": (tiny.student, "factories:dropout_student")}
     space |= {"teacher": (first, second, f"{first}+{second}"), "alpha": (0.5, 1.0)}

@@ -16,7 +16,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData, load_data
 from kdtune.models.weights import WEIGHTS, FinishedTeacher, read_finished, save_weights
-from kdtune.raytune.driver import prepare
+from kdtune.raytune.distillation import prepare
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import find_other_cuts, resolve
 from kdtune.training.teacher import fine_tune, initial_teacher

@@ -22,7 +22,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData, load_data, load_fashion
-from kdtune.raytune.identity import check_same, is_moved
+from kdtune.raytune.folder import check_same, is_moved
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import (

@@ -27,7 +27,7 @@ from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
-from kdtune.raytune.identity import check_same
+from kdtune.raytune.folder import check_same
 from kdtune.results.frames import read_examples
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache

@@ -12,9 +12,9 @@ import pytest
 import study_folders as folders
 from wandb_files import read_runs
 
+from kdtune import tracking
 from kdtune.config.study import Study
-from kdtune.tracking import callbacks
-from kdtune.tracking.callbacks import Tracker
+from kdtune.tracking import Tracker
 
 # not importorskip, which would load them in every process of a test run
 NEEDED = ("mlflow", "wandb", "alembic")  # with Alembic MLflow's database files
@@ -167,8 +167,8 @@ class Flaky:
 
 
 def test_nothing_is_lost_by_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "RETRY_SECONDS", 0.01)
-    monkeypatch.setitem(callbacks.CLIENTS, "mlflow", Flaky)
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.01)
+    monkeypatch.setitem(tracking.CLIENTS, "mlflow", Flaky)
     printed: list[str] = []
     with Tracker("mlflow", STUDY, set(), printed.append) as tracker:
         one = trial(0.5, 0)
@@ -188,9 +188,9 @@ def test_nothing_is_lost_by_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_client_that_hangs_does_not_keep_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "END_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "END_SECONDS", 0.2)
     monkeypatch.setattr(Flaky, "start", lambda self, new: time.sleep(30))
-    monkeypatch.setitem(callbacks.CLIENTS, "mlflow", Flaky)
+    monkeypatch.setitem(tracking.CLIENTS, "mlflow", Flaky)
     printed: list[str] = []
     began = time.monotonic()
     run_trials("mlflow", printed)

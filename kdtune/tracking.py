@@ -1,9 +1,11 @@
-"""Callback of Ray Tune that sends the trials of a study to MLflow or Weights & Biases.
+"""Trackers: a study that runs is sent to MLflow or Weights & Biases by a callback of Ray Tune.
 
 Ray's own callbacks for both are not used. That for MLflow makes two requests for each metric of
 each epoch, within Tune's loop: a server that is down stops the study. That for W&B starts two
 processes for each trial, ends failed trials like completed ones, and says nothing if W&B cannot be
 reached.
+
+May import config, storage and results. Only the driver in raytune imports it.
 """
 
 import os
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import Any, Protocol
+from typing import Any
 
 from ray import tune
 
@@ -46,22 +48,6 @@ class TrackedTrial:
     """The last one that has been reported; a trial that resumes reports earlier ones again."""
 
 
-class Client(Protocol):
-    """Client of a tracker. Each method may raise anything, and is then called again."""
-
-    def connect(self) -> str:
-        """Connect to the tracker; return where the user finds the study."""
-
-    def start(self, trial: TrackedTrial) -> None:
-        """Begin the run of a trial."""
-
-    def log(self, trial: TrackedTrial, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Add the metrics of an epoch to the run of a trial."""
-
-    def end(self, trial: TrackedTrial) -> None:
-        """End the run of a trial, with its status and its error."""
-
-
 class Tracker(tune.Callback):
     """Tune callback that sends each trial to a tracker.
 
@@ -80,12 +66,11 @@ class Tracker(tune.Callback):
         self, name: str, study: Study, pruned: Set[str], print_line: Callable[[str], None]
     ):
         self.name, self.study, self.pruned, self.print_line = name, study, pruned, print_line
-        self._client: Client = CLIENTS[name](study)
+        self._client = CLIENTS[name](study)
         self._trials: dict[str, TrackedTrial] = {}
         self._events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._closing = Event()
-        self._reason = ""
-        self._thread = Thread(target=self._send, daemon=True, name=f"kdtune-{name}")
+        self._closing, self._reason = Event(), ""
+        self._thread = Thread(target=self._send, daemon=True)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
@@ -155,26 +140,24 @@ class Tracker(tune.Callback):
         self.print_line(f"{self.name}: {_without_credentials(self._client.connect())}")
 
     def _send(self) -> None:
-        while (event := self._events.get()) is not None:
-            while not self._is_delivered(event):
+        """Call the client for one event after the other; one that fails is tried again."""
+        event = self._events.get()
+        while event is not None:
+            try:
+                event()
+            except Exception as error:  # whatever the client of a tracker raises
+                is_first = not self._reason
+                self._reason = _without_credentials(f"{type(error).__name__}: {first_line(error)}")
+                if is_first:
+                    self.print_line(
+                        f"warning: {self.name} has failed ({self._reason}); the study goes on, and "
+                        f"{self.name} is tried again"
+                    )
                 if self._closing.is_set():
                     return
                 self._closing.wait(RETRY_SECONDS)
-
-    def _is_delivered(self, event: Callable[[], None]) -> bool:
-        """Call the client; return False if it fails, and print a warning the first time."""
-        try:
-            event()
-        except Exception as error:  # whatever the client of a tracker raises
-            is_first = not self._reason
-            self._reason = _without_credentials(f"{type(error).__name__}: {first_line(error)}")
-            if is_first:
-                self.print_line(
-                    f"warning: {self.name} has failed ({self._reason}); the study goes on, and "
-                    f"{self.name} is tried again"
-                )
-            return False
-        return True
+            else:
+                event = self._events.get()
 
 
 def _metrics(epoch: Mapping[str, Any]) -> dict[str, float]:
@@ -331,5 +314,6 @@ class WandbRuns:
         del self.runs[trial]
 
 
-CLIENTS: dict[str, Callable[[Study], Client]] = {"mlflow": MlflowRuns, "wandb": WandbRuns}
-"""Client of each tracker; the names are those of `config.study.TrackerName`."""
+CLIENTS: dict[str, type[MlflowRuns | WandbRuns]] = {"mlflow": MlflowRuns, "wandb": WandbRuns}
+"""Client of each tracker, by the names of `config.study.TrackerName`. Each of its methods may raise
+anything, and is then called again."""

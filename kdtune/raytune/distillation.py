@@ -1,0 +1,495 @@
+"""Distillation under Ray: its trials, and before them the training and checks of its teachers."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import ray
+import torch
+
+from kdtune.config.fields import Role, is_output_file
+from kdtune.config.files import CHECKPOINT, COSTS, TEACHER_ACCURACY, state_files
+from kdtune.config.records import Cost, TeacherAccuracy, read_costs, write_costs
+from kdtune.config.run import Run
+from kdtune.config.study import Study, describe_fixed_students, flags_without_effect
+from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line
+from kdtune.data.checks import Contents, data_record, describe_data, find_changes
+from kdtune.data.dataset import Data
+from kdtune.data.sources import StudyData
+from kdtune.data.views import samples
+from kdtune.models.checks import measure_cost
+from kdtune.models.outputs import networks
+from kdtune.models.weights import RECORD, WEIGHTS
+from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_place
+from kdtune.raytune.machines import TrialResources, describe_ray_error
+from kdtune.raytune.progress import print_recipe
+from kdtune.raytune.recorder import ProcessWatch
+from kdtune.results import warnings as results
+from kdtune.storage.folder import folder_faults_described
+from kdtune.storage.mirror import Mirror
+from kdtune.storage.records import Line, SavedStudy, pack_correct
+from kdtune.streams.cache import Cache
+from kdtune.streams.views import Resources, device_of, view_size
+from kdtune.training.recipe import (
+    StudyModels,
+    find_faults,
+    format_recipe,
+    numbered,
+    recipe_rows,
+    teachers,
+    transforms_of,
+    whole_teachers,
+)
+from kdtune.training.run import clear_cached_models, distill, make_student
+from kdtune.training.teacher import (
+    describe_training,
+    find_other_views,
+    find_unmeasured,
+    fine_tune,
+    initial_teacher,
+    is_ready,
+    key_of,
+    measure_accuracy,
+    missing_teachers,
+    teacher_place,
+    with_members,
+)
+
+# What is made of a study before Ray: its recipe, its warnings, the function of its trials.
+
+
+RUN_BYTES_PER_STUDENT_BYTE = 9
+"""Size of a trial's files in sizes of its student: three states, while one of them is written, each
+with the weights and up to two moments of the optimiser. The student's own file comes after them."""
+
+
+@dataclass(frozen=True)
+class PreparedStudy:
+    """A study with trials left, and what was made of it once, before Ray."""
+
+    study: Study
+    """Resolved: every default is known."""
+    fingerprints: Mapping[str, str]
+    """Of what its trials are made of."""
+    trainable: Callable[..., None]
+    """Function(config, study), which Ray calls for each trial."""
+    lines: Sequence[Line] = ()
+    """Records of earlier calls."""
+    warnings: Sequence[str] = ()
+    """Sentences on what makes the study slower or less useful."""
+    data: StudyData | None = None
+    """This and the following are those of a study of distillation."""
+    recipe: Sequence[str] = ()
+    """Lines for the terminal."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What provenance.json says of the trials."""
+    run_bytes: int = 0
+    """Size of the files of one trial."""
+
+    def find_changes(self) -> str:
+        """Return a sentence on data that have changed meanwhile, or ""."""
+        return "" if self.data is None else find_changes(self.data.with_extra(self.data.run))
+
+
+def prepare(
+    asked: Study,
+    study: Study,
+    saved: SavedStudy | None,
+    fingerprints: Mapping[str, str],
+    data: StudyData,
+) -> PreparedStudy:
+    """Make what a study of distillation with trials left needs, before Ray.
+
+    Args:
+        asked: The study as it was asked for.
+        study: The study as it is run.
+        saved: What its folder holds.
+        fingerprints: Of what the trials are made of.
+        data: Its data.
+
+    Raises:
+        InputError: A finished teacher is damaged, or others may write the cache.
+    """
+    Cache(study.cache, study.cache_gb).check()
+    missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher", data)
+    study_data = data.with_extra(study.run)
+    models = StudyModels.of(study, study_data)
+    rows = recipe_rows(asked, study, saved.study if saved else None, study_data, models)
+    faults = find_faults(study, study_data)
+    epochs = partial(distillation_epochs, contents=Contents.of(data))
+    return PreparedStudy(
+        study,
+        fingerprints,
+        partial(run_trial, epochs),
+        warnings=list(_warnings(study, study_data, models, faults)),
+        data=data,
+        recipe=format_recipe(rows),
+        provenance={
+            "classes": study_data.classes,
+            "data_set": data_record(study_data),
+            "recipe": [row._asdict() for row in rows],
+            **transforms_of(study, study_data, models, faults),
+        },
+        run_bytes=RUN_BYTES_PER_STUDENT_BYTE * max(model.nbytes for _, model in models.students),
+    )
+
+
+def _warnings(
+    study: Study, data: Data, models: StudyModels, faults: Sequence[str]
+) -> Iterator[str]:
+    """Yield a sentence for what makes a study slower or less useful, `faults` among them."""
+    other_views = list(find_other_views(study, data, models))
+    yield from flags_without_effect(study)
+    yield from data.warnings
+    yield from faults
+    yield from other_views
+    yield from describe_fixed_students(study)
+    if fault := Cache(study.cache, study.cache_gb).fault():
+        yield fault
+    used = len({run.teacher_number for run in numbered(study, teachers(study))})
+    if used < study.run.teachers:
+        yield f"--repeats {study.repeats} uses only {used} of --teachers {study.run.teachers}"
+    if not study.has_plain:
+        absent = "the study has no baseline without distillation (alpha = 1)"
+        yield f"{absent}, so there will be no verdict"
+
+
+# The trials. Their data are read once in a process, and their teacher may be on a store.
+
+
+def distillation_epochs(
+    study: Study, run: Run, mirror: Mirror, reporter: Reporter, contents: Contents
+) -> Generator[EpochReport, None, None]:
+    """Distil the student of one run and yield its epochs, see `function.MakeEpochs`.
+
+    Args:
+        study: The study.
+        run: The run.
+        mirror: Of the study's folder.
+        reporter: Gets sentences about the machine and its files.
+        contents: What the data of the study must be.
+    """
+    place = trial_place(run)
+    cache = Cache(study.cache, study.cache_gb)
+    try:
+        # the state before the last is on no store: an earlier one here, of a run that was dropped
+        # meanwhile, is deleted
+        mirror.pull(*(f"{place}/{file.name}" for file in state_files(Path(CHECKPOINT))))
+        data = data_of_call(contents, study.run)
+        _pull_teacher(run, mirror, data)
+        resources = replace(_resources(study, data.of(run)), cache=cache)
+        teacher, folder = study.folder / "teacher", study.folder / place
+        with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
+            for epoch in distill(run, teacher, resources, folder, push, reporter.warn, data):
+                val = epoch.predictions.get("val")  # of the last epoch
+                correct = None if val is None else pack_correct(val.correct)
+                yield EpochReport(epoch.number, epoch.seconds, epoch.splits, correct)
+    finally:
+        for warning in cache.warnings.values():
+            reporter.warn(warning)
+
+
+def _resources(study: Study, data: Data) -> Resources:
+    """Return what a study may use on this machine; PyTorch takes its number of threads."""
+    resources = Resources.of(study, data.photos)
+    torch.set_num_threads(resources.threads)
+    return resources
+
+
+_data: dict[str, StudyData] = {}
+"""Data of the driver's call for which this process, a worker of Ray, works now, by its token."""
+
+
+def data_of_call(contents: Contents, run: Run) -> StudyData:
+    """Return the data of a study, which this process reads once for each call of the driver.
+
+    What it has read for an earlier call is dropped, since files may have changed.
+
+    Raises:
+        DataChangedError: They are not those that the driver has read.
+    """
+    if contents.token not in _data:
+        _data.clear()
+        clear_cached_models()
+        _data[contents.token] = contents.read(run)
+    return _data[contents.token]
+
+
+def _pull_teacher(run: Run, mirror: Mirror, data: StudyData) -> None:
+    """Download the teacher if it is not on this machine, or is damaged here.
+
+    Raises:
+        InputError: The teacher on the store is damaged, too.
+    """
+    with suppress(InputError):
+        if is_ready(run, mirror.folder / "teacher", data):
+            return
+    mirror.pull(*_files_of(run, run.teacher_members))
+    is_ready(run, mirror.folder / "teacher", data)
+
+
+def files_of_teachers(study: Study) -> list[str]:
+    """Return the names of the files of all teachers of a study, below its folder."""
+    return _files_of(study.run, numbered(study, teachers(study)))
+
+
+def _files_of(run: Run, members: Iterable[Run]) -> list[str]:
+    folders = [PurePosixPath("teacher") / teacher_place(run, member) for member in members]
+    return [str(folder / name) for folder in folders for name in (WEIGHTS, RECORD)]
+
+
+# Before the trials: costs of models, teachers, their accuracy.
+
+
+_MAX_RETRIES = 3
+"""Times that the training of teachers goes on in another process after one has died."""
+WAIT_SECONDS = 2.0
+"""Time between two looks at the process that trains a teacher."""
+Missing = list[tuple[Role, str]]
+"""Models whose costs are not measured."""
+
+
+class TeacherTrainer:
+    """Actor of Ray that fine-tunes teachers; unlike the process of a task, its own is known."""
+
+    def train(self, study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
+        """Fine-tune a teacher and yield lines to print.
+
+        Args:
+            study: The study.
+            run: Its base run with the teacher.
+            folder: Of the teacher.
+            contents: What the data of the study must be.
+
+        Raises:
+            FolderUnusableError: A folder of kdtune's own on this machine can no longer be used.
+        """
+        with folder_faults_described(study.folder):
+            data = data_of_call(contents, run)
+            resources = _resources(study, data.of(run))
+            mirror, lines = Mirror(study), list[str]()
+            mirror.pull_folders("teacher")
+            # not in the background: the training deletes its last checkpoint
+            push = partial(mirror.push, "teacher")
+            for epoch in fine_tune(run, folder, resources, push, lines.append, data):
+                for line in (*lines, str(epoch)):  # Ray's streaming sends to an inner iterator
+                    yield line
+                lines.clear()
+            mirror.push("teacher")
+            mirror.delete_removed("teacher")
+            for line in lines:
+                yield line
+
+
+@dataclass(frozen=True)
+class TeacherPreparation:
+    """What is made under Ray before a study's trials: costs of models, teachers, their accuracy."""
+
+    study: Study
+    data: StudyData
+    mirror: Mirror
+    trial: TrialResources
+    """What a trial uses, and a task of the preparation, too. Such a task releases its GPU on
+    return, which the driver's own process could not."""
+    write: Callable[[str], None]
+    """Gets lines for the terminal."""
+
+    def train_teachers(self, print_epoch: Callable[[str], None]) -> None:
+        """Train the teachers that are not ready, in a Ray actor.
+
+        Args:
+            print_epoch: Gets a line about each of their epochs.
+
+        Raises:
+            InputError: If one cannot be trained.
+            FolderUnusableError: A folder can no longer be used.
+        """
+        study, root, trainer = self.study, self.study.folder / "teacher", None
+        runs = numbered(study, teachers(study))
+        try:
+            for run, folder in missing_teachers(study.run, runs, root, self.data):
+                self.write(describe_training(run, self.data.of(run)))
+                trainer = trainer or self._start_trainer()
+                training = trainer.train.options(num_returns="streaming")
+                references = training.remote(study, run, folder, Contents.of(self.data))
+                for line in self._watched(trainer, references):
+                    print_epoch(f"  {line}")
+        except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
+            raise _in_words(error, "the teacher could not be trained") from error
+        finally:
+            if trainer is not None:  # else it goes on after Ctrl-C, in a Ray that the user started
+                with suppress(ray.exceptions.RayError):
+                    ray.kill(trainer)
+
+    def _start_trainer(self) -> Any:
+        """Return an actor that trains teachers; Ray starts it anew if its process dies."""
+        retries = {"max_restarts": _MAX_RETRIES, "max_task_retries": _MAX_RETRIES}
+        cpu, gpu = self.trial
+        actor: Any = ray.remote(TeacherTrainer)
+        return actor.options(num_cpus=cpu, num_gpus=gpu, **retries).remote()
+
+    def _watched(self, trainer: Any, references: Any) -> Iterator[str]:
+        """Yield the lines of a training; if the actor's process is frozen, it is killed."""
+        watch = ProcessWatch(self.write)
+        watch.begin("the teacher", lambda: trainer)
+        while True:
+            watch.poll()
+            if ray.wait([references], timeout=WAIT_SECONDS)[0]:
+                watch.hear("the teacher")
+                try:
+                    reference = next(references)
+                except StopIteration:
+                    return
+                yield ray.get(reference)
+
+    def gate_teachers(self) -> None:
+        """Measure the accuracy of the teachers once, and print it with what is wrong.
+
+        Raises InputError if one is less accurate than --teacher-min-acc.
+        """
+        study, root = self.study, self.study.folder / "teacher"
+        runs = with_members(numbered(study, whole_teachers(study)))
+        self.mirror.pull(*files_of_teachers(study))  # perhaps another machine has trained them
+
+        def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
+            missing = find_unmeasured(study.run, runs, root, measured, self.data)
+            return self._measure(missing) if missing else []
+
+        keys, least = [key_of(run) for run in runs], study.run.teacher_min_acc
+        try:
+            results.check_teachers(study.folder, keys, measure_missing, least, self.write)
+        finally:
+            self.mirror.push(TEACHER_ACCURACY)
+
+    def _measure(self, missing: list[Run]) -> list[TeacherAccuracy]:
+        """Measure teachers here, or in a Ray task where that takes a GPU or a cluster."""
+        if _runs_on_these_cpus(self.study):
+            threads = torch.get_num_threads()
+            try:
+                return measure_teachers(self.study, missing, self.data)
+            finally:
+                torch.set_num_threads(threads)
+        try:
+            measured: list[TeacherAccuracy] = self._in_task(measure_teachers, missing)
+            return measured
+        except ray.exceptions.RayTaskError as error:
+            raise _in_words(error, "the teacher's accuracy cannot be measured") from error
+
+    def measure_costs(self) -> None:
+        """Measure what costs.json lacks if the study runs on GPUs or on a cluster."""
+        if not _runs_on_these_cpus(self.study):  # else it was measured before Ray
+            _add_costs(self.study, self.mirror, self.write, partial(self._in_task, measure_all))
+
+    def _in_task(self, function: Callable[[Study, Any, StudyData], Any], models: Any) -> Any:
+        """Call a function in a Ray task with a trial's resources, which reads the data itself."""
+
+        def call(study: Study, models: Any, contents: Contents) -> Any:
+            return function(study, models, data_of_call(contents, study.run))
+
+        cpu, gpu = self.trial
+        task: Any = ray.remote(num_cpus=cpu, num_gpus=gpu)(call)
+        return ray.get(task.remote(self.study, models, Contents.of(self.data)))
+
+
+def _in_words(error: ray.exceptions.RayError, text: str) -> UserError:
+    """Return the error of a folder that has ended a task of Ray, or one with this text."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, FolderUnusableError):
+        return cause
+    return InputError(f"{text}: {describe_ray_error(error)}")
+
+
+def measure_teachers(study: Study, runs: list[Run], data: StudyData) -> list[TeacherAccuracy]:
+    """Measure the accuracy of teachers on this machine, which may be that of a Ray task.
+
+    Args:
+        study: The study.
+        runs: Its base run with each of the teachers.
+        data: Its data.
+
+    Raises:
+        FolderUnusableError: A folder of kdtune's own on this machine can no longer be used.
+    """
+    resources, mirror = _resources(study, data.of(study.run)), Mirror(study)
+    with folder_faults_described(study.folder):
+        for run in runs:
+            _pull_teacher(run, mirror, data)
+        return measure_accuracy(study.run, runs, study.folder / "teacher", resources, data)
+
+
+# Cost of the study's students and teachers, measured once before its trials.
+
+
+def print_and_measure(prepared: PreparedStudy, data: StudyData, mirror: Mirror) -> None:
+    """Print the recipe of a study and what its data are; measure costs while Ray does not run."""
+    study = prepared.study.absolute()
+    print_recipe(f"Recipe of {study.uri or study.folder}:", prepared.recipe)
+    for line in describe_data(data.with_extra(study.run)):
+        print(line)
+    measure_before_ray(study, data, mirror)
+
+
+def measure_before_ray(
+    study: Study, data: StudyData, mirror: Mirror, write: Callable[[str], None] = print
+) -> None:
+    """Measure what costs.json lacks if the study runs on the CPUs of this machine.
+
+    The machine is idle now; workers of Ray would use its cores.
+    """
+    if _runs_on_these_cpus(study):
+        _add_costs(study, mirror, write, lambda missing: measure_all(study, missing, data))
+
+
+def _runs_on_these_cpus(study: Study) -> bool:
+    return not study.address and device_of(study).type == "cpu"
+
+
+def _add_costs(
+    study: Study,
+    mirror: Mirror,
+    write: Callable[[str], None],
+    measure_missing: Callable[[Missing], tuple[list[Cost], list[str]]],
+) -> None:
+    """Add what costs.json lacks; what is there is never measured again."""
+    recorded = read_costs(study.folder)
+    pairs = {(cost.role, cost.model) for cost in recorded}
+    roles: tuple[Role, ...] = ("student", "teacher")
+    models = [(role, name) for role in roles for name in map(str, study.values(role))]  # type: ignore[arg-type]
+    missing = [pair for pair in models if pair not in pairs and not is_output_file(pair[1])]
+    if not missing:
+        return
+    names = dict.fromkeys(model for _, model in missing)
+    write(f"Measuring parameters, FLOPs and latency of {', '.join(names)}.")
+    try:
+        costs, faults = measure_missing(missing)
+    except ray.exceptions.RayError as error:
+        costs, faults = [], [f"cost of the models cannot be measured ({first_line(error)})"]
+    for fault in faults:
+        write(f"warning: {fault}")
+    if costs:
+        write_costs(study.folder, [*recorded, *costs])
+        mirror.push(COSTS)
+
+
+def measure_all(study: Study, missing: Missing, data: StudyData) -> tuple[list[Cost], list[str]]:
+    """Return the costs of models, and a sentence for each that cannot be measured."""
+    costs, faults = [], []
+    for role, name in missing:
+        try:
+            costs.append(_measure_cost(study, data.of(study.run), role, name))
+        except Exception as error:  # out of memory, for instance; the study does not need it
+            faults.append(f"the cost of the {role} {name} cannot be measured ({first_line(error)})")
+    return costs, faults
+
+
+def _measure_cost(study: Study, data: Data, role: Role, name: str) -> Cost:
+    run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
+    student = make_student(run, data)
+    teacher = [initial_teacher(member, data) for member in run.teacher_members]
+    views = samples(data, run, view_size(run, data, student, *teacher))
+    members = (student,) if role == "student" else networks(teacher)
+    placed = [model.place(device_of(study), run.precision) for model in members]
+    return replace(measure_cost(placed, role, views, study.cpus_per_trial or 1), model=name)

@@ -1,0 +1,217 @@
+"""A trial of distillation, its teachers and the cost of models, without Ray: reports are caught."""
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pandas as pd
+import pytest
+from s3_service import S3
+from tiny_run import TINY
+
+from kdtune.config.files import CHECKPOINT, STUDY, TEACHER_ACCURACY, state_files
+from kdtune.config.records import read_costs, read_teacher_accuracy, write_costs
+from kdtune.config.study import Study
+from kdtune.config.text import InputError
+from kdtune.data.checks import Contents
+from kdtune.data.sources import StudyData
+from kdtune.raytune import distillation, function
+from kdtune.raytune.distillation import TeacherPreparation, distillation_epochs
+from kdtune.raytune.function import run_trial
+from kdtune.raytune.machines import TrialResources
+from kdtune.storage.mirror import Mirror, fetch
+from kdtune.storage.records import unpack_correct
+from kdtune.training.loop import Checkpoint
+from kdtune.training.recipe import resolve_study
+from kdtune.training.teacher import RECORD, WEIGHTS
+
+
+@pytest.fixture
+def stored(s3: S3, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A study on a store that has its teacher."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "here"))
+    made = Study(name="t", out=f"s3://kdtune/{tmp_path.name}", run=TINY, cache_gb=0, gpus=0)
+    made = resolve_study(made, StudyData(TINY))
+    shutil.copytree(teacher_folder, made.folder / "teacher")
+    (made.folder / STUDY).write_text(made.to_json())
+    Mirror(made).push(STUDY, "teacher")
+    return made
+
+
+Reports = list[dict[str, Any]]
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
+    made: Reports = []
+    monkeypatch.setattr(function.tune, "report", made.append)
+    return made
+
+
+def run_here(study: Study, reports: Reports) -> list[dict[str, Any]]:
+    """Run the trial of the study's run, as a worker of this driver does; return its epochs."""
+    reports.clear()
+    contents = Contents.of(StudyData(study.run))
+    run_trial(partial(distillation_epochs, contents=contents), {}, study)
+    return [epoch for report in reports for epoch in report["epochs"]]
+
+
+def test_a_teacher_that_is_damaged_here_is_fetched_again(
+    stored: Study, teacher_folder: Path, reports: Reports
+) -> None:
+    """One that is damaged there, too, is said."""
+    for name in (RECORD, WEIGHTS):
+        here = stored.folder / "teacher" / name
+        here.write_bytes(here.read_bytes()[:100])
+    assert len(run_here(stored, reports)) == TINY.epochs
+    assert reports[-1]["error"] is None
+    assert here.read_bytes() == (teacher_folder / WEIGHTS).read_bytes()
+    here.write_bytes(here.read_bytes()[:100])
+    Mirror(stored).push("teacher")
+    run_here(replace(stored, run=replace(stored.run, repeat=1)), reports)
+    error = reports[-1]["error"]
+    assert error.startswith("InputError: the teacher in ") and "is damaged" in error
+
+
+def test_a_store_has_the_last_state_alone_and_a_damaged_one_is_said(
+    stored: Study, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state before the last that is left on this machine, perhaps of a dropped run, is not used.
+
+    It is a whole one here, so the run would resume from it. The last epoch reports which images of
+    val are correct, also when it is reported again.
+    """
+    monkeypatch.setattr(Checkpoint, "MAX_AGE_SECONDS", 0.0)  # saves after every epoch
+    folder = f"trials/{stored.run.trial_id}"
+    last, before = state_files(stored.folder / folder / CHECKPOINT)
+    epochs = [run_here(stored, reports)]
+    mirror = Mirror(stored)
+    assert mirror.store is not None
+    names = mirror.store.names(folder)
+    assert f"{folder}/{last.name}" in names and f"{folder}/{before.name}" not in names
+    mirror.pull(f"{folder}/predictions.parquet")
+    frame = pd.read_parquet(stored.folder / folder / "predictions.parquet")
+    epochs.append(run_here(stored, reports))  # from the state
+    mirror.pull(f"{folder}/{last.name}")
+    shutil.copy(last, before)
+    last.write_bytes(last.read_bytes()[:100])
+    Mirror(stored).push(folder)
+    epochs.append(run_here(stored, reports))  # from the beginning
+    assert reports[-1]["error"] is None
+    (warning,) = [warning for report in reports for warning in report["warnings"]]
+    assert warning == f"{last} cannot be used (File is not a zip file), so the run begins again"
+    times = [{epoch["seconds"] for epoch in attempt} for attempt in epochs]
+    assert times[0] == times[1] and not times[0] & times[2]
+    for attempt in epochs:
+        assert [epoch["splits"] for epoch in attempt] == [epoch["splits"] for epoch in epochs[0]]
+        assert [epoch for epoch in attempt if "correct" in epoch] == attempt[-1:]
+        val = attempt[-1]["splits"]["val"]
+        correct = unpack_correct({**val, "correct": attempt[-1]["correct"]})
+        assert correct is not None and correct.mean() == pytest.approx(val["acc"])
+        assert correct.tolist() == frame.correct[frame.split == "val"].tolist()
+
+
+# -- before the trials --
+
+
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """Measures teachers, and has its calls."""
+    made = Mock(wraps=distillation.measure_teachers)
+    monkeypatch.setattr(distillation, "measure_teachers", made)
+    return made
+
+
+def check(study: Study) -> list[str]:
+    """Start the study's gate as the driver does; return what it says."""
+    lines, mirror, core = list[str](), Mirror(study), TrialResources(1, 0)
+    mirror.pull(TEACHER_ACCURACY)
+    TeacherPreparation(study, StudyData(study.run), mirror, core, lines.append).gate_teachers()
+    return lines
+
+
+def test_the_record_travels_with_the_study(
+    stored: Study, tmp_path: Path, measure: Mock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = check(stored)
+    assert measure.call_count == len(lines) == 1
+    assert lines[0].startswith("Accuracy of the teacher factories:tiny_teacher (1 epoch): ")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "there"))  # another machine
+    assert check(stored) == lines and measure.call_count == 1
+    assert len(read_teacher_accuracy(fetch(str(stored.uri))[0])) == 1
+    Mirror(stored).delete(TEACHER_ACCURACY)
+    assert check(stored) == lines and measure.call_count == 2
+
+    strict = replace(stored, run=replace(stored.run, teacher_min_acc=0.999))
+    with pytest.raises(InputError, match=r"at least 0.999 on val .* or lower --teacher-min-acc"):
+        check(strict)
+    assert measure.call_count == 2
+
+
+ENSEMBLE = f"{TINY.teacher}+{TINY.student}"
+
+
+def test_teachers_and_ensembles_have_a_line_each(tmp_path: Path, measure: Mock) -> None:
+    """Random weights: no teacher is better than chance."""
+    run = replace(TINY, teacher_epochs=0)
+    space = {"teacher": (TINY.teacher, ENSEMBLE), "alpha": (0.5, 1.0)}
+    study = Study(name="t", out=str(tmp_path), run=run, space=space, cache_gb=0, gpus=0)
+    lines = check(resolve_study(study, StudyData(run)))
+    names = [run.teacher for call in measure.call_args_list for run in call.args[1]]
+    assert names == [TINY.teacher, TINY.student, ENSEMBLE]
+    accuracies = [line for line in lines if line.startswith("Accuracy of the teacher ")]
+    assert len(accuracies) == 3 and f" {ENSEMBLE}: " in accuracies[2]
+    assert any("is no better than chance on" in line for line in lines)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    made = Study(name="tiny", out=str(tmp_path), run=TINY, gpus=0, cpus_per_trial=2)
+    made.folder.mkdir(parents=True)
+    return made
+
+
+def measure_costs(study: Study) -> list[str]:
+    lines: list[str] = []
+    distillation.measure_before_ray(study, StudyData(TINY), Mirror(study), lines.append)
+    return lines
+
+
+def test_each_model_is_measured_once(study: Study) -> None:
+    first = [f"Measuring parameters, FLOPs and latency of {TINY.student}, {TINY.teacher}."]
+    assert measure_costs(study) == first
+    student, teacher = read_costs(study.folder)
+    assert (student.role, student.model) == ("student", TINY.student)
+    assert (teacher.role, teacher.model) == ("teacher", TINY.teacher)
+    assert 0 < student.params < teacher.params and student.threads == 2
+    assert student.flops and teacher.flops and student.device == "cpu"
+
+    marked = [replace(student, latency_ms=123.0), teacher]
+    write_costs(study.folder, marked)
+    space = {"teacher": (TINY.teacher, ENSEMBLE), "student": (TINY.student,)}
+    other = replace(study, space=space)  # one more teacher
+    assert len(measure_costs(other)) == 1
+    *before, third = read_costs(study.folder)
+    assert before == marked and (third.role, third.model) == ("teacher", ENSEMBLE)
+    assert third.params == teacher.params + student.params
+    assert measure_costs(other) == []
+
+
+def test_a_model_that_cannot_be_measured_is_a_warning(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = distillation.measure_cost
+
+    def fail_for_teacher(members: Any, role: str, *arguments: Any) -> Any:
+        if role == "teacher":
+            raise RuntimeError("out of memory\nand more")
+        return real(members, role, *arguments)
+
+    monkeypatch.setattr(distillation, "measure_cost", fail_for_teacher)
+    reason = f"the cost of the teacher {TINY.teacher} cannot be measured (out of memory)"
+    assert measure_costs(study)[1:] == [f"warning: {reason}"]
+    assert [cost.role for cost in read_costs(study.folder)] == ["student"]
