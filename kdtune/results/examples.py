@@ -104,8 +104,8 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
         return {}
     classes = _class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
-    of_split = {split: frame[frame.split == split] for split in _SPLITS}
-    arms = {k: _arms(k, rows, trials, classes, results.design) for k, rows in of_split.items()}
+    splits = [split for split in _SPLITS if split in set(frame.split)]
+    arms = {k: _arms(k, frame[frame.split == k], trials, classes, results.design) for k in splits}
     return {split: both for split, both in arms.items() if both is not None}
 
 
