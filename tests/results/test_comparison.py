@@ -202,11 +202,11 @@ def of(last: dict, student: str) -> dict:
     return {run: accs for run, accs in last.items() if run.student == student}
 
 
-def test_each_student_has_its_own_baseline(tmp_path) -> None:
+def test_each_student_has_its_own_baseline() -> None:
     last = both()
-    table = make(tmp_path / "both", last, space=SPACE).compare()
+    table = compare(trials_of(last), Criterion())
     for student in BASE:
-        alone = make(tmp_path / student, of(last, student)).compare()
+        alone = compare(trials_of(of(last, student)), Criterion())
         own = table[table["config/student"] == student].reset_index(drop=True)
         for name in ("diff", "sd", "error", "p", "wins", "losses", "correlation"):
             assert own[name].to_numpy() == pytest.approx(alone[name].to_numpy(), nan_ok=True), name
@@ -219,9 +219,6 @@ def test_each_student_has_its_own_baseline(tmp_path) -> None:
     assert table.p_holm.min() == pytest.approx(4 * table.p.min())
 
 
-SPACE = {"student": ("small", "large"), "alpha": (0.1, 0.5, 1.0)}
-
-
 def test_repeats_are_enough_within_a_student() -> None:
     """A student that was decided early is not left out for having fewer final repeats."""
     few, some = [np.nan] * 37, [np.nan] * 34
@@ -231,14 +228,14 @@ def test_repeats_are_enough_within_a_student() -> None:
     assert best_config(values, 1) == "B"
 
 
-def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:
+def test_a_student_without_its_baseline_is_left_out() -> None:
     last = {run: accs for run, accs in both().items() if (run.student, run.alpha) != ("small", 1)}
-    made = make(tmp_path, last, space=SPACE)
-    table = made.compare()
+    trials = trials_of(last)
+    table = compare(trials, Criterion())
     assert set(table["config/student"]) == {"large"}
-    lost = made.trials[made.trials["config/student"] == "small"].config_id.iloc[0]
+    lost = trials[trials["config/student"] == "small"].config_id.iloc[0]
     assert baseline_of(table, lost) is None
-    assert baseline_of(compare(made.trials.iloc[:0], Criterion()), lost) is None
+    assert baseline_of(compare(trials.iloc[:0], Criterion()), lost) is None
 
 
 def test_many_values_are_cut_into_ranges() -> None:
