@@ -341,23 +341,30 @@ def _stacked(examples: list[Any], noun: str) -> Tensor:
 _KEYS = ("train", *VAL_NAMES, "test", "classes")
 
 
-def load_user_data(name: str) -> Data:
-    """Return the data set that a user's function makes.
+def load_user_data(name: str, passed: Passed | None = None) -> Data:
+    """Return the data set that a user's function makes, or that was passed as an object.
 
     The function returns a dict with train and perhaps val and test, each a pair (inputs [N, ...],
     labels [N]) of tensors or arrays, or a torch Dataset of pairs (x, y); `classes` may name the
     classes. Random numbers that the function draws are the same in every process.
 
     Args:
-        name: module:function.
+        name: module:function, or that of the object.
+        passed: the object, such a function or what it would return.
 
     Returns:
-        The data set, without val if the function returns none.
+        The data set, without val if there is none.
 
     Raises:
         InputError: the function fails, or what it returns does not fit.
     """
-    return _read_all(name, _imported(name, "data"))
+    source = _imported(name, "data") if passed is None else passed.value
+    with _seeded(), user_code(f"the data {name} cannot be made"):
+        made = source() if callable(source) else source
+        splits = _splits(name, made)
+        raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
+    root = _common_folder(*(values.inputs for values in raw.values()))
+    return make_data(name, raw, _classes(name, made), root)
 
 
 def _imported(name: str, role: str) -> Any:
@@ -365,32 +372,6 @@ def _imported(name: str, role: str) -> Any:
     home, _, attribute = name.partition(":")
     with user_code(f"the {role} {name} cannot be imported"):
         return getattr(importlib.import_module(home), attribute)
-
-
-def read_passed_data(name: str, passed: Passed) -> Data:
-    """Return the data set that was passed as an object: a dict, or a function that returns one.
-
-    Args:
-        name: of the object.
-        passed: the object.
-
-    Returns:
-        The data set, see `load_user_data`.
-
-    Raises:
-        InputError: it does not fit.
-    """
-    return _read_all(name, passed.value)
-
-
-def _read_all(name: str, source: Any) -> Data:
-    """Return the data set of a dict, or of the dict that a function returns."""
-    with _seeded(), user_code(f"the data {name} cannot be made"):
-        made = source() if callable(source) else source
-        splits = _splits(name, made)
-        raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
-    root = _common_folder(*(values.inputs for values in raw.values()))
-    return make_data(name, raw, _classes(name, made), root)
 
 
 def _splits(name: str, made: Any) -> dict[str, Any]:

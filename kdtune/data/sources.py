@@ -28,7 +28,6 @@ from kdtune.data.arrays import (
     make_data,
     read_dataset,
     read_extra,
-    read_passed_data,
     with_extra,
 )
 from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val
@@ -247,7 +246,7 @@ def _read(run: Run) -> Data:
     name = run.data
     if is_object(name):
         passed = run.objects.get("data", name)
-        whole: Data = passed.once("data", lambda: read_passed_data(name, passed))
+        whole: Data = passed.once("data", lambda: load_user_data(name, passed))
         return whole
     if name in SOURCES:
         return SOURCES[name]()

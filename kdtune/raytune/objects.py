@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kdtune.config.objects import Objects, Passed, describe_object
 from kdtune.config.study import Study, object_names
 from kdtune.config.text import InputError, first_line
-from kdtune.data.arrays import read_passed_data
+from kdtune.data.arrays import load_user_data
 from kdtune.data.dataset import Data
 from kdtune.models.registry import source_of
 
@@ -242,7 +242,7 @@ def _share(name: str, passed: Passed) -> "_Shared":
     if isinstance(passed, Frozen):
         content, source = passed.content, source_of(passed)
     else:
-        data = passed.once("data", lambda: read_passed_data(name, passed))
+        data = passed.once("data", lambda: load_user_data(name, passed))
         content, source = freeze(data, buffers), None
     # bytes alone would be copied by each worker
     reference = ray.put((np.frombuffer(content, dtype=np.uint8), buffers, source))

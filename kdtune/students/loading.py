@@ -64,16 +64,14 @@ def _with_input(
 
 def _recipe_steps(run: Run, classes: int) -> dict[str, Any]:
     """Return the preprocessing of a run of version 0.1, which recorded none."""
-
-    def preprocessing(of: Run, role: Role) -> Preprocessing:
-        return build_model(of, role, classes, seed=0, weights="none").preprocessing
-
-    student = preprocessing(run, "student")
-    models = [student, *(preprocessing(member, "teacher") for member in run.teacher_members)]
-    size = run.image_size or max((model.size for model in models if model.size), default=0)
+    models: list[tuple[Run, Role]] = [(run, "student")]
+    models += [(member, "teacher") for member in run.teacher_members]
+    student, *teachers = (
+        build_model(of, role, classes, seed=0, weights="none").preprocessing for of, role in models
+    )
+    size = run.image_size or max(steps.size or 0 for steps in (student, *teachers))
     if not size and run.data in SOURCES:
-        images = SOURCES[run.data]().splits["train"].inputs
-        size = images.shape[-1] if isinstance(images, Tensor) else 0
+        size = SOURCES[run.data]().splits["train"].inputs.shape[-1]  # type: ignore[union-attr]
     if not size:
         raise InputError(
             f"the image size of these students is not known, since an earlier version of kdtune "

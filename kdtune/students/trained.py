@@ -2,7 +2,7 @@
 
 import glob
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -211,25 +211,18 @@ def predict_files(
         views = next(decoding, [])
         for batch in batches:
             following = next(decoding, [])
-            yield from _predict(student, batch, views)
+            made = [view.result() for view in views]
+            images = [view for view in made if isinstance(view, Tensor)]
+            rows: Iterator[Tensor] = iter(())
+            if images:
+                with torch.inference_mode():
+                    rows = iter(student(torch.stack(images).to(student.mean.device)).cpu())
+            for file, decoded in zip(batch, made, strict=True):
+                if isinstance(decoded, Tensor):
+                    yield Prediction(file, next(rows))
+                else:
+                    yield Prediction(file, None, decoded)
             views = following
-
-
-def _predict(
-    student: TrainedStudent, files: Sequence[Path], views: Sequence[Future[Tensor | str]]
-) -> Iterator[Prediction]:
-    """Yield the predictions of one batch."""
-    made = [view.result() for view in views]
-    images = [view for view in made if isinstance(view, Tensor)]
-    rows: Iterator[Tensor] = iter(())
-    if images:
-        with torch.inference_mode():
-            rows = iter(student(torch.stack(images).to(student.mean.device)).cpu())
-    for file, view in zip(files, made, strict=True):
-        if isinstance(view, Tensor):
-            yield Prediction(file, next(rows))
-        else:
-            yield Prediction(file, None, view)
 
 
 # Image files by name, in folders and of patterns.

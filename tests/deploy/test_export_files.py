@@ -17,8 +17,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from factories import photo_student, tiny_student
+from onnx import TensorProto
 from safetensors import safe_open
 from safetensors.torch import load_file
+from scipy.stats import ttest_1samp
 from small_students import FASHION, run_here
 from study_folders import make
 
@@ -49,7 +51,7 @@ def recorded(study: Path, repeat: int, split: str = "test") -> pd.DataFrame:
 
 
 class All(NamedTuple):
-    """A study with a file of each format."""
+    """A study with a file of each format, and one in int8."""
 
     study: Path
     done: dict[str, Exported]
@@ -60,7 +62,7 @@ class All(NamedTuple):
 def exported(fashion_made: Path, tmp_path_factory: pytest.TempPathFactory) -> All:
     study = shutil.copytree(fashion_made, tmp_path_factory.mktemp("all") / "fashion")
     lines: dict[str, list[str]] = {format: [] for format in FORMATS}
-    done = {f: export(study, f, repeat=2, write=lines[f].append) for f in FORMATS}
+    done = {f: export(study, f, f == "onnx", 2, lines[f].append) for f in FORMATS}
     return All(study, done, lines)
 
 
@@ -79,6 +81,40 @@ def test_onnx_predicts_what_the_study_recorded(exported: All) -> None:
     assert "all 1,000 test images" in lines[2] and "same class for each" in lines[2]
     assert "same class for 1,000 of 1,000" in lines[3]
     assert done.agreement.count == 1000 and done.agreement.largest_difference < 1e-5
+
+
+def test_the_file_in_int8_and_its_comparison(exported: All) -> None:
+    """The numbers follow from the two files, read by onnxruntime alone."""
+    done, lines, students = (
+        exported.done["onnx"],
+        exported.lines["onnx"],
+        exported.study / "students",
+    )
+    assert done.int8 is not None
+    full, small = (run(file, IMAGES).argmax(1) for file in (done.file, done.int8))
+    labels = load_fashion().splits["test"].labels.numpy()
+    d = (small == labels).astype(float) - (full == labels)
+    facts = json.loads((students / "best-int8.onnx.json").read_text())["int8"]
+    own = facts["student"]
+    assert own["difference"] == pytest.approx(d.mean()) and own["images"] == 1000
+    assert own["changed"] == (small != full).sum() > 0
+    if d.any():
+        low, high = ttest_1samp(d, 0).confidence_interval()
+        assert (own["low"], own["high"]) == pytest.approx((low, high))
+    every = facts["configuration"]
+    assert every["repeats"] == 3 and -0.2 < every["difference"] < 0.2
+    assert "new repeats with this teacher and new images like those of test" in every["holds_for"]
+    sizes = {"float32": done.file.stat().st_size, "int8": done.int8.stat().st_size}
+    assert facts["bytes"] == sizes
+    weights = {i.name: i for i in onnx.load(done.int8).graph.initializer}
+    assert any(i.data_type == TensorProto.INT8 and len(i.dims) == 4 for i in weights.values())
+    assert facts["latency"]["threads"] == 1 and facts["latency"]["processor"]
+    assert any("static, per channel" in line and "100 train images" in line for line in lines)
+    card = done.card.read_text()
+    assert "best-int8.onnx" in card and "int8 minus float32, over 3 repeats" in card
+    steps = [line for line in lines if line.startswith("int8:")]
+    calibrated = "each calibrated on 100 train images, on 1,000 test images."
+    assert steps[0].startswith(f"int8: comparing 3 of 3 repeats, {calibrated}")
 
 
 def test_what_an_onnx_file_says_about_itself(exported: All) -> None:
@@ -102,15 +138,15 @@ def test_what_an_onnx_file_says_about_itself(exported: All) -> None:
     assert facts["bytes"] == file.stat().st_size
 
 
-def test_no_file_names_the_machine(exported: All) -> None:
+def test_the_other_formats_need_no_kdtune(exported: All) -> None:
+    """A program of torch.export runs as it is; weights have the names of the network.
+
+    No file names the machine.
+    """
     for done in exported.done.values():
         content = done.file.read_bytes()
         assert os.fsencode(Path(kdtune.__file__).parent) not in content
         assert b"stack_trace" not in content
-
-
-def test_the_other_formats_need_no_kdtune(exported: All) -> None:
-    """A program of torch.export runs as it is; weights have the names of the plain network."""
     want = torch.from_numpy(run(exported.done["onnx"].file, IMAGES))
     extra = {"kdtune.json": ""}
     program = torch.export.load(exported.done["torch-export"].file, extra_files=extra).module()
@@ -137,15 +173,6 @@ def test_the_graph_shrinks_and_normalises_photographs(photos: Path) -> None:
     np.testing.assert_allclose(run(done.file, views), want, atol=1e-3 * abs(want).max())
     facts = json.loads((photos / "students" / "best.onnx.json").read_text())
     assert facts["in_graph"].startswith("size 40 (bicubic)")
-
-
-def test_token_ids_are_taken_as_they_are(text: Path) -> None:
-    from own_data import text as data
-
-    done = export(text, write=str)
-    tokens, _ = data()["test"]
-    assert done.checked_on == "test examples"
-    assert (run(done.file, tokens).argmax(1) == recorded(text, 0).predicted).all()
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -183,17 +210,8 @@ def test_without_the_data_random_images_are_checked_and_said_so(photos: Path) ->
     assert "could NOT be checked" in done.card.read_text()
 
 
-def test_other_data_under_the_same_name_are_not_taken(fashion: Path) -> None:
-    study = json.loads((fashion / "study.json").read_text())
-    study["fingerprints"] = {"data": "0123456789abcdef"}
-    (fashion / "study.json").write_text(json.dumps(study))
-    lines: list[str] = []
-    assert export(fashion, "safetensors", write=lines.append).checked_on == "random images"
-    assert "holds other data than the study was run with" in lines[2]
-
-
-def test_a_class_that_differs_from_the_record_is_said(fashion: Path) -> None:
-    """Here the student is another one than that whose predictions were recorded."""
+def test_other_predictions_and_other_data_than_the_records_are_said(fashion: Path) -> None:
+    # predictions of another student are in the record
     frame = pd.read_parquet(fashion / "predictions.parquet")
     for file in fashion.glob("trials/*/predictions.parquet"):
         file.unlink()
@@ -202,9 +220,12 @@ def test_a_class_that_differs_from_the_record_is_said(fashion: Path) -> None:
     lines: list[str] = []
     export(fashion, "safetensors", write=lines.append)
     assert lines[3].startswith("warning: The study recorded the same class for 0 of 1,000.")
-
-
-# -- One sentence for each thing that can be wrong with an export --
+    study = json.loads((fashion / "study.json").read_text())
+    study["fingerprints"] = {"data": "0123456789abcdef"}
+    (fashion / "study.json").write_text(json.dumps(study))
+    lines.clear()
+    assert export(fashion, "safetensors", write=lines.append).checked_on == "random images"
+    assert "holds other data than the study was run with" in lines[2]
 
 
 def refused(place: object, *words: str) -> str:

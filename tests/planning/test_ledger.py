@@ -29,19 +29,16 @@ from kdtune.statistics.tests import anytime_p
 from kdtune.storage.records import Round
 
 
-@pytest.mark.parametrize(
-    ("budget", "cost", "reached"),
-    [
+def test_budgets() -> None:
+    for budget, cost, reached in (
         (None, RunCost(10**6, 10**6, 1e9), False),
         ("400runs", RunCost(399, 10**6, 1e9), False),
         ("400runs", RunCost(400), True),
         ("20epochs", RunCost(0, 20), True),
         ("1.5h", RunCost(0, 0, 5399), False),
         ("1.5h", RunCost(0, 0, 5400), True),
-    ],
-)
-def test_budgets(budget: str | None, cost: RunCost, reached: bool) -> None:
-    assert cost.reaches(budget) is reached
+    ):
+        assert cost.reaches(budget) is reached
 
 
 def lines_of(run: Run, scores: list[float] | None) -> list[dict]:
@@ -165,11 +162,8 @@ def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
     def failing(run: Run) -> list[float] | None:
         return None if run.repeat == 2003 and (run.alpha == 1) == baseline else curve(run)
 
-    race, auto = (
-        make("grid", LISTS, "race"),
-        Study(run=RUN, space={"alpha": (0.1, 1.0)}, until_decided=True, budget="200runs"),
-    )
-    for study in (race, auto):
+    auto = Study(run=RUN, space={"alpha": (0.1, 1.0)}, until_decided=True, budget="200runs")
+    for study in (RACE, auto):
         plan = Plan(study, play(study, failing))
         whole = Plan(study, play(study, curve))
         (pair,), (wanted,) = finalists(plan.ledger), finalists(whole.ledger)
@@ -179,7 +173,7 @@ def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
         ran = {s.run.config_id for s in states if any(phase_of(r) == "final" for r in s.status)}
         default = study.default.config_id  # a third one beside the finalists of the race
         assert ran == {s.run.config_id for s in pair.states} | {default}
-        assert len(ran) == (3 if study is race else 2)
+        assert len(ran) == (3 if study is RACE else 2)
         finals = [r for r in pair.baseline.status if phase_of(r) == "final"]
         assert final_test(plan.ledger, pair).n == len(finals) - 1
     assert is_decided(plan.ledger)
@@ -260,9 +254,13 @@ def test_records_without_correctness_are_judged_over_repeats_alone() -> None:
 
 
 RACE = make("grid", LISTS, "race")
-AUTO_16 = Study(
-    run=RUN, space={"alpha": (0.1, 1.0)}, until_decided=True, budget="16runs", repeats=2
-)
+AUTO_16 = replace(AUTO, budget="16runs")
+
+
+@pytest.fixture(scope="module")
+def raced() -> list[Line]:
+    """The records of the race, which no test changes."""
+    return play(RACE, curve)
 
 
 def rounds_of(lines: list[Line]) -> list[Round]:
@@ -294,8 +292,8 @@ def test_the_record_comes_first_and_the_finals_change_nothing(study: Study) -> N
     assert distilled is not None and round_.ranking[0] == distilled.run.config_id
 
 
-def test_a_study_that_is_extended_begins_another_round_on_other_repeats() -> None:
-    lines = play(RACE, curve)
+def test_a_study_that_is_extended_begins_another_round_on_other_repeats(raced: list[Line]) -> None:
+    lines = raced
     more = replace(RACE, repeats=6)  # more confirmation, so the finalists may change
     extended = play(more, curve, lines=lines)
     first, second = rounds_of(extended)
@@ -315,24 +313,19 @@ def test_more_final_repeats_alone_go_on_with_the_round() -> None:
     assert rounds_of(long) == [round_] and len(final_runs(long)) == len(final_runs(short)) + 14
 
 
-def test_a_dropped_run_does_not_change_the_finalists() -> None:
-    lines = play(RACE, curve)
-    (round_,) = rounds_of(lines)
+def test_a_dropped_run_does_not_change_the_finalists(raced: list[Line]) -> None:
+    (round_,) = rounds_of(raced)
     best = {"config_id": round_.ranking[0], "repeat": 0, "trial_id": f"{round_.ranking[0]}-r00"}
-    ledger = Plan(RACE, [*lines, {"kind": "drop", **best}]).ledger
+    ledger = Plan(RACE, [*raced, {"kind": "drop", **best}]).ledger
     assert current_round(ledger) == round_
     assert round_.ranking[0] in {s.run.config_id for s in finalists(ledger)[0].states}
 
 
-def test_finals_of_older_versions_go_on_without_a_record() -> None:
+def test_finals_of_older_versions_go_on_without_a_record(raced: list[Line]) -> None:
     """Their search may have been extended between two final repeats."""
-    lines = [line for line in play(RACE, curve) if line["kind"] != "finalists"]
-    default = RACE.default.config_id
-    old = [
-        line
-        for line in lines
-        if (line["config_id"], phase_of(line["repeat"])) != (default, "final")
-    ]
+    lines = [line for line in raced if line["kind"] != "finalists"]
+    default = (RACE.default.config_id, "final")
+    old = [x for x in lines if (x["config_id"], phase_of(x["repeat"])) != default]
     assert Plan(RACE, old).is_done and play(RACE, curve, lines=old) == old
     assert not Plan(RACE, old[:-8]).ledger.round.is_recorded  # type: ignore[union-attr]
     (round_,) = rounds_of(play(replace(RACE, repeats=6), curve, lines=old))
@@ -352,12 +345,10 @@ def test_the_named_best_is_not_optimistic_where_the_better_final_mean_is() -> No
         study = Study(run=run, space={"alpha": (0.1, 1.0)}, policy="race", repeats=2)
         ledger = Plan(study, play(study, equal)).ledger
         assert ledger.round is not None
-        means = {
-            c: np.mean([s for r, s in ledger.configs[c].scores.items() if r >= 2000])
-            for c in ledger.round.ranking
-        }
-        own.append(means[ledger.round.ranking[0]] - 0.8)
-        better.append(max(means.values()) - 0.8)
+        scores = [ledger.configs[config].scores for config in ledger.round.ranking]
+        means = [np.mean([s for r, s in of.items() if r >= 2000]) for of in scores]
+        own.append(means[0] - 0.8)
+        better.append(max(means) - 0.8)
     error = np.std(own) / np.sqrt(len(own))
     assert abs(np.mean(own)) < 3 * error
     assert np.mean(better) > 4 * error  # 0.4 points: SD / sqrt(pi)
