@@ -202,11 +202,11 @@ def of(last: dict, student: str) -> dict:
     return {run: accs for run, accs in last.items() if run.student == student}
 
 
-def test_each_student_has_its_own_baseline() -> None:
+def test_each_student_has_its_own_baseline(tmp_path) -> None:
     last = both()
-    table = compare(trials_of(last), Criterion())
+    table = make(tmp_path / "both", last).compare()
     for student in BASE:
-        alone = compare(trials_of(of(last, student)), Criterion())
+        alone = make(tmp_path / student, of(last, student)).compare()
         own = table[table["config/student"] == student].reset_index(drop=True)
         for name in ("diff", "sd", "error", "p", "wins", "losses", "correlation"):
             assert own[name].to_numpy() == pytest.approx(alone[name].to_numpy(), nan_ok=True), name
@@ -228,10 +228,10 @@ def test_repeats_are_enough_within_a_student() -> None:
     assert best_config(values, 1) == "B"
 
 
-def test_a_student_without_its_baseline_is_left_out() -> None:
+def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:
     last = {run: accs for run, accs in both().items() if (run.student, run.alpha) != ("small", 1)}
-    trials = trials_of(last)
-    table = compare(trials, Criterion())
+    made = make(tmp_path, last, space={"student": ("small", "large"), "alpha": (0.1, 0.5, 1.0)})
+    table, trials = made.compare(), made.trials
     assert set(table["config/student"]) == {"large"}
     lost = trials[trials["config/student"] == "small"].config_id.iloc[0]
     assert baseline_of(table, lost) is None
