@@ -140,26 +140,24 @@ class Tracker(tune.Callback):
         self.print_line(f"{self.name}: {_without_credentials(self._client.connect())}")
 
     def _send(self) -> None:
-        while (event := self._events.get()) is not None:
-            while not self._is_delivered(event):
+        """Call the client for one event after the other; one that fails is tried again."""
+        event = self._events.get()
+        while event is not None:
+            try:
+                event()
+            except Exception as error:  # whatever the client of a tracker raises
+                is_first = not self._reason
+                self._reason = _without_credentials(f"{type(error).__name__}: {first_line(error)}")
+                if is_first:
+                    self.print_line(
+                        f"warning: {self.name} has failed ({self._reason}); the study goes on, and "
+                        f"{self.name} is tried again"
+                    )
                 if self._closing.is_set():
                     return
                 self._closing.wait(RETRY_SECONDS)
-
-    def _is_delivered(self, event: Callable[[], None]) -> bool:
-        """Call the client; return False if it fails, and print a warning the first time."""
-        try:
-            event()
-        except Exception as error:  # whatever the client of a tracker raises
-            is_first = not self._reason
-            self._reason = _without_credentials(f"{type(error).__name__}: {first_line(error)}")
-            if is_first:
-                self.print_line(
-                    f"warning: {self.name} has failed ({self._reason}); the study goes on, and "
-                    f"{self.name} is tried again"
-                )
-            return False
-        return True
+            else:
+                event = self._events.get()
 
 
 def _metrics(epoch: Mapping[str, Any]) -> dict[str, float]:

@@ -92,7 +92,10 @@ trained on the same augmented images."""
 _STUDENT = Setting(commands=OF_STUDENT)
 _RESOLVED = Setting(resolved=True)
 _OF_LOSS = Hyperparameter(of_objective=True)
+_WEIGHTS = Setting(place=True, pairs=True)
 _BASELINE = {"alpha": 1}
+_OF_ALL = Hyperparameter(commands=ALL_COMMANDS, of_study=True, resolved=True)
+_WARMUP = Hyperparameter(when=that_take("warmup_epochs"), neutral=0)
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,7 @@ class Run(BaseRun):
     that --train-images leaves out. Labels that they may have are not used. See --extra-share."""
     image_size: Pixels | None = None
     """Side of the augmented images in pixels. None: the largest input size of the models."""
-    augment: Annotated[
-        Augment | None, Hyperparameter(commands=ALL_COMMANDS, of_study=True, resolved=True)
-    ] = None
+    augment: Annotated[Augment | None, _OF_ALL] = None
     """Augmentation of the training images: "crop" (pad by an eighth, crop, flip), "resized-crop"
     (RandomResizedCrop, flip), "trivial" (crop or resized-crop as the data need it, then
     TrivialAugment) or "none". None: "crop" for images of one size, "resized-crop" for files."""
@@ -155,9 +156,7 @@ class Run(BaseRun):
     """Interpolation with which val and test images are resized, and those of train unless
     RandomResizedCrop does it. None: that of the teacher's published evaluation transform, else
     bilinear."""
-    teacher: Annotated[
-        ModelName, Hyperparameter(commands=ALL_COMMANDS, unless=_BASELINE, of_study=True)
-    ] = "resnet50"
+    teacher: Annotated[ModelName, replace(_OF_ALL, unless=_BASELINE, resolved=False)] = "resnet50"
     """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory, a function of the number of classes that returns a module. NAME+NAME is an
     ensemble: the mean probability. A file of outputs, .parquet or .npz, is a teacher without a
@@ -167,7 +166,7 @@ class Run(BaseRun):
     head or of all layers, another order and another augmentation: repeat r learns from teacher r
     mod N. With 3 or more, conclusions are about new teachers of this recipe. 1: the same teacher in
     all repeats."""
-    teacher_weights: Annotated[Weights, Setting(place=True, pairs=True)] = "default"
+    teacher_weights: Annotated[Weights, _WEIGHTS] = "default"
     """Weights of the teacher: "default" (the library's, downloaded), "none" (random), a file
     (.safetensors, or a checkpoint of torch.save) or the folder of another study, whose fine-tuned
     teacher is used. With several teachers, TEACHER=WEIGHTS for each that has not the default."""
@@ -182,10 +181,7 @@ class Run(BaseRun):
     teacher_interpolation: Annotated[Interpolation | None, _RESOLVED] = None
     """Interpolation with which larger images are shrunk to the teacher's input size. None: that of
     the model."""
-    teacher_epochs: Annotated[
-        EpochsOrZero | None,
-        Hyperparameter(commands=ALL_COMMANDS, unless=_BASELINE, of_study=True, resolved=True),
-    ] = None
+    teacher_epochs: Annotated[EpochsOrZero | None, replace(_OF_ALL, unless=_BASELINE)] = None
     """Epochs of fine-tuning the teacher before the study. 0: use its weights as they are. None: 10
     for pretrained weights, 30 for random ones, 0 for a finished teacher of kdtune."""
     teacher_trainable: Annotated[Trainable | None, _RESOLVED] = None
@@ -229,9 +225,7 @@ class Run(BaseRun):
     student: Annotated[ModelName, Hyperparameter(of_study=True)] = "resnet18"
     """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
     module:factory."""
-    student_weights: Annotated[Weights, Setting(commands=OF_STUDENT, place=True, pairs=True)] = (
-        "default"
-    )
+    student_weights: Annotated[Weights, replace(_WEIGHTS, commands=OF_STUDENT)] = "default"
     """Initial weights of the student: "default", "none" or a file. With several students,
     STUDENT=WEIGHTS for each that has not the default."""
     student_mean: Annotated[tuple[Share, ...] | None, _STUDENT] = None
@@ -242,9 +236,7 @@ class Run(BaseRun):
     with. None: that of the model."""
     student_size: Annotated[Pixels | None, _STUDENT] = None
     """Side of the student's input in pixels. None: that of the model."""
-    student_interpolation: Annotated[
-        Interpolation | None, Setting(commands=OF_STUDENT, resolved=True)
-    ] = None
+    student_interpolation: Annotated[Interpolation | None, replace(_STUDENT, resolved=True)] = None
     """Interpolation with which larger images are shrunk to the student's input size. None: that of
     the model."""
     trainable: Annotated[Trainable, Hyperparameter()] = "all"
@@ -300,9 +292,7 @@ class Run(BaseRun):
     lr_milestones: Annotated[tuple[Fraction, ...], _STUDENT] = LR_MILESTONES
     """Decays of the schedule multistep, as ascending shares of the epochs: of 240 epochs, the
     default decays after 150, 180 and 210."""
-    warmup_epochs: Annotated[
-        EpochsOrZero, Hyperparameter(when=that_take("warmup_epochs"), neutral=0)
-    ] = 0
+    warmup_epochs: Annotated[EpochsOrZero, _WARMUP] = 0
     """Epochs, fewer than --epochs, in which the learning rate rises linearly, batch by batch, to
     that of the schedule. step and multistep decay by the epoch's number in the run; cosine falls
     over the epochs that remain."""

@@ -81,14 +81,8 @@ BUDGET = r"([0-9]{1,13}(?:\.[0-9]+)?)(runs|epochs|h)"
 """Form of a budget, such as 400runs."""
 MAX_RUNS = 1_000_000
 """Runs of a study: configurations times repeats."""
-OF_FUNCTION: Mapping[str, Any] = {
-    "metric": "val/acc",
-    "mode": None,
-    "baseline": {},
-    "unless": {},
-    "epochs": None,
-}
-"""Fields of a study that are for a training function of its own, and their defaults."""
+OF_FUNCTION = ("metric", "mode", "baseline", "unless", "epochs")
+"""Fields of a study that are for a training function of its own."""
 NOT_SAVED = ("flags", "tracker", "notify", "dump")
 """Fields that are no part of a study: how it was asked for and who hears of it. A command for
 notify may hold a password."""
@@ -245,7 +239,11 @@ class Study:
             name = name_of(self.train).rpartition(":")[2]
         object.__setattr__(self, "name", self.name or name)
         check_fields(self)
-        object.__setattr__(self, "space", _checked_space(self))
+        if self.train is None:
+            values = {n: to_values(n, listed) for n, listed in self.space.items()}
+        else:
+            values = {check_name(n): to_list_or_range(n, v) for n, v in self.space.items()}
+        object.__setattr__(self, "space", values)
         if self.train is None:
             object.__setattr__(self, "run", _with_study_values(self))
         fits = re.fullmatch(NAME, self.name) is not None
@@ -450,15 +448,6 @@ class Study:
 # The space of a study.
 
 
-def _checked_space(study: Study) -> dict[str, Values]:
-    """Return the space of a study with tuples and ranges; raise InputError for anything else."""
-    if study.train is None:
-        return {name: to_values(name, values) for name, values in study.space.items()}
-    for name in study.space:
-        check_name(name)
-    return {name: to_list_or_range(name, values) for name, values in study.space.items()}
-
-
 def _with_study_values(study: Study) -> Run:
     """Return the base run with the models that the study began with, `Run.study_values`.
 
@@ -553,9 +542,9 @@ def _check_study(study: Study) -> None:
 def _check_distillation(study: Study) -> None:
     """Raise InputError if the study and its run contradict each other."""
     run = study.run
-    for name, default in OF_FUNCTION.items():
+    for name in OF_FUNCTION:
         without = "be left out without train=..., a training function of your own"
-        check(study, name, getattr(study, name) == default, without)
+        check(study, name, getattr(study, name) == getattr(Study, name, {}), without)
     has_all = study.policy == "all" and not study.until_decided
     without = "be left out with --policy race and --repeats auto, since all teachers come first"
     check(run, "folds", run.folds is None or has_all, without)

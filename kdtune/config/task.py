@@ -543,14 +543,15 @@ def make_task(
     )
 
 
-def check_name(name: object) -> None:
-    """Raise InputError unless the text can name a hyperparameter: it becomes a column."""
+def check_name(name: str) -> str:
+    """Return the name of a hyperparameter, a column; raise InputError if it cannot be one."""
     fits = isinstance(name, str) and name.isprintable() and 0 < len(name) <= _MAX_NAME
     if not fits or name in RESERVED_HYPERPARAMETERS:
         raise InputError(
             f"a hyperparameter of the space must have a name of 1 to {_MAX_NAME} letters other "
             f"than {', '.join(RESERVED_HYPERPARAMETERS)}, but got {name!r}"
         )
+    return name
 
 
 def parse_metric(text: str, split: str = "val") -> str:

@@ -176,6 +176,8 @@ def freeze_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> S
     Raises:
         InputError: A model cannot be copied, or the study does not run on this machine alone.
     """
+    if not study.run.objects:
+        return study
     passed = study.run.objects.passed
     kinds = {name: kind for name, kind in object_names(study).items() if name in passed}
     if not kinds:

@@ -244,15 +244,16 @@ def _describe_lead(
 ) -> str:
     criterion = Criterion(task=plan.study.task)
     scale, unit = criterion.scale, " points" * criterion.in_points
+    form = "+.1f" if criterion.in_points else "+.3g"
     if final := final_test(plan.ledger, pair).differences:
         mean = scale * criterion.sign * sum(final) / len(final)
-        text = f"{mean:{_form(criterion)}}{unit} over {len(final)} final repeats"
+        text = f"{mean:{form}}{unit} over {len(final)} final repeats"
         if plan.study.until_decided:
             decision = next(d for d in decisions(plan.ledger) if d.pair.baseline is baseline)
             text += f", {decision.state} (always-valid p = {decision.test.p:.2g})"
         return text
     common = sorted(baseline.scores.keys() & distilled.scores.keys())
-    sign, form = scale * criterion.sign, _form(criterion)
+    sign = scale * criterion.sign
     ours, theirs = ([sign * state.scores[r] for r in common] for state in (distilled, baseline))
     interval = paired_difference(ours, theirs).interval
     ends = f"{interval.low:{form}} to {interval.high:{form}}"
@@ -261,10 +262,6 @@ def _describe_lead(
     lead = f"{interval.mean:{form}}{unit}{shown} over {interval.n} repeats"
     best = "best distilled" if criterion.task.is_distillation else "best"
     return f"{best} minus best baseline {lead}"
-
-
-def _form(criterion: Criterion) -> str:
-    return "+.1f" if criterion.in_points else "+.3g"
 
 
 # The command of --notify, which is run once at the end of a study.

@@ -361,18 +361,16 @@ def _remove_abandoned(place: Path) -> None:
 
 def _temporary_place() -> str:
     """Return the first temporary folder with room and a path short enough for Ray's sockets."""
-    refused = []
-    for place in map(str, temporary_folders()):
-        room = shutil.disk_usage(place).free if os.access(place, os.W_OK | os.X_OK) else 0
-        length = len(os.fsencode(os.path.join(place, RAY_SOCKET)))
-        if length <= SOCKET_PATH_BYTES and room >= RAY_ROOM_BYTES:
-            return place
-        refused.append(f"{place} ({room / 1e6:.3g} MB)")
     limit = SOCKET_PATH_BYTES - len(RAY_SOCKET) - 1
+    folders = [str(folder) for folder in temporary_folders()]
+    for folder in folders:
+        is_writable = os.access(folder, os.W_OK | os.X_OK) and len(os.fsencode(folder)) <= limit
+        if is_writable and shutil.disk_usage(folder).free >= RAY_ROOM_BYTES:
+            return folder
     raise InputError(
         f"Ray's temporary files need a writable folder with {RAY_ROOM_BYTES / 1e6:g} MB of free "
-        f"space whose path has at most {limit} bytes, but there are only {', '.join(refused)}; "
-        f"make room, or name another folder with TMPDIR"
+        f"space whose path has at most {limit} bytes, unlike {', '.join(folders)}; make room, or "
+        f"name another folder with TMPDIR"
     )
 
 

@@ -1,7 +1,6 @@
 """What the sampler suggests: laws, running trials, log-odds, losses, and the export to Optuna."""
 
 import math
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ import matplotlib
 import numpy as np
 import optuna
 import pytest
-from play import play, play_and_crash, runs_of
+from play import Line, play, play_and_crash, runs_of
 from scipy.special import logit
 from scipy.stats import kstest, uniform
 from simulated_runs import LISTS, RANGES, RUN, curve, make
@@ -178,6 +177,13 @@ def test_tpe_finds_a_small_alpha_and_repeats_its_suggestions_after_crashes() -> 
     assert np.mean(near) > 2 * 2 / (logit(0.999) - logit(0.001))  # twice what chance gives
 
 
+def exported(study: Study, lines: list[Line]) -> optuna.Study:
+    """Return the study as Optuna reads its export."""
+    study.folder.mkdir(parents=True, exist_ok=True)
+    file = export_for_optuna(study, [line | {"time": 1e9 + k} for k, line in enumerate(lines)])
+    return optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
+
+
 def test_the_sampler_holds_log_odds_and_the_export_true_values(tmp_path: Path) -> None:
     study = replace(STUDY, plain_share=0.25, samples=8, repeats=1, out=str(tmp_path))
     sampler = ConfigSampler(study)
@@ -185,10 +191,8 @@ def test_the_sampler_holds_log_odds_and_the_export_true_values(tmp_path: Path) -
     assert run is not None
     (trial,) = [t for arm in sampler.arms.values() for t in arm.get_trials() if t.params]
     assert trial.params == {"alpha": pytest.approx(logit(run.alpha), rel=1e-12)}
-    study.folder.mkdir(parents=True)
-    lines = [line | {"time": 1e9 + k} for k, line in enumerate(play(study, curve))]
-    file = export_for_optuna(study, lines)
-    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
+    lines = play(study, curve)
+    loaded = exported(study, lines)
     configs = {line["config_id"]: line["config"] for line in lines if line["kind"] == "start"}
     assert len(loaded.trials) == 8
     for done in loaded.trials:
@@ -209,10 +213,13 @@ TAKEN = {
     "mse+mine:f": SOFTENED
     | {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma", "nkd_gamma", "loss_weight"},
 }
-LOSS_RANGES = {
-    **{"temperature": Range(1, 20, log=True), "teacher_temperature": Range(1, 20, log=True)},
-    **{"dkd_alpha": Range(0, 2), "dkd_beta": Range(0, 8), "dist_beta": Range(0, 4)},
-    **{"dist_gamma": Range(0, 4), "nkd_gamma": Range(0, 3), "loss_weight": Range(0.1, 10)},
+LOSS_RANGES = dict.fromkeys(("temperature", "teacher_temperature"), Range(1, 20, log=True)) | {
+    "dkd_alpha": Range(0, 2),
+    "dkd_beta": Range(0, 8),
+    "dist_beta": Range(0, 4),
+    "dist_gamma": Range(0, 4),
+    "nkd_gamma": Range(0, 3),
+    "loss_weight": Range(0.1, 10),
 }
 SPACE = {"loss": tuple(TAKEN), "alpha": Range(0, 0.9), **LOSS_RANGES}
 PAIRS = {"temperature": (1.0, 4.0), "teacher_temperature": (1.0, 4.0), "alpha": (0.5,)}
@@ -271,12 +278,10 @@ matplotlib.use("Agg")
 
 @pytest.mark.parametrize(("search", "space"), [("grid", LISTS), ("tpe", RANGES)])
 def test_optuna_reads_the_export(search: str, space: dict, tmp_path: Path) -> None:
-    study = make(search, space, "all")
-    study = replace(study, out=str(tmp_path))
-    study.folder.mkdir(parents=True)
-    lines = [line | {"time": 1e9 + k} for k, line in enumerate(play(study, curve))]
-    file = export_for_optuna(study, lines)
-    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
+    study = replace(make(search, space, "all"), out=str(tmp_path))
+    lines = play(study, curve)
+    loaded = exported(study, lines)
+    assert loaded.direction == optuna.study.StudyDirection.MAXIMIZE
     ledger = Ledger(study)
     for line in lines:
         ledger.add_record(line)
@@ -294,22 +299,20 @@ def test_optuna_reads_the_export(search: str, space: dict, tmp_path: Path) -> No
     assert set(optuna.importance.get_param_importances(loaded)) >= {"lr", "alpha"}
     with warnings.catch_warnings(action="ignore"):  # experimental
         optuna.visualization.matplotlib.plot_slice(loaded, params=["lr"])
-    again = f"sqlite:///{export_for_optuna(study, lines)}"  # replaces the file, adds nothing to it
-    same = optuna.load_study(study_name=study.name, storage=again)
-    assert len(same.trials) == len(loaded.trials)
+    again = exported(study, lines)  # replaces the file, adds nothing to it
+    assert len(again.trials) == len(loaded.trials)
 
 
 def test_failed_and_pruned_configurations(tmp_path: Path) -> None:
-    study = make("grid", LISTS, "race", stop_early=True)
-    study = replace(study, out=str(tmp_path))
-    study.folder.mkdir(parents=True)
+    study = replace(make("grid", LISTS, "race", stop_early=True), out=str(tmp_path))
 
     def faulty(run: Run) -> list[float] | None:
         return None if run.lr == 1e-1 else curve(run)
 
-    lines = [line | {"time": time.time()} for line in play(study, faulty)]
+    lines = play(study, faulty)
     ids = {line["config_id"] for line in lines if line.get("status") == "failed"}
-    file = export_for_optuna(study, lines)
-    loaded = optuna.load_study(study_name=study.name, storage=f"sqlite:///{file}")
-    failed = [t for t in loaded.trials if t.state == optuna.trial.TrialState.FAIL]
+    trials = exported(study, lines).trials
+    failed = [t for t in trials if t.state == optuna.trial.TrialState.FAIL]
     assert {trial.user_attrs["config_id"] for trial in failed} == ids
+    single = [t.user_attrs["sd"] for t in trials if t.user_attrs["n"] == 1]
+    assert single and set(single) == {None}  # one repeat has no SD

@@ -108,10 +108,14 @@ EPOCH = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
 
 
 def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -> None:
+    """A checkpoint is deleted after the end of its trial is uploaded."""
     mirror, records = Mirror(study), Records(study.folder)
     uploader = RecordsUploader(mirror, records)
     (study.folder / "study.json").write_text(study.to_json())
-    mirror.push("study.json")
+    checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("state")
+    mirror.push("study.json", "trials")
     records.start(study.run, 0)
     uploader.tick()
     assert mirror.store is not None and mirror.store.names("epochs") == []  # not yet
@@ -121,13 +125,15 @@ def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -
     uploader.flush()
     uploader.flush()  # nothing new: no part
     records.end(study.run, 0, "completed")
-    records.close()
-    mirror.push("epochs")
+    uploader.delete_later("trials/x/checkpoint.pt")
+    assert mirror.store.names("trials") == ["trials/x/checkpoint.pt"]
+    uploader.flush()
+    assert mirror.store.names("trials") == []
     parts = [f"epochs/{number:05d}.jsonl" for number in range(3)]
     assert mirror.store.names("epochs") == parts
+    mirror.store.get_all(parts, study.folder / "again")
     for part in parts:  # as they were uploaded
-        assert mirror.store.get(part, study.folder / "again")
-        assert (study.folder / "again").read_bytes() == (study.folder / part).read_bytes()
+        assert (study.folder / "again" / part).read_bytes() == (study.folder / part).read_bytes()
     assert study.uri is not None
     trials = read_frames(fetch(study.uri)[0]).trials
     assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
@@ -181,22 +187,6 @@ def test_small_files_of_the_driver_replace_only_what_it_has_read(
         late.lost = None
         assert successor.store is not None and successor.store.get(name, tmp_path / "there")
         assert (tmp_path / "there").read_text() == "its successor's"
-
-
-def test_a_checkpoint_is_deleted_after_the_end_of_its_trial_is_uploaded(
-    s3: S3, study: Study
-) -> None:
-    mirror, records = Mirror(study), Records(study.folder)
-    uploader = RecordsUploader(mirror, records)
-    checkpoint = study.folder / "trials" / "x" / "checkpoint.pt"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_text("state")
-    mirror.push("trials/x/checkpoint.pt")
-    records.end(study.run, 0, "completed")
-    uploader.delete_later("trials/x/checkpoint.pt")
-    assert mirror.store is not None and mirror.store.names() == ["trials/x/checkpoint.pt"]
-    uploader.flush()
-    assert mirror.store.names() == ["epochs/00000.jsonl"]
 
 
 @pytest.mark.usefixtures("no_shared_ray", "in_this_process")  # its tasks have this environment
