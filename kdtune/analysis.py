@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from kdtune.config.cli import ComparisonFlags, parse_baseline, parse_own_flags, start
-from kdtune.config.fields import Setting, check_fields
+from kdtune.config.fields import Setting, check, check_fields
 from kdtune.config.files import existing_file
 from kdtune.config.run import HYPERPARAMETERS
 from kdtune.config.study import Format
 from kdtune.config.task import METRICS
-from kdtune.config.text import InputError, printable_lines
+from kdtune.config.text import printable_lines
 
 _COLUMN = Setting(metavar="COLUMN")
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
@@ -111,12 +111,10 @@ class TableFlags:
         for file in self.tables:
             existing_file("a table of results", "tables", file)
         for name, example in (("by", "alpha"), ("repeat", "seed"), ("metric", "acc")):
-            if not getattr(self, name):
-                raise InputError(
-                    f"--{name} must name a column of {self.tables[0]} (such as --{name} {example})"
-                )
-        if self.higher_is_better and self.lower_is_better:
-            raise InputError("--higher-is-better must not be used with --lower-is-better")
+            columns = f"be a column of {self.tables[0]}, such as --{name} {example}"
+            check(self, name, getattr(self, name), columns)
+        is_one = not (self.higher_is_better and self.lower_is_better)
+        check(self, "lower_is_better", is_one, "be left out with --higher-is-better")
 
     @property
     def direction(self) -> bool | None:
@@ -197,8 +195,7 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
 def _mark_trials(run: str, flags: AnalysisFlags) -> None:
     """Drop and restore the runs that the flags name, and print which."""
     if not (flags.drop or flags.restore):
-        if flags.reason is not None:
-            raise InputError("--reason must be given with --drop or --restore")
+        check(flags, "reason", flags.reason is None, "be given with --drop or --restore")
         return
     from kdtune.storage.mirror import mark_trials
 
@@ -216,8 +213,7 @@ def _analyse_several(flags: AnalysisFlags) -> tuple[str, list[str]]:
     from kdtune.results.several import list_studies, load_several, studies_text, text
 
     flags.check_for_several()
-    if flags.format == "latex":
-        raise InputError("--format latex must be used with one study; use md, csv or json")
+    check(flags, "format", flags.format != "latex", "be md, csv or json for several studies")
     criterion = criterion_of(flags)
     if len(flags.runs) == 1:
         table = list_studies(flags.runs[0], criterion)

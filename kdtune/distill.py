@@ -8,9 +8,9 @@ if __name__ == "__main__":
 
     start("distill")  # refuses wrong flags before torch is loaded; does not return
 
+from kdtune.config.fields import check
 from kdtune.config.files import check_links
 from kdtune.config.study import Study
-from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData
 from kdtune.streams.views import local_resources
 from kdtune.teacher import gate, train_teacher
@@ -27,8 +27,7 @@ def main(study: Study) -> int:
     check_links(study.folder)
     data, root, progress = StudyData(study.run), study.folder / "teacher", Progress()
     run = resolve(study.run, data=data)
-    if run.repeat < 0:
-        raise InputError(f"repeat must be 0 or more, but got repeat={run.repeat}")
+    check(run, "repeat", run.repeat >= 0, "be 0 or more")
     resources = local_resources(study, data.of(run).photos, progress.show_build)
     check_run(run, data)
     for teacher, folder in missing_teachers(run, run.teacher_members, root, data):

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from kdtune.config.cli import start
-from kdtune.config.fields import RepeatNumber, Setting, check_fields
+from kdtune.config.fields import RepeatNumber, Setting, check, check_fields
 from kdtune.config.text import InputError, printable
 
 
@@ -37,10 +37,8 @@ class ExportFlags:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.int8 and self.format != "onnx":
-            raise InputError(
-                f"--int8 must be used with --format onnx, but got --format {self.format}"
-            )
+        is_onnx = self.format == "onnx" or not self.int8
+        check(self, "format", is_onnx, "be onnx with --int8")
 
 
 FLAGS = (ExportFlags,)

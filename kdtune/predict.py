@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from kdtune.config.cli import start
-from kdtune.config.fields import BatchSize, Count, RepeatNumber, Setting, check_fields
+from kdtune.config.fields import BatchSize, Count, RepeatNumber, Setting, check, check_fields
 from kdtune.config.study import Device, Study
 from kdtune.config.text import InputError, in_spreadsheet, printable
 
@@ -54,8 +54,7 @@ class PredictFlags:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.images:
-            raise InputError("IMAGE must be given, an image file, a folder or a pattern")
+        check(self, "images", self.images, "be given, image files, folders or patterns")
 
 
 FLAGS = (PredictFlags,)

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from kdtune.config.cli import ComparisonFlags, start
-from kdtune.config.fields import Setting
-from kdtune.config.text import InputError
+from kdtune.config.fields import Setting, check
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ def main(flags: ReportFlags) -> int:
     from kdtune.results.results import criterion_of, load
     from kdtune.results.several import load_several
 
-    if "://" in (flags.out or ""):
-        raise InputError(f"--out must be on this machine, but got {flags.out}; give a path.")
+    check(flags, "out", "://" not in (flags.out or ""), "be on this machine")
     if len(flags.runs) > 1:
         flags.check_for_several()
         criterion = criterion_of(flags)
@@ -44,8 +42,7 @@ def main(flags: ReportFlags) -> int:
         print(write_comparison(side, file or output_file(side.default_file)))
         return 0
     run = flags.runs[0]
-    if flags.out is None and "://" in run:
-        raise InputError(f"--out must be given for a study on a store, {run}. Add --out FOLDER.")
+    check(flags, "out", flags.out or "://" not in run, "be given for a study on a store, a folder")
     results = load(run)
     print(write(results, criterion_of(flags, results), Path(flags.out or run)))
     return 0

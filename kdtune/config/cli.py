@@ -43,6 +43,7 @@ from kdtune.config.fields import (
     Setting,
     StudyCommand,
     Value,
+    check,
     check_fields,
     declarations,
     docstrings,
@@ -374,17 +375,13 @@ class ComparisonFlags:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.runs:
-            raise InputError("RUN must be given, the folder of a study (such as runs/NAME)")
+        check(self, "runs", self.runs, "be given, folders of studies (such as runs/NAME)")
 
     def check_for_several(self) -> None:
         """Raise InputError if a flag of `for_one_study` is given."""
         for name in self.for_one_study:
-            if getattr(self, name) not in (None, (), False):
-                raise InputError(
-                    f"--{name.replace('_', '-')} must be used with one study, but got "
-                    f"{' '.join(self.runs)}; name one, or leave the flag out"
-                )
+            is_unset = getattr(self, name) in (None, (), False)
+            check(self, name, is_unset, "be left out with several studies")
 
 
 def parse_baseline(text: str | None) -> dict[str, Value] | None:
@@ -448,8 +445,8 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
         recipe = {f"teacher_{name}" for name in TEACHER_RECIPE}
         values |= dict.fromkeys(recipe - values.keys())
     study = _lay_over(base, command, values)
-    if "cache" in values and Path(str(study.cache)).expanduser().is_file():
-        raise InputError(f"cache must be a folder, but {study.cache} is a file")
+    is_file = "cache" in values and Path(str(study.cache)).expanduser().is_file()
+    check(study, "cache", not is_file, "be a folder")
     return replace(study, flags=flags)
 
 
