@@ -133,8 +133,8 @@ def _arms(
         design: what the repeats vary.
     """
     order = list(trials.to_numpy().T.ravel())  # all repeats of one arm, then those of the other
-    wide = frame.pivot(index="trial_id", columns="example", values=frame.columns.drop("split"))
-    wide = wide.reindex(order)
+    names = frame.columns.drop(["trial_id", "split", "example"])
+    wide = frame.pivot(index="trial_id", columns="example", values=names).reindex(order)
     labels = wide["label"]
     if not labels.size or labels.isna().any(axis=None) or (labels != labels.iloc[0]).any(axis=None):
         return None

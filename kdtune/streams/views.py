@@ -280,7 +280,8 @@ def check_precision(run: Run, device: torch.device) -> None:
             "--precision fp32, or a GPU"
         )
     # older torch versions train in fp32 there, with a warning
-    if run.precision == "bf16" and device.type == "mps" and not _has_macos_14():
+    has_metal_bf16 = device.type != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)
+    if run.precision == "bf16" and not has_metal_bf16:
         raise InputError(
             "--precision must be fp32 on this computer, but got --precision bf16: Metal has bf16 "
             "from macOS 14 on. Use --precision fp32"
@@ -293,10 +294,6 @@ def has_bf16() -> bool:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # PyTorch was built without oneDNN
         return False
-
-
-def _has_macos_14() -> bool:
-    return torch.backends.mps.is_macos_or_newer(14, 0)
 
 
 # Chunks: what one split gives in one epoch of one repeat, in memory, from the cache or built.
@@ -471,19 +468,16 @@ def view_size(run: Run, data: Data, *models: Model | None) -> int:
 def view_bytes(data: Data, size: int) -> int:
     """Return the bytes of one view, which has `size` pixels a side if it is an image."""
     inputs = data.splits["train"].inputs
-    if data.kind == "tensors":
-        assert isinstance(inputs, Tensor)  # noqa: S101 - as kind and part say
-        return inputs[0].nbytes
-    return view_shape(data, size).numel()
+    width = inputs.element_size() if isinstance(inputs, Tensor) else 1
+    return view_shape(data, size).numel() * width
 
 
 def view_shape(data: Data, size: int) -> torch.Size:
     """Return the shape of one view, which has `size` pixels a side if it is an image."""
     inputs = data.splits["train"].inputs
-    if data.kind == "tensors":
-        assert isinstance(inputs, Tensor)  # noqa: S101 - as kind and part say
-        return inputs.shape[1:]
-    return torch.Size((inputs.shape[1] if isinstance(inputs, Tensor) else 3, size, size))
+    if not isinstance(inputs, Tensor):
+        return torch.Size((3, size, size))
+    return inputs.shape[1:] if data.kind == "tensors" else torch.Size((inputs.shape[1], size, size))
 
 
 def views_are_read_again(run: Run, split: str, data: Data, teacher: Sequence[Model]) -> bool:

@@ -618,15 +618,12 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        console = Console(highlight=False, soft_wrap=True)
-        self.in_notebook = console.is_jupyter
+        self.in_notebook = Console().is_jupyter
         """Whether lines go to a notebook: Jupyter, Colab, ..."""
-        if self.in_notebook:
-            # rich would make an output of every line, and the kernel's stdout says that it is a
-            # terminal
-            plain: Any = {"force_jupyter": False, "force_terminal": False}
-            console = Console(highlight=False, soft_wrap=True, **plain)
-        self.console = console
+        # in a notebook rich would make an output of every line, and the kernel's stdout says that
+        # it is a terminal
+        no = False if self.in_notebook else None
+        self.console = Console(highlight=False, soft_wrap=True, force_jupyter=no, force_terminal=no)
         self._status = self.console.status("")
         self._noun, self._since = "", 0.0
         self._last_line = time.monotonic()

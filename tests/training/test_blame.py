@@ -17,6 +17,8 @@ from kdtune.training import teacher as evaluation
 from kdtune.training.loop import train
 from kdtune.training.losses import check_objective
 
+NAN = "hostile_models:nan_for_many"
+
 
 def trained(run: Run, student: Classifier | None = None) -> None:
     """Train on the blobs with the run's teacher."""
@@ -28,24 +30,18 @@ def trained(run: Run, student: Classifier | None = None) -> None:
 @pytest.mark.parametrize(
     ("changes", "cause"),
     [
+        ({"teacher": NAN}, f"the logits of the teacher {NAN} are NaN or infinite for 41 of"),
         (
-            {"teacher": "hostile_models:nan_for_many"},
-            "the logits of the teacher hostile_models:nan_for_many are NaN or infinite for 41 of",
-        ),
-        (
-            {"student": "hostile_models:nan_for_many"},
-            "the logits of hostile_models:nan_for_many are NaN or infinite for 16 of "
-            "16 examples before its first training step",
+            {"student": NAN},
+            f"the logits of {NAN} are NaN or infinite for 16 of 16 examples before its first "
+            f"training step",
         ),
         (
             {"loss": "hostile_models:is_nan_for_many"},
             "the objective hostile_models:is_nan_for_many is NaN or infinite for a batch of train",
         ),
         ({"lr": 1e3, "loss": "mse"}, "a lower lr may help$"),
-        (
-            {"lr": 1e3, "loss": "mse", "precision": "bf16"},
-            "a lower lr may help, or --precision fp32$",
-        ),
+        ({"lr": 1e3, "loss": "mse", "precision": "bf16"}, "a lower lr .*, or --precision fp32$"),
     ],
 )
 def test_the_culprit_is_named(changes: dict[str, object], cause: str) -> None:
@@ -68,10 +64,8 @@ def test_a_student_learns_where_gradients_are_turned_off() -> None:
     assert not torch.equal(student.head.weight, before)
 
 
-def test_the_accuracy_of_a_teacher_without_finite_logits_is_not_measured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    run = replace(RUN, teacher="hostile_models:nan_for_many")
+def test_the_accuracy_of_a_teacher_without_finite_logits_is_not_measured() -> None:
+    run = replace(RUN, teacher=NAN)
     teacher = Teacher.of([build(run.teacher, "none", 3, seed=0)])
     with pytest.raises(InputError, match=r"NaN or infinite for 30 of 30 examples of val \(first"):
         evaluation.evaluate(run, blobs(), teacher, Resources(), ["val"])

@@ -4,7 +4,7 @@ The law: without augmentation a study with a dump equals the study with the netw
 """
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from kdtune.training.recipe import (
     resolve_study,
     transforms_of,
 )
-from kdtune.training.run import check_run, check_study, clear_cached_models, distill
+from kdtune.training.run import check_run, check_study, distill
 from kdtune.training.teacher import (
     dump_teacher,
     find_other_views,
@@ -54,12 +54,6 @@ def made(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         counts = dump_teacher(resolve(PLAIN), teacher_folder, Resources(), file, load_data(PLAIN))
         assert counts == {"train": 2000, "val": 500, "test": 1000}
     return folder
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    yield
-    clear_cached_models()
 
 
 def with_file(run: Run, file: Path) -> Run:
@@ -136,22 +130,13 @@ def of_val(table: pd.DataFrame, *numbers: int) -> pd.Index:
     ("edit", "message"),
     [
         (lambda t: t.drop(of_val(t, 3, 8)), r"but lacks some: 2 \(val 3, val 8\)"),
-        (
-            lambda t: t.drop(SUBSET[:5].numpy()),
-            r"those of train that the student learns from, but lacks some: 5 \(train ",
-        ),
-        (
-            lambda t: t[t.split != "test"],
-            r"lacks some: 1,000 \(test 0, test 1, test 2, \.\.\.\)",
-        ),
+        (lambda t: t.drop(SUBSET[:5].numpy()), r"student learns from, .* some: 5 \(train "),
+        (lambda t: t[t.split != "test"], r"lacks some: 1,000 \(test 0, test 1, test 2, \.\.\.\)"),
         (
             lambda t: t.assign(example=t.example + 1),
             r"has others: 3 \(train 2000, val 500, test 10",
         ),
-        (
-            lambda t: pd.concat([t, t.loc[of_val(t, 0)]]),
-            r"each example, but has more: 1 \(val 0\)",
-        ),
+        (lambda t: pd.concat([t, t.loc[of_val(t, 0)]]), r"example, but has more: 1 \(val 0\)"),
         (lambda t: t.assign(file="a.png"), "name all examples by split and index"),
         (lambda t: t.drop(UNUSED), None),
     ],

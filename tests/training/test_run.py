@@ -3,6 +3,7 @@
 import shutil
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,10 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
 
 
 def test_predictions_name_the_files_of_a_folder(tiny: Run, tmp_path: Path) -> None:
-    for split, count in (("train", 4), ("val", 3)):
-        for name in ("ants", "bees"):
-            for i in range(count):
-                file = tmp_path / "insects" / split / name / f"{i}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.new("L", (12, 12), 40 * i).save(file)
+    for split, name, i in product(("train", "val"), ("ants", "bees"), range(3)):
+        file = tmp_path / "insects" / split / name / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (12, 12), 40 * i).save(file)
     run = replace(tiny, data=str(tmp_path / "insects"), image_size=12, teacher_epochs=0)
     run = replace(run, train_images=None, epochs=1, teacher=LIBRARY, student=LIBRARY)
     list(distill(run, NOWHERE, Resources(), tmp_path))
