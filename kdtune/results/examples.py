@@ -132,6 +132,8 @@ def _arms(
         classes: names.
         design: what the repeats vary.
     """
+    if frame.empty:
+        return None
     order = list(trials.to_numpy().T.ravel())  # all repeats of one arm, then those of the other
     names = frame.columns.drop(["trial_id", "split", "example"])
     wide = frame.pivot(index="trial_id", columns="example", values=names).reindex(order)
