@@ -26,7 +26,7 @@ os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
 from tiny_run import TINY, train_tiny_teacher  # noqa: E402 - found through the path above
 
-FIRST = ("studies", "raytune", "commands", "storage", "streams")
+FIRST = ("studies", "raytune", "streams", "storage", "commands")
 """Folders with the longest tests: processes that begin with them end at about the same time."""
 MAX_PROCESSES = 8
 

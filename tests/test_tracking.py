@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,11 @@ from kdtune import tracking
 from kdtune.config.study import Study
 from kdtune.tracking import Tracker
 
-pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
-pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
-pytest.importorskip("alembic", reason="MLflow's database files need SQLAlchemy and Alembic")
+# not importorskip, which would load them in every process of a test run
+NEEDED = ("mlflow", "wandb", "alembic")  # with Alembic MLflow's database files
+pytestmark = pytest.mark.skipif(
+    not all(map(find_spec, NEEDED)), reason="pip install -e '.[mlflow,wandb]' alembic"
+)
 
 STUDY = Study(name="tracked", run=folders.RUN, space={"alpha": (0.5, 1.0)}, repeats=2)
 BOOM = "ValueError: boom"

@@ -521,20 +521,17 @@ def selection(
     measured = measured[measured.config_id.isin([c for c in chosen if c is not None])]
     labels = trials.drop_duplicates("config_id").set_index("config_id").label
     values = {split: criterion.by_repeat(trials, split) for split in ("val", "test")}
-    rows: list[Row] = [
-        {"row": row, "config_id": config, "label": " minus ".join(labels[c] for c in of)}
-        for row, config, of in _rows(chosen, values["val"])
-    ]
-    for split in values:
-        # with folds each repeat has other images
-        by_trial = read(split)(list(measured.trial_id)) if design.folds is None else {}
-        keys = zip(measured.config_id, measured["repeat"], measured.trial_id, strict=True)
-        examples = {(c, int(r)): by_trial[trial] for c, r, trial in keys if trial in by_trial}
-        for row, (*_, of) in zip(rows, _rows(chosen, values["val"]), strict=True):
-            pair = _pair_of(of, values[split], examples, design)
-            most = criterion.largest_difference
-            least = 0.0 if len(of) == 1 and math.isfinite(most) else -most
+    examples = {split: _by_run(read(split), measured, design) for split in values}
+    most = criterion.largest_difference
+    rows = []
+    for name, config, of in _rows(chosen, values["val"]):
+        label = " minus ".join(labels[c] for c in of)
+        row: Row = {"row": name, "config_id": config, "label": label}
+        least = 0.0 if len(of) == 1 and math.isfinite(most) else -most
+        for split in values:
+            pair = _pair_of(of, values[split], examples[split], design)
             row |= _mean_of(pair, split, anytime_level, least, most)
+        rows.append(row)
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
         enough = with_enough_repeats(values["val"], students_of(trials))
@@ -555,6 +552,16 @@ def _rows(chosen: Chosen, values: pd.DataFrame) -> Iterator[tuple[str, str, tupl
             yield row, other, (other,)
             if other != chosen.best:
                 yield difference, "", (chosen.best, other)
+
+
+def _by_run(
+    read: ExampleReader, trials: pd.DataFrame, design: Design
+) -> dict[tuple[str, int], FloatArray]:
+    """Return the values per example of trials by configuration and repeat, as far as known."""
+    # with folds each repeat has other images
+    by_trial = read(list(trials.trial_id)) if design.folds is None else {}
+    keys = zip(trials.config_id, trials["repeat"], trials.trial_id, strict=True)
+    return {(c, int(r)): by_trial[trial] for c, r, trial in keys if trial in by_trial}
 
 
 def _pair_of(

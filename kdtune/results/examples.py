@@ -104,8 +104,8 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
         return {}
     classes = _class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
-    of_split = {split: frame[frame.split == split] for split in _SPLITS}
-    arms = {k: _arms(k, rows, trials, classes, results.design) for k, rows in of_split.items()}
+    splits = [split for split in _SPLITS if split in set(frame.split)]
+    arms = {k: _arms(k, frame[frame.split == k], trials, classes, results.design) for k in splits}
     return {split: both for split, both in arms.items() if both is not None}
 
 
@@ -132,9 +132,11 @@ def _arms(
         classes: names.
         design: what the repeats vary.
     """
+    if frame.empty:
+        return None
     order = list(trials.to_numpy().T.ravel())  # all repeats of one arm, then those of the other
-    wide = frame.pivot(index="trial_id", columns="example", values=frame.columns.drop("split"))
-    wide = wide.reindex(order)
+    names = frame.columns.drop(["trial_id", "split", "example"])
+    wide = frame.pivot(index="trial_id", columns="example", values=names).reindex(order)
     labels = wide["label"]
     if not labels.size or labels.isna().any(axis=None) or (labels != labels.iloc[0]).any(axis=None):
         return None

@@ -144,6 +144,9 @@ class Columns:
                 raise InputError(f"each column must have one role, but {name} has two")
 
 
+Unit = Literal["points", "percent", ""]
+
+
 def is_higher_better(name: str) -> bool:
     """Return whether higher values of a metric are better, by its name."""
     words = _words_of(name)
@@ -151,7 +154,7 @@ def is_higher_better(name: str) -> bool:
     return not is_lower and not any(w.endswith(("loss", "error")) for w in words)
 
 
-def unit_of(name: str, values: pd.Series, points: bool) -> Literal["points", "percent", ""]:
+def unit_of(name: str, values: pd.Series, points: bool) -> Unit:
     """Return the unit of a metric: a share is named like one, and lies in [0, 1] or [0, 100].
 
     Args:
@@ -623,13 +626,16 @@ def compare(
     names = Columns(by, repeat, metric, epoch, example, tuple(columns))
     runs = read_runs(frame, names, keep_incomplete)
     by_name = higher_is_better is None
-    higher = is_higher_better(metric) if by_name else higher_is_better
-    unit = unit_of(metric, runs.rows[metric], points)
+    higher = is_higher_better(metric) if by_name else bool(higher_is_better)
+    criterion = _criterion(metric, unit_of(metric, runs.rows[metric], points), higher)
+    return TableComparison(runs, criterion, _candidates(runs, baseline), by_name, pooled, unpaired)
+
+
+def _criterion(metric: str, unit: Unit, higher: bool) -> Criterion:
+    """Return the criterion of a table, whose task has one metric and no hyperparameters."""
     declared = Metric(metric, metric, unit, "higher" if higher else "lower", comparable=True)
     task = Task({}, {metric: declared}, metric, {}, (metric,), examples="examples")
-    candidates = _candidates(runs, baseline)
-    criterion = Criterion(task=task, split="")
-    return TableComparison(runs, criterion, candidates, by_name, pooled, unpaired)
+    return Criterion(task=task, split="")
 
 
 def _candidates(runs: Runs, baseline: Mapping[str, Value] | None) -> list[int]:
@@ -657,7 +663,7 @@ def _equals(column: pd.Series, value: Value) -> pd.Series:
 
     The text "1" is the number 1, too, and "none" is a value that is missing.
     """
-    same = (column == value) | (column.astype(str) == str(value))
+    same = column.astype(str) == str(value)
     if str(value).lower() in ("none", "nan", "-"):
         return same | column.isna()
     return same | (pd.to_numeric(column, errors="coerce") == pd.to_numeric(value, errors="coerce"))

@@ -85,13 +85,6 @@ def _recipe_steps(run: Run, classes: int) -> dict[str, Any]:
 # Where a study's students are: the study's folder, its students/, one file, an object store.
 
 
-SUFFIX = ".safetensors"
-WANTED = (
-    f"a study's folder, its {STUDENTS}/, an s3:// place of a study or a file in {STUDENTS}/ "
-    f"({student_file(0)})"
-)
-
-
 @dataclass(frozen=True)
 class Students:
     """A folder of students, and what is known of them."""
@@ -144,7 +137,10 @@ def _read(
     """Return the students of a folder that has files of these names."""
     repeats = sorted(repeat for name in names if (repeat := _repeat(name)) is not None)
     if not repeats:
-        raise InputError(f"STUDENT must be {WANTED}, but {uri or folder} is none")
+        raise InputError(
+            f"STUDENT must be a study's folder, its {STUDENTS}/, an s3:// place of a study or a "
+            f"file in {STUDENTS}/ ({student_file(0)}), but {uri or folder} is none"
+        )
     record = read_students_record(folder)
     return Students(folder, record, tuple(repeats), _classes(folder, record), named, uri)
 
@@ -167,7 +163,7 @@ def _classes(folder: Path, record: StudentsRecord) -> tuple[str, ...]:
 
 def _repeat(name: str) -> int | None:
     """Return the repeat of a file of weights in students/; None for other files."""
-    number = name.removeprefix("repeat-").removesuffix(SUFFIX)
+    number = name.removeprefix("repeat-").removesuffix(".safetensors")
     is_student = number.isdecimal() and student_file(int(number)) == name
     return int(number) if is_student else None
 

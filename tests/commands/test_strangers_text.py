@@ -35,11 +35,8 @@ main(ReportFlags(runs=(sys.argv[1],)))
 
 def test_reading_a_study_imports_no_module_that_it_names(tmp_path: Path) -> None:
     study = write_small_study(tmp_path / "small").folder
-    (tmp_path / "hostile.py").write_text("open('executed', 'w').close()\nmodel = data = loss = 1\n")
-    names = {
-        **{"student": "hostile:model", "teacher": "hostile:model", "loss": "hostile:loss"},
-        "data": "hostile:data",
-    }
+    (tmp_path / "hostile.py").write_text("open('executed', 'w').close()\n")
+    names = {n: f"hostile:{n}" for n in ("data", "student", "teacher", "loss")}
     saved = json.loads((study / "study.json").read_text())
     saved["run"] |= {name: value for name, value in names.items() if name in saved["run"]}
     (study / "study.json").write_text(json.dumps(saved))
@@ -93,9 +90,9 @@ def test_a_table_of_others_acts_on_no_terminal(
 
 def test_numbers_in_csv_stay_numbers() -> None:
     table = pd.DataFrame({"x": [-0.5, 1e-7], "text": ["-0.5", "+x"], "mixed": [None, -1]})
-    found = pd.read_csv(io.StringIO(csv_text(table)))
-    assert found.x.tolist() == [-0.5, 1e-7] and found.text.tolist() == ["-0.5", "'+x"]
-    assert found.mixed[1] == -1 and pd.isna(found.mixed[0])
+    read = pd.read_csv(io.StringIO(csv_text(table)))
+    assert read.mixed[1] == -1 and pd.isna(read.mixed[0])
+    assert read.x.tolist() == [-0.5, 1e-7] and read.text.tolist() == ["-0.5", "'+x"]
 
 
 def test_a_model_card_has_no_characters_that_mislead() -> None:

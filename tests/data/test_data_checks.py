@@ -43,11 +43,9 @@ def test_an_overwritten_image_is_never_decoded_as_the_one_that_was_hashed(root, 
     data = load_data(run)
     assert views(data, run, workers).shape == (6, 3, 16, 16)
     save(photo(99), root / "val" / "bee" / "1.png")
-    with pytest.raises(DataChangedError) as caught:
+    words = rf"^the image {root}/val/bee/1\.png has been changed or removed since [^\n]*$"
+    with pytest.raises(DataChangedError, match=words):
         views(data, run, workers)
-    text = str(caught.value)
-    assert text.startswith(f"the image {root}/val/bee/1.png has been changed or removed since")
-    assert "\n" not in text
 
 
 def replaced_by_a_copy(file, time_ns):
@@ -82,9 +80,8 @@ def test_files_of_passed_data_are_compared_by_content_on_another_machine(root):
     there = thaw(frozen, buffers).splits["val"]
     assert torch.equal(there.example(0), want) and there.changed_files() == []
     save(photo(99), root / "val" / "ant" / "1.png")
-    there = thaw(frozen, buffers).splits["val"]
     with pytest.raises(DataChangedError, match=r"val/ant/1\.png has been changed or removed since"):
-        there.example(1)
+        thaw(frozen, buffers).splits["val"].example(1)
 
 
 def test_a_file_whose_time_is_set_back_is_another_one(root):
@@ -208,8 +205,7 @@ def test_copies_in_several_classes_of_a_split_are_counted():
     """Copies in one class, and a copy in another split, are no contradiction of this kind."""
     inputs = torch.tensor([[0], [1], [0], [0], [1], [2]])
     split = Split(torch.tensor([0, 0, 1, 0, 0, 2]), inputs)  # 0 is in a, b and a; 1 twice in a
-    tensors = Data(("a", "b", "c"), {"train": split}, "contradictory", photos=False)
-    (sentence,) = find_copies(tensors)
+    (sentence,) = find_copies(data(train=split))
     assert sentence.startswith(
         "3 of the 6 examples in train are copies of others in another class (such as train[0] of a "
         "= train[2] of b), so their labels contradict each other"

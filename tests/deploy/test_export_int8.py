@@ -151,18 +151,14 @@ def test_fewer_than_three_independent_repeats_have_no_interval() -> None:
         assert "configuration" not in cost and "over" not in describe_accuracy(cost)
 
 
-def test_folds_have_other_images_in_val_only() -> None:
+def test_folds_have_other_images_and_no_change_has_a_limit() -> None:
     """On val images are no sample, and lengths differ; the interval is about new splits."""
     pairs = [(s[: 100 + r], f[: 100 + r]) for r, (s, f) in enumerate(outcomes(3))]
     cost = accuracy_cost(pairs, 9, range(4), Design(folds=4), "val")
     assert "train/val splits" in cost["configuration"]["holds_for"]
-    assert cost["configuration"]["difference"] == pytest.approx(
-        np.mean([(s - f).mean() for s, f in pairs])
-    )
-
-
-def test_no_change_has_a_limit_instead_of_an_interval() -> None:
-    """Wilson's upper limit for 0 of 200 is z^2 / (n + z^2) = 3.8415 / 203.84 = 1.88 %."""
+    want = np.mean([(s - f).mean() for s, f in pairs])
+    assert cost["configuration"]["difference"] == pytest.approx(want)
+    # Wilson's upper limit for 0 of 200 is z^2 / (n + z^2) = 3.8415 / 203.84 = 1.88 %
     right = np.ones(200)
     text = describe_accuracy(accuracy_cost([(right, right)], 0, [0], ONE_TEACHER, "test"))
     assert "+0.00 percentage points; 0 of 200 predictions differ" in text

@@ -116,58 +116,45 @@ def test_named_classes_may_have_another_order(tmp_path: Path, kind: str) -> None
 GOOD = [0.25] * 4
 TWO = np.zeros((2, 4))
 WRONG = json.dumps({**vars(RECORD), "views": {"image_size": 10**9}})
-REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    (
-        "parquet",
-        {"probabilities": [GOOD, [0.5] * 4]},
-        r"row 1 .*the sum 1 .* got \[0.5, 0.5, 0.5",
-    ),
-    (
-        "parquet",
-        {"probabilities": [GOOD, [0.5, 0.5]]},
-        r"row 1 .*each .* got \[0.5, 0.5\]$",
-    ),
-    ("parquet", {"logits": [GOOD, [np.inf, 2, 3, 4]]}, r"row 1 .*must be finite .*got \[inf"),
-    ("parquet", {"logits": [1.0, 2.0]}, "logits must be a list of numbers .* double"),
-    ("parquet", {"logits": [GOOD], "probabilities": [GOOD]}, "but has logits and probabilities"),
-    ("parquet", {"logits": [GOOD] * 2, "file": ["a", None]}, "row 1 .*file must be given"),
-    ("parquet", {"logits": [GOOD, [-1e300, 0, 0, 0]]}, r"row 1 .*of float32, .* got \[-1e\+300, 0"),
-    (
-        "parquet",
-        {"top_classes": [["bee"], ["emu"]], "top_probabilities": [[0.5], [0.5]]},
-        r"row 1 .*each once, .*4 classes of the data \(ant, bee, cat, \.\.\.\), .* got .'emu",
-    ),
-    ("parquet", {"top_classes": [[1, 1]], "top_probabilities": [[0.5, 0.1]]}, r"once.* got \[1, 1"),
-    ("parquet", {"top_classes": [[1, 2]], "top_probabilities": [[0.9, 0.9]]}, "a sum of at most 1"),
-    ("npz", {"val_logits": TWO, "val_ids": np.arange(3)}, r"array \[2\] of indices or files"),
-    ("npz", {"logits": TWO}, "such as train_logits and val_logits, but has logits"),
-    ("npz", {"val_logits": TWO, "classes": np.array(["a", "b"])}, r"`classes` .* got \[\"a\", \"b"),
-    ("parquet", {"logits": [GOOD], "classes": 5}, "`classes` must be a list of the 4"),
-    (
-        "parquet",
-        {"logits": [GOOD], "classes": [["ant"]]},
-        "`classes` must be a list of the 4",
-    ),
-    (
-        "parquet",
-        {"logits": [GOOD], "classes": list("aabc")},
-        "`classes` must be a list of the 4",
-    ),
+TOP = "top_classes"
+OF_TOP = "top_probabilities"
+PARQUET: list[tuple[dict[str, Any], str]] = [
+    ({"probabilities": [GOOD, [0.5] * 4]}, r"row 1 .*the sum 1 .* got \[0.5, 0.5, 0.5"),
+    ({"probabilities": [GOOD, [0.5, 0.5]]}, r"row 1 .*each .* got \[0.5, 0.5\]$"),
+    ({"logits": [GOOD, [np.inf, 2, 3, 4]]}, r"row 1 .*must be finite .*got \[inf"),
+    ({"logits": [1.0, 2.0]}, "logits must be a list of numbers .* double"),
+    ({"logits": [GOOD], "probabilities": [GOOD]}, "but has logits and probabilities"),
+    ({"logits": [GOOD] * 2, "file": ["a", None]}, "row 1 .*file must be given"),
+    ({"logits": [GOOD, [-1e300, 0, 0, 0]]}, r"row 1 .*of float32, .* got \[-1e\+300, 0"),
+    ({TOP: [["bee"], ["emu"]], OF_TOP: [[0.5], [0.5]]}, "row 1 .*ant, bee, cat, .* got .'emu"),
+    ({TOP: [[1, 1]], OF_TOP: [[0.5, 0.1]]}, r"once.* got \[1, 1"),
+    ({TOP: [[1, 2]], OF_TOP: [[0.9, 0.9]]}, "a sum of at most 1"),
+    ({"logits": [GOOD], "classes": 5}, "`classes` must be a list of the 4"),
+    ({"logits": [GOOD], "classes": [["ant"]]}, "`classes` must be a list of the 4"),
+    ({"logits": [GOOD], "classes": list("aabc")}, "`classes` must be a list of the 4"),
+]
+NPZ: list[tuple[dict[str, Any], str]] = [
+    ({"val_logits": TWO, "val_ids": np.arange(3)}, r"array \[2\] of indices or files"),
+    ({"logits": TWO}, "such as train_logits and val_logits, but has logits"),
+    ({"val_logits": TWO[0]}, r"val_logits must be a list .* the shape \[4\]"),
+    ({"val_logits": TWO, "classes": np.array(["a", "b"])}, r"`classes` .* got \[\"a\", \"b"),
     # the record names the data, which are compared with the study's, so it is not ignored
-    ("npz", {"val_logits": TWO, "kdtune": np.array("{")}, "its entry kdtune is damaged"),
-    ("npz", {"val_logits": TWO, "kdtune": np.array(WRONG)}, "its entry kdtune is damaged"),
-    ("npz", {"val_logits": np.array([[object()]])}, "cannot be read .*allow_pickle"),
+    ({"val_logits": TWO, "kdtune": np.array("{")}, "its entry kdtune is damaged"),
+    ({"val_logits": TWO, "kdtune": np.array(WRONG)}, "its entry kdtune is damaged"),
+    ({"val_logits": np.array([[object()]])}, "cannot be read .*allow_pickle"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "columns", "message"), REFUSED)
+@pytest.mark.parametrize(
+    ("write", "columns", "message"),
+    [*((parquet, *row) for row in PARQUET), *((npz, *row) for row in NPZ)],
+)
 def test_what_is_not_outputs_is_refused_with_its_place(
-    tmp_path: Path, kind: str, columns: dict[str, Any], message: str
+    tmp_path: Path, write: Any, columns: dict[str, Any], message: str
 ) -> None:
-    file = (npz if kind == "npz" else parquet)(tmp_path, **columns)
     with pytest.raises(InputError, match=message) as caught:
-        read_outputs(file, CLASSES)
-    assert f"outputs.{kind}" in str(caught.value)
+        read_outputs(write(tmp_path, **columns), CLASSES)
+    assert "outputs." in str(caught.value)
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:

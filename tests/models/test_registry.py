@@ -81,7 +81,7 @@ REFUSED = {
     "kdtune.models:fashion_studnet": "fashion_studnet cannot be imported",
     "torch.nn:Flatten": "Flatten must have a Linear or Conv2d layer as its head",
     f"{__name__}:made": "must be a function or class .* but is a Linear. Write a function",
-    f"{__name__}:wants_more": "classes .missing a required argument: 'widths'.. Write a func",
+    f"{__name__}:wants_more": "classes .missing a required argument: '.*'.. Write a func",
     "operator:neg": "neg must return a torch.nn.Module, but got int",
     f"{__name__}:failing": r"failing failed: TypeError: .*test_registry.py, line \d+",
 }
@@ -253,14 +253,11 @@ def state(net: nn.Module) -> dict[str, Any]:
     return own | {name: value.tolist() for name, value in net.state_dict().items()}
 
 
-def test_a_function_equals_the_factory_under_its_seed() -> None:
-    by_name = build("factories:dropout_student", "none", 10, seed=1)
-    own = student(lambda k: factories.dropout_student(k), 1)
-    assert state_equal(own, by_name) and own.preprocessing == by_name.preprocessing
-    assert own.fingerprint() != by_name.fingerprint()  # which includes the name
-
-
 def test_a_module_is_copied_for_each_model_and_never_changed(tmp_path: Path) -> None:
+    by_name = build("factories:dropout_student", "none", 10, seed=1)
+    of_function = student(lambda k: factories.dropout_student(k), 1)
+    assert state_equal(of_function, by_name)
+    assert of_function.fingerprint() != by_name.fingerprint()  # which includes the name
     net = factories.dropout_student(10)
     net[0].weight.requires_grad_(False)
     net[1].eval()
@@ -286,21 +283,16 @@ SCRIPT = """
     import torch
     from torch import nn
     WIDTH = 4
-
     class Block(nn.Module):
         scale = 2
         def forward(self, x):
             return act(x) * self.scale
-
     def act(x):
         return x.relu()  # a comment
-
     def make(classes):
         return nn.Sequential(nn.Linear(2, WIDTH), Block(), nn.Linear(WIDTH, classes))
-
     def outer(slope):
         return lambda classes: nn.Sequential(nn.Linear(2, classes), nn.LeakyReLU(slope))
-
     early = outer(0.1)
 """
 
@@ -346,17 +338,14 @@ FILES = {
         import helper_of_mine
         from .layers import Act
         from .sizes import WIDTH
-
         def small(classes):
             return nn.Sequential(nn.Flatten(), Act(), nn.Linear(784, classes))
-
         def late(classes):
             from .late import unused
     """,
     "mine/layers.py": """
         from torch import nn
         from . import activations
-
         class Act(nn.Module):
             def forward(self, x):
                 return activations.act(x)
@@ -396,6 +385,13 @@ def fingerprint() -> str:
     return build("mine.models:small", "none", 10, seed=1).fingerprint()
 
 
+def test_edits_of_kdtune_do_not_change_its_own_factories(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = build(TEACHER, "none", 10, seed=1).fingerprint()
+    read: Callable[..., bytes] = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda file: read(file) + b"# edited")
+    assert build(TEACHER, "none", 10, seed=1).fingerprint() == before
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "changes"),
     [
@@ -420,10 +416,3 @@ def test_an_edited_module_that_a_factory_imports_changes_it(
     if old == "relu":  # a process that runs the old code keeps the old fingerprint
         assert build("mine.models:small", "none", 10, seed=1).fingerprint() == before
     assert (fingerprint() != before) == changes
-
-
-def test_edits_of_kdtune_do_not_change_its_own_factories(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = build(TEACHER, "none", 10, seed=1)
-    read: Callable[..., bytes] = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda file: read(file) + b"# edited")
-    assert build(TEACHER, "none", 10, seed=1).fingerprint() == before.fingerprint()

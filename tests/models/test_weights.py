@@ -173,10 +173,8 @@ def loads(file, state, name=STUDENT):
 
 
 LAYOUTS = {
-    **{
-        entry: (lambda state, entry=entry: {entry: state, "epoch": 3, "optimizer": {"state": {}}})
-        for entry in ("state_dict", "model_ema", "my_own_name")
-    },
+    "entry": lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {}}},
+    "another name": lambda state: {"my_own_name": state, "epoch": 3},
     "optimizer": lambda state: {
         "model": state,
         "optimizer": torch.optim.SGD([nn.Parameter(torch.ones(2))], 0.1).state_dict(),
@@ -252,23 +250,24 @@ def test_a_hostile_header_is_refused(tmp_path: Path, header: bytes) -> None:
     assert read_finished(file) is None
 
 
-WRONG_ENTRIES: list[dict[str, Any]] = [
-    {"classes": "ab"},
-    {"model": 5},
-    {"from_the_future": 1},
-    {"preprocessing": {"size": 10**9}},
-]
 GOOD = {"model": "m:net", "classes": ["a", "b"], "preprocessing": {"mean": [0.2], "std": [0.3]}}
 
 
 @pytest.mark.parametrize(
     "record",
-    ["[" * 50_000, "null", "{}", *(GOOD | wrong for wrong in WRONG_ENTRIES)],
+    [
+        "[" * 50_000,
+        "{}",
+        json.dumps(GOOD | {"classes": "ab"}),
+        json.dumps(GOOD | {"from_the_future": 1}),
+        json.dumps(GOOD | {"preprocessing": {"size": 10**9}}),
+        json.dumps(GOOD | {"preprocessing": {"from_the_future": 1}}),
+    ],
 )
-def test_a_damaged_record_of_a_finished_teacher_is_not_ignored(tmp_path: Path, record: Any) -> None:
+def test_a_damaged_record_of_a_finished_teacher_is_not_ignored(tmp_path: Path, record: str) -> None:
     """Without the preprocessing in it, the teacher's predictions would be wrong."""
-    file, text = tmp_path / WEIGHTS, record if isinstance(record, str) else json.dumps(record)
-    save_file({"0.weight": torch.zeros(1)}, file, {METADATA: text})
+    file = tmp_path / WEIGHTS
+    save_file({"0.weight": torch.zeros(1)}, file, {METADATA: record})
     with pytest.raises(InputError, match="is damaged or of a newer version") as caught:
         read_finished(file)
     assert str(file) in str(caught.value) and len(str(caught.value)) < 600

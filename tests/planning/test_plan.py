@@ -295,10 +295,8 @@ def test_a_race_has_finalists_of_each_student() -> None:
     plan = Plan(study, play(study, of_student))
     small, large = finalists(plan.ledger)
     for pair, student in ((small, "small"), (large, "large")):
-        assert [(s.run.student, s.arm.is_baseline) for s in pair.states] == [
-            (student, True),
-            (student, False),
-        ]
+        arms = [(s.run.student, s.arm.is_baseline) for s in pair.states]
+        assert arms == [(student, True), (student, False)]
         assert final_test(plan.ledger, pair).n == study.repeats
     by_student = active_configs(plan.ledger)
     assert list(by_student) == ["small", "large"]

@@ -204,7 +204,7 @@ def of(last: dict, student: str) -> dict:
 
 def test_each_student_has_its_own_baseline(tmp_path) -> None:
     last = both()
-    table = make(tmp_path / "both", last, space=SPACE).compare()
+    table = make(tmp_path / "both", last).compare()
     for student in BASE:
         alone = make(tmp_path / student, of(last, student)).compare()
         own = table[table["config/student"] == student].reset_index(drop=True)
@@ -219,9 +219,6 @@ def test_each_student_has_its_own_baseline(tmp_path) -> None:
     assert table.p_holm.min() == pytest.approx(4 * table.p.min())
 
 
-SPACE = {"student": ("small", "large"), "alpha": (0.1, 0.5, 1.0)}
-
-
 def test_repeats_are_enough_within_a_student() -> None:
     """A student that was decided early is not left out for having fewer final repeats."""
     few, some = [np.nan] * 37, [np.nan] * 34
@@ -233,12 +230,12 @@ def test_repeats_are_enough_within_a_student() -> None:
 
 def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:
     last = {run: accs for run, accs in both().items() if (run.student, run.alpha) != ("small", 1)}
-    made = make(tmp_path, last, space=SPACE)
-    table = made.compare()
+    made = make(tmp_path, last, space={"student": ("small", "large"), "alpha": (0.1, 0.5, 1.0)})
+    table, trials = made.compare(), made.trials
     assert set(table["config/student"]) == {"large"}
-    lost = made.trials[made.trials["config/student"] == "small"].config_id.iloc[0]
+    lost = trials[trials["config/student"] == "small"].config_id.iloc[0]
     assert baseline_of(table, lost) is None
-    assert baseline_of(compare(made.trials.iloc[:0], Criterion()), lost) is None
+    assert baseline_of(compare(trials.iloc[:0], Criterion()), lost) is None
 
 
 def test_many_values_are_cut_into_ranges() -> None:

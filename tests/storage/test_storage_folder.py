@@ -23,8 +23,6 @@ from kdtune.report import main as report
 from kdtune.storage import folder as module
 from kdtune.storage.folder import FULL, describe_folder_fault, folder_faults_described, lock_study
 
-NUMBERS = (errno.EROFS, errno.ENOENT)
-
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -64,7 +62,7 @@ def in_driver(raised: Exception, study: Path) -> str | None:
     return describe_folder_fault(raised, study, in_driver=True)
 
 
-@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: errno.errorcode[number])
+@pytest.mark.parametrize("number", (errno.EROFS, errno.ENOENT))
 def test_a_folder_that_takes_no_file_is_named(
     number: int, study: Path, refused: dict[Path, int]
 ) -> None:
@@ -119,16 +117,12 @@ def test_an_error_of_a_folder_takes_the_place_of_its_effect(
     with pytest.raises(RuntimeError, match="a bug"), folder_faults_described(study):
         raise RuntimeError("a bug")
     refused[study] = errno.EROFS
-    with (
-        pytest.raises(FolderUnusableError, match="Read-only") as raised,
-        folder_faults_described(study),
-    ):
+    read_only = pytest.raises(FolderUnusableError, match="Read-only")
+    with read_only as raised, folder_faults_described(study):
         raise RuntimeError("of torch") from error(errno.EROFS, study / "teacher" / "x")
     assert raised.value.exit_code == 1
-    with (
-        pytest.raises(InputError, match="the image"),
-        folder_faults_described(study, in_driver=True),
-    ):
+    of_input = pytest.raises(InputError, match="the image")
+    with of_input, folder_faults_described(study, in_driver=True):
         raise InputError("the image 1.png cannot be read") from error(errno.EIO)
 
 
@@ -147,14 +141,14 @@ def test_what_led_to_an_error_is_looked_at(study: Path, refused: dict[Path, int]
     assert list(study.iterdir()) == []
 
 
-@pytest.fixture
-def copied(small: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small, tmp_path / "small"))
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_study(tmp_path_factory.mktemp("runs") / "small").folder
+
+
+@pytest.fixture
+def copied(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "small"))
 
 
 @pytest.fixture

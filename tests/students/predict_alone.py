@@ -17,28 +17,22 @@ import torch
 import kdtune
 
 
-def of_fashion(split: str) -> torch.Tensor:
-    content = (resources.files("kdtune") / "assets" / "fashion.npz").read_bytes()
-    return torch.from_numpy(np.load(io.BytesIO(content))[f"{split}_images"])[:, None]
-
-
-def of_files(student: kdtune.TrainedStudent, folder: Path, split: str) -> torch.Tensor:
-    files = sorted((folder / split).glob("*/*"))
-    return torch.stack([student.view(file) for file in files])
+def examples(student: kdtune.TrainedStudent, kind: str, data: str, split: str) -> torch.Tensor:
+    """Return all examples of a split, as a reader without kdtune has them."""
+    if kind == "photos":
+        return torch.stack([student.view(file) for file in sorted(Path(data, split).glob("*/*"))])
+    if kind == "fashion":
+        content = (resources.files("kdtune") / "assets" / "fashion.npz").read_bytes()
+        return torch.from_numpy(np.load(io.BytesIO(content))[f"{split}_images"])[:, None]
+    return torch.tensor(own_data.text()[split][0])
 
 
 def main(kind: str, place: str, data: str, repeat: int) -> dict[str, list[list[float]]]:
-    student = kdtune.load_student(place, repeat)
-    found = {}
-    for split in ("val", "test"):
-        if kind == "photos":
-            batch = of_files(student, Path(data), split)
-        elif kind == "fashion":
-            batch = of_fashion(split)
-        else:
-            batch = torch.tensor(own_data.text()[split][0])
-        with torch.inference_mode():
-            found[split] = torch.cat([student(part) for part in batch.split(64)]).tolist()
+    student, found = kdtune.load_student(place, repeat), {}
+    with torch.inference_mode():
+        for split in ("val", "test"):
+            parts = examples(student, kind, data, split).split(64)
+            found[split] = torch.cat([student(part) for part in parts]).tolist()
     return found
 
 
