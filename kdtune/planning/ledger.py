@@ -165,11 +165,6 @@ class Ledger:
         round_ = self.open_round
         return self.next_final_repeat if round_ is None else round_.first_repeat
 
-    @property
-    def groups(self) -> list[str]:
-        """The groups (students) of the configurations so far, in the order of suggestion."""
-        return list(dict.fromkeys(state.arm.group for state in self.by_row))
-
     def add_record(self, line: Mapping[str, Any]) -> None:
         """Update the state with one line of the records."""
         if line["kind"] == FINALISTS:
@@ -319,7 +314,8 @@ def active_configs(ledger: Ledger) -> dict[str, Arms]:
         ranked = racing.rank_by_common_mean(table, rows[alive].tolist())
         return [ledger.by_row[row] for row in ranked]
 
-    return {g: Arms(active(Arm(g, True)), active(Arm(g, False))) for g in ledger.groups}
+    groups = dict.fromkeys(state.arm.group for state in ledger.by_row)
+    return {g: Arms(active(Arm(g, True)), active(Arm(g, False))) for g in groups}
 
 
 def configs_to_confirm(ledger: Ledger) -> list[ConfigState]:
@@ -413,8 +409,7 @@ def decisions(ledger: Ledger) -> list[Decision]:
 
 def is_decided(ledger: Ledger) -> bool:
     """Return True if there is a pair of finalists and each pair is decided."""
-    states = {decision.state for decision in decisions(ledger)}
-    return states == {"decided"}
+    return {decision.state for decision in decisions(ledger)} == {"decided"}
 
 
 # Rounds of final repeats: which configurations run one, and when another one begins.
