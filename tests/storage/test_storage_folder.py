@@ -1,7 +1,6 @@
 """Folders of kdtune's own that can no longer be used, and that stay in their place.
 
-Real disks that fill up, fail or become read-only: tests/studies/test_full_disks.py and
-test_failing_folders.py.
+Real disks that fail or become read-only: tests/studies/test_failing_folders.py.
 """
 
 import errno
