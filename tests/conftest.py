@@ -131,7 +131,7 @@ def in_this_process(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
             trial = SimpleNamespace(config=config, trial_id=run.trial_id)
 
             def report(result: dict[str, Any], trial: Any = trial) -> None:
-                recorder.on_trial_result(0, [], trial, result | {"hostname": "here"})
+                recorder.on_trial_result(0, [], trial, result | {"hostname": "here", "pid": 1})
 
             recorder.on_trial_start(0, [], trial)
             monkeypatch.setattr(tune, "report", report)

@@ -112,21 +112,3 @@ def steady(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[s
         part = folder / "state.part"
         part.write_text(json.dumps((epoch, value)))
         part.replace(state)
-
-
-def freezes(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Three epochs; with alpha 0.5 its process stops once, with alpha 1 the second lasts 12 s."""
-    import os
-    import signal
-    import time
-
-    state = folder / "state.json"
-    done = json.loads(state.read_text()) if state.exists() else 0
-    for epoch in range(done, 3):
-        if epoch == 1 and config["alpha"] == 1:
-            time.sleep(12)
-        yield {"epoch": epoch, "val/acc": (1 + epoch + config["alpha"]) / 8}
-        state.write_text(json.dumps(epoch + 1))
-        if done == 0 and epoch == 1 and config["alpha"] < 1:
-            time.sleep(1)  # until Tune has the report
-            os.kill(os.getpid(), signal.SIGSTOP)

@@ -2,7 +2,7 @@
 
 - function: trials of a training function of the user's own. Imports no torch
 - driver: driver of a study: checks, Ray, the tuner, resuming
-- recorder: records of trials as they run, and a watch over their processes
+- recorder: records of trials as they run, and a watch over those that hang
 - session: the start and the end of Ray, and what ends a study before its end
 - machines: the machines of a Ray cluster: what they have, their checks, how many trials fit
 - distillation: what only a study of distillation has: its trials, and before them its teachers

@@ -26,7 +26,7 @@ from kdtune.models.weights import RECORD, WEIGHTS
 from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_place
 from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.progress import print_recipe
-from kdtune.raytune.recorder import ProcessWatch
+from kdtune.raytune.recorder import SilenceWatch
 from kdtune.results import warnings as results
 from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
@@ -315,7 +315,7 @@ class TeacherPreparation:
                 trainer = trainer or self._start_trainer()
                 training = trainer.train.options(num_returns="streaming")
                 references = training.remote(study, run, folder, Contents.of(self.data))
-                for line in self._watched(trainer, references):
+                for line in self._watched(references):
                     print_epoch(f"  {line}")
         except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
             raise _in_words(error, "the teacher could not be trained") from error
@@ -331,10 +331,10 @@ class TeacherPreparation:
         actor: Any = ray.remote(TeacherTrainer)
         return actor.options(num_cpus=cpu, num_gpus=gpu, **retries).remote()
 
-    def _watched(self, trainer: Any, references: Any) -> Iterator[str]:
-        """Yield the lines of a training; if the actor's process is frozen, it is killed."""
-        watch = ProcessWatch(self.write)
-        watch.begin("the teacher", lambda: trainer)
+    def _watched(self, references: Any) -> Iterator[str]:
+        """Yield the lines of a training, which is named if it hangs."""
+        watch = SilenceWatch(self.write)
+        watch.hear("the teacher")
         while True:
             watch.poll()
             if ray.wait([references], timeout=WAIT_SECONDS)[0]:

@@ -1,18 +1,14 @@
-"""Records of trials as they run, and a watch over their processes."""
+"""Records of trials as they run, and a watch over those that hang."""
 
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import psutil
-import ray
 from ray import tune
-from ray._private import state
 
 from kdtune.config.files import CHECKPOINT, delete_states
 from kdtune.config.study import Study
@@ -21,7 +17,7 @@ from kdtune.config.text import DataChangedError, FolderUnusableError
 from kdtune.planning.ledger import phase_of
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
-from kdtune.raytune.machines import Capacity, MachineMonitor, alive_nodes, start_on
+from kdtune.raytune.machines import Capacity, MachineMonitor
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.session import check_local_ray
 from kdtune.storage.folder import MARK
@@ -101,7 +97,7 @@ class Recorder(tune.Callback):
         self.nodes: dict[str, str] = {}
         self.ended_trials = 0
         self.scores: dict[str, float] = {}
-        self.watch = ProcessWatch(display.print_line)
+        self.watch = SilenceWatch(display.print_line)
         self._warnings: set[str] = set()
         self._started: set[str] = set()
         """Ids of Tune's trials that have started; a run that is requeued has several."""
@@ -138,7 +134,7 @@ class Recorder(tune.Callback):
         attempt = self.attempts.get(run.trial_id, -1) + 1
         self.attempts[run.trial_id] = attempt
         self._started.add(trial.trial_id)
-        self.watch.begin(self.describe(run), lambda: trial.temporary_state.ray_actor)
+        self.watch.hear(self.describe(run))
         if (round_ := self.plan.round_begun_by(run)) is not None:
             self.plan.add_record(self.records.finalists(round_))
         self.plan.add_record(self.records.start(run, attempt, phase_of(run.repeat)))
@@ -149,8 +145,9 @@ class Recorder(tune.Callback):
     ) -> None:
         """Record the epochs that a trial reports, or keep why it failed."""
         run = self.study.base_run.sample(**trial.config)
-        self.watch.hear(self.describe(run))
         self.nodes[run.trial_id] = result["hostname"]
+        process = f"process {result['pid']} on {result['hostname']}"
+        self.watch.hear(self.describe(run), process)
         if error := result.get("error"):
             self.errors[run.trial_id] = error
         for warning in result.get("warnings", ()):
@@ -299,55 +296,45 @@ def is_machine_lost(trial: Any) -> bool:
     return any(phrase in last for phrase in NODE_LOST_PHRASES)
 
 
-# A watch over the processes of a study's trials and teachers, which Ray does not have.
-#
-# Ray notices a process that ends, not one that is stopped (SIGSTOP): its trial would be waited for
-# as long as the study lives.
+# A watch over runs that hang, which Ray does not have: it notices a process that ends, not one that
+# is stopped or waits for ever.
 
 
-TRIAL_SILENT_SECONDS = 120.0
-"""A process whose run has reported no epoch for so long is looked at."""
+SILENT_SECONDS = 600.0
+"""A run without an epoch for so long is named, if no epoch of the study was nearly as long."""
+SILENT_EPOCHS = 10
+"""The silence of such a run in times of the longest before."""
 _POLL_SECONDS = 2.0
 AWAY_SECONDS = 30.0
 """A driver that has not polled for so long was suspended or busy itself."""
 
 
-class ProcessWatch:
-    """Kills the process of a silent Ray actor if it is stopped; Ray or Tune then starts another.
+class SilenceWatch:
+    """Names the runs that have reported no epoch for too long.
 
     Args:
-        write: Gets a line about each process that is killed.
+        write: Gets a line about each.
     """
 
     def __init__(self, write: Callable[[str], None]):
         self._write_line = write
-        self._actors: dict[str, Callable[[], Any]] = {}
         self._heard: dict[str, float] = {}
-        self._looks: dict[str, tuple[Any, str]] = {}
-        """The task that looks at the process of a run, and the line if it kills it."""
+        self._processes: dict[str, str] = {}
+        self._longest = 0.0
         self._polled = time.monotonic()
 
-    def begin(self, name: str, actor: Callable[[], Any]) -> None:
-        """Begin to watch a run.
-
-        Args:
-            name: Of the run, for people.
-            actor: Returns its actor; None if it has none now.
-        """
-        self._actors[name] = actor
-        self.hear(name)
-
-    def hear(self, name: str) -> None:
-        """Note that a run is alive."""
-        self._heard[name] = time.monotonic()
+    def hear(self, name: str, process: str = "its process") -> None:
+        """Note that a run begins, or has reported an epoch."""
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._heard.get(name, now))
+        self._heard[name], self._processes[name] = now, process
 
     def forget(self, name: str) -> None:
-        """Watch a run no longer, until it begins again."""
-        self._actors.pop(name, None)
+        """Watch a run no longer, until it is heard again."""
         self._heard.pop(name, None)
 
     def poll(self) -> None:
-        """Look at the processes of silent runs; called all the time.
+        """Name the runs that are silent; called all the time.
 
         Raises:
             RayLostError: A process of the local Ray itself has ended.
@@ -358,40 +345,14 @@ class ProcessWatch:
         check_local_ray()
         was_away = now - self._polled > AWAY_SECONDS
         self._polled = now
-        for name, (task, line) in list(self._looks.items()):
-            if ray.wait([task], timeout=0)[0]:
-                del self._looks[name]
-                # a RayError: the machine is lost, or has no memory for a task
-                with suppress(ray.exceptions.RayError):
-                    if ray.get(task):
-                        self._write_line(line)
-        for name, heard in list(self._heard.items()):
-            # if the driver was suspended or busy, what has been reported is not read yet
-            if was_away or now - heard >= TRIAL_SILENT_SECONDS:
-                self.hear(name)
-            if not was_away and now - heard >= TRIAL_SILENT_SECONDS and name not in self._looks:
-                self._look(name, now - heard)
-
-    def _look(self, name: str, silent: float) -> None:
-        """Start a task that kills the process of a silent run if it is stopped."""
-        actor = self._actors[name]()
-        entry = {} if actor is None else state.actors(actor_id=actor._actor_id.hex())
-        address = entry.get("Address", {}).get("NodeID", "")  # Ray may not know it any more
-        for node in alive_nodes():
-            if node.id == address:
-                pid = entry["Pid"]
-                line = (
-                    f"{name}: no epoch for {silent:.0f} s, and its process {pid} on {node} was "
-                    f"stopped, so it is killed; the run resumes from its last checkpoint"
+        limit = max(SILENT_SECONDS, SILENT_EPOCHS * self._longest)
+        for name, heard in self._heard.items():
+            is_silent = now - heard > limit
+            if is_silent and not was_away:
+                self._write_line(
+                    f"warning: {name}: no epoch for {(now - heard) / 60:.0f} minutes; if "
+                    f"{self._processes[name]} hangs, end it (kill -9): the run resumes from its "
+                    f"last checkpoint"
                 )
-                self._looks[name] = start_on(node, kill_if_stopped, pid), line
-
-
-def kill_if_stopped(pid: int) -> bool:
-    """Kill a process of this machine if it is stopped; return whether it was."""
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_STOPPED:
-            process.kill()
-            return True
-    return False
+            if is_silent or was_away:  # what was reported meanwhile has not been read yet
+                self._heard[name] = now
