@@ -50,7 +50,7 @@ from kdtune.raytune.machines import (
 from kdtune.raytune.objects import freeze_objects, share_objects
 from kdtune.raytune.progress import ProgressDisplay, describe_end, describe_state, notify
 from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
-from kdtune.raytune.session import check_local_ray, folder_watch, ray_session, summarised
+from kdtune.raytune.session import check_local_ray, ray_session, summarised
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
 from kdtune.storage.mirror import Mirror, RecordsUploader, hold_lease, reach
@@ -153,7 +153,6 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         if study.uri is not None:
             reach(study.uri)
         locks.enter_context(lock_study(folder))
-        locks.enter_context(folder_watch(folder))
         locks.enter_context(hold_lease(mirror))
         remove_parts(folder)
         mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)

