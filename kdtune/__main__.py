@@ -39,10 +39,6 @@ def _answer(word: str) -> int:
         width = max(map(len, COMMANDS))
         lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
         print(_OVERVIEW.format(commands="\n".join(lines)))
-    elif word.startswith("-"):
-        raise InputError(
-            f"flags must follow a command, but got {word} first; kdtune --help lists the commands"
-        )
     else:
         hint = did_you_mean(word, COMMANDS) or "; kdtune --help lists them"
         raise InputError(f"COMMAND must be a command of kdtune, but got {word}{hint}")

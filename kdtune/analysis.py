@@ -23,8 +23,7 @@ from kdtune.config.text import printable_lines
 
 _COLUMN = Setting(metavar="COLUMN")
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
-_REFUSED = (".db", ".sqlite", ".sqlite3", ".xlsx", ".xls", ".zip")
-"""Endings of the names of tables, and of files that are refused as tables."""
+"""Endings of the names of tables."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def is_table(word: str) -> bool:
     if word.startswith("-") or "://" in word or os.path.isdir(file):
         return False
     suffix = os.path.splitext(file)[1].lower()
-    return suffix in (*_TABLES, *_REFUSED) or (os.path.isfile(file) and suffix != ".json")
+    return suffix in _TABLES or (os.path.isfile(file) and suffix != ".json")
 
 
 def main(flags: AnalysisFlags | TableFlags) -> int:

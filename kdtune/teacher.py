@@ -22,22 +22,8 @@ from kdtune.data.sources import StudyData
 from kdtune.models.weights import WEIGHTS
 from kdtune.results.warnings import check_teachers
 from kdtune.streams.views import Resources, local_resources
+from kdtune.training import teacher as training
 from kdtune.training.recipe import Progress, numbered, resolve_study, teachers, whole_teachers
-from kdtune.training.teacher import (
-    check_dump,
-    describe_training,
-    dump_teacher,
-    find_unmeasured,
-    fine_tune,
-    initial_teacher,
-    key_of,
-    measure_accuracy,
-    missing_teachers,
-    probe_teacher,
-    teacher_place,
-    with_members,
-    with_views_of_teacher,
-)
 
 
 def main(study: Study) -> int:
@@ -51,7 +37,7 @@ def main(study: Study) -> int:
     data = StudyData(study.run)
     study = resolve_study(study, data)
     if file is not None:
-        check_dump(study, file)
+        training.check_dump(study, file)
     study = replace(study, repeats=max(study.repeats, study.run.teachers))  # train all N
     check_links(study.folder)
     root, progress = study.folder / "teacher", Progress()
@@ -62,10 +48,10 @@ def main(study: Study) -> int:
         _train_missing(study, root, resources, data, progress)
     runs = numbered(study, whole_teachers(study))
     if file is not None:  # it has the outputs for views of the teacher's own size
-        runs = [with_views_of_teacher(run, data.of(run)) for run in runs]
+        runs = [training.with_views_of_teacher(run, data.of(run)) for run in runs]
     gate(study.run, runs, study.folder, resources, data, progress)
     if file is not None:
-        counts = dump_teacher(runs[0], root, resources, file, data.of(runs[0]))
+        counts = training.dump_teacher(runs[0], root, resources, file, data.of(runs[0]))
         shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
         progress.print_line(
             f"Wrote the teacher's logits to {file} ({shown}). kdtune.search uses them with "
@@ -86,13 +72,13 @@ def _train_missing(
 ) -> None:
     """Fine-tune the teachers that are not ready."""
     for run in numbered(study, teachers(study)):
-        folder = root / teacher_place(study.run, run)
-        if not missing_teachers(study.run, [run], root, data):
+        folder = root / training.teacher_place(study.run, run)
+        if not training.missing_teachers(study.run, [run], root, data):
             progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
             continue
         data_of_run = data.of(run)
         verify(data_of_run)
-        probe_teacher(run, data_of_run, initial_teacher(run, data_of_run))
+        training.probe_teacher(run, data_of_run, training.initial_teacher(run, data_of_run))
         train_teacher(run, folder, resources, data, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
 
@@ -101,9 +87,11 @@ def train_teacher(
     run: Run, folder: Path, resources: Resources, data: StudyData, progress: Progress
 ) -> None:
     """Fine-tune a teacher and print its epochs; raise InputError if its training diverges."""
-    progress.print_line(describe_training(run, data.of(run)))
+    progress.print_line(training.describe_training(run, data.of(run)))
     try:
-        for epoch in fine_tune(run, folder, resources, write=progress.print_line, data=data):
+        for epoch in training.fine_tune(
+            run, folder, resources, write=progress.print_line, data=data
+        ):
             progress.print_line(epoch)
     except Diverged as error:
         raise InputError(f"the teacher could not be trained: {error} (--teacher-lr)") from None
@@ -130,11 +118,11 @@ def gate(
     Raises:
         InputError: One is less accurate than --teacher-min-acc.
     """
-    root, runs = folder / "teacher", with_members(teachers)
+    root, runs = folder / "teacher", training.with_members(teachers)
 
     def measure(recorded: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        missing = find_unmeasured(run, runs, root, recorded, data)
-        return measure_accuracy(run, missing, root, resources, data)
+        missing = training.find_unmeasured(run, runs, root, recorded, data)
+        return training.measure_accuracy(run, missing, root, resources, data)
 
-    keys = [key_of(teacher) for teacher in runs]
+    keys = [training.key_of(teacher) for teacher in runs]
     check_teachers(folder, keys, measure, run.teacher_min_acc, progress.print_line)

@@ -5,10 +5,8 @@ torch, Ray or pandas, so that `--help` and misspelt flags are answered at once. 
 command line; it is imported only for that, so that reading a study is fast.
 """
 
-import atexit
 import contextlib
 import dataclasses
-import gc
 import inspect
 import io
 import os
@@ -125,9 +123,6 @@ def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
         words: Its command line; None: that of the process.
     """
     arguments = sys.argv[1:] if words is None else list(words)
-    if command == "report":  # a short process is faster without collecting garbage
-        gc.disable()
-        atexit.register(gc.freeze)  # otherwise the exit collects the garbage of the whole run
 
     def main() -> int:
         try:

@@ -5,7 +5,6 @@ import os
 import pwd
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -97,15 +96,7 @@ def state_files(file: Path) -> tuple[Path, Path]:
 def delete_states(file: Path) -> None:
     """Delete both states of a run or teacher, as far as they exist; see `state_files`."""
     for state in state_files(file):
-        delete(state)
-
-
-def delete(file: Path) -> None:
-    """Delete a file if it exists, or a folder that somebody has put in its place."""
-    if file.is_dir() and not file.is_symlink():
-        shutil.rmtree(file)
-    else:
-        file.unlink(missing_ok=True)
+        state.unlink(missing_ok=True)
 
 
 def check_links(folder: Path) -> None:
@@ -280,9 +271,8 @@ def _is_private(group: int) -> bool:
 # Paths and URIs of object stores that the user gives: those that cannot be are refused.
 
 S3, AZURE = ("s3", "s3a"), ("az", "azure", "abfs", "abfss")
-SCHEMES = (*S3, "gs", *AZURE, "file", "memory")
+SCHEMES = (*S3, "gs", *AZURE, "memory")
 """Schemes of the URIs of object stores."""
-WITHOUT_BUCKET = ("file", "memory")
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
 """Longest name of a file and longest path, on Linux and macOS."""
 
@@ -311,7 +301,7 @@ def check_uri(uri: str) -> None:
     """Raise InputError unless a URI has a known scheme and a bucket."""
     try:
         parts = urlsplit(uri)
-        has_bucket = parts.netloc or parts.scheme in WITHOUT_BUCKET
+        has_bucket = parts.netloc or parts.scheme == "memory"
     except ValueError:  # [ without ]
         has_bucket = False
     if not has_bucket or parts.scheme not in SCHEMES:

@@ -379,9 +379,8 @@ def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[
 def _read_log(folder: Path) -> list[EpochReport]:
     """Return the epochs that earlier calls have yielded."""
     with suppress(OSError, ValueError, TypeError):  # none, or damaged
-        return [
-            EpochReport(**values) for values in json.loads((folder / EPOCHS_LOG).read_text("utf-8"))
-        ]
+        epochs = json.loads((folder / EPOCHS_LOG).read_text("utf-8"))
+        return [EpochReport(**values) for values in epochs]
     return []
 
 

@@ -196,10 +196,9 @@ class Capacity:
 
     def restore(self, trial_id: str) -> bool:
         """Drop the limits of which a run may be the cause; return True if there are any."""
-        kept = [(causes, limit) for causes, limit in self._limits if trial_id not in causes]
-        dropped = len(kept) < len(self._limits)
-        self._limits = kept
-        return dropped
+        before = self._limits
+        self._limits = [(causes, limit) for causes, limit in before if trial_id not in causes]
+        return self._limits != before
 
     def _count(self) -> int:
         first, *others = [count_trials(node.resources, self.trial) for node in alive_nodes()]

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from html import escape
 from signal import SIGKILL
 from typing import Any
@@ -307,31 +306,27 @@ def notify(
         "KDTUNE_STATUS": status,
         "KDTUNE_VERDICT": verdict.replace("\0", "")[:MAX_VARIABLE],
     }
-    with tempfile.TemporaryFile() as text, tempfile.TemporaryFile() as output:
-        text.write(f"{verdict}\n".encode())
-        text.seek(0)
-        try:  # files, not pipes: a command may read nothing, or leave a process in the background
+    with tempfile.TemporaryFile() as output:  # a process in the background would hold a pipe
+        try:
             process = subprocess.Popen(  # noqa: S602 - the user's own command
                 command,
                 shell=True,
-                stdin=text,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | variables,
                 start_new_session=True,
             )
-            code = process.wait(NOTIFY_SECONDS)
+            process.communicate(f"{verdict}\n".encode(), NOTIFY_SECONDS)
         except subprocess.TimeoutExpired:
-            with suppress(OSError, AttributeError):  # Windows has no groups of processes
-                os.killpg(process.pid, SIGKILL)
-            process.kill()
+            os.killpg(process.pid, SIGKILL)
             process.wait()
             write(f"warning: --notify was ended after {NOTIFY_SECONDS:.0f} s")
         except OSError as error:
             write(f"warning: --notify cannot be run ({error})")
         else:
-            if code != 0:
+            if process.returncode != 0:
                 output.seek(0)
                 last = output.read().decode(errors="replace").strip().splitlines()[-1:]
                 reason = "".join(f": {printable(line[:200])}" for line in last)
-                write(f"warning: --notify ended with exit code {code}{reason}")
+                write(f"warning: --notify ended with exit code {process.returncode}{reason}")

@@ -17,23 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from kdtune.config.files import (
-    CHECKPOINT,
-    COSTS,
-    EPOCHS,
-    PREDICTIONS,
-    PREVIOUS_STATE,
-    PROVENANCE,
-    STUDENTS,
-    STUDENTS_CONFIG,
-    STUDY,
-    TEACHER,
-    TEACHER_ACCURACY,
-    TEACHER_RECORD,
-    THUMBNAILS,
-    TRIALS,
-    delete_states,
-)
+from kdtune.config import files
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, LeaseLostError, did_you_mean, first_line
 from kdtune.storage.folder import lock_study
@@ -99,19 +83,19 @@ class Mirror:
             return
         for name in names:
             path = self.folder / name
-            files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-            for file in files:
+            paths = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+            for file in paths:
                 self._push_file(self.store, file)
 
     def _push_file(self, store: Store, file: Path) -> None:
         name = file.relative_to(self.folder).as_posix()
-        if file.suffix in (".part", PREVIOUS_STATE) or not file.is_file():
+        if file.suffix in (".part", files.PREVIOUS_STATE) or not file.is_file():
             return
         written, size = file.stat().st_mtime_ns, file.stat().st_size
         if not size or self._sent.get(name) == written:
             return
         expected: Version | None = None  # any version
-        if name.startswith(f"{EPOCHS}/"):
+        if name.startswith(f"{files.EPOCHS}/"):
             expected = {}  # none, since a part of the records never changes
         elif self.leased and size <= BULK_BYTES:
             expected = self._versions.get(name)
@@ -172,7 +156,7 @@ class Mirror:
 
     def pull_trials(self, trials: Iterable[str], name: str) -> None:
         """Download the file of this name of each trial, unless the working folder has it."""
-        names = [f"{TRIALS}/{trial}/{name}" for trial in trials]
+        names = [f"{files.TRIALS}/{trial}/{name}" for trial in trials]
         self.pull(*(name for name in names if not (self.folder / name).exists()))
 
     def delete(self, *names: str) -> None:
@@ -192,8 +176,8 @@ class Mirror:
             name: Name of the files; empty: all files.
         """
         if self.store is not None:
-            files = [n for n in self.store.names(folder) if n.endswith(name)]
-            self.delete(*(n for n in files if not (self.folder / n).exists()))
+            names = [n for n in self.store.names(folder) if n.endswith(name)]
+            self.delete(*(n for n in names if not (self.folder / n).exists()))
 
     def clear(self, folder: str) -> None:
         """Delete a folder of the working folder if the study has a store, which holds it all."""
@@ -244,7 +228,7 @@ class RecordsUploader:
         self.mirror.check()
         if self.mirror.store is not None:
             self.records.roll()
-            self.mirror.push(EPOCHS)
+            self.mirror.push(files.EPOCHS)
             self.mirror.delete(*self._superfluous)
         self._superfluous = []
         self._last = time.monotonic()
@@ -279,7 +263,7 @@ def hold_lease(mirror: Mirror) -> Iterator[None]:
     is written to the store, and the mirror's `check` and `push` raise LeaseLostError.
 
     Raises:
-        InputError: Another driver holds the lease, or the store has no conditional writes.
+        InputError: Another driver holds the lease.
     """
     store = mirror.store
     if store is None:
@@ -326,14 +310,9 @@ class Lease:
         """Create the lease, or take over one that has expired.
 
         Raises:
-            InputError: Another driver holds the lease, or the store has no conditional writes.
+            InputError: Another driver holds the lease.
             OSError: The store does not answer.
         """
-        if self._store.uri.startswith("file:"):
-            raise InputError(
-                f"{self._store.uri} has no conditional writes. Give the folder by its path instead "
-                f"(--out FOLDER)"
-            )
         self._version = self._wait_for_expiry()
         self.mirror.lost = None
         try:
@@ -452,7 +431,7 @@ def read_holder(lease: Object | None) -> dict[str, Any]:
 # Copy of a study on an object store, for reading it.
 
 
-READ = (STUDY, PROVENANCE, PREDICTIONS, COSTS, TEACHER_ACCURACY)
+READ = (files.STUDY, files.PROVENANCE, files.PREDICTIONS, files.COSTS, files.TEACHER_ACCURACY)
 """Files that `load` and the report read, besides the records."""
 
 
@@ -470,11 +449,11 @@ def fetch(uri: str) -> tuple[Path, bool]:
     folder = _temporary_folder()
     with _reading(uri) as store:
         lease = store.retry(lambda: store.read(LEASE))
-        teachers = [n for n in store.names(TEACHER) if n.endswith(f"/{TEACHER_RECORD}")]
-        names = [*READ, *store.names(EPOCHS), *teachers, *store.names(THUMBNAILS)]
+        teachers = [n for n in store.names(files.TEACHER) if n.endswith(f"/{files.TEACHER_RECORD}")]
+        names = [*READ, *store.names(files.EPOCHS), *teachers, *store.names(files.THUMBNAILS)]
         store.get_all(names, folder)
-    if not (folder / STUDY).exists():
-        raise InputError(f"the place of a study must hold {STUDY}, but {uri} does not")
+    if not (folder / files.STUDY).exists():
+        raise InputError(f"the place of a study must hold {files.STUDY}, but {uri} does not")
     if lease is None or read_holder(lease).get("released"):
         return folder, False
     return folder, time.time() - lease.modified < LEASE_TIMEOUT_SECONDS
@@ -492,14 +471,14 @@ def fetch_students(uri: str) -> tuple[Path, list[str]]:
     """
     folder = _temporary_folder()
     with _reading(uri) as store:
-        names = store.names(STUDENTS)
-        store.get_all([f"{STUDENTS}/{STUDENTS_CONFIG}", PROVENANCE], folder)
+        names = store.names(files.STUDENTS)
+        store.get_all([f"{files.STUDENTS}/{files.STUDENTS_CONFIG}", files.PROVENANCE], folder)
     if not names:
         raise InputError(
-            f"{uri} has no folder {STUDENTS}/, which is written when a study is complete; give the "
-            f"place of a study, or repeat the study's command"
+            f"{uri} has no folder {files.STUDENTS}/, which is written when a study is complete; "
+            f"give the place of a study, or repeat the study's command"
         )
-    return folder / STUDENTS, names
+    return folder / files.STUDENTS, names
 
 
 def fetch_file(uri: str, name: str, folder: Path) -> None:
@@ -515,7 +494,7 @@ def fetch_file(uri: str, name: str, folder: Path) -> None:
 def reach(uri: str) -> None:
     """Raise InputError, after a short time, if the place of a study cannot be read."""
     with _reading(uri) as store:
-        store.names(EPOCHS)
+        store.names(files.EPOCHS)
 
 
 @contextmanager
@@ -570,10 +549,10 @@ def mark_trials(
         with Records(folder) as records:
             for kind, trial in marks:
                 records.mark(kind, started[trial], reason)
-        mirror.push(EPOCHS)
+        mirror.push(files.EPOCHS)
         for trial in drop:  # a run that is dropped for a fault must not continue from its state
-            delete_states(folder / TRIALS / trial / CHECKPOINT)
-            mirror.delete(f"{TRIALS}/{trial}/{CHECKPOINT}")
+            files.delete_states(folder / files.TRIALS / trial / files.CHECKPOINT)
+            mirror.delete(f"{files.TRIALS}/{trial}/{files.CHECKPOINT}")
 
 
 @contextmanager
@@ -598,7 +577,7 @@ def _hold(place: str) -> Iterator[tuple[Path, Mirror]]:
         )
     mirror = Mirror(study)
     with lock_study(folder), hold_lease(mirror):
-        mirror.pull_folders(EPOCHS)
+        mirror.pull_folders(files.EPOCHS)
         yield folder, mirror
 
 

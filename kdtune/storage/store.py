@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from os import environ
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -23,7 +23,7 @@ from obstore.exceptions import (
     PreconditionError,
     UnauthenticatedError,
 )
-from obstore.store import LocalStore, MemoryStore, from_url
+from obstore.store import MemoryStore, from_url
 
 from kdtune.config.files import AZURE, S3, atomic_write, check_uri
 from kdtune.config.text import InputError, first_line
@@ -68,8 +68,6 @@ def connect(uri: str, answer_seconds: float) -> Any:
     root = uri.partition("?")[0]
     options = _options(uri)
     parts = urlsplit(root)
-    if parts.scheme == "file":
-        return LocalStore(unquote(parts.path))
     if parts.scheme == "memory":
         return _memory(root)
     credentials = None

@@ -52,7 +52,7 @@ def shell(script: str, cwd: Path, **variables: str | None) -> subprocess.Complet
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--gpus 4", "flags must follow a command, but got --gpus first"),
+        ("--gpus 4", "COMMAND must be a command of kdtune, but got --gpus"),
         ("analysis no-such-run", "a study must be a folder"),
         ("\x1b[31m\u202e", r"\x1b[31m\u202e"),  # cannot act on the terminal
     ],

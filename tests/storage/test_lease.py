@@ -298,11 +298,3 @@ def test_a_write_whose_response_was_lost_counts_as_written(
         act()
         assert lost and in_memory.lost is None
     assert holder_of(in_memory)["released"]
-
-
-def test_a_folder_has_no_conditional_writes(tiny: Run, tmp_path: Path) -> None:
-    in_folder = Study(name="tiny", out=tmp_path.as_uri(), run=tiny)
-    (tmp_path / "tiny").mkdir()
-    with pytest.raises(InputError, match=r"has no conditional writes.*--out FOLDER"):  # noqa: SIM117
-        with hold_lease(Mirror(in_folder)):
-            pass
