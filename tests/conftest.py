@@ -143,7 +143,7 @@ def in_this_process(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     actor = SimpleNamespace(train=train)
     monkeypatch.setattr("kdtune.raytune.driver._fit", fit)
     monkeypatch.setattr(TeacherPreparation, "_start_trainer", lambda self: actor)
-    monkeypatch.setattr(TeacherPreparation, "_watched", lambda self, trainer, lines: lines)
+    monkeypatch.setattr(TeacherPreparation, "_watched", lambda self, lines: lines)
     monkeypatch.setattr(ray, "kill", lambda actor: None)
 
 

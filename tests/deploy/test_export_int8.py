@@ -27,6 +27,7 @@ from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.statistics.intervals import crossed
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_int8_leaves_the_file_and_its_card(
     fashion: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

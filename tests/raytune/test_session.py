@@ -153,6 +153,7 @@ def test_a_process_without_the_token_cannot_connect(session: Session) -> None:
         assert done.stdout.startswith(said), done.stderr
 
 
+@pytest.mark.slow
 def test_code_is_run_for_those_who_know_the_token_alone(session: Session) -> None:
     """`PushTask` is the request that makes a worker run a function."""
     grpc = pytest.importorskip("grpc", reason="pip install -e '.[dev]' brings grpcio")
@@ -260,6 +261,7 @@ with local_ray._private_folder() as folder:
 """
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_killed_process_is_removed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,7 @@ assert "matplotlib.pyplot" not in sys.modules
 ABSENT = "torch,torchvision,timm,ray,optuna,rich,pyarrow,filelock,tqdm,safetensors,click"
 
 
+@pytest.mark.slow
 def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -> None:
     """With another process, folder and hash seed; figures of an earlier report are deleted."""
     runs = grid([0.1, 0.5, 1.0], temperature=[1.0, 4.0])

@@ -87,7 +87,11 @@ def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_the
     assert final == {2002, 2003, 2004}
 
 
-@pytest.mark.parametrize("saved", ["study_v0_1"], indirect=True)
+@pytest.mark.parametrize(
+    "saved",
+    ["study_v0_1", pytest.param("study_schema_2", marks=pytest.mark.slow)],
+    indirect=True,
+)
 @pytest.mark.usefixtures("in_this_process")
 def test_it_is_extended(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_lines(study.folder)[0]

@@ -32,6 +32,7 @@ def test_a_worker_that_dies_resumes_its_function_by_epoch(tmp_path: Path) -> Non
     assert attempts[attempts.kind == "start"].groupby("trial_id").attempt.max().sum() == 1
 
 
+@pytest.mark.slow
 def test_a_study_of_scikit_learn_without_torch_in_its_trials(tmp_path: Path) -> None:
     """From the function to the page; other code under the same name is refused."""
     space = {"l2": (1e-4, 1e-1)}

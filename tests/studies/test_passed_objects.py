@@ -41,7 +41,7 @@ def objects(width: int = 2) -> dict[str, Any]:
     return {"data": data, "teacher": teacher, "student": make_student, "augment": "crop"}
 
 
-@pytest.mark.usefixtures("shared_ray", "one_at_a_time")
+@pytest.mark.usefixtures("in_this_process")
 def test_objects_equal_factories(tiny: Run, tmp_path: Path) -> None:
     run = replace(tiny, teacher_epochs=None, teacher_weights="default", student_weights="default")
     own = objects()

@@ -76,14 +76,8 @@ def test_a_study_from_nothing_to_its_folder(
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_students_and_teachers_are_searched(
-    taught: Study, tiny: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two students, two teachers and their ensemble, each student with one baseline.
-
-    The models are measured in a Ray task, as with GPUs or on a cluster.
-    """
-    monkeypatch.setattr("kdtune.raytune.distillation._runs_on_these_cpus", lambda study: False)
+def test_students_and_teachers_are_searched(taught: Study, tiny: Run) -> None:
+    """Two students, two teachers and their ensemble, each student with one baseline."""
     first, second = "factories:tiny_teacher", "factories:tiny_student"
     space = {"student": (tiny.student, "factories:dropout_student")}
     space |= {"teacher": (first, second, f"{first}+{second}"), "alpha": (0.5, 1.0)}
