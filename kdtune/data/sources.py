@@ -50,7 +50,7 @@ _CONVENTIONS: Mapping[str, Mapping[str, Sequence[_Arguments]]] = {
     "": {"train": [{}]},
 }
 """Arguments for each split, by the parameter that a dataset's class has. Of several, the first that
-the class knows is taken."""
+the class accepts are used."""
 _OTHERS: Mapping[str, Mapping[str, Sequence[_Arguments]]] = {
     "EMNIST": {
         "train": [{"split": "balanced", "train": True}],
@@ -86,7 +86,7 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
     datasets = {}
     for split, candidates in _OTHERS.get(name, _CONVENTIONS[convention]).items():
         made = (_make(full, make, folder, arguments, download) for arguments in candidates)
-        dataset = next((one for one in made if one is not None), None)
+        dataset = next((dataset for dataset in made if dataset is not None), None)
         if dataset is not None:
             datasets[split] = dataset
     if "train" not in datasets:
@@ -113,18 +113,19 @@ def _dataset_class(name: str) -> Any:
     names = dataset_names()
     if name in names:
         return getattr(torchvision.datasets, name)
-    near = {one.lower(): f"torchvision:{one}" for one in names}
-    close = [near[one] for one in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
+    near = {other.lower(): f"torchvision:{other}" for other in names}
+    close = [near[word] for word in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
     hint = f"; did you mean {', '.join(close)}?" if close else ""
-    raise InputError(f"torchvision has no dataset {name}{hint}")
+    raise InputError(f"torchvision has no dataset of labelled images named {name}{hint}")
 
 
 def _make(full: str, make: Any, root: Path, arguments: _Arguments, download: bool) -> Any:
-    """Return the dataset of some arguments; None if its class knows no such split.
+    """Return the dataset of some arguments; None if its class has no such split.
 
     Raises InputError if its files are missing or cannot be downloaded.
     """
-    can_download = _can_download(make)
+    # also if a base class takes it, for the class that passes all arguments on
+    can_download = any("download" in inspect.signature(c.__init__).parameters for c in make.__mro__)
     try:
         if not (download and can_download):
             return make(str(root), **arguments)
@@ -136,17 +137,12 @@ def _make(full: str, make: Any, root: Path, arguments: _Arguments, download: boo
         reason = first_line(error).partition(" You can use")[0].rstrip(".")
         if isinstance(error, ValueError) and reason.startswith("Unknown value"):
             return None
-        fault = f"downloaded to {root}" if download else f"read from {root}"
+        fault = f"{'downloaded to' if download and can_download else 'read from'} {root}"
         remedy = ", or download them (--download)" if can_download and not download else ""
         raise InputError(
             f"{full} cannot be {fault} ({reason}). Name the folder of its files (--data-root "
             f"FOLDER){remedy}."
         ) from None
-
-
-def _can_download(make: Any) -> bool:
-    """Return True if a class, or one that it derives from, takes `download`."""
-    return any("download" in inspect.signature(c.__init__).parameters for c in make.__mro__)
 
 
 # Data sets by name or path.
@@ -179,7 +175,7 @@ MAX_CUTS = 4
 
 
 class StudyData:
-    """The data of a study, read once; its runs see them as they are or cut into train and val.
+    """The data of a study, read once. A run gets them unchanged, or with a val cut from train.
 
     Args:
         run: Any run of the study.
@@ -192,7 +188,7 @@ class StudyData:
     def __init__(self, run: Run):
         self.run = run
         self.token = uuid4().hex
-        """Tells this reading from all others."""
+        """Identifies this reading of the data among all others."""
         self._whole = _read(run)
         self._cuts: dict[object, Data] = {}
         self._with_extra: dict[object, Data] = {}
@@ -229,7 +225,7 @@ class StudyData:
 
 
 def _once(made: dict[object, Data], key: object, make: Callable[[], Data]) -> Data:
-    """Return the data of a key, which are made unless they are among the latest ones."""
+    """Return made[key], made if it is not there; the `MAX_CUTS` that were used last are kept."""
     made[key] = made.pop(key) if key in made else make()
     while len(made) > MAX_CUTS:
         del made[next(iter(made))]
@@ -242,7 +238,7 @@ def load_data(run: Run) -> Data:
 
 
 def _read(run: Run) -> Data:
-    """Return the data set of this name, the one in the folder of this path, or a passed one."""
+    """Return the data set that `run.data` names: a passed object, a name or a folder."""
     name = run.data
     if is_object(name):
         passed = run.objects.get("data", name)

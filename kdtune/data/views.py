@@ -78,7 +78,7 @@ def resized_crop(image: Tensor, size: int, seed: int) -> Tensor:
 
 
 def with_seed(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """Return what a change draws with a seed for an image, uint8 [C, H, W].
+    """Return an image, uint8 [C, H, W], changed at random with a seed.
 
     Torchvision's transforms draw from torch's global generator and take no other, so it is seeded
     for the call.
@@ -90,8 +90,8 @@ def with_seed(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -> T
 
 # Seeded views of a split's examples.
 #
-# A view is an augmented image before normalisation, uint8 [C, H, W]. Of data that are no images it
-# is the tensor itself. Teacher and student see the same view, each through its own preprocessing.
+# A view is an augmented image before normalisation, uint8 [C, H, W]; for data that are no images,
+# it is the tensor itself. Teacher and student see the same view, each through its preprocessing.
 # Its random numbers depend on its seed alone, so it is the same in any process, with any number of
 # workers, and in any batch.
 
@@ -149,7 +149,7 @@ class Views(Dataset[Tensor]):
         run: names the augmentation, the seed and the repeat.
         size: side of a view in pixels; not used for data that are no images.
         epoch: of training; None for evaluation views, which have no augmentation.
-        name: first word of the seeds, so that other images have others.
+        name: prefix of the seeds; views with another prefix have other augmentations.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ images of 3 x 224 x 224 took a third of the time."""
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of pixels: rows top to bottom and columns left to right, without the ends."""
+    """A rectangle of pixels; bottom and right are exclusive."""
 
     top: int
     bottom: int

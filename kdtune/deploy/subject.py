@@ -1,4 +1,4 @@
-"""The student that is exported, with its study and data, and the files beside the exported ones."""
+"""The student that is exported, with its study and data; the JSON files and the model card."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -59,7 +59,7 @@ class Subject:
         return Subject(results, student, Signature.of(student, sample), data, reason)
 
     def of_repeat(self, repeat: int) -> "Subject":
-        """Return the student of another repeat, with its data, which only folds read again.
+        """Return the subject of another repeat; only with folds are its data others, and read.
 
         Raises:
             InputError: the student cannot be loaded.
@@ -106,9 +106,9 @@ class Subject:
 
     @property
     def resizes(self) -> bool:
-        """Whether images have another size than views, so that they are resized before the graph.
+        """Whether images must be resized before they are given to the exported model.
 
-        True if that is not known.
+        True for images if the data are gone.
         """
         inputs = None if self.data is None else self.data.splits[self.split].inputs
         if isinstance(inputs, Tensor):
@@ -124,7 +124,7 @@ class Subject:
             yield from _views(self.data, self.split, index, self.student).batches()
 
     def calibration(self) -> Tensor:
-        """Return views of train for calibration, [B, ...], of those that the student saw."""
+        """Return views of train examples that the student saw, for calibration, [B, ...]."""
         data = self.required_data
         index = data.subset(self.student.record.configured_run)
         view = next(_views(data, "train", index[:1], self.student).batches())
@@ -153,7 +153,7 @@ def _views(data: Data, split: str, index: Tensor, student: TrainedStudent) -> Vi
     return Views(data.splits[split], index, run, student.image_size or 0)
 
 
-# The files beside an exported one: what it says about itself, and the model card.
+# The files beside an exported file: its JSON file, and the model card.
 
 
 BEST, INT8 = "best", "best-int8"
@@ -161,7 +161,7 @@ CARD, EARLIER_CARD = "README.md", "README.old.md"
 
 
 class Facts(BaseModel, strict=True):
-    """What the card shows of a file, of the content of the JSON file beside it."""
+    """Fields of the JSON file beside an exported file that the model card shows."""
 
     file: str
     format: str

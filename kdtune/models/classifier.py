@@ -42,7 +42,7 @@ class Preprocessing:
     size: Pixels | None = None
     """Side of the model's input in pixels; larger views are shrunk to it. None: any size."""
     channels: Pixels | None = None
-    """Channels of the model's input; a grey view is repeated. None: any number."""
+    """Channels of the model's input; grey views are repeated if it is 3. None: any number."""
     mean: tuple[Share, ...] = (0.0,)
     """Mean of each channel, or one for all, in [0, 1]; subtracted after scaling to [0, 1]."""
     std: tuple[PositiveShare, ...] = (1.0,)
@@ -68,7 +68,7 @@ class Preprocessing:
             check(self, name, 0 < len(getattr(self, name)) in (1, channels), requirement)
 
     def __call__(self, views: Tensor) -> Tensor:
-        """Return the model's input, float32 [B, channels, size, size].
+        """Return the model's input, float32 [B, C, H, W] with sides of at most `size`.
 
         Args:
             views: uint8 [B, C, H, W].
@@ -358,13 +358,13 @@ def describe_assumption(model: Classifier) -> str:
     return (
         f"the model {model.name} has no preprocessing, so its images are only scaled to [0, 1] "
         f"(mean 0, std 1). If it was trained with normalised images, its predictions are wrong: "
-        f"give the numbers (--teacher-mean and --teacher-std, or --student-mean and --student-std; "
-        f"0 and 1 if none are needed) or its module the attribute `preprocessing`"
+        f"give --teacher-mean and --teacher-std, or --student-mean and --student-std (0 and 1 if "
+        f"none are needed), or add an attribute `preprocessing` to its module"
     )
 
 
 def _check_weights(net: nn.Module, name: str) -> None:
-    """Raise InputError unless layers and weights can be read, as those of lazy layers cannot."""
+    """Raise InputError if layers or weights cannot be read, for example those of lazy layers."""
     with user_code(f"the layers and weights of {name} cannot be read"):
         str(net)  # a part of the fingerprint
         for value in net.state_dict().values():

@@ -114,9 +114,9 @@ def check_new(net: nn.Module, name: str) -> None:
     """Raise InputError if a module that is to be trained has been made for another run already."""
     if _trained.get(id(net)) is net:
         raise InputError(
-            f"{name} must make a new module in each call, but has returned the same one twice, "
-            f"whose weights the runs would train one after the other; construct it inside the "
-            f"function, or return copy.deepcopy of it"
+            f"{name} must make a new module in each call, but has returned the same module twice, "
+            f"so runs would share its weights; construct it inside the function, or return "
+            f"copy.deepcopy of it"
         )
     _trained[id(net)] = net
 
@@ -157,7 +157,7 @@ class _Search:
         self._seen: dict[int, object] = {}  # the objects, so that no other gets the same id
 
     def texts(self, value: Any) -> Iterator[str]:
-        """Yield texts that change with a value, and note the modules that it needs."""
+        """Yield texts that change with the code and constants of a value; note its modules."""
         if isinstance(value, _CONSTANTS):
             yield repr(value)
             return
@@ -171,7 +171,7 @@ class _Search:
             self._note(value.__name__)
         elif isinstance(value, (*_CONTAINERS, Mapping)):
             yield from self._items(value)
-            del self._seen[id(value)]  # equal tuples may be one object, or not
+            del self._seen[id(value)]  # count each: equal tuples may share an object, or not
         elif isinstance(value, functools.partial):
             for part in (value.func, value.args, value.keywords):
                 yield from self.texts(part)
@@ -196,7 +196,7 @@ class _Search:
         yield from texts if is_ordered else sorted(texts)
 
     def _note(self, module: str) -> bool:
-        """Note a module; return True if its code is all there is to an object from it."""
+        """Note a module; return True if other processes can import it."""
         importable = is_importable_module(module)
         if importable:
             self.modules.add(module)
@@ -243,7 +243,7 @@ def _object_content(values: np.ndarray[Any, Any] | Tensor) -> Iterator[str]:
 
 
 def _code(function: FunctionType) -> str:
-    """Return the source of a function without comments; else, and of a lambda, its bytecode."""
+    """Return the source of a function without comments; the bytecode of a lambda."""
     if function.__name__ != "<lambda>":  # whose lines hold other code as well
         with suppress(OSError, TypeError, SyntaxError):
             return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(function))))
@@ -319,7 +319,7 @@ def _file(name: str) -> str | None:
 
 
 def _content(name: str, file: str) -> bytes:
-    """Return the bytes of a module's file, as they were when the module was loaded.
+    """Return the bytes of a module's file, as they were when this process first read them.
 
     A file may be edited while a long-lived process still runs its old code, so the bytes are read
     once for each loading of the module.
@@ -337,15 +337,16 @@ def _content(name: str, file: str) -> bytes:
 
 def _imported(name: str, content: bytes) -> Iterator[str]:
     """Yield the names of the modules that a module's source imports, and of their packages."""
-    with suppress(SyntaxError, ValueError, ImportError):  # a compiled module
+    with suppress(SyntaxError, ValueError):  # a compiled module
         package = getattr(sys.modules.get(name), "__package__", None) or name.rpartition(".")[0]
         for node in ast.walk(ast.parse(content)):
             names = list[str]()
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                base = resolve_name("." * node.level + (node.module or ""), package)
-                names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+                with suppress(ImportError):  # beyond the top of the package
+                    base = resolve_name("." * node.level + (node.module or ""), package)
+                    names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
             for imported in names:
                 parts = imported.split(".")
                 if _may_be_users_own(parts[0]):  # importing a.b.c also runs a and a.b
@@ -377,7 +378,7 @@ def _construct_passed(name: str, passed: Passed, classes: int) -> Classifier:
 
 
 def _unwrapped(net: nn.Module) -> nn.Module:
-    """Return the module inside of one that only runs it: torch.compile's or DataParallel."""
+    """Return the module inside the wrappers of torch.compile and DataParallel."""
     while True:
         if isinstance(inner := getattr(net, "_orig_mod", None), nn.Module):
             net = inner
@@ -461,7 +462,8 @@ def build_model(
     """
     name, named = getattr(run, role), run.weights_of(role)
     weights = named if weights is None else weights
-    finished = read_finished(Path(named if weights == "none" else weights).expanduser())
+    file = named if weights == "none" else weights
+    finished = read_finished(Path(file).expanduser())
     passed = run.objects.get(role, name) if is_object(name) else None
     try:
         model = build(name, weights, classes, seed=seed, replace_head=replace_head, passed=passed)
@@ -469,7 +471,7 @@ def build_model(
         if finished is None or finished.model == name:
             raise
         raise InputError(
-            f"{weights} holds the teacher {finished.model}, but --{role} is {name}; give --{role} "
+            f"{file} holds the teacher {finished.model}, but --{role} is {name}; give --{role} "
             f"{finished.model}"
         ) from None
     if role == "student" or run.teacher_epochs != 0:  # a teacher that stays as it is may be shared
@@ -492,8 +494,8 @@ def build_model(
 def _seeded(seed: int) -> Iterator[None]:
     """Seed torch, numpy and Python for a factory; restore their states at the end.
 
-    So are the settings of torch that a factory or its module may change, such as those of a script
-    for inference: gradients and the type of new tensors.
+    Gradients are enabled, and the default type of new tensors is restored at the end, since a
+    factory or its module may change them, as a script for inference does.
     """
     # the global generators, since a user's factory draws from them
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -522,9 +524,9 @@ def _construct(name: str, classes: int) -> Classifier:
     if ":" in name:
         return _construct_own(name, classes)
     raise InputError(
-        f"{name!r} is not a classifier of torchvision or kdtune, and models can also be named "
-        f"timm/NAME or module:factory{_nearest(name)}; a file of weights is given as "
-        f"--teacher-weights or --student-weights"
+        f"{name!r} is not a classifier of torchvision or kdtune; other models are named timm/NAME "
+        f"or module:factory, and a file of weights is given as --teacher-weights or "
+        f"--student-weights{_nearest(name)}"
     )
 
 

@@ -62,13 +62,13 @@ from kdtune.training.teacher import (
 
 
 RUN_BYTES_PER_STUDENT_BYTE = 9
-"""Size of a trial's files in sizes of its student: three states, while one of them is written, each
-with the weights and up to two moments of the optimiser. The student's own file comes after them."""
+"""Bytes of a trial's files for each byte of its student: three states (one of them being written),
+each with the weights and up to two moments of the optimiser. The student's file comes after."""
 
 
 @dataclass(frozen=True)
 class PreparedStudy:
-    """A study with trials left, and what was made of it once, before Ray."""
+    """A study with trials left, and everything that is prepared once, before Ray starts."""
 
     study: Study
     """Resolved: every default is known."""
@@ -81,7 +81,7 @@ class PreparedStudy:
     warnings: Sequence[str] = ()
     """Sentences on what makes the study slower or less useful."""
     data: StudyData | None = None
-    """This and the following are those of a study of distillation."""
+    """None for a training function of the user's own; so are the fields below."""
     recipe: Sequence[str] = ()
     """Lines for the terminal."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -101,7 +101,7 @@ def prepare(
     fingerprints: Mapping[str, str],
     data: StudyData,
 ) -> PreparedStudy:
-    """Make what a study of distillation with trials left needs, before Ray.
+    """Prepare a study of distillation that has trials left, before Ray starts.
 
     Args:
         asked: The study as it was asked for.
@@ -114,6 +114,7 @@ def prepare(
         InputError: A finished teacher is damaged, or others may write the cache.
     """
     Cache(study.cache, study.cache_gb).check()
+    # raises InputError if a finished teacher is damaged
     missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher", data)
     study_data = data.with_extra(study.run)
     models = StudyModels.of(study, study_data)
@@ -175,8 +176,8 @@ def distillation_epochs(
     place = trial_place(run)
     cache = Cache(study.cache, study.cache_gb)
     try:
-        # the state before the last is on no store: an earlier one here, of a run that was dropped
-        # meanwhile, is deleted
+        # the store has the last state only; pull() also deletes the one before, which a run that
+        # was dropped meanwhile may have left on this machine
         mirror.pull(*(f"{place}/{file.name}" for file in state_files(Path(CHECKPOINT))))
         data = data_of_call(contents, study.run)
         _pull_teacher(run, mirror, data)
@@ -200,7 +201,7 @@ def _resources(study: Study, data: Data) -> Resources:
 
 
 _data: dict[str, StudyData] = {}
-"""Data of the driver's call for which this process, a worker of Ray, works now, by its token."""
+"""The data that this worker of Ray has read, by the token of the driver's call; one entry."""
 
 
 def data_of_call(contents: Contents, run: Run) -> StudyData:
@@ -253,7 +254,7 @@ Missing = list[tuple[Role, str]]
 
 
 class TeacherTrainer:
-    """Actor of Ray that fine-tunes teachers; unlike the process of a task, its own is known."""
+    """Actor of Ray that fine-tunes teachers; the driver can kill its process, as not a task's."""
 
     def train(self, study: Study, run: Run, folder: Path, contents: Contents) -> Iterator[str]:
         """Fine-tune a teacher and yield lines to print.
@@ -292,8 +293,8 @@ class TeacherPreparation:
     data: StudyData
     mirror: Mirror
     trial: TrialResources
-    """What a trial uses, and a task of the preparation, too. Such a task releases its GPU on
-    return, which the driver's own process could not."""
+    """Resources of a trial, which tasks of the preparation use, too: a task releases its GPU at its
+    end, which the driver's process could not."""
     write: Callable[[str], None]
     """Gets lines for the terminal."""
 
@@ -332,7 +333,7 @@ class TeacherPreparation:
         return actor.options(num_cpus=cpu, num_gpus=gpu, **retries).remote()
 
     def _watched(self, references: Any) -> Iterator[str]:
-        """Yield the lines of a training, which is named if it hangs."""
+        """Yield the lines of a training; print a warning if it sends none for a long time."""
         watch = SilenceWatch(self.write)
         watch.hear("the teacher")
         while True:
@@ -346,7 +347,7 @@ class TeacherPreparation:
                 yield ray.get(reference)
 
     def gate_teachers(self) -> None:
-        """Measure the accuracy of the teachers once, and print it with what is wrong.
+        """Measure the accuracy of the teachers once, and print it with warnings of weak ones.
 
         Raises InputError if one is less accurate than --teacher-min-acc.
         """
@@ -395,7 +396,7 @@ class TeacherPreparation:
 
 
 def _in_words(error: ray.exceptions.RayError, text: str) -> UserError:
-    """Return the error of a folder that has ended a task of Ray, or one with this text."""
+    """Return the FolderUnusableError that caused a RayError, else an InputError with a text."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, FolderUnusableError):
         return cause

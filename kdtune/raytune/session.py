@@ -308,7 +308,7 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def _private_token() -> Iterator[None]:
-    """Give Ray a random token in the environment_set, unless the user has made a choice."""
+    """Give Ray a random token in the environment, unless the user has made a choice."""
     mode = os.environ.get("RAY_AUTH_MODE", "token")
     is_chosen = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
     is_needed = mode.lower() == "token" and not is_chosen

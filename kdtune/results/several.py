@@ -96,7 +96,7 @@ def _settings(results: Results) -> Iterator[tuple[str, str]]:
         if name in HYPERPARAMETERS:
             values = study.all_values(name)
             if isinstance(values, tuple) and not any(isinstance(v, str) for v in values):
-                values = tuple(sorted(values))
+                values = tuple(sorted(values, key=lambda value: (value is not None, value)))
             yield name, _shown(values if study.has_effect(name) else "-")
         elif name not in NOT_COMPARED and declared.setting.defines:
             resolved = "augmentation" if name == "augment" else name  # None is a default
@@ -398,7 +398,7 @@ def method(side: SideBySide) -> str:
         context = side.context(row)
         # unpaired folds have no test, as the conclusion says
         if row.paired or context.design.folds is None:
-            sentences[row.study, context.images is None] = context.method(row.why)
+            sentences[row.study, row.why, context.images is None] = context.method(row.why)
     return " ".join(dict.fromkeys(chain.from_iterable(sentences.values())))
 
 

@@ -103,13 +103,13 @@ def logits_of_split(
     return Stream(unmixed, data, student, teacher, used).teacher_logits(split)
 
 
-# Identity of a teacher: the training that makes it, and whether a saved one was made by that.
+# Identity of a teacher: the training that makes it, and whether a saved teacher was made so.
 
 
 _NAMES = [field.name for field in fields(Run)]
 RECIPE = [n for n in _NAMES if f"teacher_{n}" in _NAMES and n != "temperature"]
-"""Fields of a run for which the training of the teacher has its own, teacher_*. The temperature of
-the teacher is one of the student's loss."""
+"""Fields of a run with a counterpart teacher_NAME that trains the teacher. teacher_temperature is
+none: it belongs to the student's loss."""
 
 
 def teacher_run(run: Run) -> Run:
@@ -136,7 +136,7 @@ def teacher_run(run: Run) -> Run:
 
 
 def recorded_recipe(run: Run, data: Data) -> dict[str, Any]:
-    """Return all that a resolved run's teacher depends on, by name, but for the contents of files.
+    """Return every setting that a resolved run's teacher depends on; `Origin` has the files.
 
     Hyperparameters without effect on it are None, so they distinguish no teachers.
     """
@@ -203,9 +203,10 @@ def origin_of_saved(run: Run, data: Data, folder: Path) -> Origin | None:
 
 
 def _without_default(made_by: Run, run: Run, data: Data) -> Run:
-    """Return the run that made a teacher, without an interpolation that is the model's own.
+    """Return the run that made a teacher, with no interpolation if that is the model's default.
 
-    Records of older versions name it; now it stands in none unless it is given.
+    Records of older versions have the default; newer ones have an interpolation only if it was
+    given.
     """
     if run.teacher_interpolation is not None or made_by.teacher_interpolation is None:
         return made_by
@@ -249,7 +250,7 @@ def _file_hash(file: Path, size: int, modified_ns: int) -> str:
 def teacher_place(run: Run, member: Run) -> str:
     """Return the folder of a fine-tuned teacher, relative to that of all teachers of a study.
 
-    It is "" for teacher number 0 of those that the study began with.
+    It is "" for the study's first teacher, number 0.
 
     Args:
         run: The run that has the teacher or, in an ensemble, the member.
@@ -360,7 +361,7 @@ def fine_tune(
             f"name (--name OTHER) or folder (--out FOLDER)"
         )
     before = _accuracy_before(run, of_run, resources)
-    write(f"Accuracy on val before: {before or 'not measured, since the head is new'}.")
+    write(f"Accuracy on val before: {before or 'not measured, since the head is random'}.")
     model = initial_network(run, of_run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(
@@ -423,7 +424,7 @@ def _write_teacher(
 def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | None:
     """Return the accuracy of the run's teacher on val before it is fine-tuned.
 
-    It is None if the weights of its head are random, since it is then that of chance.
+    It is None if the head has random weights, since the accuracy would be that of chance.
     """
     if run.weights_of("teacher") == "none" and ":" not in run.teacher:
         return None
@@ -490,7 +491,7 @@ _SPLITS = ("train", "val", "test")
 
 
 def with_members(teachers: Sequence[Run]) -> list[Run]:
-    """Return the runs with each teacher that is measured: the members of an ensemble, then it."""
+    """Return a run for each teacher that is measured: an ensemble follows its members."""
     expanded = [each for run in teachers for each in (*run.teacher_members, run)]
     return list({key_of(each): each for each in expanded}.values())
 
@@ -525,7 +526,7 @@ def find_unmeasured(
 def measure_accuracy(
     run: Run, teachers: Sequence[Run], root: Path, resources: Resources, data: StudyData
 ) -> list[TeacherAccuracy]:
-    """Return the accuracy of teachers; the arguments are those of `find_unmeasured`.
+    """Return the accuracy of teachers, see `find_unmeasured`; `resources` names device and cache.
 
     The logits of val and test are those that the runs need, and come from the same cache.
     """
@@ -568,7 +569,7 @@ def _load(run: Run, each: Run, root: Path, of_study: StudyData) -> tuple[Data, T
 
 
 def _load_members(run: Run, each: Run, data: Data, root: Path) -> list[Model]:
-    """Return the members of the teacher of `own`, which is `run` with a teacher, on the CPU."""
+    """Return the models of the teacher of `each`, on the CPU: one, or an ensemble's members."""
     members = each.teacher_members
     return [load_teacher(member, data, root / teacher_place(run, member)) for member in members]
 
@@ -590,7 +591,7 @@ def weights_of_members(run: Run, each: Run, root: Path) -> list[str]:
 
     Args:
         run: The run that has the teacher, or the base run of its study.
-        each: It with the teacher.
+        each: The run with this teacher.
         root: Folder of all teachers.
     """
     return [
