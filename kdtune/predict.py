@@ -93,9 +93,12 @@ def main(flags: PredictFlags) -> int:
     # rich would send what is printed to the console of the bar, which is stderr
     bar = Progress(console=console, transient=True, redirect_stdout=False, disable=is_hidden)
     prints = {"table": _print_table, "csv": _print_csv, "json": _print_json}
-    with bar:
-        shown = bar.track(predictions, total=len(files), description="predicting")
-        prints[flags.format](_tops(shown, student.classes, flags.top, faults))
+
+    def shown() -> Iterator[Prediction]:
+        with bar:  # which ends before a table is printed
+            yield from bar.track(predictions, total=len(files), description="predicting")
+
+    prints[flags.format](_tops(shown(), student.classes, flags.top, faults))
     for fault in faults:
         print(printable(fault), file=sys.stderr)
     if faults:

@@ -523,7 +523,7 @@ def _check_study(study: Study) -> None:
     check(study, "gpus", device != "mps" or gpus in (None, 1), "be 1 with --device mps")
     is_local = device != "mps" or study.address is None
     check(study, "address", is_local, "be left out with --device mps, which is no cluster's")
-    match = re.fullmatch(BUDGET, study.budget or "1h")
+    match = re.fullmatch(BUDGET, "1h" if study.budget is None else study.budget)
     forms = "be a number above 0 with runs, epochs or h, such as 400runs"
     check(study, "budget", match and float(match[1]) > 0, forms)
     is_limited = (study.budget is not None) == study.until_decided

@@ -12,7 +12,7 @@ import PIL
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kdtune.config.text import InputError, hidden_characters, printable, shown
+from kdtune.config.text import VAL_NAMES, InputError, hidden_characters, printable, shown
 from kdtune.data.dataset import Data, Split, decode, hash_files, keep_note, name_splits, read_note
 
 # Image files in folders: which ones are read, and a warning on the others. ImageFolder of
@@ -274,5 +274,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
             f'data must be "fashion", torchvision:NAME, module:factory or a folder with train/ and '
             f"val/, but there is no folder {root}; give one (--data FOLDER)"
         )
-    folders = [name for name in _list_folder(root) if (root / name).is_dir()]
+    names = _list_folder(root)
+    for name in {"train", *VAL_NAMES, "test"}.intersection(names):
+        if not (root / name).is_dir():  # a file, or a link that leads nowhere
+            raise InputError(f"{root / name} must be a folder, but is none; remove or rename it")
+    folders = [name for name in names if (root / name).is_dir()]
     return {split: root / name for split, name in name_splits(folders, str(root)).items()}

@@ -201,7 +201,7 @@ def _strip(message: Any) -> None:
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)
         elif field.message_type is not None:
-            for part in value if field.is_repeated else [value]:
+            for part in value if isinstance(value, Sequence) else [value]:
                 _strip(part)
 
 

@@ -53,7 +53,7 @@ def probe(
             alone = torch.cat([model(view) for view in views.split(1)])
             from_head = model.classify(features)
         model.set_mode(True)
-        with torch.enable_grad():
+        with torch.set_grad_enabled(learns):
             in_training = model(views)
             if trained and in_training.requires_grad:
                 gradients = torch.autograd.grad(in_training.sum(), trained, allow_unused=True)

@@ -69,17 +69,19 @@ def call_factory(factory: object, name: str, classes: int) -> nn.Module:
             f"{name} must be a function or class that makes a torch.nn.Module, but is a "
             f"{type(factory).__name__}. Write a function of the number of classes that returns it."
         )
-    call = _arguments(factory, name, classes)
+    values, named = _arguments(factory, name, classes)
     with user_code(f"the factory {name} failed"):
-        net = factory(*call.args, **call.kwargs)
+        net = factory(*values, **named)
     if not isinstance(net, nn.Module):
         got = f"the class {net.__name__}" if isinstance(net, type) else type(net).__name__
         raise InputError(f"{name} must return a torch.nn.Module, but got {got}")
     return net
 
 
-def _arguments(factory: Callable[..., Any], name: str, classes: int) -> inspect.BoundArguments:
-    """Return the arguments that a factory is called with, see `call_factory`.
+def _arguments(
+    factory: Callable[..., Any], name: str, classes: int
+) -> tuple[list[int], dict[str, int]]:
+    """Return the values and keywords that a factory is called with, see `call_factory`.
 
     Raises InputError if the factory requires more than the number of classes.
     """
@@ -98,12 +100,13 @@ def _arguments(factory: Callable[..., Any], name: str, classes: int) -> inspect.
     elif any(p.kind is p.VAR_KEYWORD for p in parameters):
         named = {"num_classes": classes}
     try:
-        return signature.bind(*values, **named)
+        signature.bind(*values, **named)
     except TypeError as error:
         raise InputError(
             f"{name} must require nothing but the number of classes ({error}). Write a function "
             f"`def net(num_classes)` that calls it."
         ) from None
+    return values, named
 
 
 _trained: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()

@@ -27,7 +27,9 @@ from kdtune.models.classifier import Preprocessing
 StateDict = Mapping[str, Tensor]
 """Names of parameters and buffers to tensors."""
 
-_ENTRIES = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module")
+_ENTRIES = (
+    "state_dict model_state_dict model_state net_state_dict model net network module weights params"
+)
 """Entries of a checkpoint that hold weights. Moving averages, which have "ema" in their names, come
 before them, since they are what is evaluated and published."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -154,7 +156,7 @@ def _find(content: object, path: tuple[str, ...]) -> Iterator[tuple[str, StateDi
         yield ".".join(path), content  # type: ignore[misc]
     elif isinstance(content, Mapping):
         averages = [name for name in content if "ema" in str(name).lower().split("_")]
-        for name in (*averages, *_ENTRIES):
+        for name in (*averages, *_ENTRIES.split()):
             if name in content:
                 yield from _find(content[name], (*path, name))
 

@@ -49,7 +49,7 @@ from kdtune.raytune.machines import (
 )
 from kdtune.raytune.objects import freeze_objects, share_objects
 from kdtune.raytune.progress import ProgressDisplay, describe_end, describe_state, notify
-from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
+from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder, SilenceWatch
 from kdtune.raytune.session import check_local_ray, ray_session, summarised
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
@@ -207,16 +207,16 @@ def _begin(
     """
     saved, data = read_if_saved(asked.folder), None
     study = asked if saved is None else merge_with_saved(asked, saved)
-    lines, _ = read_lines(study.folder, study)
-    if saved is None and lines:
-        print(f"warning: {study.folder} has records but no {STUDY}; they are taken as its own")
-    is_done = saved is not None and Plan(study, lines).is_done
+    is_done = saved is not None and Plan(study, read_lines(study.folder, study)[0]).is_done
     if study.train is None:
         if not is_done:  # each setting that follows from data and models gets its value
             check_objects(study)
             data = StudyData(study.run)
             study = resolve_study(study, data, begun=saved is not None)
         mirror.pull(*files_of_teachers(study))
+    lines, _ = read_lines(study.folder, study)  # whose ids are those of the resolved study
+    if saved is None and lines:
+        print(f"warning: {study.folder} has records but no {STUDY}; they are taken as its own")
     if not is_done:
         check_resources(study, ray_init)
     fingerprints = dict(saved.fingerprints) if saved else {}
@@ -300,8 +300,13 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
         sent = [stack.enter_context(Tracker(n, study, plan.pruned, write)) for n in trackers]
         changes = prepared.find_changes
         recorder = Recorder(study, plan, display, records, uploader, monitor, capacity, changes)
-        with summarised(partial(describe_state, plan), write):
-            _fit_until_done(prepared.trainable, recorder, [recorder, *sent, TBXLoggerCallback()])
+        callbacks = [recorder, *sent, TBXLoggerCallback()]
+        try:
+            with summarised(partial(describe_state, plan), write):
+                _fit_until_done(prepared.trainable, recorder, callbacks)
+        finally:
+            if recorder.changes:
+                add_warning(study.folder, recorder.changes)
         if sentence := prepared.find_changes():
             add_warning(study.folder, sentence)
             mirror.push(PROVENANCE)
@@ -331,8 +336,8 @@ def _fit_until_done(
                 recorder.on_worker_killed()
             has_crashed = True
         plan.requeue_running()
+        recorder.watch = SilenceWatch(recorder.display.print_line)
         if recorder.changes and not plan.is_done:
-            add_warning(plan.study.folder, recorder.changes)
             raise DataChangedError(recorder.changes)
         if not (has_crashed or plan.is_done):
             raise Interrupted("some runs have not ended")

@@ -163,7 +163,7 @@ class Capacity:
     def __init__(self, study: Study, tell: Callable[[str], None]):
         path = CLUSTER_FILE.expanduser()
         on_head = study.address is not None and path.exists()
-        file = yaml.safe_load(path.read_text()) if on_head else {}
+        file = (yaml.safe_load(path.read_text()) if on_head else None) or {}
         self.study, self._workers = study, potential_workers(file) if file else []
         self._concurrent, self._counted = 0, -NODE_POLL_SECONDS
         self._limits: list[tuple[frozenset[str], int]] = []

@@ -235,6 +235,7 @@ def share_objects(study: Study) -> Study:
     Args:
         study: Of `freeze_objects`.
     """
+    attach.cache_clear()  # another Ray may give its objects the references of an earlier one
     shared = {name: _share(name, passed) for name, passed in study.run.objects.passed.items()}
     return with_passed(study, shared) if shared else study
 

@@ -184,7 +184,8 @@ def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "Sid
                 f"training function; compare its table: kdtune.compare(results.trials, ...)"
             )
         check_baseline(criterion, results.study)
-    if len(set(folders)) < len(folders):
+    places = {f if "://" in f else Path(f).expanduser().resolve() for f in folders}
+    if len(places) < len(folders):
         raise InputError(f"each study must be given once, but got {' '.join(folders)}")
     names = [results.study.name for results in loaded]
     are_unique = len(set(names)) == len(names)

@@ -70,7 +70,7 @@ def _parse_csv(data: bytes) -> pd.DataFrame:
     """
     is_utf_16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")  # as Excel writes it
     text = data.decode("utf-16" if is_utf_16 else "utf-8-sig")
-    header = text.partition("\n")[0]
+    header = next(iter(text.splitlines()), "")
     delimiter = max(",;\t|", key=header.count)  # the comma if there is none
     decimal = "," if delimiter == ";" and re.search(r"\d,\d", text) else "."
     names = next(csv.reader([header], delimiter=delimiter), [])
@@ -79,6 +79,9 @@ def _parse_csv(data: bytes) -> pd.DataFrame:
     frame = pd.read_csv(io.StringIO(text), sep=delimiter, decimal=decimal, skipinitialspace=True)
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"its first line has {len(names)} fields, but its rows have more")
+    if decimal == ",":  # pandas leaves the commas of a column that also has a text
+        for name in frame.select_dtypes(["object", "string"]):
+            frame[name] = frame[name].str.replace(r"^(\s*[-+]?\d+),(\d)", r"\1.\2", regex=True)
     return frame.rename(columns=lambda name: str(name).strip())
 
 

@@ -434,7 +434,7 @@ def _value(name: str, study: Study) -> Any:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return ", ".join(map(_shown, value))
+        return ", ".join("None" if part is None else _shown(part) for part in value)
     if value is None:  # of the images that the teacher learns from
         return "all"
     return f"{value:g}" if isinstance(value, float) else str(value)
