@@ -38,7 +38,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     The hosts of the cluster tests are there once.
     """
     whole = config.args_source is config.ArgsSource.TESTPATHS
-    of_hosts = config.option.markexpr == "cluster"
+    of_hosts = config.option.markexpr.startswith("cluster")
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(cores, MAX_PROCESSES) if whole and not of_hosts and cores > 1 else 0
 

@@ -73,11 +73,11 @@ def test_torchvision_model_is_torchvisions():
 
 
 REFUSED = {
-    "resnet56": "of torchvision or kdtune, .*; did you mean cifar_resnet56, cifar_resnet56_b, ",
+    "resnet56": "of torchvision or kdtune; .*; did you mean cifar_resnet56, cifar_resnet56_b, ",
     "mobilnet_v3_small": "did you mean mobilenet_v3_small",
     "mobilenetv3_large_100": "did you mean timm/mobilenetv3_large_100, ",
     "timm/xyzzyx": r"timm has no model xyzzyx \(Unknown model",
-    "net.safetensors": "'net.safetensors' is not .*; a file of weights is given as --teacher",
+    "net.safetensors": "'net.safetensors' is not .*, and a file of weights is given as --teacher",
     "kdtune.models:fashion_studnet": "fashion_studnet cannot be imported",
     "torch.nn:Flatten": "Flatten must have a Linear or Conv2d layer as its head",
     f"{__name__}:made": "must be a function or class .* but is a Linear. Write a function",
