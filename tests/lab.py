@@ -16,7 +16,7 @@ from kdtune.storage.records import read_lines
 ROOT = Path(__file__).parent.parent
 ON_HOSTS = [
     pytest.mark.cluster,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(why_not() is not None, reason=why_not() or ""),
 ]
 """Marks of a file of tests that need simulated hosts, and so root."""

@@ -170,7 +170,7 @@ def test_spot_machines_come_for_the_study_amazon_is_silent_and_one_is_taken(
     assert account.workers() == []
     log = tmp_path / "log"
     driver = cluster.begin(search("spot", "--gpus 2", out=RUNS), log)
-    wait_until(lambda: len(account.workers()) == 2, 180)
+    wait_until(lambda: len(account.workers()) == 2, 400)
     wait_until(lambda: "val acc" in log.read_text(errors="replace"))
     account.freeze(10)
     account.ask(f"ec2.terminate_instances(InstanceIds=['{account.workers()[0]}'])")
