@@ -202,8 +202,11 @@ def _mark_trials(run: str, flags: AnalysisFlags) -> None:
     for word, trials in (("dropped", flags.drop), ("restored", flags.restore)):
         if trials:
             print(f"{word} {', '.join(dict.fromkeys(trials))}", file=sys.stderr)
-    updated = "summary.md, students/ and the parquet files are updated when the study's command is"
-    print(f"{updated} repeated", file=sys.stderr)
+    print(
+        "summary.md, students/ and the parquet files are updated when the study's command is "
+        "repeated",
+        file=sys.stderr,
+    )
 
 
 def _analyse_several(flags: AnalysisFlags) -> tuple[str, list[str]]:

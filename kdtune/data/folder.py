@@ -275,8 +275,8 @@ def _split_folders(root: Path) -> dict[str, Path]:
             f"val/, but there is no folder {root}; give one (--data FOLDER)"
         )
     names = _list_folder(root)
-    for name in {"train", *VAL_NAMES, "test"}.intersection(names):
-        if not (root / name).is_dir():  # a file, or a link that leads nowhere
+    for name in names:  # a split that is a file, or a link that leads nowhere
+        if name in ("train", *VAL_NAMES, "test") and not (root / name).is_dir():
             raise InputError(f"{root / name} must be a folder, but is none; remove or rename it")
     folders = [name for name in names if (root / name).is_dir()]
     return {split: root / name for split, name in name_splits(folders, str(root)).items()}

@@ -49,7 +49,7 @@ from kdtune.raytune.machines import (
 )
 from kdtune.raytune.objects import freeze_objects, share_objects
 from kdtune.raytune.progress import ProgressDisplay, describe_end, describe_state, notify
-from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder, SilenceWatch
+from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
 from kdtune.raytune.session import check_local_ray, ray_session, summarised
 from kdtune.results.results import Results, load
 from kdtune.storage.folder import folder_faults_described, lock_study
@@ -335,8 +335,7 @@ def _fit_until_done(
             if isinstance(error.__cause__, OutOfMemoryError):
                 recorder.on_worker_killed()
             has_crashed = True
-        plan.requeue_running()
-        recorder.watch = SilenceWatch(recorder.display.print_line)
+        recorder.requeue_running()
         if recorder.changes and not plan.is_done:
             raise DataChangedError(recorder.changes)
         if not (has_crashed or plan.is_done):

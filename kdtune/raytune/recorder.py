@@ -255,6 +255,12 @@ class Recorder(tune.Callback):
         self._lost_machines[run.trial_id] += 1
         return self._lost_machines[run.trial_id] <= MAX_LOST_MACHINES
 
+    def requeue_running(self) -> None:
+        """Put all runs in flight back into the plan's queue, because Ray has stopped."""
+        for run in self.plan.ledger.running.values():
+            self.watch.forget(self.describe(run))
+        self.plan.requeue_running()
+
     def _requeue(self, run: BaseRun) -> None:
         self.watch.forget(self.describe(run))
         self.plan.requeue(run)

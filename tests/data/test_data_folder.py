@@ -83,6 +83,11 @@ def no_folder(root):
     return (f"there is no folder {root}",)
 
 
+def a_split_that_is_a_file(root):
+    (root / "test").write_text("val is the test here")
+    return (f"{root / 'test'} must be a folder",)
+
+
 def other_classes(root):
     (root / "val" / "bee").rename(root / "val" / "wasp")
     return (f"{root}: train/", "train/ lacks wasp and val/ lacks bee")
@@ -96,6 +101,7 @@ def other_classes(root):
         escape,
         a_bomb,
         no_folder,
+        a_split_that_is_a_file,
         other_classes,
     ],
 )

@@ -265,3 +265,22 @@ def test_a_run_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 1
     pass_time(20)
     assert len(lines) == 2
+
+
+def test_runs_that_wait_after_ray_has_stopped_do_not_hang(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no process; those that have started again are watched."""
+    now, lines = [0.0], list[str]()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "check_local_ray", lambda: None)
+    recorder.watch = SilenceWatch(lines.append)
+    tune = Tune(recorder)
+    assert len(tune.start()) == 8
+    recorder.requeue_running()
+    recorder.capacity.lower(1, [])
+    assert len(tune.start()) == 1
+    for _ in range(61):
+        now[0] += 10.0
+        recorder.watch.poll()
+    assert len(lines) == 1 and "no epoch for 10 minutes" in lines[0]
