@@ -43,6 +43,17 @@ def sentence(key: str, /, **slots: object) -> str:
     return _TEMPLATES.get_template(key).render(slots)
 
 
+def holds_for(design: Design, split: str, new_images: bool) -> str:
+    """Return what conclusions are about, with images: e.g. "... and new images like those ...".
+
+    Args:
+        design: What the repeats vary.
+        split: Whose images were predicted; "": there are no splits.
+        new_images: Whether the standard error includes the choice of these images.
+    """
+    return sentence("holds for", design=design, split=split, new_images=new_images)
+
+
 @dataclass(frozen=True)
 class ComparisonContext:
     """Baseline and repeats of a comparison, and the sentences that follow from them."""
@@ -115,7 +126,7 @@ class ComparisonContext:
     @property
     def holds_for(self) -> str:
         """What conclusions are about."""
-        text = self.design.holds_for(self.split, new_images=self.images is not None)
+        text = holds_for(self.design, self.split, new_images=self.images is not None)
         needs_reason = self.images is None and self.design.folds is None and self.why_these_images
         return f"{text} ({self.why_these_images})" if needs_reason else text
 
