@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from reference import build_teacher
+from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
 from kdtune.data.dataset import Data, Split
@@ -43,6 +44,12 @@ def blobs() -> Data:
     sizes = {"train": 41, "val": 30, "test": 24}
     splits = {name: split(count) for name, count in sizes.items()}
     return Data(("a", "b", "c"), splits, "blobs", photos=False)
+
+
+def arrays() -> dict[str, tuple[Tensor, Tensor]]:
+    """The same data as a user's function gives them: `--data blobs:arrays`."""
+    splits = blobs().splits.items()
+    return {name: (split.inputs, split.labels) for name, split in splits}  # type: ignore[misc]
 
 
 def new_student(run: Run) -> Classifier:
