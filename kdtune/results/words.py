@@ -208,23 +208,19 @@ def short_verdict(table: pd.DataFrame, criterion: Criterion, context: Comparison
 
 def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
     """Return that no comparison has a p value, and why."""
-    n, units, repeats, label = 0, 0, "no common repeats", ""
-    if len(table):
-        counts = table.reindex(columns=["n", "n_baseline"]).min(axis=1)
-        row = table.loc[counts.idxmax()]
-        n, units = int(counts.max()), int(table.get("n_units", table.n).fillna(table.n).max())
-        is_paired = row.get("paired", True)
-        repeats = count_of(n, "common repeat") if is_paired else f"{formatting.n_text(row)} repeats"
-        if len(table) == 1 and not context.is_one_study:
-            label = row.label
+    if not len(table):
+        return context.sentence("no test", n=0, label="", least=MIN_REPEATS)
+    counts = table.reindex(columns=["n", "n_baseline"]).min(axis=1)
+    row = table.loc[counts.idxmax()]
     return context.sentence(
         "no test",
-        label=label,
-        n=n,
-        units=units,
-        repeats=repeats,
+        row=row,
+        label=row.label if len(table) == 1 and not context.is_one_study else "",
+        n=int(counts.max()),
+        units=int(table.get("n_units", table.n).fillna(table.n).max()),
+        paired=row.get("paired", True),
+        counts=formatting.n_text(row),
         least=MIN_REPEATS,
-        advise=context.is_one_study and not context.any_time,
         unpaired=not table.get("paired", pd.Series(True)).all(),
     )
 
