@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from blobs import NOWHERE, RUN, blobs
+from blobs import CPU, NOWHERE, RUN, SMALL, blobs
 from PIL import Image
 from reference import build_teacher, plain_loop
 from safetensors.torch import load_file
@@ -47,8 +47,6 @@ from kdtune.training.teacher import fine_tune, initial_teacher
 
 LIBRARY = "cifar_resnet20"
 """Of the models that are no functions of the user: their students are kept and reset."""
-CPU = torch.device("cpu")
-SMALL = replace(RUN, data="blobs:arrays")
 
 
 def state(model: Classifier) -> dict[str, torch.Tensor]:
