@@ -202,7 +202,7 @@ def test_a_factory_that_returns_the_same_module_twice_is_refused() -> None:
     build_model(run, "teacher", 3, seed=0)
     for role, other in (("student", run), ("teacher", replace(run, teacher_epochs=2))):
         with pytest.raises(InputError, match="a new module in each call, but has returned the sam"):
-            build_model(other, role, 3, seed=0, weights="none")  # type: ignore[arg-type]
+            build_model(other, role, 3, seed=0, weights="none")
 
 
 def net_of(outputs, width=3):

@@ -39,7 +39,7 @@ def copied(fashion: Results, tmp_path: Path) -> Path:
 def refused(place: object, repeat: int | None = None) -> str:
     """Return the sentence with which a place is refused."""
     with pytest.raises(InputError) as error:
-        kdtune.load_student(place, repeat)  # type: ignore[arg-type]
+        kdtune.load_student(place, repeat)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -95,13 +95,12 @@ def test_students_of_earlier_versions(name: str, tmp_path: Path) -> None:
     results = kdtune.load(folder)
     trial = results.trials[results.trials.config_id == results.best()].iloc[0]
     frame = pd.read_parquet(folder / "trials" / trial.trial_id / "predictions.parquet")
-    val, labels = load_fashion().splits["val"].inputs, load_fashion().splits["val"].labels
-    assert isinstance(val, torch.Tensor)
+    val = load_fashion().splits["val"]
     rows = frame[frame.split == "val"].sort_values("example")
     for place in (folder, copied):
         student = kdtune.load_student(place, int(trial["repeat"]))
-        p = student(val)
-        assert (p.argmax(1) == labels).tolist() == rows.correct.tolist()
+        p = student(val.inputs)
+        assert (p.argmax(1) == val.labels).tolist() == rows.correct.tolist()
         if "p_predicted" in rows:  # not in version 0.1
             want = torch.tensor(rows.p_predicted.to_numpy())
             torch.testing.assert_close(p.max(1).values, want, rtol=0, atol=1e-6)
