@@ -41,6 +41,7 @@ from kdtune.config.fields import (
     is_named_data,
     is_named_extra,
     is_output_file,
+    one_of,
     pairs,
     searchable,
     takes_features,
@@ -81,8 +82,6 @@ BatchNorm = Literal["train", "eval"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
 
-LOSS_CHOICES = (*LOSSES, "module:function", "A+B")
-"""What `loss` may be, for --help."""
 OF_TEACHER = ("teacher", "teacher_epochs")
 """Hyperparameters of the teacher, which without distillation is only measured."""
 TEACHER_REPEAT = -1
@@ -91,6 +90,7 @@ trained on the same augmented images."""
 
 _STUDENT = Setting(commands=OF_STUDENT)
 _RESOLVED = Setting(resolved=True)
+_LOSSES = one_of([*LOSSES, "module:function", "A+B"])
 _OF_LOSS = Hyperparameter(of_objective=True)
 _WEIGHTS = Setting(place=True, pairs=True)
 _BASELINE = {"alpha": 1}
@@ -244,7 +244,7 @@ class Run(BaseRun):
     batch_norm: Annotated[BatchNorm, Hyperparameter()] = "train"
     """Mode of the student's batch norm layers during training: "train" (batch statistics; running
     statistics change even under a frozen backbone) or "eval" (running statistics, frozen)."""
-    loss: Annotated[str, Hyperparameter(unless=_BASELINE, choices=LOSS_CHOICES)] = "kl"
+    loss: Annotated[str, Hyperparameter(unless=_BASELINE, metavar=_LOSSES)] = "kl"
     """Distillation loss: "kl" (KL divergence of the softened probabilities, times T squared), "mse"
     (of the logits), "dkd" (decoupled: label and other classes apart), "ls" (kl of standardised
     logits), "dist" (correlation of the probabilities), "nkd" (cross-entropy of the label, kl of the
@@ -471,8 +471,6 @@ HYPERPARAMETERS = tuple(dict.fromkeys((*SCHEMA_1, *searchable(Run))))
 """By name: those of version 0.1 first."""
 OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
 """Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
-LIKE = {name: setting.like for name, setting in searchable(Run).items() if setting.like is not None}
-"""Hyperparameters whose value None stands for the value of another one, with that one's name."""
 
 DISTILLATION = Task(
     hyperparameters={name: searchable(Run)[name] for name in HYPERPARAMETERS},
@@ -487,6 +485,8 @@ DISTILLATION = Task(
     always_in_id=SCHEMA_1,
 )
 """The task of `Run`: a student learns from a teacher."""
+LIKE = DISTILLATION.like
+"""Hyperparameters whose value None stands for the value of another one, with that one's name."""
 
 
 def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] | None = None) -> Config:

@@ -187,17 +187,10 @@ def load_folder(root: Path) -> Data:
     splits = {name: _read_split(folder) for name, folder in folders.items()}
     classes = splits["train"].classes
     for name, split in splits.items():
-        if split.classes != classes:
-            pairs = {
-                "train": {*split.classes} - {*classes},
-                folders[name].name: {*classes} - {*split.classes},
-            }
-            lacks = [
-                f"{k}/ lacks {', '.join(sorted(names))}" for k, names in pairs.items() if names
-            ]
+        if others := {*split.classes} ^ {*classes}:
             raise InputError(
-                f"{root}: train/ and {folders[name].name}/ must hold the same classes, but "
-                f"{' and '.join(lacks)}; add or remove these folders"
+                f"{root}: train/ and {folders[name].name}/ must hold the same classes, but only "
+                f"one of them has {', '.join(sorted(others))}; add or remove these folders"
             )
     if len(classes) < 2:
         raise InputError(f"{root} must hold at least two classes, but has {classes[0]} alone")

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from kdtune.config.files import atomic_write, describe_missing
-from kdtune.config.text import InputError, first_line, shown
+from kdtune.config.text import InputError, first_line, list_some, shown
 from kdtune.models.classifier import Classifier, Preprocessing
 
 # Teachers that are only a table of outputs: their logits on the examples of a data set.
@@ -244,15 +244,10 @@ def _class_names(file: str, named: Any, classes: tuple[str, ...]) -> tuple[str, 
     names = tuple(map(str, named)) if is_valid else ()
     if len(names) != len(classes) or set(names) != set(classes):
         raise InputError(
-            f"{file}: `classes` must be a list of the {_listed(classes)} in any order, but "
-            f"got {json.dumps(named, default=str)[:60]}"
+            f"{file}: `classes` must be a list of the {len(classes)} classes of the data "
+            f"({list_some(classes, 3)}) in any order, but got {json.dumps(named, default=str)[:60]}"
         )
     return names
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    """Return the number of classes of the data, and the first names."""
-    return f"{len(names)} classes of the data ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
 
 
 def _digest(parts: list[_Rows], classes: tuple[str, ...] | None) -> str:
@@ -393,7 +388,8 @@ def _check_rows(rows: _Rows, column: str, good: Bools, classes: tuple[str, ...])
     if good.all():
         return
     row = int((~good).argmax())
-    requirement, lists = f"{_REQUIREMENTS[column]} {_listed(classes)}", rows.columns[column]
+    requirement, lists = _REQUIREMENTS[column], rows.columns[column]
+    requirement += f" {len(classes)} classes of the data ({list_some(classes, 3)})"
     got = shown(lists.values[lists.rows == row].tolist())
     raise _row_error(rows.file, rows.numbers[row], column, requirement, got)
 
@@ -473,10 +469,7 @@ class SplitOutputs:
 
 
 def write_outputs(
-    file: Path,
-    splits: Mapping[str, SplitOutputs],
-    classes: tuple[str, ...],
-    record: OutputsRecord,
+    file: Path, splits: Mapping[str, SplitOutputs], classes: tuple[str, ...], record: OutputsRecord
 ) -> None:
     """Write a teacher's logits as .parquet or .npz.
 
