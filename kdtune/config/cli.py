@@ -318,7 +318,7 @@ def names_of_flags(arguments: Sequence[str]) -> list[str]:
 class ComparisonFlags:
     """Flags of analysis and report: what is read, and how its configurations are compared."""
 
-    runs: Annotated[tuple[str, ...], Setting(place=True, metavar="RUN [RUN ...]")]
+    runs: Annotated[tuple[str, ...], Setting(path=True, metavar="RUN [RUN ...]")]
     """Folder of the study, or s3://BUCKET/PREFIX/NAME. Several are compared with the first."""
     metric: Annotated[str | None, Setting(metavar=one_of(DISTILLATION.comparable))] = None
     """Metric, on val, in which configurations are compared with the baseline. None: the one that
@@ -425,9 +425,9 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
     return Study(name=NAME_OF_DATA) if other_data else fashion(), arguments
 
 
-def _experiment(place: str) -> Study:
+def _experiment(path: str) -> Study:
     """Return the study of an experiment, a Python file."""
-    file = existing_file("an experiment", "EXPERIMENT", place, ".py")
+    file = existing_file("an experiment", "EXPERIMENT", path, ".py")
     with user_code(f"{file} cannot be run"):
         study = runpy.run_path(str(file)).get("study")
         text = shown(study)

@@ -31,7 +31,7 @@ from typing import (
     get_type_hints,
 )
 
-from kdtune.config.files import check_place
+from kdtune.config.files import check_path
 from kdtune.config.text import (
     InputError,
     hidden_characters,
@@ -90,7 +90,7 @@ class Setting:
     """Whether a study with another value is another study."""
     any_text: bool = False
     """Whether text may have control characters, such as the line ends of a shell script."""
-    place: bool = False
+    path: bool = False
     """Whether text is a path or a URI, or may be one."""
     pairs: bool = False
     """Whether it may also be NAME=PATH."""
@@ -173,9 +173,9 @@ class Declaration:
             if hidden_characters(part) and not self.setting.any_text:
                 requirement = "be UTF-8 text without control or invisible characters"
                 raise requirement_error(self.name, f"{requirement}{locale_hint(part)}", value)
-            if self.setting.place:
+            if self.setting.path:
                 path = part.partition("=")[2] if self.setting.pairs else ""
-                check_place(self.name, path or part)
+                check_path(self.name, path or part)
 
 
 @cache

@@ -48,7 +48,7 @@ from kdtune.config.fields import (
     terms_of,
     that_take,
 )
-from kdtune.config.files import check_place
+from kdtune.config.files import check_path
 from kdtune.config.objects import KINDS, Objects, importable_name
 from kdtune.config.task import METRICS, BaseRun, Range, Task, Values, models_of, to_list_or_range
 from kdtune.config.text import InputError
@@ -92,7 +92,7 @@ _STUDENT = Setting(commands=OF_STUDENT)
 _RESOLVED = Setting(resolved=True)
 _LOSSES = one_of([*LOSSES, "module:function", "A+B"])
 _OF_LOSS = Hyperparameter(of_objective=True)
-_WEIGHTS = Setting(place=True, pairs=True)
+_WEIGHTS = Setting(path=True, pairs=True)
 _BASELINE = {"alpha": 1}
 _OF_ALL = Hyperparameter(commands=ALL_COMMANDS, of_study=True, resolved=True)
 _WARMUP = Hyperparameter(when=that_take("warmup_epochs"), neutral=0)
@@ -114,11 +114,11 @@ class Run(BaseRun):
     `objects`. A teacher that is an object is not fine-tuned unless teacher_epochs says so.
     """
 
-    data: Annotated[DataName, Setting(place=True)] = "fashion"
+    data: Annotated[DataName, Setting(path=True)] = "fashion"
     """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
     torchvision:CIFAR10), module:factory, or a folder with train/, val/ and optionally test/, each
     with one subfolder of images per class."""
-    data_root: Annotated[str | None, Setting(defines=False, place=True)] = None
+    data_root: Annotated[str | None, Setting(defines=False, path=True)] = None
     """Folder that holds the files of torchvision:NAME. None: torchvision in the user's cache
     folder."""
     download: Annotated[bool, Setting(defines=False)] = False
@@ -134,7 +134,7 @@ class Run(BaseRun):
     train_images: Annotated[Count | None, _STUDENT] = None
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
     all of train."""
-    extra: Annotated[str | None, Setting(commands=OF_STUDENT, place=True)] = None
+    extra: Annotated[str | None, Setting(commands=OF_STUDENT, path=True)] = None
     """Images without labels, from which the student learns what the teacher says of them: a folder
     of images, in which subfolders have no meaning; module:factory; or "rest", the images of train
     that --train-images leaves out. Labels that they may have are not used. See --extra-share."""
@@ -701,7 +701,7 @@ def _take_output_file(run: Run) -> None:
     path = run.teacher
     if not is_output_file(path) or "+" in path:  # `_check_output_file` refuses ensembles
         return
-    check_place("teacher", path)
+    check_path("teacher", path)
     name, weights = Path(path).name, run.teacher_weights
     if not isinstance(weights, str):
         if name not in dict(pairs(weights)):

@@ -113,7 +113,7 @@ class Study:
 
     name: str = ""
     """Name of the study and of its folder in --out. By default that of the data."""
-    out: Annotated[str, Setting(place=True)] = "runs"
+    out: Annotated[str, Setting(path=True)] = "runs"
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
     run: Annotated[Run, _NO_FLAG] = field(default_factory=Run)
@@ -175,7 +175,7 @@ class Study:
     budget: Annotated[str | None, _SEARCH] = None
     """Limit of --repeats auto for the whole study: 400runs, 20000epochs or 3h (hours, summed over
     trials). A study ends before it where it is decided, or where only more images could decide."""
-    warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH, place=True)] = None
+    warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH, path=True)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
     keep: Annotated[KeptStudents, _SEARCH] = "best"
     """Students whose weights stay on disk once the study is complete: "best" (those of the best
@@ -203,7 +203,7 @@ class Study:
     without a GPU; with one, a process for each core of the trial but one if images are files."""
     address: Annotated[str | None, _SEARCH] = None
     """Address of a running Ray cluster ("auto" on one of its machines). None: this machine only."""
-    cache: Annotated[str | None, Setting(place=True)] = None
+    cache: Annotated[str | None, Setting(path=True)] = None
     """Folder of the cache of images, logits and features. None: kdtune in the user's cache
     folder."""
     cache_gb: NotNegative = 20.0
@@ -219,7 +219,7 @@ class Study:
     """Shell command that is run when the study ends, with the conclusion on its standard input and
     in KDTUNE_STUDY, KDTUNE_FOLDER, KDTUNE_STATUS (completed, failed or interrupted) and
     KDTUNE_VERDICT. Not part of study.json."""
-    dump: Annotated[str | None, Setting(commands=("teacher",), place=True)] = field(
+    dump: Annotated[str | None, Setting(commands=("teacher",), path=True)] = field(
         default=None, compare=False, repr=False
     )
     """File, .parquet or .npz, for the teacher's logits on train, val and test without augmentation.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -545,10 +546,8 @@ def load_function(name: str) -> Train:
 
 def check_signature(function: object, name: str) -> None:
     """Raise InputError unless a function can be called as train(config, repeat[, folder])."""
-    if not callable(function):
-        raise InputError(f"{name} must be a function, but is a {type(function).__name__}")
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function)  # type: ignore[arg-type]
         folder = {"folder": None} if "folder" in signature.parameters else {}
         signature.bind({}, 0, **folder)
     except ValueError:  # of a compiled function
@@ -589,12 +588,11 @@ class Range:
         if not (is_bounded(self.low) and is_bounded(self.high) and self.low < self.high):
             ends = f"{shown(self.low)}..{shown(self.high)}"
             raise InputError(f"a range must be LOW..HIGH, LOW < HIGH, {BOUNDED}, but got {ends}")
-        if self.log and self.low <= 0:
-            raise InputError(f"a range must begin above 0 with :log, but got {self}")
-        if self.logit and (self.log or not 0 < self.low < self.high < 1):
+        is_on_scale = not self.scale or 0 < self.low < self.high < (1 if self.logit else math.inf)
+        if not is_on_scale or (self.log and self.logit):
             raise InputError(
-                f"a range with :logit must lie between 0 and 1, both excluded, and have no other "
-                f"scale (0.001..0.999:logit), but got {self}"
+                f"a range must begin above 0 with :log, or lie between 0 and 1, both excluded, "
+                f"with :logit (0.001..0.999:logit), and have one scale, but got {self}"
             )
 
     @property
@@ -642,10 +640,10 @@ def to_list_or_range(name: str, values: object) -> Values:
     """Return the values of a space as a tuple or a range; raise InputError for anything else."""
     if isinstance(values, Range):
         return values
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise InputError(f"{name} must be given a list of values or a Range, but got {values!r}")
-    if not values:
-        raise InputError(f"{name} must have at least one value to search, but has none")
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise InputError(
+            f"{name} must have a list of values, at least one, or a Range, but got {values!r}"
+        )
     return tuple(values)
 
 

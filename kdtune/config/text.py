@@ -277,15 +277,15 @@ def import_named(noun: str, name: str) -> Any:
 def _describe_fault(error: BaseException) -> str:
     """Return what went wrong, with file and line of the last call in the user's code."""
     calls = traceback.extract_tb(error.__traceback__)
-    places = [(c.filename, c.lineno) for c in calls if not c.filename.startswith(_NOT_THE_USERS)]
+    lines = [(c.filename, c.lineno) for c in calls if not c.filename.startswith(_NOT_THE_USERS)]
     text = f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, SyntaxError) and error.filename:
-        text, places = f"SyntaxError: {error.msg}", [(error.filename, error.lineno)]
-    place = " ({}, line {})".format(*places[-1]) if places else ""
+        text, lines = f"SyntaxError: {error.msg}", [(error.filename, error.lineno)]
+    line = " ({}, line {})".format(*lines[-1]) if lines else ""
     if isinstance(error, SystemExit):
         code = "" if error.code is None else f"{error.code!r:.60}"
-        return f"it calls sys.exit({code}){place}; leave the call out, or raise an error"
-    return f"{text}{place}"
+        return f"it calls sys.exit({code}){line}; leave the call out, or raise an error"
+    return f"{text}{line}"
 
 
 def is_users_own(file: str) -> bool:

@@ -134,7 +134,7 @@ class Exported:
 
 
 def export(
-    place: str | Path,
+    study: str | Path,
     format: str = "onnx",
     int8: bool = False,
     repeat: int | None = None,
@@ -146,7 +146,7 @@ def export(
     PyTorch on the whole of test, or val without it, before it gets its name.
 
     Args:
-        place: folder of the study.
+        study: its folder.
         format: "onnx", "torch-export" or "safetensors".
         int8: also write an ONNX file in int8, and compare it with float32. That takes minutes on
             photographs, so the file in float32 and the model card are written before.
@@ -161,11 +161,11 @@ def export(
     chosen = FORMATS[format]
     if format == "onnx":
         onnx_files.require_packages()
-    if "://" in str(place):
+    if "://" in str(study):
         raise InputError(
-            f"STUDY must be a folder on this machine, but got {place}; copy the study here first"
+            f"STUDY must be a folder on this machine, but got {study}; copy the study here first"
         )
-    results = load(place)
+    results = load(study)
     subject = Subject.of(results, repeat)
     folder = results.folder / STUDENTS
     if int8:

@@ -54,7 +54,7 @@ class Example:
     word: Literal["a", "b"] | None = "a"
     flag: bool = False
     text: str = ""
-    path: Annotated[str, Setting(place=True)] = "x"
+    path: Annotated[str, Setting(path=True)] = "x"
     several: tuple[Annotated[float, Bounds("[0, 1]")], ...] = (0.5,)
     other: Any = None
 

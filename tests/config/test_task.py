@@ -37,7 +37,7 @@ def test_text_that_is_no_range() -> None:
             (ends, {"logit": True}, f"between 0 and 1, .*got {ends[0]:g}..{ends[1]:g}:logit")
             for ends in ((0, 0.5), (0.5, 1), (-1, 0.5), (2, 3), (0, 1))
         ),
-        ((0.1, 0.9), {"log": True, "logit": True}, "have no other scale"),
+        ((0.1, 0.9), {"log": True, "logit": True}, "have one scale"),
     ],
 )
 def test_what_is_no_range(ends: tuple[float, float], scale: dict[str, bool], words: str) -> None:
