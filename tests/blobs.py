@@ -1,9 +1,11 @@
 """A tiny data set and a run on it, without conftest.py, the embedded images or a teacher folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from reference import build_teacher
+from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
 from kdtune.data.dataset import Data, Split
@@ -27,6 +29,8 @@ RUN = Run(
     epochs=4,
     batch_size=16,
 )
+SMALL = replace(RUN, data="blobs:arrays")
+"""The run on the same data, for what reads them itself."""
 
 
 def blobs() -> Data:
@@ -43,6 +47,12 @@ def blobs() -> Data:
     sizes = {"train": 41, "val": 30, "test": 24}
     splits = {name: split(count) for name, count in sizes.items()}
     return Data(("a", "b", "c"), splits, "blobs", photos=False)
+
+
+def arrays() -> dict[str, tuple[Tensor, Tensor]]:
+    """The blobs as a user's function gives data."""
+    splits = blobs().splits.items()
+    return {name: (split.inputs, split.labels) for name, split in splits}  # type: ignore[misc]
 
 
 def new_student(run: Run) -> Classifier:

@@ -162,6 +162,8 @@ class Average:
         self.names, self.values = learns, dict[str, Tensor]()
 
     def update(self, student: Classifier) -> None:
+        if self.run.ema == 0:
+            return
         now = {n: v.clone() for n, v in student.net.state_dict().items() if n in self.names}
         d = min(self.run.ema, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
         self.values = {n: d * self.values.get(n, v) + (1 - d) * v for n, v in now.items()}

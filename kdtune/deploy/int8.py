@@ -33,6 +33,7 @@ from kdtune.deploy.subject import Subject, write_facts
 from kdtune.models.checks import hardware_name
 from kdtune.results.design import Design
 from kdtune.results.formatting import decimals, interval_words
+from kdtune.results.words import holds_for
 from kdtune.statistics.intervals import MIN_REPEATS, mean_interval, wilson_interval
 from kdtune.students.loading import find_students
 
@@ -89,7 +90,7 @@ def accuracy_cost(
             "difference": over_all.mean,
             **_ends(*over_all.interval()),
             "repeats": len(repeats),
-            "holds_for": design.holds_for(split, table is not None),
+            "holds_for": holds_for(design, split, table is not None),
         }
     return facts
 

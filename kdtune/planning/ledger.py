@@ -149,10 +149,14 @@ class Ledger:
         """Whether runs of the search or of the confirmation have ended since that round began."""
         self.next_final_repeat: int = FIRST_REPEAT["final"]
         """Number of the first final repeat that no recorded run has used."""
-        self.table: Table = np.empty((0, study.repeats))
-        """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
+        self._rows: list[list[float]] = []
         self._epochs: dict[str, int] = {}
         self._last: dict[str, float] = {}
+
+    @property
+    def table(self) -> Table:
+        """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
+        return np.array(self._rows).reshape(-1, self.study.repeats)
 
     @property
     def open_round(self) -> Round | None:
@@ -203,7 +207,7 @@ class Ledger:
         """Add the configuration of a run as a new row of the table."""
         run = run.at(0)
         state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
-        self.table = np.vstack([self.table, np.full(self.study.repeats, math.nan)])
+        self._rows.append([math.nan] * self.study.repeats)
         self.by_row.append(state)
         return state
 
@@ -269,7 +273,7 @@ class Ledger:
 
     def _update_row(self, state: ConfigState) -> None:
         scores = {} if state.excluded else state.scores
-        self.table[state.row] = [scores.get(r, math.nan) for r in range(self.study.repeats)]
+        self._rows[state.row] = [scores.get(r, math.nan) for r in range(self.study.repeats)]
 
 
 # Current standing of a study: active configurations, finalists, and whether it is decided.

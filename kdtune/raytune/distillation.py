@@ -120,6 +120,7 @@ def prepare(
     models = StudyModels.of(study, study_data)
     rows = recipe_rows(asked, study, saved.study if saved else None, study_data, models)
     faults = find_faults(study, study_data)
+    transforms = transforms_of(study, study_data, models, faults)
     epochs = partial(distillation_epochs, contents=Contents.of(data))
     return PreparedStudy(
         study,
@@ -132,7 +133,7 @@ def prepare(
             "classes": study_data.classes,
             "data_set": data_record(study_data),
             "recipe": [row._asdict() for row in rows],
-            **transforms_of(study, study_data, models, faults),
+            **transforms,
         },
         run_bytes=RUN_BYTES_PER_STUDENT_BYTE * max(model.nbytes for _, model in models.students),
     )
@@ -142,15 +143,16 @@ def _warnings(
     study: Study, data: Data, models: StudyModels, faults: Sequence[str]
 ) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful, `faults` among them."""
+    used = len({run.teacher_number for run in numbered(study, teachers(study))})
     other_views = list(find_other_views(study, data, models))
+    fault = Cache(study.cache, study.cache_gb).fault()
     yield from flags_without_effect(study)
     yield from data.warnings
     yield from faults
     yield from other_views
     yield from describe_fixed_students(study)
-    if fault := Cache(study.cache, study.cache_gb).fault():
+    if fault:
         yield fault
-    used = len({run.teacher_number for run in numbered(study, teachers(study))})
     if used < study.run.teachers:
         yield f"--repeats {study.repeats} uses only {used} of --teachers {study.run.teachers}"
     if not study.has_plain:

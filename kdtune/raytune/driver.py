@@ -147,7 +147,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
     check_packages(study.tracker)
     trackers, command = study.tracker, study.notify
-    study = freeze_objects(_located(replace(study, tracker=(), notify=None)), ray_init)
+    study = _located(replace(study, tracker=(), notify=None))
+    study = freeze_objects(study, ray_init)
     folder, mirror = study.folder, Mirror(study)
     with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
@@ -161,7 +162,11 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         mirror.push(STUDY, PROVENANCE)
         try:
             if prepared is not None:
-                _run_prepared(prepared, mirror, trackers, ray_init)
+                if prepared.data is not None:
+                    print_and_measure(prepared, prepared.data, mirror)
+                with ray_session(study, ray_init):
+                    shared = share_objects(study.absolute())
+                    _run_trials(replace(prepared, study=shared), mirror, trackers)
             (folder / STUDY).stat()  # it may have been deleted while the study ran
             finish(folder, mirror, study.run, None if prepared is None else prepared.data)
         except BaseException as error:
@@ -207,14 +212,16 @@ def _begin(
     """
     saved, data = read_if_saved(asked.folder), None
     study = asked if saved is None else merge_with_saved(asked, saved)
-    is_done = saved is not None and Plan(study, read_lines(study.folder, study)[0]).is_done
+    lines = [] if saved is None else read_lines(study.folder, study)[0]
+    is_done, begun = saved is not None and Plan(study, lines).is_done, study.run
     if study.train is None:
         if not is_done:  # each setting that follows from data and models gets its value
             check_objects(study)
             data = StudyData(study.run)
             study = resolve_study(study, data, begun=saved is not None)
         mirror.pull(*files_of_teachers(study))
-    lines, _ = read_lines(study.folder, study)  # whose ids are those of the resolved study
+    if saved is None or study.run != begun:  # ids of records are those of the resolved study
+        lines, _ = read_lines(study.folder, study)
     if saved is None and lines:
         print(f"warning: {study.folder} has records but no {STUDY}; they are taken as its own")
     if not is_done:
@@ -255,20 +262,6 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         if study.uri is None or not isinstance(error, OSError):
             raise
         raise Interrupted(str(error)) from error
-
-
-def _run_prepared(
-    prepared: PreparedStudy,
-    mirror: Mirror,
-    trackers: Sequence[str],
-    ray_init: dict[str, Any] | None,
-) -> None:
-    """Print what the study is, start Ray and run the trials that are left."""
-    if prepared.data is not None:
-        print_and_measure(prepared, prepared.data, mirror)
-    with ray_session(prepared.study, ray_init):
-        shared = share_objects(prepared.study.absolute())
-        _run_trials(replace(prepared, study=shared), mirror, trackers)
 
 
 def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]) -> None:

@@ -450,13 +450,14 @@ def write_study(
         provenance: What is known of its trials, if it runs any, see `distillation.prepare`. Models,
             their sources, views and warnings are added to the record; the rest is written once.
     """
+    recorded = read_provenance(study.folder)
     study = replace(study, rerun_dropped=False)  # it is asked for once
     with atomic_write(study.folder / STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
     current = dict(provenance or {})
     added = ("models", "sources", "views", "input", "warnings")
     once = {name: value for name, value in current.items() if name not in added}
-    record = read_provenance(study.folder) or once | _provenance()
+    record = recorded or once | _provenance()
     if "models" in current:
         for name in ("models", "sources"):
             record[name] = record.get(name, {}) | current.get(name, {})

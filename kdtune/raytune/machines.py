@@ -38,7 +38,6 @@ from kdtune.streams.views import (
     loader_workers,
     local_cpus,
     losses_of,
-    trials_on_gpus,
 )
 from kdtune.training.run import check_objectives, check_study, try_batch
 
@@ -106,6 +105,14 @@ def potential_workers(cluster_file: Mapping[str, Any]) -> list[Amounts]:
     )
     workers = [kind["resources"] for kind in types for _ in range(kind.get("max_workers", 0))]
     return workers[: cluster_file["max_workers"]]
+
+
+def trials_on_gpus(gpus: int, share: float) -> int:
+    """Return how many trials fit on some GPUs, if each takes a share of one or several GPUs.
+
+    A share is never split over two GPUs.
+    """
+    return gpus * int(1 / share) if share < 1 else int(gpus // share)
 
 
 def count_trials(machine: Amounts, trial: TrialResources) -> int:

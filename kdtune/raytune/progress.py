@@ -1,7 +1,6 @@
 """Progress of a study: live table, lines, notification, trackers."""
 
 import io
-import math
 import os
 import subprocess
 import tempfile
@@ -34,7 +33,7 @@ from kdtune.raytune.function import shown_names
 from kdtune.results.comparison import Criterion
 from kdtune.results.formatting import cell
 from kdtune.results.results import Results
-from kdtune.results.words import undecidable_sentence
+from kdtune.results.words import sentence, undecidable_sentence
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.streams.cache import Cache
 from kdtune.training.recipe import Progress, describe_build
@@ -217,50 +216,33 @@ def describe_state(plan: Plan) -> str:
 
 def describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
-    pairs, shown, undecidable = decisions(plan.ledger), [], []
-    for decision in pairs:
-        pair, test, level = decision
-        student = f"{pair.states[0].arm.group}: " * (len(pairs) > 1)
-        shown.append(f"{student}{test.n} final repeats, always-valid p = {test.p:.2g}")
-        if decision.state == "undecidable with these images":
-            criterion = Criterion(task=plan.study.task)
-            words = undecidable_sentence(test.images, test.least_decidable(level), criterion)
-            undecidable.append(f"{student}{words}")
-    evidence = "; ".join(shown)
-    if is_decided(plan.ledger):
-        return f"Decided at level {plan.study.level:g}: {evidence}."
-    if not pairs:
-        why = "there are no two finalists to compare"
-    elif plan.ledger.cost.reaches(plan.study.budget):
-        why = f"the budget of {plan.study.budget} is spent ({evidence})"
-    else:
-        why = evidence
-    return " ".join([f"Not decided: {why}.", *undecidable])
+    pairs, criterion = decisions(plan.ledger), Criterion(task=plan.study.task)
+    tests = [(decision.test, decision.level) for decision in pairs]
+    return sentence(
+        "auto ended",
+        decisions=pairs,
+        study=plan.study,
+        is_decided=is_decided(plan.ledger),
+        is_spent=plan.ledger.cost.reaches(plan.study.budget),
+        limits=[undecidable_sentence(t.images, t.least_decidable(n), criterion) for t, n in tests],
+    )
 
 
 def _describe_lead(
     plan: Plan, pair: Finalists, baseline: ConfigState, distilled: ConfigState
 ) -> str:
     criterion = Criterion(task=plan.study.task)
-    scale, unit = criterion.scale, " points" * criterion.in_points
-    form = "+.1f" if criterion.in_points else "+.3g"
+    sign = criterion.scale * criterion.sign
     if final := final_test(plan.ledger, pair).differences:
-        mean = scale * criterion.sign * sum(final) / len(final)
-        text = f"{mean:{form}}{unit} over {len(final)} final repeats"
-        if plan.study.until_decided:
-            decision = next(d for d in decisions(plan.ledger) if d.pair.baseline is baseline)
-            text += f", {decision.state} (always-valid p = {decision.test.p:.2g})"
-        return text
+        mean = sign * sum(final) / len(final)
+        of_pair = (d for d in decisions(plan.ledger) if d.pair.baseline is baseline)
+        decision = next(of_pair) if plan.study.until_decided else None
+        facts: dict[str, Any] = {"mean": mean, "n": len(final), "decision": decision}
+        return sentence("final lead", criterion=criterion, **facts)
     common = sorted(baseline.scores.keys() & distilled.scores.keys())
-    sign = scale * criterion.sign
     ours, theirs = ([sign * state.scores[r] for r in common] for state in (distilled, baseline))
     interval = paired_difference(ours, theirs).interval
-    ends = f"{interval.low:{form}} to {interval.high:{form}}"
-    has_none = math.isnan(interval.low) or plan.study.run.folds is not None  # other images each
-    shown = "" if has_none else f" (95% CI for these {criterion.task.examples} {ends})"
-    lead = f"{interval.mean:{form}}{unit}{shown} over {interval.n} repeats"
-    best = "best distilled" if criterion.task.is_distillation else "best"
-    return f"{best} minus best baseline {lead}"
+    return sentence("lead", criterion=criterion, interval=interval, folds=plan.study.run.folds)
 
 
 # The command of --notify, which is run once at the end of a study.

@@ -352,13 +352,13 @@ class SilenceWatch:
         was_away = now - self._polled > AWAY_SECONDS
         self._polled = now
         limit = max(SILENT_SECONDS, SILENT_EPOCHS * self._longest)
-        for name, heard in self._heard.items():
-            is_silent = now - heard > limit
-            if is_silent and not was_away:
+        for name, heard in list(self._heard.items()):
+            if was_away:  # what was reported meanwhile has not been read yet
+                self._heard[name] = now
+            elif now - heard > limit:
                 self._write_line(
                     f"warning: {name}: no epoch for {(now - heard) / 60:.0f} minutes; if "
                     f"{self._processes[name]} hangs, end it (kill -9): the run resumes from its "
                     f"last checkpoint"
                 )
-            if is_silent or was_away:  # what was reported meanwhile has not been read yet
-                self._heard[name] = now
+                self.forget(name)  # named once, until it is heard again

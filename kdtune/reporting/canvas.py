@@ -27,6 +27,7 @@ from PIL import Image
 
 from kdtune import __version__
 from kdtune.results.design import p_text
+from kdtune.results.words import sentence
 
 # Titles of elements of a figure, which browsers show when the pointer is on them: `<title>`
 # elements of the SVG, which need no script. An element gets a name with `Artist.set_gid`. Names of
@@ -330,7 +331,7 @@ def environment() -> Environment:
     script = f"\n{loader.get_source(templates, 'page.js')[0]}"  # as it stands in the page
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     templates.globals["script"] = Markup(script)  # noqa: S704 - kdtune's own script
-    templates.globals |= {"digest": digest, "version": __version__}
+    templates.globals |= {"digest": digest, "version": __version__, "words": sentence}
     return templates
 
 

@@ -50,6 +50,7 @@ from kdtune.results.frames import short_model
 from kdtune.results.results import Results
 from kdtune.results.several import SideBySide
 from kdtune.results.summaries import levels
+from kdtune.results.words import sentence
 from kdtune.statistics.intervals import mean_interval
 
 # Figures of confusion and calibration of the best distilled configuration and its baseline.
@@ -81,18 +82,11 @@ def class_plots(results: Results, arms: Mapping[str, BothArms]) -> Iterator[Capt
 def _confusion_plots(arms: BothArms, labels: list[str]) -> Iterator[CaptionedFigure]:
     """Yield the matrix of the distilled students, and its difference from the baseline."""
     shares = 100 * confusion(arms)
-    n = len(arms.repeats)
-    caption = (
-        f"Share of the {arms.split} images of each class (row) that the students predict as each "
-        f"class (column), in percent: mean over {n} repeats of {labels[0]}."
-    )
+    caption = sentence("confusion figure", arms=arms, label=labels[0])
     yield _matrix("confusion", caption, arms, shares[0], {"cmap": "cividis", "vmin": 0})
     change = shares[0] - shares[1]
     most = float(np.nanmax(np.abs(change))) or 1.0
-    caption = (
-        f"Difference of that share from {labels[1]}, in percentage points. On the diagonal a "
-        f"positive number is better, elsewhere a negative one."
-    )
+    caption = sentence("confusion change figure", label=labels[1])
     style = {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
     yield _matrix("confusion-change", caption, arms, change, style)
 
@@ -150,12 +144,7 @@ def _calibration_plot(arms: BothArms, labels: list[str]) -> CaptionedFigure:
     axes.set(xlabel="confidence (%)", ylabel="accuracy (%)", xlim=(0, 102), ylim=(0, 102))
     figure.set_figheight(3.4)
     figure.legend(loc="outside lower center", ncols=1)
-    caption = (
-        f"Calibration on {arms.split}: accuracy of the predictions by their confidence, in "
-        f"{ECE_BINS} bins that pool all repeats; larger markers hold more predictions. On the "
-        f"dotted line confidence and accuracy agree; below it students are overconfident. ECE: "
-        f"expected calibration error, mean over repeats (Guo et al., 2017)."
-    )
+    caption = sentence("calibration figure", split=arms.split, bins=ECE_BINS)
     return CaptionedFigure("calibration", caption, figure, titles)
 
 
@@ -206,14 +195,8 @@ def frontier_plot(results: Results, criterion: Criterion, name: str) -> Captione
             f"{row.student}, {row.arm}, {row.label}: {criterion.scale * row['mean']:.4g}, "
             f"{COST_AXES[cost]} {row[cost]:,.4g}"
         )
-    stars = "The star is the teacher." if len(teachers) == 1 else "The stars are the teachers."
-    caption = (
-        f"Best configuration of each student, distilled (filled) and without distillation "
-        f"(hollow): mean {criterion.label} with the 95% t interval "
-        f"{results.design.single_interval}, against {COST_AXES[cost]}. The grey steps are the "
-        f"frontier of the students: no configuration is cheaper and at least as good, or as cheap "
-        f"and better.{f' {stars}' * (len(teachers) > 0)}"
-    )
+    facts = {"design": results.design, "cost": COST_AXES[cost], "teachers": len(teachers)}
+    caption = sentence("frontier figure", metric=criterion.label, **facts)
     return CaptionedFigure(name, caption, figure, titles)
 
 
@@ -368,21 +351,8 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend_below(figure, axes)
     name = f"{metric}-last-{data.last}" if data.last else metric
-    where = f", last {min(data.n_epochs, data.last)} epochs" if data.last else ""
-    caption = (
-        f"Validation {declared.label}{where}: mean ± SD over repeats. Thin lines are the single "
-        f"repeats."
-    )
-    if data.stride > 1:
-        caption += f" One epoch in {data.stride} is drawn."
-    if not declared.comparable:
-        caption += (
-            f" The {declared.label} is not comparable across configurations, because "
-            f"hyperparameters such as alpha are part of its definition."
-        )
-    if wild:
-        ranges = (f"{results.label(c)} (means {a:.3g} to {b:.3g})" for c, (a, b) in wild.items())
-        caption += f" Outside the frame {'run' if len(wild) > 1 else 'runs'} {'; '.join(ranges)}."
+    ranges = [f"{results.label(c)} (means {a:.3g} to {b:.3g})" for c, (a, b) in wild.items()]
+    caption = sentence("curve figure", metric=declared, data=data, outside=ranges)
     return CaptionedFigure(name, caption, figure, titles)
 
 
@@ -553,10 +523,7 @@ def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
     label_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
     axes.set_xlabel(_axis_label(criterion))
-    caption = (
-        f"Dots are repeats, the diamond is their mean and the line its 95% t interval "
-        f"{results.design.single_interval}."
-    )
+    caption = sentence("repeats figure", design=results.design)
     return CaptionedFigure("repeats", caption, figure, titles)
 
 
@@ -580,17 +547,11 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
         difference, ends = difference_text(row, scale), interval_text(row.low, row.high, scale)
         titles[f"row-{y}"] = f"{results.label(row.config_id)}: {difference} {ends}, n = {row.n:.0f}"
     axes.axvline(0, color=INK, lw=1)
-    unit = " in percentage points (pp)" if criterion.in_points else ""
-    caption = (
-        f"Difference in {criterion.label}{unit} from {context.baseline}"
-        f"{context.sentence('finalists')}, paired by {context.sentence('paired by')}: "
-        f"{context.sentence('lines')}."
-    )
     size = int(results.epochs[results.epochs.split == "val"].n_examples.max())
     if criterion.in_points and size:
         step = scale / size
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
-        caption += f" The grey band is one {results.task.examples[:-1]}."
+    caption = context.sentence("differences figure", criterion=criterion, has_band=size > 0)
     label_rows(axes, [results.label(c) for c in table.config_id])
     label = criterion.declared.label
     axes.set_xlabel(f"difference in {label}{' (pp)' * criterion.in_points}")
@@ -627,8 +588,7 @@ def heat_map(results: Results, criterion: Criterion) -> CaptionedFigure | None:
     axes.set_yticks(range(table.shape[0]), [cell(v) for v in table.index])
     axes.set(xlabel="temperature", ylabel="alpha")
     figure.colorbar(image, ax=axes, label=_axis_label(criterion))
-    caption = "Mean over repeats and over all other searched hyperparameters."
-    return CaptionedFigure("heat-map", caption, figure)
+    return CaptionedFigure("heat-map", sentence("heat map"), figure)
 
 
 def importance_bars(results: Results, criterion: Criterion) -> CaptionedFigure | None:
@@ -648,11 +608,7 @@ def importance_bars(results: Results, criterion: Criterion) -> CaptionedFigure |
     axes.plot(table.null, rows, "|", color=INK, ms=18, mew=2)
     label_rows(axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()])
     axes.set(xlabel="share of variance explained", xlim=(0, 1.02))
-    caption = (
-        "Share of the variance between configurations that each hyperparameter explains alone (eta "
-        "squared). The mark is the 95th percentile for a hyperparameter without effect."
-    )
-    return CaptionedFigure("importance", caption, figure)
+    return CaptionedFigure("importance", sentence("importance figure"), figure)
 
 
 def agreement_plot(
@@ -674,11 +630,7 @@ def agreement_plot(
         titles[gid] = [f"{label}, repeat {r}: {x[k]:.4g}, {y[k]:.4g}" for k, r in drawn.items()]
     axes.set(xlabel="agreement with the teacher (%)", ylabel="validation accuracy (%)")
     add_legend_below(figure, axes)
-    caption = (
-        "One marker per trial. A student with higher agreement with its teacher is not always the "
-        "more accurate one (Stanton et al., 2021)."
-    )
-    return CaptionedFigure("fidelity", caption, figure, titles)
+    return CaptionedFigure("fidelity", sentence("fidelity figure"), figure, titles)
 
 
 def _axis_label(criterion: Criterion) -> str:
@@ -705,11 +657,8 @@ def means_plot(side: SideBySide) -> CaptionedFigure:
     axes.set_xlabel(f"{metric}{' (%)' * side.criterion.in_points}")
     if len(side.splits) > 1:
         figure.legend(loc="outside lower center", ncols=2)
-    intervals = dict.fromkeys(r.design.single_interval for r in side.studies.values())
-    caption = (
-        f"Mean of the best configurations with its 95% t interval {' or '.join(intervals)}. "
-        f"Means on val are optimistic, since val selected the configurations."
-    )
+    intervals = (sentence("single interval", design=r.design) for r in side.studies.values())
+    caption = sentence("best of studies figure", intervals=list(dict.fromkeys(intervals)))
     return CaptionedFigure("best-of-studies", caption, figure)
 
 
@@ -729,6 +678,6 @@ def differences_plot(side: SideBySide) -> CaptionedFigure | None:
     unit = " (pp)" * side.criterion.in_points
     axes.set_xlabel(f"difference in {side.criterion.declared.label}{unit}")
     is_single = (side.comparisons.split == side.splits[-1]).sum() == 1
-    interval = "95% CI" if is_single else "simultaneous 95% CI"
-    caption = f"Difference from {side.reference}: lines show the {interval}."
+    facts = {"reference": side.reference, "is_single": is_single}
+    caption = sentence("differences of studies figure", **facts)
     return CaptionedFigure("differences-of-studies", caption, figure)

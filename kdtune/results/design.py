@@ -146,59 +146,6 @@ class Design:
             return None
         return intervals.teacher_share(values, [repeat % self.teachers for repeat in repeats])
 
-    # -- words ---------------------------------------------------------------------------------
-
-    @property
-    def new_units(self) -> str:
-        """What conclusions are about, besides images: e.g. "new repeats with this teacher".
-
-        With folds new splits have new images, too.
-        """
-        if self.folds is not None:
-            new = "teachers" if self.several_recipes else "a teacher"
-            teacher = f"{new} for each" if self.fine_tuned else self._these_teachers
-            return f"new train/val splits of data like these, with {teacher}"
-        if self.by_teacher:
-            recipe = "these recipes" if self.several_recipes else "this recipe"
-            return f"new repeats with new teachers of {recipe}"
-        with_teacher = f" with {self._these_teachers}" * self.has_teacher
-        return f"new repeats{with_teacher}"
-
-    def holds_for(self, split: str, new_images: bool) -> str:
-        """Return what conclusions are about, with images: e.g. "... and new images like those ...".
-
-        Args:
-            split: Whose images were predicted; "": there are no splits.
-            new_images: Whether the standard error includes the choice of these images.
-        """
-        if self.folds is not None:
-            return self.new_units
-        if not new_images:
-            return f"{self.new_units} on these {f'{split} {self.examples}'.strip()}"
-        like = f"those of {split}" if split else "these"
-        return f"{self.new_units} and new {self.examples} like {like}"
-
-    @property
-    def _these_teachers(self) -> str:
-        if self.several_recipes:
-            return "these teachers"
-        return "this teacher" if self.teachers == 1 else f"these {self.teachers} teachers"
-
-    @property
-    def single_interval(self) -> str:
-        """What t intervals of single configurations are computed over, and hold for."""
-        if self.folds is not None:
-            return "over repeats, not corrected for overlapping train sets"
-        teachers = " and these teachers" * (self.teachers > 1)
-        return f"over repeats, for these {self.examples}{teachers}"
-
-    @property
-    def units_phrase(self) -> str:
-        """What t intervals and t tests are computed over."""
-        if self.folds is not None:
-            return "repeats, corrected for overlapping train sets (Nadeau and Bengio, 2003)"
-        return f"the means of {self.teachers} teachers" if self.by_teacher else "repeats"
-
 
 def stricter(first: Design, second: Design) -> Design:
     """Return the design that decides a comparison of two studies: folds, then fewer teachers."""

@@ -24,7 +24,7 @@ from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.design import ONE_TEACHER, Design, Pair
 from kdtune.results.frames import read_predictions
 from kdtune.results.results import Results
-from kdtune.results.words import ComparisonContext
+from kdtune.results.words import ComparisonContext, holds_for
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.storage.records import parse_teacher, read_provenance
 
@@ -467,7 +467,7 @@ def trial_metrics(trial: pd.Series) -> dict[str, dict[str, float]]:
 
 def _numbers(context: ComparisonContext, row: pd.Series, split: str) -> dict[str, Any]:
     """Return the numbers of a row of `Results.selection` on a split."""
-    about = context.design.holds_for(split, not math.isnan(row[f"{split}/n_images"]))
+    about = holds_for(context.design, split, not math.isnan(row[f"{split}/n_images"]))
     numbers = {name: _plain(row[f"{split}/{name}"]) for name in ("mean", "low", "high")}
     numbers |= {"n": int(row[f"{split}/n"]), "interval": context.single_interval}
     return numbers | {"holds_for": about}

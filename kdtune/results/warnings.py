@@ -45,28 +45,18 @@ def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
     is_distillation = frames.metrics == DISTILLATION.recorded
     if not (is_distillation and "loss" in columns and frames.trials["config/alpha"].nunique() > 1):
         return []
-    return [
-        "The loss (alpha * ce + (1 - alpha) * distill) is not comparable across alpha; the "
-        "cross-entropy (ce) is."
-    ]
+    return [sentence("loss")]
 
 
 def describe_status(study: Study, frames: Frames) -> str:
     """Return the progress of a study, e.g. "complete: 40 runs"."""
-    counts = {str(status): int(n) for status, n in frames.trials.status.value_counts().items()}
-    completed_runs, dropped = counts.get("completed", 0), counts.get("dropped", 0)
-    failed = counts.get("failed", 0) + counts.get("pruned", 0)
+    counts = dict.fromkeys(("completed", "failed", "pruned", "dropped"), 0)
+    counts |= frames.trials.status.value_counts().to_dict()
     # of an adaptive search only the trials that have started are known
     planned = len(frames.trials) + _count_missing(study, frames.trials)
-    if completed_runs + failed + dropped == planned and not frames.running:
-        text = f"complete: {completed_runs} runs"
-        text += f", {failed} failed or pruned" * (failed > 0)
-        return text + f", {dropped} dropped" * (dropped > 0)
-    text = "running" if frames.running else "incomplete, not running"
-    text += f": {completed_runs} of {planned} runs completed"
-    if frames.last_record_time is not None:
-        text += f"; last record {datetime.fromtimestamp(frames.last_record_time, UTC):%F %T} UTC"
-    return text
+    time = frames.last_record_time
+    last = None if time is None else datetime.fromtimestamp(time, UTC)
+    return sentence("status", counts=counts, planned=planned, running=frames.running, last=last)
 
 
 def _count_missing(study: Study, trials: pd.DataFrame) -> int:

@@ -43,6 +43,17 @@ def sentence(key: str, /, **slots: object) -> str:
     return _TEMPLATES.get_template(key).render(slots)
 
 
+def holds_for(design: Design, split: str, new_images: bool) -> str:
+    """Return what conclusions are about, with images: e.g. "... and new images like those ...".
+
+    Args:
+        design: What the repeats vary.
+        split: Whose images were predicted; "": there are no splits.
+        new_images: Whether the standard error includes the choice of these images.
+    """
+    return sentence("holds for", design=design, split=split, new_images=new_images)
+
+
 @dataclass(frozen=True)
 class ComparisonContext:
     """Baseline and repeats of a comparison, and the sentences that follow from them."""
@@ -115,7 +126,7 @@ class ComparisonContext:
     @property
     def holds_for(self) -> str:
         """What conclusions are about."""
-        text = self.design.holds_for(self.split, new_images=self.images is not None)
+        text = holds_for(self.design, self.split, new_images=self.images is not None)
         needs_reason = self.images is None and self.design.folds is None and self.why_these_images
         return f"{text} ({self.why_these_images})" if needs_reason else text
 
@@ -197,23 +208,19 @@ def short_verdict(table: pd.DataFrame, criterion: Criterion, context: Comparison
 
 def _no_test(table: pd.DataFrame, context: ComparisonContext) -> str:
     """Return that no comparison has a p value, and why."""
-    n, units, repeats, label = 0, 0, "no common repeats", ""
-    if len(table):
-        counts = table.reindex(columns=["n", "n_baseline"]).min(axis=1)
-        row = table.loc[counts.idxmax()]
-        n, units = int(counts.max()), int(table.get("n_units", table.n).fillna(table.n).max())
-        is_paired = row.get("paired", True)
-        repeats = count_of(n, "common repeat") if is_paired else f"{formatting.n_text(row)} repeats"
-        if len(table) == 1 and not context.is_one_study:
-            label = row.label
+    if not len(table):
+        return context.sentence("no test", n=0, label="", least=MIN_REPEATS)
+    counts = table.reindex(columns=["n", "n_baseline"]).min(axis=1)
+    row = table.loc[counts.idxmax()]
     return context.sentence(
         "no test",
-        label=label,
-        n=n,
-        units=units,
-        repeats=repeats,
+        row=row,
+        label=row.label if len(table) == 1 and not context.is_one_study else "",
+        n=int(counts.max()),
+        units=int(table.get("n_units", table.n).fillna(table.n).max()),
+        paired=row.get("paired", True),
+        counts=formatting.n_text(row),
         least=MIN_REPEATS,
-        advise=context.is_one_study and not context.any_time,
         unpaired=not table.get("paired", pd.Series(True)).all(),
     )
 

@@ -562,8 +562,9 @@ def read_saved(folder: Path) -> SavedStudy:
         raise InputError(f"a study's folder must hold {STUDY}, but {folder} does not")
     try:
         values: dict[str, Any] = STUDY_FILE.validate_json(file.read_bytes())
+        provenance = read_provenance(folder)
         check_schema(values)
-        values = migrate(values, read_provenance(folder))
+        values = migrate(values, provenance)
         return SavedStudy(Study.from_values(values), dict(values["fingerprints"]))
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from None

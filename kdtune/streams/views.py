@@ -196,14 +196,6 @@ def count_gpus(study: Study) -> int:
     return torch.cuda.device_count()
 
 
-def trials_on_gpus(gpus: int, share: float) -> int:
-    """Return how many trials fit on some GPUs, if each takes a share of one or several GPUs.
-
-    A share is never split over two GPUs.
-    """
-    return gpus * int(1 / share) if share < 1 else int(gpus // share)
-
-
 def local_cpus() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -113,8 +113,9 @@ def kind_of_weights(members: Sequence[Run], data: Data) -> WeightsKind:
 def _teacher_recipe(run: Run, data: Data, members: Sequence[Run]) -> dict[str, Any]:
     """Return the recipe of the teacher as teacher_*."""
     members = [replace(member, teacher_weights=run.teacher_weights) for member in members]
+    kind = kind_of_weights(members, data)
     values = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
-    recipe = teacher_recipe(kind_of_weights(members, data), values)
+    recipe = teacher_recipe(kind, values)
     return {f"teacher_{name}": value for name, value in recipe.items()}
 
 
@@ -187,10 +188,11 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
         return study
     models = StudyModels.of(study, study_data)
     of_teacher = {run.teacher: model for run, model in models.teachers}
+    ensembles = [[of_teacher[n] for n in name.split("+")] for name in _names(study, "teacher")]
     sizes = {
-        view_size(study.run, study_data, student, *(of_teacher[n] for n in name.split("+")))
+        view_size(study.run, study_data, student, *members)
         for _, student in models.students
-        for name in _names(study, "teacher")
+        for members in ensembles
     }
     if len(sizes) == 1:
         return study

@@ -471,7 +471,8 @@ def probe_teacher(
     Returns the images it was given, at the size for both models: uint8 [2, C, H, W]. A file of
     outputs processes none.
     """
-    views = samples(data, run, view_size(run, data, teacher, student))
+    size = view_size(run, data, teacher, student)
+    views = samples(data, run, size)
     if isinstance(teacher, Classifier):
         whole = run.teacher_trainable != "head"
         learns = run.teacher_epochs != 0

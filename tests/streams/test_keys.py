@@ -64,6 +64,7 @@ def test_each_part_that_images_without_labels_depend_on_changes_their_key(kind: 
     assert len(set(every)) == 6
     for change in (INPUT[0], *INPUT[5:]):  # which images have labels does not matter
         assert name(kind, "extra", extra="images", **change) == every[0]
+    assert name(kind, extra="images") == name(kind)  # nor do they matter to other splits
 
 
 @pytest.mark.parametrize("kind", ["views", "logits", "features"])

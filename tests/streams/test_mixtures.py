@@ -156,7 +156,7 @@ def seen() -> dict[tuple[float, ...], str]:
 def test_equals_the_plain_loop(
     kind: str, tmp_path: Path, seen: dict[tuple[float, ...], str]
 ) -> None:
-    run, data = replace(RUN, epochs=3, **KINDS[kind]), enlarged(KINDS[kind].get("image_size", 8))
+    run, data = replace(RUN, epochs=2, **KINDS[kind]), enlarged(KINDS[kind].get("image_size", 8))
     plain = list(plain_loop(run, data))
     resources = Resources(cache=Cache(tmp_path, 1))
     for _ in ("built", "read"):
@@ -234,10 +234,9 @@ def test_the_teacher_sees_a_mixed_batch_once(
 ) -> None:
     resources, once = Resources(cache=Cache(tmp_path, 1)), 2 * 41
     assert count_passes(MIXUP, resources, monkeypatch) == once
-    for change in ({"alpha": 0.0}, {"temperature": 1.0}, {"loss": "mse"}, {"batch_norm": "eval"}):
-        assert count_passes(replace(MIXUP, **change), resources, monkeypatch) == 0
-    for change in ({"batch_size": 20}, {"mixup": 0.5}, {"cutmix": 1.0}, {"repeat": 1}, {"seed": 1}):
-        assert count_passes(replace(MIXUP, **change), resources, monkeypatch) == once, change
+    same = replace(MIXUP, alpha=0.0, temperature=1.0, loss="mse", batch_norm="eval")
+    assert count_passes(same, resources, monkeypatch) == 0
+    assert count_passes(replace(MIXUP, batch_size=20), resources, monkeypatch) == once
     unmixed = replace(MIXUP, mixup=0.0)
     assert count_passes(unmixed, resources, monkeypatch) == once
     assert count_passes(replace(unmixed, batch_size=20), resources, monkeypatch) == 0
@@ -257,7 +256,7 @@ def test_plain_training_on_mixed_images_needs_no_teacher(
 
 
 def test_a_run_resumes_exactly(tmp_path: Path) -> None:
-    run = replace(RUN, mixup=0.4, cutmix=1.0, epochs=3)
+    run = replace(RUN, mixup=0.4, cutmix=1.0, epochs=2)
     *_, (whole, _) = over_stream(run, blobs(), Resources())
     checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
     next(iter(over_stream(run, blobs(), Resources(), checkpoint)))

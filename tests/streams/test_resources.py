@@ -19,7 +19,6 @@ from kdtune.streams.views import (
     check_precision,
     count_gpus,
     device_of,
-    trials_on_gpus,
 )
 
 STUDY = Study(name="s", repeats=8, gpus=0)
@@ -122,10 +121,3 @@ def test_commands_refuse_bf16_before_any_work(
     with pytest.raises(InputError, match="--precision must be fp32 on this CPU"):
         command.main(study)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("gpus", "share", "trials"), [(1, 1, 1), (2, 0.25, 8), (2, 0.4, 4), (4, 2, 2), (1, 2, 0)]
-)
-def test_trials_on_gpus_by_hand(gpus: int, share: float, trials: int) -> None:
-    assert trials_on_gpus(gpus, share) == trials

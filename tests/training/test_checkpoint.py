@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import time
 import zipfile
 from collections.abc import Callable
@@ -20,13 +21,12 @@ from kdtune.training.epoch import Epoch, Metrics
 from kdtune.training.loop import Checkpoint, Training, train
 
 DROPOUT = replace(RUN, student="factories:dropout_student", image_size=24, schedule="onecycle")
+CUT = replace(DROPOUT, ema=0.7, clip_norm=0.5, schedule="cosine", warmup_epochs=1, epochs=5)
 KINDS = {
-    "sgd": replace(DROPOUT, schedule="step", lr_step_size=2),
     "adamw": replace(DROPOUT, optimizer="adamw", lr=0.01),
-    "head": replace(DROPOUT, trainable="head", schedule="cosine"),
     "warm-up": replace(DROPOUT, schedule="multistep", warmup_epochs=2, optimizer="nesterov"),
-    "average": replace(DROPOUT, ema=0.7, clip_norm=0.5, schedule="cosine", warmup_epochs=1),
-    "average of the head": replace(DROPOUT, ema=0.7, trainable="head"),
+    "average": replace(CUT, epochs=4),
+    "average of the head": replace(DROPOUT, ema=0.7, trainable="head", schedule="cosine"),
 }
 
 
@@ -40,8 +40,7 @@ def follow(
     run: Run, file: Path, epochs: int, said: list[str] | None = None
 ) -> tuple[list[Epoch], dict[str, Tensor]]:
     """The first epochs of a run that saves its state, and the student's weights then."""
-    student = new_student(run)
-    write = (said if said is not None else []).append
+    student, write = new_student(run), ([] if said is None else said).append
     loop = train(run, student, new_stream(run, student), Eager(file, write=write))
     return [next(loop) for _ in range(epochs)], student.net.state_dict()
 
@@ -73,6 +72,33 @@ def test_a_run_resumes_exactly_where_it_was_cut(kind: str, after: int, tmp_path:
         assert same(vars(rest[-1].predictions[split]), vars(own)), split
 
 
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Epoch]]:
+    """The folder of the states after the third and fourth epoch of a run, and its epochs."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("cut")
+    return folder, follow(CUT, folder / "state", 4)[0]
+
+
+@pytest.fixture
+def state(cut: tuple[Path, list[Epoch]], tmp_path: Path) -> Path:
+    """A copy of the last state, beside one of the state before."""
+    return shutil.copytree(cut[0], tmp_path / "cut") / "state"
+
+
+def loaded(file: Path, owner: str = "") -> tuple[int, list[str]]:
+    """After how many epochs a new training resumes, which is as new if it is none; what is said."""
+    training, said = Training.of(CUT, new_student(CUT), (), 3), list[str]()
+    before = copy.deepcopy(training.state_dict())
+    past = Checkpoint(file, owner=owner, write=said.append).load(training)
+    after = training.state_dict()
+    assert same(after["student"], before["student"]) == (not past)
+    for part in ("optimizer", "scheduler"):
+        assert (after[part] == before[part]) == (not past), part
+    assert after["average"]["updates"] == 3 * len(past)
+    return len(past), said
+
+
 def rewrite(file: Path, change: Any) -> None:
     state = torch.load(file, weights_only=True)
     change(state)
@@ -100,22 +126,10 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("kind", UNFIT)
-def test_a_state_that_does_not_fit_is_ignored(kind: str, tmp_path: Path) -> None:
-    run = KINDS["average"]
-    whole, weights = follow(run, tmp_path / "state", 4)
-    for file in state_files(tmp_path / "state"):
+def test_a_state_that_does_not_fit_is_ignored(kind: str, state: Path) -> None:
+    for file in state_files(state):
         rewrite(file, UNFIT[kind])
-    training = Training.of(run, new_student(run), (), 3)
-    before = copy.deepcopy(training.state_dict())
-    assert Checkpoint(tmp_path / "state").load(training) == []
-    after = training.state_dict()
-    assert same(after["student"], before["student"])
-    assert after["average"]["updates"] == 0
-    for part in ("optimizer", "scheduler"):
-        assert after[part] == before[part], part
-    again, repeated = follow(run, tmp_path / "state", 4)
-    assert numbers(again) == numbers(whole)
-    assert same(repeated, weights)
+    assert loaded(state)[0] == 0
 
 
 def truncate(left: int) -> Callable[[Path], None]:
@@ -144,58 +158,51 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_without_the_last_state_a_run_resumes_from_the_one_before(
-    kind: str, tmp_path: Path
-) -> None:
-    """Also a second time; without both it begins again."""
+def test_without_the_last_state_a_run_resumes_from_the_one_before(kind: str, state: Path) -> None:
     damage, reason = DAMAGE[kind]
-    run = replace(KINDS["average"], epochs=5)
-    whole, weights = follow(run, tmp_path / "whole", 5)
-    file, before = state_files(tmp_path / "state")
-    cut, _ = follow(run, file, 4)
-    damage(file)
-    said: list[str] = []
-    again, _ = follow(run, file, 4, said)
-    assert numbers(again) == numbers(whole[:4])
-    assert seconds(again)[:3] == seconds(cut)[:3] and seconds(again)[3] != seconds(cut)[3]
-    (sentence,) = said
-    assert sentence.startswith(f"{file} cannot be used (") and reason in sentence
+    damage(state)
+    epochs, (sentence,) = loaded(state)
+    assert epochs == 3
+    assert sentence.startswith(f"{state} cannot be used (") and reason in sentence
     assert sentence.endswith("), so the run resumes after epoch 2")
-    damage(file)  # that of epoch 2 is still the one before: the damaged one never took its place
-    third, _ = follow(run, file, 5, said := [])
-    assert seconds(third)[:3] == seconds(cut)[:3] and len(said) == 1
-    damage(file), damage(before)
-    last, resumed = follow(run, file, 5, said := [])
-    assert numbers(last) == numbers(third) == numbers(whole)
-    assert not set(seconds(last)) & set(seconds(third))
-    assert same(resumed, weights)
-    (sentence,) = said
+    _, before = state_files(state)
+    damage(before)
+    epochs, (sentence,) = loaded(state)
+    assert epochs == 0
     assert f" and {before} cannot be used (" in sentence
     assert sentence.endswith("), so the run begins again")
 
 
-@pytest.mark.parametrize("gone", ["last", "before"])
-def test_one_state_suffices(gone: str, tmp_path: Path) -> None:
+def test_a_damaged_state_never_takes_the_place_of_the_one_before(
+    cut: tuple[Path, list[Epoch]], state: Path, tmp_path: Path
+) -> None:
+    whole, weights = follow(CUT, tmp_path / "whole", 5)
+    flip(state)
+    again, _ = follow(CUT, state, 4)
+    assert numbers(again) == numbers(whole[:4])
+    assert seconds(again)[:3] == seconds(cut[1])[:3] and seconds(again)[3] != seconds(cut[1])[3]
+    flip(state)  # that of epoch 2 is still the one before
+    third, resumed = follow(CUT, state, 5, said := [])
+    assert seconds(third)[:3] == seconds(cut[1])[:3] and len(said) == 1
+    assert numbers(third) == numbers(whole)
+    assert same(resumed, weights)
+
+
+@pytest.mark.parametrize(("gone", "left"), [(0, 3), (1, 4)])
+def test_one_state_suffices(gone: int, left: int, state: Path) -> None:
     """Where there are no links, a crash between two renames leaves the one before alone."""
-    whole, _ = follow(RUN, tmp_path / "state", 4)
-    (last, before), said = state_files(tmp_path / "state"), list[str]()
-    (last if gone == "last" else before).unlink()
-    again, _ = follow(RUN, last, 4, said)
-    kept = 3 if gone == "last" else 4
-    assert numbers(again) == numbers(whole) and said == []
-    assert seconds(again)[:kept] == seconds(whole)[:kept]
-    assert (seconds(again) == seconds(whole)) == (gone == "before")
+    state_files(state)[gone].unlink()
+    assert loaded(state) == (left, [])
 
 
-def test_the_state_of_another_run_is_ignored(tmp_path: Path) -> None:
+def test_the_state_of_another_run_is_ignored(state: Path) -> None:
     """One of an earlier version, which does not say whose it is, is taken."""
-    student, file = new_student(RUN), tmp_path / "state"
-    training = Training.of(RUN, student, (), 3)
-    list(train(RUN, student, new_stream(RUN, student), Eager(file, owner="a-r00")))
-    assert len(Checkpoint(file, owner="a-r00").load(training)) == RUN.epochs
-    assert Checkpoint(file, owner="a-r01").load(training) == []
-    rewrite(file, lambda state: state.pop("owner"))
-    assert len(Checkpoint(file, owner="a-r01").load(training)) == RUN.epochs
+    rewrite(state, lambda values: values.update(owner="a-r00"))
+    assert loaded(state, owner="a-r00") == (4, [])
+    state_files(state)[1].unlink()
+    assert loaded(state, owner="a-r01")[0] == 0
+    rewrite(state, lambda values: values.pop("owner"))
+    assert loaded(state, owner="a-r01") == (4, [])
 
 
 def test_a_costly_checkpoint_is_saved_less_often(tmp_path: Path) -> None:

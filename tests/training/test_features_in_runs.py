@@ -1,4 +1,4 @@
-"""Runs with losses of features: against a plain loop, resumed, exported, and what they share."""
+"""Runs with losses of features: against a plain loop, and what the runs of a study share."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,80 +8,97 @@ from typing import Any
 
 import pytest
 import torch
-from reference import plain_loop
-from tiny_run import CPU, assert_close, assert_equal, new_stream, over_stream
+from blobs import CPU, NOWHERE, RUN, blobs, new_student
+from reference import build_teacher, plain_loop
+from tiny_run import assert_close, assert_equal
 from torch import Tensor
 
 from kdtune.config.run import Run
-from kdtune.data.sources import load_data
+from kdtune.data.arrays import with_extra
 from kdtune.models.classifier import Classifier
+from kdtune.models.outputs import Teacher
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
+from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
-from kdtune.training.teacher import load_teacher
+
+FEATURES = replace(RUN, loss="features_mse", epochs=3)
 
 
 @pytest.fixture
-def run(tiny: Run) -> Run:
-    return replace(tiny, loss="features_mse", schedule="constant")
+def teacher() -> Classifier:
+    return build_teacher(RUN, NOWHERE, blobs()).place(CPU, "fp32")
 
 
-@pytest.fixture
-def teacher(tiny: Run, teacher_folder: Path) -> Classifier:
-    return load_teacher(tiny, load_data(tiny), teacher_folder).place(CPU, "fp32")
+def new_stream(
+    run: Run, teacher: Classifier | None, resources: Resources | None = None
+) -> tuple[Classifier, Stream]:
+    student, data = new_student(run), with_extra(blobs(), run)
+    frozen = None if teacher is None else Teacher.of([teacher])
+    return student, Stream(run, data, student, frozen, resources or Resources())
 
 
-SGD = {"optimizer": "sgd", "momentum": 0.0}
-"""AdamW makes much of the last bits of a gradient, which definitions of the cosine differ in."""
+def trained(run: Run, *args: Any) -> tuple[Classifier, list[Epoch]]:
+    student, stream = new_stream(run, *args)
+    return student, list(train(run, student, stream))
+
+
+def assert_teacher_saw(teacher: Classifier, views: Tensor | None, *outputs: Tensor | None) -> None:
+    """The outputs are the teacher's logits and features of these views."""
+    assert views is not None
+    with torch.no_grad():
+        for got, want in zip(outputs, teacher.with_features(views), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+ADAMW = {"optimizer": "adamw", "lr": 1e-2}
+"""It makes much of the last bits of a gradient, which definitions of the cosine differ in."""
 KINDS: dict[str, dict[str, Any]] = {
-    "mse": {},
-    "mse, sgd, weight decay": {"weight_decay": 0.1, **SGD},
-    "cosine": {"loss": "features_cosine", **SGD},
-    "kl and mse": {"loss": "kl+features_mse", "loss_weight": 0.3, "temperature": 2.0},
-    "cosine and kl": {"loss": "features_cosine+kl", "loss_weight": 0.3, "alpha": 0.0, **SGD},
-    "clipped": {"clip_norm": 0.1, **SGD},
-    "no augmentation": {"augment": "none"},
-    "dropout": {"student": "factories:dropout_student", "batch_norm": "eval"},
+    "mse": ADAMW,
+    "mse, weight decay": {"weight_decay": 0.1},
+    "mse, clipped": {"clip_norm": 0.1, "momentum": 0.0, "lr": 1e-2},
+    "cosine, without augmentation": {"loss": "features_cosine", "augment": "none"},
+    "kl and mse": {"loss": "kl+features_mse", "loss_weight": 0.3, "temperature": 2.0, **ADAMW},
+    "cosine and kl": {"loss": "features_cosine+kl", "loss_weight": 0.3, "alpha": 0.0},
+    "dropout": {"student": "factories:dropout_student", "image_size": 24, "batch_norm": "eval"},
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "views_of_a_shard", "gigabytes"),
+    [
+        *((kind, None, 1) for kind in KINDS),
+        ("mse", 1, 0),
+        ("cosine, without augmentation", 1, 1),  # too many views to hold
+    ],
+)
 def test_equals_the_plain_loop(
-    kind: str, run: Run, teacher: Classifier, teacher_folder: Path, tmp_path: Path
+    kind: str,
+    views_of_a_shard: int | None,
+    gigabytes: int,
+    teacher: Classifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = replace(run, **KINDS[kind])
-    *_, (reference, means) = plain_loop(run, teacher_folder)
-    resources = Resources(cache=Cache(tmp_path / "cache", 1))
-    for _ in range(2):  # cold, then warm
-        student, epochs = over_stream(run, teacher, resources)
+    run = replace(FEATURES, **KINDS[kind])
+    *_, (reference, means) = plain_loop(run, NOWHERE, data=blobs())
+    if views_of_a_shard:
+        monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", views_of_a_shard)
+    resources = Resources(cache=Cache(tmp_path / "cache", gigabytes))
+    for _ in ("built", "read"):
+        student, epochs = trained(run, teacher, resources)
         assert_close(student, reference, least=1e-2)  # biases begin at 0
         for split, name in product(("train", "val", "test"), ("loss", "distill")):
             value = epochs[-1].splits[split][name]
             assert value == pytest.approx(means[split][name], rel=1e-5), (split, name)
 
 
-@pytest.mark.parametrize(("augment", "gigabytes"), [("crop", 0), ("none", 1)])
-def test_views_too_many_to_hold(
-    augment: str,
-    gigabytes: int,
-    run: Run,
-    teacher: Classifier,
-    teacher_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    run = replace(run, augment=augment, epochs=2)
-    *_, (reference, _) = plain_loop(run, teacher_folder)
-    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)  # one inference batch
-    student, _ = over_stream(run, teacher, Resources(cache=Cache(tmp_path, gigabytes)))
-    assert_close(student, reference, least=1e-2)
-
-
-def test_alpha_1_equals_training_without_any_teacher(run: Run, teacher: Classifier) -> None:
-    run = replace(run, alpha=1.0, student="factories:dropout_student")
-    with_teacher, _ = over_stream(run, teacher, Resources(teacher_features=True))
-    alone, _ = over_stream(run, None)
+def test_alpha_1_equals_training_without_any_teacher(teacher: Classifier) -> None:
+    dropout = {"student": "factories:dropout_student", "image_size": 24}
+    run = replace(FEATURES, alpha=1.0, **dropout)  # type: ignore[arg-type]
+    with_teacher, _ = trained(run, teacher, Resources(teacher_features=True))
+    alone, _ = trained(run, None)
     assert_equal(with_teacher, alone)
 
 
@@ -99,12 +116,6 @@ def passes(teacher: Classifier) -> Callable[[], int]:
     return count
 
 
-def every_view(run: Run) -> int:
-    splits = load_data(run).splits
-    assert run.train_images is not None
-    return run.epochs * run.train_images + len(splits["val"]) + len(splits["test"])
-
-
 CONFIGURATIONS: list[dict[str, Any]] = [
     *({"loss": loss} for loss in ("kl", "features_mse", "features_cosine", "mse+features_mse")),
     *({"lr": 0.1}, {"batch_size": 20}, {"alpha": 1.0}, {"alpha": 0.2}),
@@ -114,49 +125,47 @@ CONFIGURATIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("shards", [1, None])
 def test_all_configurations_of_a_study_need_one_pass(
     shards: int | None,
-    run: Run,
     teacher: Classifier,
     passes: Callable[[], int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first one compares no features; the study says that others do."""
-    run = replace(run, epochs=1)
+    run = replace(FEATURES, epochs=1)
     if shards:  # views are then made again, with the logits on the way
         monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", shards)
     resources = Resources(cache=Cache(tmp_path, 1), teacher_features=True)
     for change in CONFIGURATIONS:
-        over_stream(replace(run, **change), teacher, resources)
-    assert passes() == every_view(run)
+        trained(replace(run, **change), teacher, resources)
+    assert passes() == sum(map(len, blobs().splits.values()))
     kinds = [file.parent.parent.name for file in tmp_path.glob("*/*/*.safetensors")]
     assert kinds.count("logits") == kinds.count("teacher-features") == run.epochs + 2
 
 
-@pytest.mark.parametrize("augment", ["crop", "none"])
+@pytest.mark.parametrize(("augment", "passes_of_extra"), [("crop", 5), ("none", 1)])
 def test_images_without_labels_have_features_of_the_same_pass(
-    augment: str, run: Run, teacher: Classifier, passes: Callable[[], int], tmp_path: Path
+    augment: Any,
+    passes_of_extra: int,
+    teacher: Classifier,
+    passes: Callable[[], int],
+    tmp_path: Path,
 ) -> None:
-    run = replace(run, augment=augment, train_images=1900, extra="rest", extra_share=0.25)
-    cache = Cache(tmp_path, 1)
-    # 635 of the 100 without labels in an epoch
-    seen = 1900 + (100 if augment == "none" else 7 * 100)
-    for change in ({}, {"loss": "kl+features_cosine"}, {"loss": "kl"}):
-        own = replace(run, **change)  # type: ignore[arg-type]
-        _, stream = new_stream(own, teacher, Resources(cache=cache))
-        assert len(list(stream.train(0))) == 159  # 12 of 1,900 in each
-        assert passes() == (0 if change else seen)
-    student, stream = new_stream(run, teacher, Resources(cache=cache))
-    for batch in list(stream.train(0))[:40:13]:
-        assert batch.unlabelled == 4 and batch.views is not None
-        with torch.no_grad():
-            logits, features = teacher.with_features(batch.views)
-        torch.testing.assert_close(batch.teacher, logits, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(batch.teacher_features, features, rtol=1e-4, atol=1e-4)
+    # in an epoch 33 images with labels, and as many of the 8 without
+    run = replace(FEATURES, augment=augment, train_images=33, extra="rest", extra_share=0.5)
+    resources = Resources(cache=Cache(tmp_path, 1))
+    seen = 33 + passes_of_extra * 8
+    for loss in (run.loss, "kl+features_cosine", "kl"):
+        _, stream = new_stream(replace(run, loss=loss), teacher, resources)
+        assert [batch.unlabelled for batch in stream.train(0)] == [8] * 4 + [1]
+        assert passes() == (seen if loss == run.loss else 0)
+    student, stream = new_stream(run, teacher, resources)
+    for batch in stream.train(0):
+        assert_teacher_saw(teacher, batch.views, batch.teacher, batch.teacher_features)
     *_, last = train(replace(run, epochs=1), student, stream)
     assert last.splits["train"]["distill"] is not None
 
 
-def outputs(stream: Stream, run: Run) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def outputs(stream: Stream) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     for batch in (*stream.train(0), *stream.train(1), *stream.evaluate("val", 1)):
         assert batch.views is not None and batch.teacher is not None
         yield batch.views, batch.teacher, batch.teacher_features
@@ -164,23 +173,21 @@ def outputs(stream: Stream, run: Run) -> Iterator[tuple[Tensor, Tensor, Tensor |
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_logits_have_the_same_bits_with_features_and_without(
-    precision: Any, run: Run, teacher: Classifier, tmp_path: Path
+    precision: Any, teacher: Classifier, tmp_path: Path
 ) -> None:
     """They are those of the head on the features, and their keys are the old ones."""
-    run = replace(run, precision=precision, batch_size=32)  # a CPU's inference batch
+    run = replace(FEATURES, precision=precision, batch_size=32)  # a CPU's inference batch
     teacher.place(CPU, precision)
-    found = []
+    both = []
     for loss in ("kl", "features_mse"):
-        own = replace(run, loss=loss)
-        _, stream = new_stream(own, teacher, Resources(cache=Cache(tmp_path / loss, 1)))
-        found.append(list(outputs(stream, own)))
-    for (_, plain, none), (views, logits, features) in zip(*found, strict=True):
+        resources = Resources(cache=Cache(tmp_path / loss, 1))
+        both.append(list(outputs(new_stream(replace(run, loss=loss), teacher, resources)[1])))
+    for (_, plain, none), (views, logits, features) in zip(*both, strict=True):
         assert none is None and features is not None
         assert torch.equal(plain, logits)
         with torch.no_grad():
-            own_features = teacher.features(views)
-        torch.testing.assert_close(features, own_features, rtol=1e-2, atol=1e-2)
-    for views, logits, features in found[1][:4]:  # of train: whole inference batches but the last
+            torch.testing.assert_close(features, teacher.features(views), rtol=1e-2, atol=1e-2)
+    for views, logits, features in both[1][:4]:  # of train: whole inference batches
         assert features is not None
         with torch.no_grad():
             assert torch.equal(teacher.classify(features.clone()), logits)
@@ -191,12 +198,9 @@ def test_logits_have_the_same_bits_with_features_and_without(
 
 @pytest.mark.parametrize("augment", ["crop", "none"])
 def test_features_of_mixed_images_are_those_of_the_mixtures(
-    augment: str, run: Run, teacher: Classifier
+    augment: Any, teacher: Classifier
 ) -> None:
-    run = replace(run, augment=augment, mixup=1.0)
+    run = replace(FEATURES, augment=augment, mixup=1.0)
     for batch in new_stream(run, teacher)[1].train(1):
-        assert batch.views is not None and batch.partners is not None
-        with torch.no_grad():
-            logits, features = teacher.with_features(batch.views)
-        torch.testing.assert_close(batch.teacher, logits, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(batch.teacher_features, features, rtol=1e-4, atol=1e-4)
+        assert batch.partners is not None
+        assert_teacher_saw(teacher, batch.views, batch.teacher, batch.teacher_features)

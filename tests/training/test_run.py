@@ -1,6 +1,5 @@
 """One run: models that a process keeps, resuming, the files it writes, the checks before it."""
 
-import shutil
 import sys
 from dataclasses import replace
 from itertools import product
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from blobs import RUN, blobs
+from blobs import CPU, NOWHERE, RUN, SMALL, blobs
 from PIL import Image
 from reference import build_teacher, plain_loop
 from safetensors.torch import load_file
@@ -27,7 +26,7 @@ from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.models.registry import build
-from kdtune.models.weights import save_weights
+from kdtune.models.weights import WEIGHTS, save_weights
 from kdtune.raytune.folder import check_same
 from kdtune.results.frames import read_examples
 from kdtune.storage.records import SavedStudy
@@ -44,11 +43,10 @@ from kdtune.training.run import (
     initial_student,
     make_student,
 )
-from kdtune.training.teacher import initial_teacher
+from kdtune.training.teacher import fine_tune, initial_teacher
 
-LIBRARY = "mobilenet_v3_small"
-CPU = torch.device("cpu")
-NOWHERE = Path("no-teacher-folder")
+LIBRARY = "cifar_resnet20"
+"""Of the models that are no functions of the user: their students are kept and reset."""
 
 
 def state(model: Classifier) -> dict[str, torch.Tensor]:
@@ -60,30 +58,30 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
-    tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process keeps its teacher while the fields of the student's optimiser change."""
-    folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
-    list(distill(replace(tiny, epochs=1), folder, Resources()))
+    run = replace(SMALL, epochs=1, teacher_epochs=1)
+    list(fine_tune(run, tmp_path, Resources()))
+    list(distill(run, tmp_path, Resources()))
     monkeypatch.setattr(kdtune.training.run, "load_teacher", None)  # which is not called again
-    searched = replace(tiny, epochs=1, optimizer="sgd", weight_decay=0.1, batch_size=32)
-    list(distill(searched, folder, Resources()))
+    searched = replace(run, optimizer="adamw", weight_decay=0.1, batch_size=32)
+    list(distill(searched, tmp_path, Resources()))
     monkeypatch.undo()
 
-    other = build(tiny.teacher, "none", 10, seed=5)
-    save_weights(other.net, folder / "teacher.safetensors")
-    (epoch,) = distill(replace(tiny, epochs=1), folder, Resources())
-    *_, want = plain_loop(replace(tiny, epochs=1), folder)
-    assert epoch.splits["val"]["teacher_acc"] == want.metrics["val"]["teacher_acc"]
+    save_weights(build(run.teacher, "none", 3, seed=5).net, tmp_path / WEIGHTS)
+    (epoch,) = distill(run, tmp_path, Resources())
+    *_, want = plain_loop(run, tmp_path)
+    assert epoch.splits["val"]["kl"] == pytest.approx(want.metrics["val"]["kl"], rel=1e-5)
 
 
-def test_predictions_name_the_files_of_a_folder(tiny: Run, tmp_path: Path) -> None:
+def test_predictions_name_the_files_of_a_folder(tmp_path: Path) -> None:
     for split, name, i in product(("train", "val"), ("ants", "bees"), range(3)):
         file = tmp_path / "insects" / split / name / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (12, 12), 40 * i).save(file)
-    run = replace(tiny, data=str(tmp_path / "insects"), image_size=12, teacher_epochs=0)
-    run = replace(run, train_images=None, epochs=1, teacher=LIBRARY, student=LIBRARY)
+    run = replace(RUN, data=str(tmp_path / "insects"), image_size=12, epochs=1)
+    run = replace(run, teacher=LIBRARY, student=LIBRARY)
     list(distill(run, NOWHERE, Resources(), tmp_path))
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     assert frame.file.tolist() == [f"val/{n}/{i}.png" for n in ("ants", "bees") for i in range(3)]
@@ -117,10 +115,8 @@ def number(student, teacher, labels):
 
 @pytest.mark.parametrize("student", [LIBRARY, "factories:tiny_student"])
 @pytest.mark.parametrize("trainable", ["all", "head"])
-def test_training_a_student_does_not_change_the_next(
-    trainable: str, student: str, tiny: Run
-) -> None:
-    run = replace(tiny, student=student, trainable=trainable)
+def test_training_a_student_does_not_change_the_next(trainable: str, student: str) -> None:
+    run = replace(SMALL, student=student, trainable=trainable)
     data = load_data(run)
     built = state(make_student(run, data))
     for _ in range(2):
@@ -141,20 +137,21 @@ def test_training_a_student_does_not_change_the_next(
             assert not equal(state(initial.student), built)
 
 
-def test_another_file_of_weights_makes_another_student(tiny: Run, tmp_path: Path) -> None:
+def test_another_file_of_weights_makes_another_student(tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
-    run = replace(tiny, student=LIBRARY, student_weights=str(file))
+    run = replace(SMALL, student=LIBRARY, student_weights=str(file))
     for seed in (1, 2):
-        save_weights(build(LIBRARY, "none", 10, seed=seed).net, file)
+        save_weights(build(LIBRARY, "none", 3, seed=seed).net, file)
         with initial_student(run, load_data(run), CPU) as initial:
             assert equal(state(initial.student), state(make_student(run, load_data(run))))
 
 
-def test_a_run_of_a_library_model_is_the_same_after_others(tiny: Run) -> None:
+def test_a_run_of_a_library_model_is_the_same_after_others() -> None:
     """Students are kept and reset; each run has an average and a projector of its own."""
-    small = replace(tiny, student=LIBRARY, image_size=32, train_images=20, epochs=1)
-    run = replace(small, ema=0.9, loss="kl+features_mse", teacher_epochs=0)
-    first, *_ = (list(distill(replace(run, lr=lr), NOWHERE, Resources())) for lr in (0.01, 0.1))
+    run = replace(
+        SMALL, student=LIBRARY, train_images=18, epochs=1, ema=0.9, loss="kl+features_mse"
+    )
+    first, *_ = (list(distill(replace(run, lr=lr), NOWHERE, Resources())) for lr in (run.lr, 0.1))
     again = list(distill(run, NOWHERE, Resources()))
     assert [epoch.splits for epoch in again] == [epoch.splits for epoch in first]
 
@@ -166,16 +163,14 @@ EVERY_OPTION = {
 
 
 @pytest.mark.parametrize("change", [{"trainable": "head"}, EVERY_OPTION], ids=["head", "all"])
-def test_a_run_resumes_exactly_where_it_was_cut(
-    change: Any, tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    run = replace(tiny, **change, student="factories:dropout_student")
+def test_a_run_resumes_exactly_where_it_was_cut(change: Any, tmp_path: Path) -> None:
+    run = replace(SMALL, **change, student="factories:dropout_student", image_size=24)
     resources = Resources(cache=Cache(tmp_path / "cache", 1))
-    whole = list(distill(run, teacher_folder, resources, tmp_path / "whole"))
-    cut = distill(run, teacher_folder, resources, tmp_path / "cut")
+    whole = list(distill(run, NOWHERE, resources, tmp_path / "whole"))
+    cut = distill(run, NOWHERE, resources, tmp_path / "cut")
     next(cut), next(cut)  # the first epoch is on disk once the second is asked for
     cut.close()
-    rest = list(distill(run, teacher_folder, resources, tmp_path / "cut"))
+    rest = list(distill(run, NOWHERE, resources, tmp_path / "cut"))
     assert [e.splits for e in rest] == [e.splits for e in whole]
     for name in (STUDENT, PREDICTIONS):
         files = [tmp_path / folder / name for folder in ("whole", "cut")]
@@ -184,21 +179,20 @@ def test_a_run_resumes_exactly_where_it_was_cut(
     assert load_file(tmp_path / "cut" / STUDENT).keys() == names  # a projector is not saved
 
 
-def test_predictions_are_those_of_the_saved_student(
-    tiny: Run, teacher_folder: Path, tmp_path: Path
-) -> None:
-    run, folder = replace(tiny, ema=0.9), tmp_path / "trials" / replace(tiny, ema=0.9).trial_id
-    *_, last = distill(run, teacher_folder, Resources(), folder)
+def test_predictions_are_those_of_the_saved_student(tmp_path: Path) -> None:
+    run = replace(SMALL, ema=0.9)
+    folder = tmp_path / "trials" / run.trial_id
+    *_, last = distill(run, NOWHERE, Resources(), folder)
     frame = pd.read_parquet(folder / PREDICTIONS)
     assert (frame.trial_id == run.trial_id).all() and frame.file.isna().all()
     data = load_data(run)
     student = build(run.student, str(folder / STUDENT), len(data.classes), seed=0)
-    teacher = build_teacher(run, teacher_folder, data)
+    teacher = build_teacher(run, NOWHERE, data)
     for model in (student, teacher):
         model.place(CPU, "fp32").set_mode(False)
     for name in ("val", "test"):
         split = data.splits[name]
-        views = next(Views(split, torch.arange(len(split)), run, 28).batches(len(split)))
+        views = next(Views(split, torch.arange(len(split)), run, 8).batches(len(split)))
         with torch.no_grad():
             p, target = student(views).softmax(1), teacher(views).argmax(1)
         rows = frame.query("split == @name")
@@ -210,7 +204,7 @@ def test_predictions_are_those_of_the_saved_student(
         assert rows.p_predicted.tolist() == pytest.approx(p.max(1).values.tolist(), rel=1e-4)
         of_label = p[torch.arange(len(split)), split.labels]
         assert rows.p_label.tolist() == pytest.approx(of_label.tolist(), rel=1e-3, abs=1e-7)
-    *_, reference = plain_loop(run, teacher_folder)
+    *_, reference = plain_loop(run, NOWHERE)
     assert frame.query("split == 'val'").correct.mean() == reference.metrics["val"]["acc"]
     # whatever comparisons over images use is what the loop has recorded
     recorded = last.splits["val"]
@@ -225,21 +219,21 @@ def test_predictions_are_those_of_the_saved_student(
 
 
 def test_a_run_with_an_objective_of_the_user(
-    tiny: Run, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "objectives_of_mine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide an edit within a second
-    run = replace(tiny, loss="objectives_of_mine:soft", temperature=2.0, epochs=1)
+    run = replace(SMALL, loss="objectives_of_mine:soft", temperature=2.0, epochs=1)
     check_run(run)
     users, built_in = (
-        [epoch.splits for epoch in distill(each, teacher_folder, Resources())]
+        [epoch.splits for epoch in distill(each, NOWHERE, Resources())]
         for each in (run, replace(run, loss="kl"))
     )
     assert users == built_in
 
     def fingerprints(run: Run, **space: Any) -> dict[str, str]:
-        return check_objectives(Study(run=run, space=space), classes=10)
+        return check_objectives(Study(run=run, space=space), classes=3)
 
     with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
         check_run(replace(run, loss="objectives_of_mine:number"))
@@ -259,11 +253,11 @@ def test_a_run_with_an_objective_of_the_user(
 
 def statistics_of_a_batch(classes: int) -> nn.Module:
     """A model that cannot learn from one example."""
-    layers = (nn.Flatten(), nn.Linear(784, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+    layers = (nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
     return nn.Sequential(*layers)
 
 
-LONELY = {"train_images": 65, "teacher_train_images": 65, "teacher_batch_size": 16}
+LONELY = {"train_images": 33, "teacher_train_images": 33, "teacher_batch_size": 16}
 
 
 @pytest.mark.parametrize(
@@ -276,29 +270,28 @@ LONELY = {"train_images": 65, "teacher_train_images": 65, "teacher_batch_size": 
         ),
         (
             {"teacher": f"{__name__}:statistics_of_a_batch", **LONELY},
-            "but --teacher-batch-size 16 makes such a batch of 65 examples; give another",
+            "but --teacher-batch-size 16 makes such a batch of 33 examples; give another",
         ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:the model .* has no preprocessing")
-def test_what_cannot_be_trained_is_refused(
-    changes: dict[str, Any], sentence: str, tiny: Run
-) -> None:
+def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    run = replace(SMALL, teacher_epochs=1)
     with pytest.raises(InputError, match=sentence):
-        check_run(replace(tiny, **changes))
+        check_run(replace(run, **changes))
     if changes.get("student", ":").endswith("batch"):
-        check_run(replace(tiny, **changes, batch_norm="eval"))
-        check_run(replace(tiny, **changes | {"train_images": 66}))
+        check_run(replace(run, **changes, batch_norm="eval"))
+        check_run(replace(run, **changes | {"train_images": 34}))
 
 
-def test_the_checks_name_what_the_run_is_made_of(tiny: Run) -> None:
-    study = Study(run=resolve(tiny))
-    assert check_study(study, load_data(study.run)) == {
-        "data": load_data(tiny).fingerprint,
-        "teacher": initial_teacher(tiny, load_data(tiny)).fingerprint(),
-        "student": make_student(tiny, load_data(tiny)).fingerprint(),
+def test_the_checks_name_what_the_run_is_made_of() -> None:
+    study, data = Study(run=resolve(SMALL)), load_data(SMALL)
+    assert check_study(study, data) == {
+        "data": data.fingerprint,
+        "teacher": initial_teacher(study.run, data).fingerprint(),
+        "student": make_student(study.run, data).fingerprint(),
     }
-    assert check_study(study, load_data(study.run), fingerprints=False) == {}
+    assert check_study(study, data, fingerprints=False) == {}
 
 
 def test_a_build_that_takes_long_is_shown(
