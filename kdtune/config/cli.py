@@ -41,7 +41,7 @@ from kdtune.config.fields import (
     searchable,
 )
 from kdtune.config.files import existing_file, not_writable_by_all
-from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run
+from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Scope, Study, fashion
 from kdtune.config.task import Range, ends_of
 from kdtune.config.text import InputError, UserError, printable, printable_lines, shown, user_code
@@ -456,33 +456,19 @@ def study_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
 
 def _run_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
     """Yield the flags of the fields of `Run`; a search takes several values of hyperparameters."""
-    is_default_study, elsewhere = base == fashion(), Study(name=NAME_OF_DATA)
-    texts = docstrings(Run)
+    texts, is_default_study, of_other_data = docstrings(Run), base == fashion(), Run()
     for name, declared in declarations(Run).items():
         if command not in declared.setting.commands:
             continue
-        about = _help_of(declared, texts[name])
-        if is_default_study:
-            about += _default_elsewhere(name, base, elsewhere)
+        about, default = _help_of(declared, texts[name]), getattr(base.run, name)
+        other = getattr(of_other_data, name)
+        if is_default_study and (name in base.space or default != other):
+            about += f" With other --data the default is {other}."
         if command == "search" and name in searchable(Run):
             number = declared.number_kind
             yield _list_flag(name, number or declared.kind, about, base, declared.setting.metavar)
         else:
-            default = getattr(base.run, name)
             yield _flag(name, declared.kind, about, default, declared.setting.metavar)
-
-
-def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:
-    """Return the sentence on a flag's default with other data, if it differs; else ""."""
-    if name in ("data", "repeat"):
-        return ""
-    here, there = (
-        study.values(name) if name in HYPERPARAMETERS else getattr(study.run, name)
-        for study in (base, elsewhere)
-    )
-    if here == there:
-        return ""
-    return f" With other --data the default is {there[0] if isinstance(there, tuple) else there}."
 
 
 def _space_flags(base: Study) -> Iterator[Flag]:

@@ -332,32 +332,31 @@ def _list_error(file: str, name: str, got: str) -> InputError:
 
 
 def _read_parquet(file: Path) -> tuple[Any, list[_Rows]]:
-    """Return the names of the classes in a .parquet file, None without, and its rows."""
+    """Return the names of the classes in a .parquet file, None without, and its rows.
+
+    These are those of each split that has some; or all, if they name files.
+    """
     table = pq.read_table(file)
     named = json.loads((table.schema.metadata or {}).get(b"classes", b"null"))
-    return named, list(_parquet_rows(file.name, table))
-
-
-def _parquet_rows(file: str, table: pa.Table) -> Iterator[_Rows]:
-    """Yield the rows of each split that has some; or all rows, if they name files."""
     numbers, names = np.arange(len(table)), table.column_names
     if "file" in names and table["file"].null_count < len(table):
-        yield _rows_of(file, None, table, numbers)
-        return
+        return named, [_rows_of(file.name, None, table, numbers)]
     if "split" not in names or "example" not in names:
         raise InputError(
-            f"{file} must have the columns split and example (the index in the split), or file, "
-            f"but has {', '.join(names)}"
+            f"{file.name} must have the columns split and example (the index in the split), or "
+            f"file, but has {', '.join(names)}"
         )
     splits = np.array([str(name) for name in table["split"].to_pylist()])
     unknown = ~np.isin(splits, _SPLITS)
     if unknown.any():
         row = int(unknown.argmax())
-        raise _row_error(file, row, "split", "be train, val or test", splits[row])
-    for split in _SPLITS:
-        chosen = splits == split
-        if chosen.any():
-            yield _rows_of(file, split, table.filter(pa.array(chosen)), numbers[chosen])
+        raise _row_error(file.name, row, "split", "be train, val or test", splits[row])
+    parts = {split: splits == split for split in _SPLITS}
+    return named, [
+        _rows_of(file.name, split, table.filter(pa.array(chosen)), numbers[chosen])
+        for split, chosen in parts.items()
+        if chosen.any()
+    ]
 
 
 def _rows_of(file: str, split: str | None, table: pa.Table, numbers: Integers) -> _Rows:

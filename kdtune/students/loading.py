@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load_file
 from torch import Tensor
 
 from kdtune.config.fields import OBJECT, Role, is_named_data, is_object
@@ -267,9 +267,9 @@ def _read_weights(students: Students, repeat: int) -> tuple[Path, Mapping[str, T
         fetch_file(students.uri, f"{STUDENTS}/{file.name}", students.folder.parent)
     recorded = next((s.sha256 for s in students.record.students if s.repeat == repeat), "")
     try:
-        content = file.read_bytes()
-        state: dict[str, Tensor] = load(content)
-        if recorded and recorded != hashlib.sha256(content).hexdigest():
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        state: dict[str, Tensor] = load_file(file)
+        if recorded and recorded != content:
             raise OSError("its content is not what the study wrote, by its SHA-256")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} is damaged ({first_line(error)}); {AGAIN}") from None
