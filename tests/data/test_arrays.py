@@ -133,14 +133,14 @@ X = torch.zeros(10, 2)
 FAULTS = {
     "unknown key": (lambda: {"trian": (X, LABELS)}, "only, but has 'trian'"),
     "no labels": (lambda: {"train": X}, r"own_module:make \(train\) must be a pair .* got Tensor"),
-    "empty": (lambda: pair(X[:0], LABELS[:0]), r"must have examples, \[N, \.\.\.\], but has none"),
+    "empty": (lambda: pair(X[:0], LABELS[:0]), r"each with a label, but has 0 examples"),
     "from 1": (lambda: pair(X, LABELS + 1), "none of .'0'.; number the classes from 0"),
     "one class": (lambda: pair(X, LABELS * 0), "at least two classes, but has 0 alone"),
-    "one-hot": (lambda: pair(X, np.eye(10)), r"\[N\], but have the shape \[10, 10\]"),
+    "one-hot": (lambda: pair(X, np.eye(10)), r"\[N\], but are float64 \[10, 10\]"),
     "ragged": (lambda: pair([[1, 2], [3]]), "an array of numbers of one shape, but got list"),
     "other type in val": (
         lambda: {"train": (X, LABELS), "val": (X.long(), LABELS)},
-        r"train has \[2\] of float32 and val has \[2\] of int64",
+        r"as train \(\[2\] of float32\), .* has 10 examples \(\[2\] of int64\) and 10 labels",
     ),
     "unknown in val": (
         lambda: {"train": (X[:2], ["a", "b"]), "val": (X[:1], ["c"])},
