@@ -202,12 +202,7 @@ def test_copies_in_the_pool_are_named() -> None:
     twice = data(rows(4, 4, 4), val=rows(4, 4, 4))
     (sentence,) = find_copies(cut_fold(twice, FoldCut(0, FOLDS, 1)))
     assert sentence.startswith("12 of the 24 examples in train and val are copies of others (such")
-    val = twice.splits["val"]
-    others = Split((val.labels + 1) % 3, val.inputs)
-    moved = replace(twice, fingerprint="moved", splits=twice.splits | {"val": others})
-    _, labels = find_copies(cut_fold(moved, FoldCut(0, FOLDS, 0)))
-    assert labels.startswith("24 of the 24 examples in train and val are copies of others in anoth")
-    assert " = pool[" in labels
+    assert " = pool[" in sentence
 
 
 ORIENTATION = 0x0112

@@ -77,7 +77,6 @@ def test_preprocessing_of_timm_is_that_of_its_transform() -> None:
         config = timm.get_pretrained_cfg(name).to_dict()
         own = published_by_timm(config)
         resize = data.create_transform(**data.resolve_data_config(config)).transforms[0]
-        assert own.size is not None and own.crop is not None
         exact = math.floor(own.size / config["crop_pct"])
         assert round(own.size / own.crop) == resize.size == exact
         assert own.interpolation == resize.interpolation.value

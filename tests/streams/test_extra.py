@@ -183,16 +183,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(teacher_folder: Path, tmp_pat
     assert_equal(resumed, want)
 
 
-def test_the_label_of_such_an_image_is_the_class_of_the_teacher(teacher_folder: Path) -> None:
-    for batch in new_stream(RUN, teacher_folder)[1].train(0):
-        n = batch.unlabelled
-        assert batch.teacher is not None
-        assert torch.equal(batch.labels[-n:], batch.teacher[-n:].argmax(1))
-        assert len(batch) == len(batch.labelled) + n
-
-
 def test_only_labelled_images_are_mixed(teacher_folder: Path) -> None:
-    """Mixing is within the labelled part of a batch, whatever its size; the others stay."""
+    """The others stay, and their label is the class of the teacher."""
     mixing = replace(RUN, mixup=1.0)
     pairs = zip(
         new_stream(RUN, teacher_folder)[1].train(1),
@@ -201,7 +193,8 @@ def test_only_labelled_images_are_mixed(teacher_folder: Path) -> None:
     )
     for plain, mixed in pairs:
         n = plain.unlabelled
-        assert mixed.unlabelled == n
+        assert mixed.unlabelled == n and len(plain) == len(plain.labelled) + n
+        assert torch.equal(plain.labels[-n:], plain.teacher[-n:].argmax(1))
         for one, other in zip(vars(plain).values(), vars(mixed).values(), strict=True):
             if isinstance(one, Tensor):
                 assert torch.equal(one[-n:], other[-n:])
@@ -266,13 +259,10 @@ def test_features_of_a_frozen_backbone_are_computed_once(
     teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resources = Resources(cache=Cache(tmp_path, 1))
-    run = replace(RUN, trainable="head", batch_norm="eval")
+    run = replace(RUN, **FROZEN)
     over_stream(run, teacher_folder, resources)
 
-    def fail(self: Classifier, views: Tensor) -> Tensor:
-        raise AssertionError("the backbone runs again")
-
-    monkeypatch.setattr(Classifier, "features", fail)
-    monkeypatch.setattr(Classifier, "forward", fail)
+    monkeypatch.delattr(Classifier, "features")
+    monkeypatch.delattr(Classifier, "forward")
     for change in ({"alpha": 0.1}, {"temperature": 1.0}):
         over_stream(replace(run, **change), teacher_folder, resources)

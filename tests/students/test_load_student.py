@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,6 @@ def test_earlier_students_of_other_data_need_their_study(tmp_path: Path) -> None
     assert "image size of these students is not known" in refused(around)
 
 
-# -- what can be wrong -------------------------------------------------------------------------
-
-
 def test_places_without_students(fashion: Results, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("")
@@ -175,46 +172,35 @@ def test_damaged_weights(copied: Path) -> None:
         assert fault in refused(copied)
 
 
-# -- factories of the user's -------------------------------------------------------------------
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of a user's factory, importable."""
-    file = tmp_path / "my_models_of_mine.py"
-    file.write_text("import factories\n\nsmall = lambda k: factories.small_cnn(k, width=2)\n")
+def test_a_factory_that_is_gone_or_has_changed(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, name = tmp_path / "my_models_of_mine.py", "my_models_of_mine"
+    text = "import factories\n\nsmall = lambda k: factories.small_cnn(k, width=2)\n"
+    project.write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide edits within a second
-    yield file
-    forget()
-
-
-def forget() -> None:
-    sys.modules.pop("my_models_of_mine", None)
-
-
-def test_a_factory_that_is_gone_or_has_changed(project: Path, copied: Path) -> None:
-    made = build("my_models_of_mine:small", "none", 10, seed=0)
+    made = build(f"{name}:small", "none", 10, seed=0)
     model = {"name": made.name, "file": str(project), "source": made.source}
     want = kdtune.load_student(copied)(IMAGES)
     edit(copied, lambda values: values["model"].update(model))
     torch.testing.assert_close(kdtune.load_student(copied)(IMAGES), want)
 
-    forget()
-    project.write_text(project.read_text() + "\n\nEPOCHS = 3\n")
+    del sys.modules[name]
+    project.write_text(f"{text}\n\nEPOCHS = 3\n")
     with pytest.warns(UserWarning, match="has changed since the study") as found:
         changed = kdtune.load_student(copied)
     assert str(project) in str(found[0].message)
     torch.testing.assert_close(changed(IMAGES), want)
 
-    for text, words in (
-        (project.read_text().replace("width=2", "width=3"), "fit .*The source of .* has changed."),
+    for other, words in (
+        (text.replace("width=2", "width=3"), "fit .*The source of .* has changed."),
         ("x = 1\n", "has no attribute 'small'"),
     ):
-        forget()
-        project.write_text(text)
+        del sys.modules[name]
+        project.write_text(other)
         assert re.search(words, refused(copied))
-    forget()
+    del sys.modules[name]
     project.unlink()
     message = refused(copied)
     assert "No module named 'my_models_of_mine'" in message and "PYTHONPATH" in message
