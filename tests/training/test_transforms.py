@@ -29,7 +29,6 @@ from kdtune.training.teacher import initial_teacher
 COUNT, WRONG = 8, 2
 """Images of val, and how many of them lie in the folder of the other class."""
 NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
-Transform = Callable[[Image.Image], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def published_transform(name: str) -> Transform:
+def published_transform(name: str) -> Callable[[Image.Image], Tensor]:
     if name.startswith("timm/"):
         import timm
         from timm import data
