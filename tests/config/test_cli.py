@@ -32,7 +32,7 @@ def test_flags_of_several_numbers_are_one_value() -> None:
     [
         ("search --stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
         ("search --loss kl kl", "loss must list each value once, but got kl twice"),
-        ("search --epochs 1.5", "epochs must be whole numbers or a range LOW..HIGH, but got 1.5"),
+        ("search --epochs 1.5", "epochs must be whole numbers or one range of them, LOW..HIGH"),
         (f"search {'a' * 256}.py", "EXPERIMENT must be a path"),
         ("convert --from keras --from timm", "a flag must be given once, but got --from"),
     ],

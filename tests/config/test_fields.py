@@ -53,7 +53,7 @@ class Example:
     word: Literal["a", "b"] | None = "a"
     flag: bool = False
     text: str = ""
-    path: Annotated[str, Setting(place=True)] = "x"
+    path: Annotated[str, Setting(path=True)] = "x"
     several: tuple[Annotated[float, Bounds("[0, 1]")], ...] = (0.5,)
     other: Any = None
 
@@ -95,7 +95,7 @@ def test_what_a_place_must_be(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         Run(**values)
     for owner in (Run, Study):
-        for name in (n for n, declared in declarations(owner).items() if declared.setting.place):
+        for name in (n for n, declared in declarations(owner).items() if declared.setting.path):
             for path in ("", "~nouser/x", LONG, "s3://", "ftp://a/b"):
                 with pytest.raises(InputError):
                     replace(owner(), **{name: path})
