@@ -139,35 +139,16 @@ def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -
     assert trials[["status", "n_epochs"]].values.tolist() == [["completed", 3]]
 
 
-def test_a_part_of_the_records_is_never_overwritten(
+def test_a_driver_that_was_suspended_overwrites_only_what_it_has_read(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not by a driver that was suspended in the middle of its upload, either."""
-    suspended = Mirror(study)
-    with Records(study.folder) as records:
-        records.start(study.run, 0)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
-    successor, own = Mirror(study), study.folder / "epochs" / "00000.jsonl"
-    with Records(study.folder) as records, RecordsUploader(successor, records):
-        records.start(study.run, 1)
-    with pytest.raises(LeaseLostError, match=r"epochs/00000\.jsonl was written by another driver"):
-        suspended.push("epochs")
-    with pytest.raises(LeaseLostError):
-        suspended.check()
-    assert successor.store is not None
-    assert successor.store.get("epochs/00000.jsonl", tmp_path / "part")
-    assert (tmp_path / "part").read_bytes() == own.read_bytes()
-    Mirror(study).push("epochs")  # with the same content: an earlier attempt has landed
-
-
-def test_small_files_of_the_driver_replace_only_what_it_has_read(
-    s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    """A part of the records is never overwritten; a small file only by who has read it last."""
     late, folder = Mirror(study), study.folder
     late.leased = True
     names = ("study.json", "provenance.json")
     late.pull(*names)  # there is none
-    folder.mkdir(parents=True, exist_ok=True)
+    with Records(folder) as records:
+        records.start(study.run, 0)
     for text in ("one", "three"):
         (folder / "study.json").write_text(text)
         late.push("study.json")
@@ -176,17 +157,23 @@ def test_small_files_of_the_driver_replace_only_what_it_has_read(
     late.pull("study.json")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
     successor = Mirror(study)
-    study.folder.mkdir(parents=True, exist_ok=True)
+    with Records(study.folder) as records, RecordsUploader(successor, records):
+        records.start(study.run, 1)
     for name in names:
         (study.folder / name).write_text("its successor's")
     successor.push(*names)
-    for name in names:
-        (folder / name).write_text("late")
+    part = "epochs/00000.jsonl"
+    for name in (*names, part):
+        if name != part:
+            (folder / name).write_text("late")
         with pytest.raises(LeaseLostError, match=f"{name} was written by another driver"):
             late.push(name)
+        with pytest.raises(LeaseLostError):
+            late.check()
         late.lost = None
         assert successor.store is not None and successor.store.get(name, tmp_path / "there")
-        assert (tmp_path / "there").read_text() == "its successor's"
+        assert (tmp_path / "there").read_bytes() == (study.folder / name).read_bytes()
+    Mirror(study).push("epochs")  # with the same content: an earlier attempt has landed
 
 
 @pytest.mark.usefixtures("in_this_process", "without_texts")

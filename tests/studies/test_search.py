@@ -141,7 +141,7 @@ def test_ctrl_c_exits_130_and_the_same_command_goes_on(
 ) -> None:
     """Interrupted once a run has ended; the worker of the other run dies, too.
 
-    The function finds its state. test_killed_studies.py kills drivers.
+    The function finds its state. experiments/soak.py kills drivers.
     """
     study = Study(train="own_functions:dies_once", out=str(tmp_path), space={"alpha": (1.0,)})
     study = replace(study, baseline={"alpha": 1.0}, epochs=8, repeats=2)
