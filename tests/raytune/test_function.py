@@ -36,9 +36,6 @@ def epochs_of(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [epoch for report in reports for epoch in report["epochs"]]
 
 
-SHORT = {"until_decided": True, "budget": "9runs", "policy": "race", "epochs": 1}
-
-
 def test_an_array_is_its_mean_and_is_kept_per_example(
     tmp_path: Path, reports: list[dict[str, Any]]
 ) -> None:
@@ -67,25 +64,22 @@ def test_generators_are_seeded_by_the_repeat(tmp_path: Path, reports: list[dict[
     assert reports[-1]["error"] is None and len(epochs_of(reports)) == 4 * 3
 
 
+ONLY = 'InputError: metric must be "val/NAME" with a NAME of letters, digits and _, '
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         ("raises", "RuntimeError: no more data"),
         ("nothing", "ValueError: train yielded nothing, but must yield a dict of metrics"),
         ("nan", "Diverged: val/acc is nan in epoch 0"),
-        (
-            "no score",
-            "ValueError: train must yield val/acc in each epoch, but yielded ['val/loss']",
-        ),
+        ("no score", "ValueError: train must yield val/acc in each epoch, but yielded ['val/loss"),
         ("no split", "ValueError: a metric must be named train/NAME, val/NAME or test/NAME, not"),
         ("lengths", "ValueError: arrays of val must have one value per example each"),
         ("percent", "ValueError: val/acc must be a share in [0, 1], as kdtune's acc is, but is 81"),
-        (
-            "reserved",
-            'InputError: metric must be "val/NAME" with a NAME of letters, digits and _, ',
-        ),
+        ("reserved", ONLY),
         ("exits", "InputError: train ended: it calls sys.exit(0) ("),
-        ("control", 'InputError: metric must be "val/NAME" with a NAME of letters, digits and _'),
+        ("control", ONLY),
         ("short", "ValueError: train yielded 1 epochs, but there are 3"),
         ("soft", "ValueError: val/acc must be 0 or 1 for each example"),  # for the test of auto
     ],
@@ -95,7 +89,8 @@ def test_what_a_function_does_wrong_is_said(
 ) -> None:
     study = make(tmp_path, own_functions.failing, space={"kind": (kind,)}, baseline={})
     if kind == "soft":
-        study = make(tmp_path, own_functions.soft, **SHORT)
+        auto = {"until_decided": True, "budget": "9runs", "policy": "race", "epochs": 1}
+        study = make(tmp_path, own_functions.soft, **auto)
     run_trial(function_epochs, {"kind": kind, "alpha": 0.5, "repeat": 0}, study)
     assert reports[-1]["error"].startswith(message) and len(reports[-1]["error"]) < 5000
     assert list(study.folder.glob("trials/*/error.txt"))
@@ -122,9 +117,8 @@ def test_the_files_of_a_trial_travel_through_the_store(
 ) -> None:
     """What one machine has written is there on another one; the log of epochs is not kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    study = replace(
-        make(tmp_path, own_functions.stops_once), out=f"s3://kdtune/{tmp_path.name}", name="travels"
-    )
+    study = make(tmp_path, own_functions.stops_once)
+    study = replace(study, out=f"s3://kdtune/{tmp_path.name}", name="travels")
     sample = {"alpha": 0.5, "repeat": 0}
     run_trial(function_epochs, sample, study)
     assert reports[-1]["error"] == "RuntimeError: once" and len(epochs_of(reports)) == 2
