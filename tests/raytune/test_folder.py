@@ -18,11 +18,11 @@ import pytest
 from photos import photo, save
 from PIL import Image
 from s3_service import S3
+from small_students import PLAIN
 from study_folders import RUN, at, draw, make, write_predictions, write_records
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT, STUDY, THUMBNAILS
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
@@ -191,9 +191,6 @@ def test_transforms_of_the_models_are_kept_and_their_warnings_shown(made: kdtune
     assert named["model"] == source | {"weights": "unknown"}
 
 
-NET = {"": "squeezenet1_1", "_weights": "none"}
-
-
 def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
     """But for what other commands may be writing now, and the user's own files."""
     dead = ["study.json", "teacher/1/teacher.json", "trials/t/files/.kdtune-epochs.json"]
@@ -334,6 +331,7 @@ def test_what_version_0_1_cannot_tell_is_said() -> None:
         check_same(of_run(student_weights="none"), SavedStudy(OLD, {"data": "d"}), PRINTS)
 
 
+@pytest.mark.usefixtures("without_texts")
 def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(tmp_path: Path) -> None:
     """A finished one, renamed, whose data has moved; its data must be the same, byte for byte."""
     photos = tmp_path / "photos"
@@ -341,8 +339,8 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(tmp_path: Pat
         for number in range(count):
             file = photos / split / "ab"[number % 2] / f"{number}.png"
             save(photo(number + 100 * count, 32, 32), file, grey=True)
-    net = {f"{role}{end}": value for role in ("teacher", "student") for end, value in NET.items()}
-    run = Run(data=str(photos), image_size=32, teacher_epochs=0, epochs=2, lr=0.05, **net)
+    net = "factories:photo_student"
+    run = replace(PLAIN, data=str(photos), image_size=32, teacher=net, student=net, epochs=2)
     study = Study(name="before", out=str(tmp_path / "runs"), run=run, repeats=1)
     with lock_study(study.folder):
         write_study(study, check_study(study, load_data(study.run)))

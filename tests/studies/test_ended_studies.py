@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from drivers import Driver, wait_until
-
-from kdtune.config.study import Study
+from own_functions import study_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,15 +40,8 @@ IGNORED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 )
 def test_a_study_that_is_told_to_end(when: str, how: str, tmp_path: Path) -> None:
     code = IGNORED if "background" in how else ""
-    study = Study(
-        train="own_functions:steady",
-        space={"alpha": (0.25, 0.5, 1.0)},
-        baseline={"alpha": 1.0},
-        repeats=4,
-        epochs=8,
-        out=str(tmp_path / "runs"),
-        name="s",
-    )
+    changes = {"space": {"alpha": (0.25, 0.5, 1.0)}, "repeats": 4, "epochs": 8}
+    study = study_of("own_functions:steady", tmp_path / "runs", **changes)
     with Driver(study, tmp_path / "d", 0.6, code) as driver:
         starts = when == STARTS
         wait_until(lambda: driver.processes("/gcs_server ") if starts else driver.epochs() > 3)
