@@ -77,6 +77,12 @@ OTHER: dict[str, Any] = {
         # of augmented images the interpolation enters where it has an effect
         (["views"], ["train"], EVALUATED | {"augment": "crop"}, [CUBIC], [OTHER_CROP]),
         (["views"], ["train"], EVALUATED | {"augment": "resized-crop"}, [], [CUBIC, OTHER_CROP]),
+        # images that are turned, which only new studies of files have
+        (
+            *(["views"], [*SPLITS, "extra"], {"orientation": "stored"}),
+            [{"orientation": "exif", "files": True}],
+            [{"orientation": "exif"}, {"files": True}],
+        ),
         # without augmentation train is shared by all epochs and repeats; the seed draws the subset
         (IMAGES, ["train"], {"augment": "none"}, [{"seed": 9}], [{"epoch": 5}, {"repeat": 1}]),
         (["views"], ["train"], {"augment": "none"} | EVALUATED, [CUBIC, OTHER_CROP], []),
