@@ -503,11 +503,7 @@ def key_of(run: Run) -> TeacherKey:
 
 
 def find_unmeasured(
-    run: Run,
-    teachers: Sequence[Run],
-    root: Path,
-    known: Sequence[TeacherAccuracy],
-    data: StudyData,
+    run: Run, teachers: Sequence[Run], root: Path, known: Sequence[TeacherAccuracy], data: StudyData
 ) -> list[Run]:
     """Return the teachers whose accuracy is not known, or was measured on other images or weights.
 
