@@ -39,28 +39,15 @@ from kdtune.config.text import InputError, short
 from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import FILE as OPTUNA
 from kdtune.planning.proposals import export_for_optuna
+from kdtune.results import examples
 from kdtune.results.comparison import Criterion
-from kdtune.results.examples import (
-    configuration_record,
-    has_thumbnails,
-    read_arms,
-    trial_metrics,
-    write_thumbnails,
-)
 from kdtune.results.formatting import csv_text
 from kdtune.results.frames import write_frames
 from kdtune.results.results import Results, load
 from kdtune.results.warnings import exported_config
+from kdtune.storage import records
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import (
-    Line,
-    SavedStudy,
-    is_running,
-    list_parts,
-    read_lines,
-    read_provenance,
-    read_saved,
-)
+from kdtune.storage.records import Line, SavedStudy
 
 if TYPE_CHECKING:
     from kdtune.data.sources import StudyData
@@ -87,18 +74,18 @@ def read_complete(study: Study) -> Results | None:
     """
     folder = study.folder
     left_to_driver = (study.uri, study.train, study.run.objects, study.notify)
-    if any(left_to_driver) or not (folder / files.STUDY).is_file() or is_running(folder):
+    if any(left_to_driver) or not (folder / files.STUDY).is_file() or records.is_running(folder):
         return None
     lines: list[str] = []
-    saved = read_saved(folder)
+    saved = records.read_saved(folder)
     asked = replace(study, run=study.run.absolute(), tracker=(), notify=None)
     study = merge_with_saved(asked, saved, lines.append)
     if study.to_json(saved.fingerprints) != (folder / files.STUDY).read_text("utf-8"):
         return None
     if is_moved(study, saved) or not _has_finished_files(folder, study):
         return None
-    records, _ = read_lines(folder, study)
-    if not Plan(study, records).is_done:
+    recorded, _ = records.read_lines(folder, study)
+    if not Plan(study, recorded).is_done:
         return None
     for line in lines:
         print(line)
@@ -107,7 +94,8 @@ def read_complete(study: Study) -> Results | None:
 
 def _has_finished_files(folder: Path, study: Study) -> bool:
     """Return whether a folder has all that is written at the end, newer than the records."""
-    newest = max((part.stat().st_mtime for part in list_parts(folder / files.EPOCHS)), default=0.0)
+    parts = records.list_parts(folder / files.EPOCHS)
+    newest = max((part.stat().st_mtime for part in parts), default=0.0)
     finished = [folder / name for name in FINISHED_FILES]
     if not all(file.is_file() and file.stat().st_mtime >= newest for file in finished):
         return False
@@ -131,7 +119,7 @@ def read_if_saved(folder: Path) -> SavedStudy | None:
     Call it with the study's lock held (`lock_study`, and on a store `hold_lease`): before that,
     another driver may be changing the file.
     """
-    return read_saved(folder) if (folder / files.STUDY).exists() else None
+    return records.read_saved(folder) if (folder / files.STUDY).exists() else None
 
 
 def merge_with_saved(
@@ -378,7 +366,7 @@ def _copies(
                 file=name,
                 trial_id=trial.trial_id,
                 sha256=hashlib.sha256((part / name).read_bytes()).hexdigest(),
-                metrics=trial_metrics(trial),
+                metrics=examples.trial_metrics(trial),
             )
 
 
@@ -387,7 +375,7 @@ def _record(results: Results, run: Run, students: tuple[StudentRecord, ...]) -> 
 
     What an earlier version of kdtune has not recorded at the start of the study stays unknown.
     """
-    record = read_provenance(results.folder)
+    record = records.read_provenance(results.folder)
     source = record.get("sources", {}).get(f"student {run.student}", {})
     student = record.get("models", {}).get(f"student {run.student}", {})
     steps = record.get("views", {}) | {k: v for k, v in student.items() if k != "crop"}
@@ -399,7 +387,7 @@ def _record(results: Results, run: Run, students: tuple[StudentRecord, ...]) -> 
         input=InputRecord(**_known(InputRecord, view)) if view else None,
         preprocessing=steps if student else None,
         students=students,
-        configuration=configuration_record(results),
+        configuration=examples.configuration_record(results),
         versions=record.get("versions", {}),
         run=asdict(run),
     )
@@ -431,7 +419,7 @@ def write_study(
         provenance: What is known of its trials, if it runs any, see `distillation.prepare`. Models,
             their sources, views and warnings are added to the record; the rest is written once.
     """
-    recorded = read_provenance(study.folder)
+    recorded = records.read_provenance(study.folder)
     study = replace(study, rerun_dropped=False)  # it is asked for once
     with files.atomic_write(study.folder / files.STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
@@ -469,7 +457,7 @@ def remove_parts(folder: Path) -> None:
 
 def add_warning(folder: Path, sentence: str) -> None:
     """Add a sentence to the warnings of a study that has begun, which results and report show."""
-    record = read_provenance(folder)
+    record = records.read_provenance(folder)
     warnings = list(dict.fromkeys([*record.get("warnings", []), sentence]))
     _write_provenance(folder, record | {"warnings": warnings})
 
@@ -521,7 +509,7 @@ def finish(
         data: Its data; None reads them, if they are there.
     """
     results = load(folder)
-    lines, _ = read_lines(folder, results.study)
+    lines, _ = records.read_lines(folder, results.study)
     mirror.pull_trials(list(results.trials.trial_id), files.PREDICTIONS)
     write_frames(folder, results.frames)
     with files.atomic_write(folder / SUMMARY_CSV) as part:
@@ -547,8 +535,8 @@ def finish(
 
 def _write_thumbnails(results: Results, run: Run, data: StudyData | None) -> None:
     """Write thumbnails of the images that the report will show, unless the data are gone."""
-    arms = read_arms(results, Criterion())
-    if has_thumbnails(results.folder, arms):
+    arms = examples.read_arms(results, Criterion())
+    if examples.has_thumbnails(results.folder, arms):
         return
     from kdtune.data.sources import StudyData  # torch
 
@@ -562,4 +550,4 @@ def _write_thumbnails(results: Results, run: Run, data: StudyData | None) -> Non
             shown = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
             return Image.fromarray(shown.numpy())
 
-        write_thumbnails(results.folder, arms, picture)
+        examples.write_thumbnails(results.folder, arms, picture)

@@ -28,6 +28,7 @@ from kdtune.reporting.canvas import (
     new_axes,
     outside,
 )
+from kdtune.results import examples
 from kdtune.results.comparison import (
     Criterion,
     completed,
@@ -36,15 +37,7 @@ from kdtune.results.comparison import (
     with_enough_repeats,
 )
 from kdtune.results.costs import COST_AXES, with_prefix
-from kdtune.results.examples import (
-    ARMS,
-    BothArms,
-    Numbers,
-    calibration,
-    calibration_errors,
-    confusion,
-    read_arms,
-)
+from kdtune.results.examples import ARMS, BothArms, Numbers
 from kdtune.results.formatting import cell, difference_text, interval_text
 from kdtune.results.frames import short_model
 from kdtune.results.results import Results
@@ -81,7 +74,7 @@ def class_plots(results: Results, arms: Mapping[str, BothArms]) -> Iterator[Capt
 
 def _confusion_plots(arms: BothArms, labels: list[str]) -> Iterator[CaptionedFigure]:
     """Yield the matrix of the distilled students, and its difference from the baseline."""
-    shares = 100 * confusion(arms)
+    shares = 100 * examples.confusion(arms)
     caption = sentence("confusion figure", arms=arms, label=labels[0])
     yield _matrix("confusion", caption, arms, shares[0], {"cmap": "cividis", "vmin": 0})
     change = shares[0] - shares[1]
@@ -124,7 +117,7 @@ def _number_cells(axes: Axes, values: Numbers, image: Any, signed: bool) -> None
 
 def _calibration_plot(arms: BothArms, labels: list[str]) -> CaptionedFigure:
     """Return the reliability diagram of both arms."""
-    table, errors = calibration(arms), 100 * calibration_errors(arms).mean(1)
+    table, errors = examples.calibration(arms), 100 * examples.calibration_errors(arms).mean(1)
     figure, axes = new_axes()
     axes.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=(0, (2, 4)))
     titles: dict[str, Titles] = {}
@@ -472,7 +465,8 @@ def all_figures(
         return
     with figure_style():
         yield from filter(None, _draw(results, criterion))
-        yield from class_plots(results, read_arms(results, criterion) if arms is None else arms)
+        arms = examples.read_arms(results, criterion) if arms is None else arms
+        yield from class_plots(results, arms)
 
 
 def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | None]:
