@@ -129,9 +129,9 @@ class Interrupted(KeyboardInterrupt):
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
-    check_packages(study.tracker)
     trackers, command = study.tracker, study.notify
     study = _located(replace(study, tracker=(), notify=None))
+    check_packages(trackers)
     study = freeze_objects(study, ray_init)
     folder, mirror = study.folder, Mirror(study)
     with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:

@@ -559,28 +559,26 @@ def _which(run: Run) -> str:
 
 
 def _load(run: Run, each: Run, root: Path, of_study: StudyData) -> tuple[Data, Teacher, str]:
-    """Return the data and the teacher of a run, on the CPU, and the fingerprint of both."""
+    """Return the data and the teacher of a run, on the CPU, and the fingerprint of both.
+
+    These 16 hex digits change with everything that the accuracies depend on.
+    """
     data = of_study.of(each)
     teacher = Teacher.of(_load_members(run, each, data, root))
-    return data, teacher, _fingerprint(each, data, teacher)
+    names = ["image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"]
+    names += ["train_images", "seed", "precision", "student", "student_size"]
+    parts = [data.fingerprint, *teacher.fingerprints]
+    parts += [str(getattr(each, name)) for name in names]
+    # earlier versions did not name it, and it has no effect on other data
+    if each.orientation != "stored" and data.kind == "files":
+        parts.append("exif")
+    return data, teacher, hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _load_members(run: Run, each: Run, data: Data, root: Path) -> list[Model]:
     """Return the models of the teacher of `each`, on the CPU: one, or an ensemble's members."""
     members = each.teacher_members
     return [load_teacher(member, data, root / teacher_place(run, member)) for member in members]
-
-
-def _fingerprint(run: Run, data: Data, teacher: Teacher) -> str:
-    """Return 16 hex digits that change with everything that the accuracies depend on."""
-    names = ["image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"]
-    names += ["train_images", "seed", "precision", "student", "student_size"]
-    parts = [data.fingerprint, *teacher.fingerprints]
-    parts += [str(getattr(run, name)) for name in names]
-    # earlier versions did not name it, and it has no effect on other data
-    if run.orientation != "stored" and data.kind == "files":
-        parts.append("exif")
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def weights_of_members(run: Run, each: Run, root: Path) -> list[str]:
@@ -677,10 +675,9 @@ def check_dump(study: Study, file: Path) -> None:
         study: The study, resolved.
         file: The file.
     """
-    if file.suffix not in OUTPUT_SUFFIXES:
-        raise InputError(f"--dump must end in {' or '.join(OUTPUT_SUFFIXES)}, but got {file}")
-    if not file.absolute().parent.is_dir():
-        raise InputError(f"--dump must be in a folder that exists, but got {file}")
+    if file.suffix not in OUTPUT_SUFFIXES or not file.absolute().parent.is_dir():
+        kinds = " or ".join(OUTPUT_SUFFIXES)
+        raise InputError(f"--dump must be a {kinds} file in a folder that exists, but got {file}")
     runs = numbered(study, whole_teachers(study))
     if len(runs) > 1 or study.run.folds is not None:
         names = ", ".join(dict.fromkeys(run.teacher for run in runs))
