@@ -52,10 +52,10 @@ class PreparedStudy:
 
     study: Study
     """Resolved: every default is known."""
-    fingerprints: Mapping[str, str]
-    """Of what its trials are made of."""
     trainable: Callable[..., None]
     """Function(config, study), which Ray calls for each trial."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of what its trials are made of."""
     lines: Sequence[Line] = ()
     """Records of earlier calls."""
     warnings: Sequence[str] = ()
@@ -74,20 +74,13 @@ class PreparedStudy:
         return "" if self.data is None else find_changes(self.data.with_extra(self.data.run))
 
 
-def prepare(
-    asked: Study,
-    study: Study,
-    saved: SavedStudy | None,
-    fingerprints: Mapping[str, str],
-    data: StudyData,
-) -> PreparedStudy:
+def prepare(asked: Study, study: Study, saved: SavedStudy | None, data: StudyData) -> PreparedStudy:
     """Prepare a study of distillation that has trials left, before Ray starts.
 
     Args:
         asked: The study as it was asked for.
         study: The study as it is run.
         saved: What its folder holds.
-        fingerprints: Of what the trials are made of.
         data: Its data.
 
     Raises:
@@ -101,16 +94,16 @@ def prepare(
     data_set = data_record(study_data)
     models = StudyModels.of(study, study_data)
     rows = recipe.recipe_rows(asked, study, saved.study if saved else None, study_data, models)
+    recipe_lines = recipe.format_recipe(rows)
     faults = recipe.find_faults(study, study_data)
     transforms = recipe.transforms_of(study, study_data, models, faults)
     epochs = partial(distillation_epochs, contents=Contents.of(data))
     return PreparedStudy(
         study,
-        fingerprints,
         partial(run_trial, epochs),
         warnings=list(_warnings(study, study_data, models, faults)),
         data=data,
-        recipe_lines=recipe.format_recipe(rows),
+        recipe_lines=recipe_lines,
         provenance={
             "classes": study_data.classes,
             "data_set": data_set,

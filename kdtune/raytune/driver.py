@@ -220,14 +220,14 @@ def _begin(
         write_study(study, fingerprints)
         return study, None
     if data is not None:
-        prepared = distillation.prepare(asked, study, saved, fingerprints, data)
+        prepared = distillation.prepare(asked, study, saved, data)
     else:
         absent = "the study has no baseline (baseline={...}), so there will be no verdict"
         warnings = [] if study.has_plain else [absent]
         trainable = partial(run_trial, function_epochs)
-        prepared = PreparedStudy(study, fingerprints, trainable, warnings=warnings)
+        prepared = PreparedStudy(study, trainable, warnings=warnings)
     write_study(study, fingerprints, prepared.provenance)
-    return study, replace(prepared, lines=lines)
+    return study, replace(prepared, fingerprints=fingerprints, lines=lines)
 
 
 @contextmanager

@@ -379,46 +379,33 @@ def fine_tune(
     if checkpoint.best is not None:
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
-    _write_teacher(folder, fit, of_run, model, origin, before, epochs, kept)
+    has_cut_val = of_run.cut is not None or of_run.fold is not None
+    finished = FinishedTeacher(
+        fit.student, of_run.classes, model.preprocessing, of_run.fingerprint, has_cut_val
+    )
+    save_weights(model.net, folder / WEIGHTS, finished.metadata)
+    record = {"run": asdict(fit), "classes": of_run.classes, "epochs": fit.epochs}
+    record |= {"data": origin.data, "weights": origin.weights, **_outcome(model, epochs, kept)}
+    record["acc_before"] = None if before is None else before.share
+    with atomic_write(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
     delete_states(checkpoint.file)
     write(
         f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
     )
 
 
-def _write_teacher(
-    folder: Path,
-    fit: Run,
-    data: Data,
-    model: Classifier,
-    origin: Origin,
-    before: Accuracy | None,
-    epochs: Sequence[Epoch],
-    kept: Epoch,
-) -> None:
-    """Write a fine-tuned teacher: its weights, and the record of its training."""
-    has_cut_val = data.cut is not None or data.fold is not None
-    finished = FinishedTeacher(
-        fit.student, data.classes, model.preprocessing, data.fingerprint, has_cut_val
-    )
-    save_weights(model.net, folder / WEIGHTS, finished.metadata)
+def _outcome(model: Classifier, epochs: Sequence[Epoch], kept: Epoch) -> dict[str, Any]:
+    """Return what is recorded of the epochs of a teacher's training."""
     record = {
-        "run": asdict(fit),
-        "classes": data.classes,
-        "data": origin.data,
-        "weights": origin.weights,
-        "epochs": fit.epochs,
         "preprocessing": asdict(model.preprocessing),
         "kept_epoch": kept.number,
-        "acc_before": None if before is None else before.share,
         "history": [
             {"epoch": e.number} | {split: values["acc"] for split, values in e.splits.items()}
             for e in epochs
         ],
     }
-    record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
-    with atomic_write(folder / RECORD) as part:
-        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    return record | {split: metrics for split, metrics in kept.splits.items() if split != "train"}
 
 
 def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | None:
