@@ -21,18 +21,8 @@ from kdtune.config.task import name_of
 from kdtune.config.text import DataChangedError, InputError, UserError, first_line
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
-from kdtune.raytune import distillation, machines
+from kdtune.raytune import distillation, folder, machines
 from kdtune.raytune.distillation import PreparedStudy
-from kdtune.raytune.folder import (
-    add_warning,
-    check_same,
-    finish,
-    is_moved,
-    merge_with_saved,
-    read_if_saved,
-    remove_parts,
-    write_study,
-)
 from kdtune.raytune.function import function_epochs, run_trial
 from kdtune.raytune.objects import freeze_objects, share_objects
 from kdtune.raytune.progress import ProgressDisplay, describe_end, describe_state, notify
@@ -133,13 +123,13 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     study = _located(replace(study, tracker=(), notify=None))
     check_packages(trackers)
     study = freeze_objects(study, ray_init)
-    folder, mirror = study.folder, Mirror(study)
+    mirror = Mirror(study)
     with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
             reach(study.uri)
-        locks.enter_context(lock_study(folder))
+        locks.enter_context(lock_study(study.folder))
         locks.enter_context(hold_lease(mirror))
-        remove_parts(folder)
+        folder.remove_parts(study.folder)
         mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
         study, prepared = _begin(study, mirror, ray_init)
@@ -151,12 +141,13 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                 with ray_session(prepared.study, ray_init):
                     shared = share_objects(prepared.study.absolute())
                     _run_trials(replace(prepared, study=shared), mirror, trackers)
-            (folder / STUDY).stat()  # it may have been deleted while the study ran
-            finish(folder, mirror, study.run, None if prepared is None else prepared.data)
+            (study.folder / STUDY).stat()  # it may have been deleted while the study ran
+            data = None if prepared is None else prepared.data
+            folder.finish(study.folder, mirror, study.run, data)
         except BaseException as error:
             notify(command, study, error)
             raise
-    results = load(folder)  # without the lock, which would say that the study still runs
+    results = load(study.folder)  # without the lock, which would say that the study still runs
     notify(command, study, results)
     return results
 
@@ -194,8 +185,8 @@ def _begin(
     Returns:
         The study as it runs or has run; None if no run is left.
     """
-    saved, data = read_if_saved(asked.folder), None
-    study = asked if saved is None else merge_with_saved(asked, saved)
+    saved, data = folder.read_if_saved(asked.folder), None
+    study = asked if saved is None else folder.merge_with_saved(asked, saved)
     lines = [] if saved is None else read_lines(study.folder, study)[0]
     is_done, begun = saved is not None and Plan(study, lines).is_done, study.run
     if study.train is None:
@@ -211,13 +202,13 @@ def _begin(
     if not is_done:
         machines.check_resources(study, ray_init)
     fingerprints = dict(saved.fingerprints) if saved else {}
-    if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
+    if not is_done or saved is None or folder.is_moved(study, saved) or study.train is not None:
         current = machines.fingerprints_of(study, data)
         if saved is not None:
-            check_same(study, saved, current)
+            folder.check_same(study, saved, current)
         fingerprints |= current
     if is_done:
-        write_study(study, fingerprints)
+        folder.write_study(study, fingerprints)
         return study, None
     if data is not None:
         prepared = distillation.prepare(asked, study, saved, data)
@@ -226,7 +217,7 @@ def _begin(
         warnings = [] if study.has_plain else [absent]
         trainable = partial(run_trial, function_epochs)
         prepared = PreparedStudy(study, trainable, warnings=warnings)
-    write_study(study, fingerprints, prepared.provenance)
+    folder.write_study(study, fingerprints, prepared.provenance)
     return study, replace(prepared, fingerprints=fingerprints, lines=lines)
 
 
@@ -288,9 +279,9 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
                 _fit_until_done(prepared.trainable, recorder, callbacks)
         finally:
             if recorder.changes:
-                add_warning(study.folder, recorder.changes)
+                folder.add_warning(study.folder, recorder.changes)
         if sentence := prepared.find_changes():
-            add_warning(study.folder, sentence)
+            folder.add_warning(study.folder, sentence)
             mirror.push(PROVENANCE)
             write(f"warning: {sentence}")
         if study.until_decided:

@@ -93,7 +93,8 @@ def _matrix(
     axes.grid(False)
     image = axes.imshow(values, aspect="auto", **style)
     if count <= MAX_NUMBERED:
-        _number_cells(axes, values, image, signed="vmax" in style)
+        shown = np.where(np.round(values) == 0, np.nan, values)
+        _number_cells(axes, shown, image, "+.0f" if "vmax" in style else ".0f")
     names = [n if len(n) <= _MAX_NAME else f"{n[: _MAX_NAME - 1]}…" for n in arms.classes]
     axes.set_xticks(range(count), names, rotation=90 if count > 2 else 0)
     axes.set_yticks(range(count), names)
@@ -102,17 +103,14 @@ def _matrix(
     return CaptionedFigure(name, caption, figure)
 
 
-def _number_cells(axes: Axes, values: Numbers, image: Any, signed: bool) -> None:
+def _number_cells(axes: Axes, values: Numbers, image: Any, form: str) -> None:
+    """Write numbers into the cells of a matrix: dark text on light cells, as readers see them."""
     for (y, x), value in np.ndenumerate(values):
-        if np.isnan(value) or round(value) == 0:
-            continue
-        # dark text on light cells, by the luminance that readers see
-        red, green, blue, _ = image.cmap(image.norm(value))
-        colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
-        form = "+.0f" if signed else ".0f"
-        size = 7 if len(values) > 5 else 9
-        text = format(value, form)
-        axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=size)
+        if not np.isnan(value):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
+            style: Any = {"ha": "center", "va": "center", "fontsize": 7 if len(values) > 5 else 9}
+            axes.text(x, y, format(value, form), color=colour, **style)
 
 
 def _calibration_plot(arms: BothArms, labels: list[str]) -> CaptionedFigure:
@@ -572,12 +570,7 @@ def heat_map(results: Results, criterion: Criterion) -> CaptionedFigure | None:
     figure, axes = new_axes(rows=max(4, len(table)))
     axes.grid(False)
     image = axes.imshow(table, cmap="cividis", aspect="auto", origin="lower")
-    middle = (np.nanmin(table) + np.nanmax(table)) / 2
-    form = ".2f" if criterion.in_points else ".4g"
-    for (y, x), value in np.ndenumerate(table.to_numpy()):
-        text = "" if np.isnan(value) else format(value, form)
-        colour = "#fefefe" if value < middle else "#000000"
-        axes.text(x, y, text, ha="center", va="center", color=colour)
+    _number_cells(axes, table.to_numpy(), image, ".2f" if criterion.in_points else ".4g")
     axes.set_xticks(range(table.shape[1]), [cell(v) for v in table.columns])
     axes.set_yticks(range(table.shape[0]), [cell(v) for v in table.index])
     axes.set(xlabel="temperature", ylabel="alpha")

@@ -23,18 +23,10 @@ from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.data.views import samples
+from kdtune.models import outputs
 from kdtune.models.checks import check_last_batch, probe
 from kdtune.models.classifier import Classifier
-from kdtune.models.outputs import (
-    Model,
-    OutputsRecord,
-    OutputTable,
-    OutputTeacher,
-    SplitOutputs,
-    Teacher,
-    read_outputs,
-    write_outputs,
-)
+from kdtune.models.outputs import Model, Teacher
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, FinishedTeacher, check_whole, save_weights
 from kdtune.streams.cache import Cache
@@ -587,14 +579,14 @@ def weights_of_members(run: Run, each: Run, root: Path) -> list[str]:
 # The teacher of a file of outputs: its rows matched with the examples of the data.
 
 
-def load_output_teacher(run: Run, data: Data) -> OutputTeacher:
+def load_output_teacher(run: Run, data: Data) -> outputs.OutputTeacher:
     """Return the run's teacher, which is a file.
 
     Raises:
         InputError: The file cannot be read, its classes are others, or its ids are not those of the
             examples: of train those that the student learns from, all of val and all of test.
     """
-    table = read_outputs(Path(run.weights_of("teacher")).expanduser(), data.classes)
+    table = outputs.read_outputs(Path(run.weights_of("teacher")).expanduser(), data.classes)
     by_file = any(part.split is None for part in table.parts)
     _check_ids(run, data, table, by_file)
     splits = [split for split in _SPLITS if split in data.splits]
@@ -626,10 +618,10 @@ def load_output_teacher(run: Run, data: Data) -> OutputTeacher:
     logits[row >= 0] = np.concatenate([part.logits for part in table.parts])[row[row >= 0]]
     parts = torch.from_numpy(logits).split([len(examples[split]) for split in splits])
     by_split = dict(zip(splits, parts, strict=True))
-    return OutputTeacher(run.teacher, table.digest, by_split, table.record)
+    return outputs.OutputTeacher(run.teacher, table.digest, by_split, table.record)
 
 
-def _check_ids(run: Run, data: Data, table: OutputTable, by_file: bool) -> None:
+def _check_ids(run: Run, data: Data, table: outputs.OutputTable, by_file: bool) -> None:
     """Raise InputError unless the ids of the rows can tell which examples of the data these are."""
     record, requirement = table.record, None
     if by_file:
@@ -709,13 +701,13 @@ def dump_teacher(
         run = with_views_of_teacher(run, data)
         views = {name: getattr(run, name) for name in ("image_size", *OF_INPUT)}
     splits = {
-        split: SplitOutputs(
+        split: outputs.SplitOutputs(
             _whole_split(run, data, teacher, resources, split).numpy(), file_names(data, split)
         )
         for split in data.splits
     }
-    record = OutputsRecord(run.teacher, data.fingerprint, data.cut is not None, views)
-    write_outputs(file, splits, data.classes, record)
+    record = outputs.OutputsRecord(run.teacher, data.fingerprint, data.cut is not None, views)
+    outputs.write_outputs(file, splits, data.classes, record)
     return {split: len(of_split.logits) for split, of_split in splits.items()}
 
 
