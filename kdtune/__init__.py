@@ -17,30 +17,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdtune.config.run import Run
-    from kdtune.config.study import Study
-    from kdtune.config.task import Range
-    from kdtune.config.text import InputError, UserError
-    from kdtune.results.tables import compare
-    from kdtune.search import Results, load, run
-    from kdtune.students.loading import load_student
-    from kdtune.students.trained import TrainedStudent
+    from kdtune.config.run import Run as Run
+    from kdtune.config.study import Study as Study
+    from kdtune.config.task import Range as Range
+    from kdtune.config.text import InputError as InputError
+    from kdtune.config.text import UserError as UserError
+    from kdtune.results.tables import compare as compare
+    from kdtune.search import Results as Results
+    from kdtune.search import load as load
+    from kdtune.search import run as run
+    from kdtune.students.loading import load_student as load_student
+    from kdtune.students.trained import TrainedStudent as TrainedStudent
 
 __version__ = "0.2.0.dev0"
-__all__ = [
-    "InputError",
-    "Range",
-    "Results",
-    "Run",
-    "Study",
-    "TrainedStudent",
-    "UserError",
-    "compare",
-    "load",
-    "load_student",
-    "run",
-]
-
 _MODULES = {
     "InputError": "config.text",
     "Range": "config.task",
@@ -55,6 +44,7 @@ _MODULES = {
     "run": "search",
 }
 """Where each public name is defined."""
+__all__ = list(_MODULES)
 
 
 if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these

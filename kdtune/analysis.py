@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from kdtune.config.cli import ComparisonFlags, parse_baseline, parse_own_flags, start
-from kdtune.config.fields import Setting, check, check_fields
+from kdtune.config.fields import Setting, check, check_fields, one_of
 from kdtune.config.files import existing_file
 from kdtune.config.run import HYPERPARAMETERS
 from kdtune.config.study import Format
@@ -35,9 +35,9 @@ class AnalysisFlags(ComparisonFlags):
     python -m kdtune.analysis results.csv --help.
     """
 
-    by: Annotated[tuple[str, ...], Setting(choices=HYPERPARAMETERS)] = ()
+    by: Annotated[tuple[str, ...], Setting(metavar=f"[{one_of(HYPERPARAMETERS)} [...]]")] = ()
     """Hyperparameters that distinguish the rows. By default those that were searched."""
-    columns: Annotated[tuple[str, ...], Setting(choices=tuple(METRICS))] = ()
+    columns: Annotated[tuple[str, ...], Setting(metavar=f"[{one_of(METRICS)} [...]]")] = ()
     """Metrics of the table, on val. By default acc, ce, teacher_acc, logit_diff and agreement; of a
     training function all that it reports."""
     format: Format = "md"

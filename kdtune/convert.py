@@ -72,8 +72,7 @@ def parse(words: Sequence[str]) -> ConvertFlags:
 def main(flags: ConvertFlags) -> int:
     """Print kdtune's flags on the first line, then what else changes; return the exit code."""
     conversion = convert(flags.from_, flags.values)
-    theirs = {name: getattr(flags, name) for name in _TRAINING}
-    theirs = {name: value for name, value in theirs.items() if value is not None}
+    theirs = {n: getattr(flags, n) for n in _TRAINING if getattr(flags, n) is not None}
     training = converted_training(conversion.scale, flags.optimizer, theirs)
     values = dict(conversion.hyperparameters) | training
     words = {n: v if isinstance(v, str) else f"{v:.12g}" for n, v in values.items()}
@@ -97,9 +96,8 @@ def _describe_training(conversion: Conversion, flags: ConvertFlags) -> str:
             f"and the weight decay stay as they are; a limit on the gradient's norm is divided by "
             f"{factor}."
         )
-    hint = " (--lr LR --weight-decay X converts them)"
-    if flags.lr is not None and flags.weight_decay is not None:
-        hint = ""
+    is_converted = flags.lr is not None and flags.weight_decay is not None
+    hint = "" if is_converted else " (--lr LR --weight-decay X converts them)"
     return (
         f"{begin}: with SGD, the learning rate is multiplied by {factor}, and the weight decay and "
         f"a limit on the gradient's norm are divided by it{hint}; with AdamW the first two stay."

@@ -23,7 +23,7 @@ class ExportFlags:
     model card, students/README.md.
     """
 
-    study: Annotated[str, Setting(place=True, metavar="STUDY")]
+    study: Annotated[str, Setting(path=True, metavar="STUDY")]
     """Folder of the study."""
     format: Literal["onnx", "torch-export", "safetensors"] = "onnx"
     """Format of the file: "onnx" for onnxruntime and others, "torch-export" for PyTorch without

@@ -34,9 +34,9 @@ class PredictFlags:
     Exit code 1 says that some images could not be read; they are named, the others are predicted.
     """
 
-    student: Annotated[str, Setting(place=True, metavar="STUDENT")]
+    student: Annotated[str, Setting(path=True, metavar="STUDENT")]
     """Folder of the study, s3://BUCKET/PREFIX/NAME, its students/, or one file in students/."""
-    images: Annotated[tuple[str, ...], Setting(place=True, metavar="IMAGE [IMAGE ...]")]
+    images: Annotated[tuple[str, ...], Setting(path=True, metavar="IMAGE [IMAGE ...]")]
     """Image files, folders (searched with all their folders) and patterns, quoted: "new/*.jpg"."""
     repeat: Annotated[RepeatNumber | None, Setting(metavar="INT")] = None
     """Repeat of the student. None: that of the file, else the lowest; never the most accurate one,

@@ -19,7 +19,7 @@ class ReportFlags(ComparisonFlags):
     Of several studies of the same data it is one page that compares them.
     """
 
-    out: Annotated[str | None, Setting(place=True)] = None
+    out: Annotated[str | None, Setting(path=True)] = None
     """Folder for report.html and figures/. None: the study's own. With several studies the file of
     the page; None: comparison-NAME-NAME.html."""
 

@@ -119,10 +119,10 @@ def main(study: Study) -> int:
     complete = read_complete(study)
     if complete is None:
         complete = run(study)  # loads torch and Ray
-    place = study.uri or complete.folder
+    folder = study.uri or complete.folder
     students = ", students/" * complete.task.is_distillation
-    print(f"\nResults are in {place}: trials.parquet, epochs.parquet, summary.csv{students}, ...")
-    print(f"For figures and one page of all results: python -m kdtune.report {place}")
+    print(f"\nResults are in {folder}: trials.parquet, epochs.parquet, summary.csv{students}, ...")
+    print(f"For figures and one page of all results: python -m kdtune.report {folder}")
     for warning in complete.warnings:
         print(f"warning: {printable_lines(warning)}")
     print(f"\n{printable_lines((complete.folder / 'summary.md').read_text('utf-8'))}")

@@ -132,8 +132,9 @@ class Tracker(tune.Callback):
         values = {name: value for name, value in run.config.items() if value is not None}
         names = self.study.searched or (["alpha"] if "alpha" in run.config else list(run.config))
         group = config_label(run.config, [name for name in names if name in run.config], prefix="")
-        student = {"student": run.student} if self.study.task.is_distillation else {}
-        parameters = student | values | {"repeat": run.repeat, "config_id": run.config_id}
+        student = self.study.task.group  # None with a training function
+        parameters = {student: run.group} if student else {}
+        parameters |= values | {"repeat": run.repeat, "config_id": run.config_id}
         return TrackedTrial(trial.trial_id, f"{group}, repeat {run.repeat}", group, parameters)
 
     def _connect(self) -> None:

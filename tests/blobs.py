@@ -1,5 +1,6 @@
 """A tiny data set and a run on it, without conftest.py, the embedded images or a teacher folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,8 @@ RUN = Run(
     epochs=4,
     batch_size=16,
 )
+SMALL = replace(RUN, data="blobs:arrays")
+"""The run on the same data, for what reads them itself."""
 
 
 def blobs() -> Data:
@@ -47,7 +50,7 @@ def blobs() -> Data:
 
 
 def arrays() -> dict[str, tuple[Tensor, Tensor]]:
-    """The same data as a user's function gives them: `--data blobs:arrays`."""
+    """The blobs as a user's function gives data."""
     splits = blobs().splits.items()
     return {name: (split.inputs, split.labels) for name, split in splits}  # type: ignore[misc]
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,17 +90,20 @@ def ray_stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def shared_ray(ray_stack: ExitStack) -> None:
+def shared_ray(ray_stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A Ray with 2 CPUs that runs already, for studies whose start of Ray is not the point.
 
-    Its workers have the environment of its start.
+    Its workers have the environment of its start, with caches of their own.
     """
     import ray
+    from s3_service import ENVIRONMENT
 
     from kdtune.config.study import Study
-    from kdtune.raytune.session import ray_session
+    from kdtune.raytune.session import environment_set, ray_session
 
     if not ray.is_initialized():
+        caches = str(tmp_path_factory.mktemp("caches"))
+        ray_stack.enter_context(environment_set(XDG_CACHE_HOME=caches, **ENVIRONMENT))
         init = {"num_cpus": 2, "include_dashboard": False}
         ray_stack.enter_context(ray_session(Study(gpus=0), init))
 
@@ -112,16 +115,17 @@ def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def in_this_process(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train teachers and run trials in this process, for studies whose numbers are the point.
 
-    To start a process of Ray's takes longer than a tiny study. studies/test_search.py has real
+    To start Ray and its processes takes longer than a tiny study. studies/test_search.py has real
     ones.
     """
     import ray
     from ray import tune
 
     from kdtune.raytune.distillation import TeacherPreparation, TeacherTrainer
+    from kdtune.raytune.machines import Node
 
     def fit(trainable: Any, recorder: Any, _: object) -> None:
         study, plan = recorder.study, recorder.plan
@@ -140,11 +144,24 @@ def in_this_process(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
             recorder.raise_failure()
 
     train = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=TeacherTrainer().train))
-    actor = SimpleNamespace(train=train)
+    monkeypatch.setattr("kdtune.raytune.driver.ray_session", lambda *_: nullcontext())
     monkeypatch.setattr("kdtune.raytune.driver._fit", fit)
-    monkeypatch.setattr(TeacherPreparation, "_start_trainer", lambda self: actor)
+    node = Node("here", "here", {"CPU": 2})
+    monkeypatch.setattr("kdtune.raytune.machines.alive_nodes", lambda: [node])
+    monkeypatch.setattr(
+        TeacherPreparation, "_start_trainer", lambda _: SimpleNamespace(train=train)
+    )
     monkeypatch.setattr(TeacherPreparation, "_watched", lambda self, lines: lines)
-    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    for name in ("put", "get", "kill"):
+        monkeypatch.setattr(ray, name, lambda value: value)
+
+
+@pytest.fixture
+def without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes longest beside tiny runs: the summary, Optuna's database, latencies."""
+    monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)
+    monkeypatch.setattr("kdtune.results.results.Results.text", lambda self: "")
+    monkeypatch.setattr("kdtune.raytune.distillation.measure_before_ray", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,6 @@ nan_for_many = changed(lambda y, net: y * NAN if len(y) > 2 else y)  # two views
 of_batch = changed(lambda y, net: y - y.mean(0) if len(y) > 1 else y)
 detached = changed(lambda y, net: y.detach())
 exits_in_training = changed(lambda y, net: sys.exit(0) if net.training and len(y) > 2 else y)
-wilful = changed(lambda y, net: y if y.mean() > 0 else -y)  # no exporter can trace a branch
 
 
 def lazy(classes: int) -> nn.Module:

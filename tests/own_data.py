@@ -1,9 +1,12 @@
-"""Data that are no images, and models for them, named as users name theirs: `own_data:text`."""
+"""Data of users and models for them, named as users name theirs: `own_data:text`."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+
+from kdtune.data.sources import load_fashion
 
 WORDS = 40
 CLASSES = 4
@@ -21,6 +24,16 @@ def text() -> dict[str, Any]:
         return tokens, np.array(["anger", "fear", "joy", "trust"])[labels]
 
     return {"train": split(100), "val": split(60), "test": split(40)}
+
+
+@cache
+def clothes() -> dict[str, Any]:
+    """Some of the embedded images: most of a run on all of them is the evaluation of val."""
+    data, splits = load_fashion(), {}
+    for name, count in (("train", 200), ("val", 48), ("test", 36)):
+        split = data.splits[name]
+        splits[name] = (split.inputs[:count], split.labels[:count])  # type: ignore[index]
+    return {**splits, "classes": data.classes}
 
 
 class Words(nn.Module):

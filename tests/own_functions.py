@@ -1,7 +1,9 @@
-"""Training functions for tests, named as users name theirs: `own_functions:digits`."""
+"""Training functions for tests, named as users name theirs: `own_functions:wave`."""
 
 import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +23,6 @@ def climbs(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
     """Eight epochs; a smaller alpha ends higher, with a little noise."""
     end = 0.9 - 0.3 * config["alpha"] + 0.01 * np.random.random()  # noqa: NPY002  kdtune seeds it
     yield from ({"val/acc": end * (1 - 0.5**epoch)} for epoch in range(1, 9))
-
-
-def resumes(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Four epochs; its process dies once in epoch 2 of repeat 1; its state is kept in `folder`."""
-    import os
-
-    state = folder / "state.json"
-    done = json.loads(state.read_text())["done"] if state.exists() else 0
-    began = done
-    for epoch in range(done, 4):
-        if repeat == 1 and epoch == 2 and began == 0:
-            os._exit(1)
-        yield {"epoch": epoch, "val/acc": 0.1 * epoch + config["alpha"] / 10, "val/began": began}
-        state.write_text(json.dumps({"done": epoch + 1}))
 
 
 def stops_once(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
@@ -99,9 +87,6 @@ def steady(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[s
 
     They last KDTUNE_TEST_SECONDS each.
     """
-    import os
-    import time
-
     state = folder / "state.json"
     epoch, value = json.loads(state.read_text()) if state.exists() else (0, 0.5)
     while epoch < 8:
@@ -112,3 +97,12 @@ def steady(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[s
         part = folder / "state.part"
         part.write_text(json.dumps((epoch, value)))
         part.replace(state)
+
+
+def dies_once(config: dict[str, Any], repeat: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """`steady`, whose process dies once in epoch 2 of repeat 1."""
+    for epoch in steady(config, repeat, folder):
+        if repeat == 1 and epoch["epoch"] == 2 and not (folder / "died").exists():
+            (folder / "died").touch()
+            os._exit(1)
+        yield epoch

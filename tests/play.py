@@ -94,8 +94,9 @@ def play_and_crash(study: Study, curve: Curve) -> list[Line]:
     """Play the study one run at a time, with a crash and a new plan after every start and end."""
     lines: list[Line] = []
     while (run := (plan := Plan(study, lines)).next_run()) is not None:
-        lines += round_before(run, plan)
-        assert not lines or Plan(study, lines).next_run() == run  # a crash before the start
+        if begun := round_before(run, plan):
+            lines += begun
+            assert Plan(study, lines).next_run() == run  # a crash before the start
         lines.append(start_of(run))
         plan = Plan(study, lines)
         assert plan.next_run() == run  # an interrupted run goes first

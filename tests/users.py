@@ -18,15 +18,6 @@ from typing import Any
 import pytest
 
 OWNER, STRANGER = 54321, 54322
-CONNECT = """
-import sys
-from ray._raylet import GcsClient
-try:
-    print("keys", GcsClient(address=sys.argv[1]).internal_kv_keys(b"", b"session", timeout=10))
-except Exception as error:
-    print(type(error).__name__)
-"""
-"""Script that asks the GCS of a Ray for its keys, with the token of its environment."""
 LAUNCH = 'umask "$1"; user=$2; shift 2; exec setpriv --reuid="$user" --regid="$user"'
 LAUNCH += ' --clear-groups -- "$@"'
 

@@ -17,16 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    ClassVar,
-    Literal,
-    NamedTuple,
-    NoReturn,
-    TypeVar,
-    get_origin,
-)
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn, TypeVar
 
 from kdtune import __version__
 from kdtune.config.fields import (
@@ -46,20 +37,14 @@ from kdtune.config.fields import (
     declarations,
     docstrings,
     is_output_file,
+    one_of,
     searchable,
 )
 from kdtune.config.files import existing_file, not_writable_by_all
-from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run
+from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Scope, Study, fashion
 from kdtune.config.task import Range, ends_of
-from kdtune.config.text import (
-    InputError,
-    UserError,
-    printable,
-    printable_lines,
-    shown,
-    user_code,
-)
+from kdtune.config.text import InputError, UserError, printable, printable_lines, shown, user_code
 
 # The commands. A new one is an entry of `COMMANDS` and a module `kdtune.NAME` with `main(flags) ->
 # int` and, unless it takes a study, `FLAGS`, the classes of its flags; `parse(words)` if it takes
@@ -240,16 +225,7 @@ def flags_of(owner: type) -> Iterator[Flag]:
     for field in dataclasses.fields(owner):
         declared = declarations(owner)[field.name]
         about = _help_of(declared, texts[field.name])
-        yield _flag(field.name, declared.kind, about, field.default, _metavar_of(declared))
-
-
-def _metavar_of(declared: Declaration) -> str | None:
-    """Return what --help shows in place of a value; None: what tyro derives from the type."""
-    choices = declared.setting.choices
-    if not choices or declared.setting.metavar:
-        return declared.setting.metavar
-    words = f"{{{','.join(choices)}}}"
-    return f"[{words} [...]]" if get_origin(declared.kind) is tuple else words
+        yield _flag(field.name, declared.kind, about, field.default, declared.setting.metavar)
 
 
 def _help_of(declared: Declaration, text: str) -> str:
@@ -289,7 +265,12 @@ def parse_flags(
     import tyro
 
     given = names_of_flags(arguments)
-    _check_given_once(given)
+    for name in given:
+        if given.count(name) > 1:  # only the last of them would have an effect
+            raise InputError(
+                f"a flag must be given once, but got --{name.replace('_', '-')} twice; leave out "
+                f"one of them, or give all values after one (--alpha 0 0.5)"
+            )
     codes = (f"{code} {EXIT_CODES[code]}" for code in COMMANDS[command].exit_codes)
     is_script = Path(sys.argv[0]).stem == "kdtune"
     parsed: Any = tyro.cli(
@@ -333,26 +314,13 @@ def names_of_flags(arguments: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_given_once(names: Sequence[str]) -> None:
-    """Raise InputError if a flag is given twice: only the last of them would have an effect.
-
-    For a flag that takes a list, `--alpha 0 --alpha 1`, that is not what one means.
-    """
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(
-                f"a flag must be given once, but got --{name.replace('_', '-')} twice; leave out "
-                f"one of them, or give all values after one (--alpha 0 0.5)"
-            )
-
-
 @dataclass(frozen=True)
 class ComparisonFlags:
     """Flags of analysis and report: what is read, and how its configurations are compared."""
 
-    runs: Annotated[tuple[str, ...], Setting(place=True, metavar="RUN [RUN ...]")]
+    runs: Annotated[tuple[str, ...], Setting(path=True, metavar="RUN [RUN ...]")]
     """Folder of the study, or s3://BUCKET/PREFIX/NAME. Several are compared with the first."""
-    metric: Annotated[str | None, Setting(choices=DISTILLATION.comparable)] = None
+    metric: Annotated[str | None, Setting(metavar=one_of(DISTILLATION.comparable))] = None
     """Metric, on val, in which configurations are compared with the baseline. None: the one that
     decides the search, acc for distillation."""
     scope: Scope = "last"
@@ -457,9 +425,9 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
     return Study(name=NAME_OF_DATA) if other_data else fashion(), arguments
 
 
-def _experiment(place: str) -> Study:
+def _experiment(path: str) -> Study:
     """Return the study of an experiment, a Python file."""
-    file = existing_file("an experiment", "EXPERIMENT", place, ".py")
+    file = existing_file("an experiment", "EXPERIMENT", path, ".py")
     with user_code(f"{file} cannot be run"):
         study = runpy.run_path(str(file)).get("study")
         text = shown(study)
@@ -481,39 +449,26 @@ def study_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
         if name == "repeats":
             kind = int | Literal["auto"]
             default = "auto" if base.until_decided else default
-        yield _flag(name, kind, _help_of(declared, texts[name]), default, _metavar_of(declared))
+        about = _help_of(declared, texts[name])
+        yield _flag(name, kind, about, default, declared.setting.metavar)
     yield from _run_flags(command, base) if base.train is None else _space_flags(base)
 
 
 def _run_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
     """Yield the flags of the fields of `Run`; a search takes several values of hyperparameters."""
-    is_default_study, elsewhere = base == fashion(), Study(name=NAME_OF_DATA)
-    texts = docstrings(Run)
+    texts, is_default_study, of_other_data = docstrings(Run), base == fashion(), Run()
     for name, declared in declarations(Run).items():
         if command not in declared.setting.commands:
             continue
-        about = _help_of(declared, texts[name])
-        if is_default_study:
-            about += _default_elsewhere(name, base, elsewhere)
+        about, default = _help_of(declared, texts[name]), getattr(base.run, name)
+        other = getattr(of_other_data, name)
+        if is_default_study and (name in base.space or default != other):
+            about += f" With other --data the default is {other}."
         if command == "search" and name in searchable(Run):
             number = declared.number_kind
-            yield _list_flag(name, number or declared.kind, about, base, _metavar_of(declared))
+            yield _list_flag(name, number or declared.kind, about, base, declared.setting.metavar)
         else:
-            default = getattr(base.run, name)
-            yield _flag(name, declared.kind, about, default, _metavar_of(declared))
-
-
-def _default_elsewhere(name: str, base: Study, elsewhere: Study) -> str:
-    """Return the sentence on a flag's default with other data, if it differs; else ""."""
-    if name in ("data", "repeat"):
-        return ""
-    here, there = (
-        study.values(name) if name in HYPERPARAMETERS else getattr(study.run, name)
-        for study in (base, elsewhere)
-    )
-    if here == there:
-        return ""
-    return f" With other --data the default is {there[0] if isinstance(there, tuple) else there}."
+            yield _flag(name, declared.kind, about, default, declared.setting.metavar)
 
 
 def _space_flags(base: Study) -> Iterator[Flag]:
@@ -586,26 +541,21 @@ def _list_or_range(name: str, values: tuple[Any, ...], kind: Any, before: Any) -
             has not.
     """
     if kind in (int, float):
-        if any(".." in text for text in values):
-            if len(values) > 1:
-                raise InputError(f"{name} must be a list or one range, but got {' '.join(values)}")
-            return Range.parse(values[0], kind)
-        values = tuple(_number(name, text, kind) for text in values)
+        try:
+            if any(".." in word for word in values):
+                (word,) = values
+                return Range.parse(word, kind)
+            # the checks of the run refuse None where it is no value
+            values = tuple(None if word == "None" else kind(word) for word in values)
+        except InputError:
+            raise
+        except ValueError:
+            numbers = "whole numbers" if kind is int else "numbers"
+            raise InputError(
+                f"{name} must be {numbers} or one range of them, LOW..HIGH, LOW..HIGH:log or "
+                f"LOW..HIGH:logit, but got {' '.join(values)}"
+            ) from None
     for number, value in enumerate(values):
         if value in values[:number] and values != before:
-            again = printable(str(value))
-            raise InputError(f"{name} must list each value once, but got {again} twice")
+            raise InputError(f"{name} must list each value once, but got {value} twice")
     return values
-
-
-def _number(name: str, text: str, kind: type[int] | type[float]) -> float | None:
-    """Return a number of a list, or None, which the checks of the run refuse where it is none."""
-    if text == "None":
-        return None
-    try:
-        return kind(text)
-    except ValueError:
-        numbers = "whole numbers" if kind is int else "numbers"
-        raise InputError(
-            f"{name} must be {numbers} or a range LOW..HIGH, but got {printable(text)}"
-        ) from None

@@ -9,14 +9,13 @@ The string under a field is its help.
 """
 
 import ast
-import importlib
 import inspect
 import itertools
 import math
 import re
 import textwrap
 from collections import abc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -32,8 +31,15 @@ from typing import (
     get_type_hints,
 )
 
-from kdtune.config.files import check_place
-from kdtune.config.text import InputError, hidden_characters, locale_hint, shown, user_code
+from kdtune.config.files import check_path
+from kdtune.config.text import (
+    InputError,
+    hidden_characters,
+    import_named,
+    locale_hint,
+    shown,
+    user_code,
+)
 
 Value = float | int | str
 Config = dict[str, Value | None]
@@ -78,15 +84,13 @@ class Setting:
 
     commands: tuple[StudyCommand, ...] = ALL_COMMANDS
     """Commands that have a flag for the field."""
-    choices: tuple[str, ...] = ()
-    """Words that --help lists, where the type does not."""
     metavar: str | None = None
-    """What --help shows in place of a value; None: what follows from the type or the choices."""
+    """What --help shows in place of a value; None: what follows from the type."""
     defines: bool = True
     """Whether a study with another value is another study."""
     any_text: bool = False
     """Whether text may have control characters, such as the line ends of a shell script."""
-    place: bool = False
+    path: bool = False
     """Whether text is a path or a URI, or may be one."""
     pairs: bool = False
     """Whether it may also be NAME=PATH."""
@@ -169,9 +173,9 @@ class Declaration:
             if hidden_characters(part) and not self.setting.any_text:
                 requirement = "be UTF-8 text without control or invisible characters"
                 raise requirement_error(self.name, f"{requirement}{locale_hint(part)}", value)
-            if self.setting.place:
+            if self.setting.path:
                 path = part.partition("=")[2] if self.setting.pairs else ""
-                check_place(self.name, path or part)
+                check_path(self.name, path or part)
 
 
 @cache
@@ -221,21 +225,21 @@ def requirement_error(name: str, requirement: str, value: object) -> InputError:
     return InputError(f"{name} must {requirement}, but got {name}={shown(value)}")
 
 
+def one_of(words: Iterable[str]) -> str:
+    """Return the words of which --help shows that a value is one."""
+    return f"{{{','.join(words)}}}"
+
+
 def docstrings(owner: type) -> dict[str, str]:
     """Return the string under each field of a dataclass and of its bases, on one line."""
     texts = {}
     for base in filter(is_dataclass, reversed(owner.__mro__)):
-        for statement, below in itertools.pairwise(_class_of(base).body):
+        tree: Any = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        for statement, below in itertools.pairwise(tree.body):
             if isinstance(statement, ast.AnnAssign) and isinstance(below, ast.Expr):
                 name = ast.unparse(statement.target)
                 texts[name] = " ".join(ast.literal_eval(below.value).split())
     return texts
-
-
-def _class_of(owner: Any) -> ast.ClassDef:
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-    assert isinstance(tree, ast.ClassDef)  # noqa: S101 - source of a class is a class
-    return tree
 
 
 @cache
@@ -348,9 +352,7 @@ def takes_features(loss: str) -> bool:
 
 
 def _function_takes_features(loss: str) -> bool:
-    module, _, name = loss.partition(":")
-    with user_code(f"the objective {loss} cannot be imported"):
-        function: Any = getattr(importlib.import_module(module), name)
+    function = import_named("the objective", loss)
     with user_code(f"the signature of {loss} cannot be read"):
         first = tuple(inspect.signature(function).parameters)[:2]
     return first == ("student_features", "teacher_features")

@@ -74,18 +74,18 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(place: Path, advice: str) -> Iterator[None]:
+def writing(path: Path, advice: str) -> Iterator[None]:
     """Raise InputError in place of an error of writing to a folder or file.
 
     Args:
-        place: The folder or file.
+        path: The folder or file.
         advice: What would do.
     """
     try:
         yield
     except OSError as error:
         reason = error.strerror or first_line(error)
-        raise InputError(f"{place} cannot be written ({reason}); {advice}") from error
+        raise InputError(f"{path} cannot be written ({reason}); {advice}") from error
 
 
 def state_files(file: Path) -> tuple[Path, Path]:
@@ -136,24 +136,24 @@ def student_file(repeat: int) -> str:
 
 def join_uri(uri: str, name: str) -> str:
     """Return the URI of a name below another URI; options (?region=...) stay at the end."""
-    place, mark, options = uri.partition("?")
-    return f"{place.rstrip('/')}/{name}{mark}{options}"
+    base, mark, options = uri.partition("?")
+    return f"{base.rstrip('/')}/{name}{mark}{options}"
 
 
-def existing_file(subject: str, field: str, place: str, suffix: str = "") -> Path:
+def existing_file(subject: str, field: str, path: str, suffix: str = "") -> Path:
     """Return the path of a file that the user names.
 
     Args:
         subject: What the file is, such as "an experiment".
         field: The field or word that names it, for the error.
-        place: Its path.
+        path: Its path.
         suffix: The end of its name; "": any.
 
     Raises:
         InputError: There is none; the most similar name in its folder is suggested.
     """
-    check_place(field, place)
-    file = Path(place).expanduser()
+    check_path(field, path)
+    file = Path(path).expanduser()
     if file.is_file() and file.name.endswith(suffix):
         return file
     others = [other.name for other in file.parent.glob(f"*{suffix or '.*'}") if other != file]
@@ -277,23 +277,23 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
 """Longest name of a file and longest path, on Linux and macOS."""
 
 
-def check_place(name: str, place: str) -> None:
+def check_path(name: str, path: str) -> None:
     """Raise InputError if a path or URI cannot be one.
 
     Args:
         name: The field that has it, for the error.
-        place: The path, or SCHEME://BUCKET/PREFIX.
+        path: The path, or SCHEME://BUCKET/PREFIX.
     """
-    if "://" in place:
-        check_uri(place)
+    if "://" in path:
+        check_uri(path)
         return
-    raw = os.fsencode(place)
+    raw = os.fsencode(path)
     is_short = len(raw) <= MAX_PATH_BYTES and max(map(len, raw.split(b"/"))) <= MAX_NAME_BYTES
-    if not place or not is_short or os.path.expanduser(place).startswith("~"):
+    if not path or not is_short or os.path.expanduser(path).startswith("~"):
         raise InputError(
             f"{name} must be a path of at most {MAX_PATH_BYTES} bytes, with names of at most "
             f"{MAX_NAME_BYTES}, and begin with no ~ but that of a user, but got {name}="
-            f"{shown(place)}"
+            f"{shown(path)}"
         )
 
 

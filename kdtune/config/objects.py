@@ -191,15 +191,15 @@ def describe_object(kind: str, name: str) -> str:
     return f"{kind}={name.removeprefix(OBJECT)}" if is_object(name) else f"{kind}={name!r}"
 
 
-def missing_error(names: Mapping[str, str], place: str = "this study") -> InputError:
+def missing_error(names: Mapping[str, str], study: str = "this study") -> InputError:
     """Return the error for objects that must be passed again.
 
     Args:
         names: The field of a run for each missing name.
-        place: What was made with the objects.
+        study: What was made with the objects.
     """
     arguments = dict.fromkeys(describe_object(kind, name) for name, kind in names.items())
     return InputError(
-        f"{place} was made in Python with objects that its folder does not hold; to train with "
+        f"{study} was made in Python with objects that its folder does not hold; to train with "
         f"them, pass them again: kdtune.Run({', '.join(arguments)})"
     )

@@ -118,9 +118,7 @@ class Limits:
 
     def or_else(self, other: "Limits") -> "Limits":
         """Return these limits, with those of `other` where there is none."""
-        ms = other.max_ms if self.max_ms is None else self.max_ms
-        params = other.max_params if self.max_params is None else self.max_params
-        return Limits(ms, params)
+        return Limits(self.max_ms or other.max_ms, self.max_params or other.max_params)
 
 
 NO_LIMITS = Limits()

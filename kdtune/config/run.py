@@ -41,13 +41,14 @@ from kdtune.config.fields import (
     is_named_data,
     is_named_extra,
     is_output_file,
+    one_of,
     pairs,
     searchable,
     takes_features,
     terms_of,
     that_take,
 )
-from kdtune.config.files import check_place
+from kdtune.config.files import check_path
 from kdtune.config.objects import KINDS, Objects, importable_name
 from kdtune.config.task import METRICS, BaseRun, Range, Task, Values, models_of, to_list_or_range
 from kdtune.config.text import InputError
@@ -81,8 +82,6 @@ BatchNorm = Literal["train", "eval"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
 
-LOSS_CHOICES = (*LOSSES, "module:function", "A+B")
-"""What `loss` may be, for --help."""
 OF_TEACHER = ("teacher", "teacher_epochs")
 """Hyperparameters of the teacher, which without distillation is only measured."""
 TEACHER_REPEAT = -1
@@ -91,8 +90,9 @@ trained on the same augmented images."""
 
 _STUDENT = Setting(commands=OF_STUDENT)
 _RESOLVED = Setting(resolved=True)
+_LOSSES = one_of([*LOSSES, "module:function", "A+B"])
 _OF_LOSS = Hyperparameter(of_objective=True)
-_WEIGHTS = Setting(place=True, pairs=True)
+_WEIGHTS = Setting(path=True, pairs=True)
 _BASELINE = {"alpha": 1}
 _OF_ALL = Hyperparameter(commands=ALL_COMMANDS, of_study=True, resolved=True)
 _WARMUP = Hyperparameter(when=that_take("warmup_epochs"), neutral=0)
@@ -114,11 +114,11 @@ class Run(BaseRun):
     `objects`. A teacher that is an object is not fine-tuned unless teacher_epochs says so.
     """
 
-    data: Annotated[DataName, Setting(place=True)] = "fashion"
+    data: Annotated[DataName, Setting(path=True)] = "fashion"
     """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
     torchvision:CIFAR10), module:factory, or a folder with train/, val/ and optionally test/, each
     with one subfolder of images per class."""
-    data_root: Annotated[str | None, Setting(defines=False, place=True)] = None
+    data_root: Annotated[str | None, Setting(defines=False, path=True)] = None
     """Folder that holds the files of torchvision:NAME. None: torchvision in the user's cache
     folder."""
     download: Annotated[bool, Setting(defines=False)] = False
@@ -134,7 +134,7 @@ class Run(BaseRun):
     train_images: Annotated[Count | None, _STUDENT] = None
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
     all of train."""
-    extra: Annotated[str | None, Setting(commands=OF_STUDENT, place=True)] = None
+    extra: Annotated[str | None, Setting(commands=OF_STUDENT, path=True)] = None
     """Images without labels, from which the student learns what the teacher says of them: a folder
     of images, in which subfolders have no meaning; module:factory; or "rest", the images of train
     that --train-images leaves out. Labels that they may have are not used. See --extra-share."""
@@ -244,7 +244,7 @@ class Run(BaseRun):
     batch_norm: Annotated[BatchNorm, Hyperparameter()] = "train"
     """Mode of the student's batch norm layers during training: "train" (batch statistics; running
     statistics change even under a frozen backbone) or "eval" (running statistics, frozen)."""
-    loss: Annotated[str, Hyperparameter(unless=_BASELINE, choices=LOSS_CHOICES)] = "kl"
+    loss: Annotated[str, Hyperparameter(unless=_BASELINE, metavar=_LOSSES)] = "kl"
     """Distillation loss: "kl" (KL divergence of the softened probabilities, times T squared), "mse"
     (of the logits), "dkd" (decoupled: label and other classes apart), "ls" (kl of standardised
     logits), "dist" (correlation of the probabilities), "nkd" (cross-entropy of the label, kl of the
@@ -471,8 +471,6 @@ HYPERPARAMETERS = tuple(dict.fromkeys((*SCHEMA_1, *searchable(Run))))
 """By name: those of version 0.1 first."""
 OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
 """Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
-LIKE = {name: setting.like for name, setting in searchable(Run).items() if setting.like is not None}
-"""Hyperparameters whose value None stands for the value of another one, with that one's name."""
 
 DISTILLATION = Task(
     hyperparameters={name: searchable(Run)[name] for name in HYPERPARAMETERS},
@@ -487,6 +485,8 @@ DISTILLATION = Task(
     always_in_id=SCHEMA_1,
 )
 """The task of `Run`: a student learns from a teacher."""
+LIKE = DISTILLATION.like
+"""Hyperparameters whose value None stands for the value of another one, with that one's name."""
 
 
 def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] | None = None) -> Config:
@@ -701,7 +701,7 @@ def _take_output_file(run: Run) -> None:
     path = run.teacher
     if not is_output_file(path) or "+" in path:  # `_check_output_file` refuses ensembles
         return
-    check_place("teacher", path)
+    check_path("teacher", path)
     name, weights = Path(path).name, run.teacher_weights
     if not isinstance(weights, str):
         if name not in dict(pairs(weights)):

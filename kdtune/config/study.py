@@ -21,6 +21,7 @@ from kdtune.config.fields import (
     Bounds,
     Epochs,
     Fraction,
+    Hyperparameter,
     NotNegative,
     Params,
     Positive,
@@ -57,12 +58,14 @@ from kdtune.config.task import (
     Task,
     Values,
     check_name,
+    check_names,
     covers,
     ends_of,
     is_bounded,
-    make_task,
     models_of,
     name_of,
+    own_metric,
+    parse_metric,
     to_list_or_range,
 )
 from kdtune.config.text import InputError, did_you_mean, shown
@@ -110,7 +113,7 @@ class Study:
 
     name: str = ""
     """Name of the study and of its folder in --out. By default that of the data."""
-    out: Annotated[str, Setting(place=True)] = "runs"
+    out: Annotated[str, Setting(path=True)] = "runs"
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
     run: Annotated[Run, _NO_FLAG] = field(default_factory=Run)
@@ -172,7 +175,7 @@ class Study:
     budget: Annotated[str | None, _SEARCH] = None
     """Limit of --repeats auto for the whole study: 400runs, 20000epochs or 3h (hours, summed over
     trials). A study ends before it where it is decided, or where only more images could decide."""
-    warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH, place=True)] = None
+    warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH, path=True)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
     keep: Annotated[KeptStudents, _SEARCH] = "best"
     """Students whose weights stay on disk once the study is complete: "best" (those of the best
@@ -200,7 +203,7 @@ class Study:
     without a GPU; with one, a process for each core of the trial but one if images are files."""
     address: Annotated[str | None, _SEARCH] = None
     """Address of a running Ray cluster ("auto" on one of its machines). None: this machine only."""
-    cache: Annotated[str | None, Setting(place=True)] = None
+    cache: Annotated[str | None, Setting(path=True)] = None
     """Folder of the cache of images, logits and features. None: kdtune in the user's cache
     folder."""
     cache_gb: NotNegative = 20.0
@@ -216,7 +219,7 @@ class Study:
     """Shell command that is run when the study ends, with the conclusion on its standard input and
     in KDTUNE_STUDY, KDTUNE_FOLDER, KDTUNE_STATUS (completed, failed or interrupted) and
     KDTUNE_VERDICT. Not part of study.json."""
-    dump: Annotated[str | None, Setting(commands=("teacher",), place=True)] = field(
+    dump: Annotated[str | None, Setting(commands=("teacher",), path=True)] = field(
         default=None, compare=False, repr=False
     )
     """File, .parquet or .npz, for the teacher's logits on train, val and test without augmentation.
@@ -232,20 +235,14 @@ class Study:
         object.__setattr__(self, "tracker", names)
         if self.train is None:
             run, space = with_objects(*with_output_files(self.run, self.space))
-            object.__setattr__(self, "run", run)
-            object.__setattr__(self, "space", space)
-            name = name_of_data(self.run.data)
+            values = {n: to_values(n, listed) for n, listed in space.items()}
+            name, run = name_of_data(run.data), _with_study_values(run, values)
         else:
-            name = name_of(self.train).rpartition(":")[2]
-        object.__setattr__(self, "name", self.name or name)
-        check_fields(self)
-        if self.train is None:
-            values = {n: to_values(n, listed) for n, listed in self.space.items()}
-        else:
+            name, run = name_of(self.train).rpartition(":")[2], self.run
             values = {check_name(n): to_list_or_range(n, v) for n, v in self.space.items()}
-        object.__setattr__(self, "space", values)
-        if self.train is None:
-            object.__setattr__(self, "run", _with_study_values(self))
+        for field_name, value in {"name": self.name or name, "run": run, "space": values}.items():
+            object.__setattr__(self, field_name, value)
+        check_fields(self)
         fits = re.fullmatch(NAME, self.name) is not None
         check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
         _check_study(self)
@@ -258,9 +255,8 @@ class Study:
         """
         if self.train is None:
             return self.run
-        task = make_task(self.space, self.metric, self.mode, self.baseline, self.unless)
         values = tuple((name, ends_of(listed)[0]) for name, listed in self.space.items())
-        return FunctionRun(task, values, self.epochs)
+        return FunctionRun(_task_of_function(self), values, self.epochs)
 
     @property
     def task(self) -> Task:
@@ -445,24 +441,58 @@ class Study:
         return Study(**arguments)
 
 
+def _task_of_function(study: Study) -> Task:
+    """Return the task of a study's training function.
+
+    Raises:
+        InputError: A field names what is not there, or mode is missing.
+    """
+    baseline, space = study.baseline, study.space
+    check_names("a hyperparameter of baseline", baseline, space)
+    check_names("a hyperparameter of unless", study.unless, space)
+    for name, others in study.unless.items():
+        check_names(f"a hyperparameter of unless of {name}", others, space)
+        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
+            raise InputError(
+                f"baseline must not name {name}, which has no effect with the other values of the "
+                f"baseline, but got {dict(baseline)}; leave it out"
+            )
+    score = parse_metric(study.metric)
+    better = None if study.mode is None else "higher" if study.mode == "max" else "lower"
+    declared = own_metric(score, better)
+    if declared.better is None:
+        raise InputError(
+            f'mode must be "max" or "min" for metric={study.metric!r}, which kdtune does not know'
+        )
+    return Task(
+        hyperparameters={n: Hyperparameter(unless=dict(study.unless.get(n, {}))) for n in space},
+        metrics={score: declared},
+        score=score,
+        baseline=dict(baseline),
+        table_metrics=(score,),
+        baseline_words=", ".join(f"{name} = {value}" for name, value in baseline.items()),
+        examples="examples",
+    )
+
+
 # The space of a study.
 
 
-def _with_study_values(study: Study) -> Run:
-    """Return the base run with the models that the study began with, `Run.study_values`.
+def _with_study_values(run: Run, space: Mapping[str, Values]) -> Run:
+    """Return the base run of a study with the models that it began with, `Run.study_values`.
 
     These are the recorded ones as far as the study still has them, else those of the run, else the
     first of the space.
     """
-    begun = dict(study.run.study_values)
+    begun = dict(run.study_values)
     for name in OF_STUDY:
-        candidates = (begun.get(name), getattr(study.run, name))
-        allowed = study.space.get(name, candidates[1:])
+        candidates = (begun.get(name), getattr(run, name))
+        allowed = space.get(name, candidates[1:])
         if isinstance(allowed, Range):
             begun[name] = next((c for c in candidates if c is not None), allowed.low)
         else:
             begun[name] = next((c for c in candidates if c in allowed), allowed[0])
-    return replace(study.run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
+    return replace(run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
 
 
 def as_declared(study: Study, name: str, value: Value) -> Value:

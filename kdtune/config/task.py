@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import json
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from kdtune.config.fields import MAX_INTEGER, MAX_NUMBER, Config, Hyperparameter, Value, takes
-from kdtune.config.text import InputError, shown, user_code
+from kdtune.config.text import InputError, import_named, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -249,6 +249,11 @@ class Task:
         return tuple(name for name in self._by_dependence if name in decide)
 
     @cached_property
+    def like(self) -> Mapping[str, str]:
+        """Hyperparameters whose None stands for the value of another one, with its name."""
+        return {name: s.like for name, s in self.hyperparameters.items() if s.like is not None}
+
+    @cached_property
     def recorded(self) -> tuple[str, ...]:
         """The metrics that are recorded; the others are derived from them."""
         return tuple(name for name, metric in self.metrics.items() if metric.derived is None)
@@ -280,8 +285,7 @@ class Task:
             if not has_effect or (setting.of_objective and not takes(config["loss"], name)):
                 unused.add(name)
         # last: the other one may have no effect either
-        like = {n: s.like for n, s in self.hyperparameters.items() if s.like}
-        unused |= {name for name, other in like.items() if config[name] == config[other]}
+        unused |= {name for name, other in self.like.items() if config[name] == config[other]}
         return {name: None if name in unused else _plain(v) for name, v in config.items()}
 
     def resolved(self, config: Mapping[str, Any]) -> Config:
@@ -289,8 +293,8 @@ class Task:
 
         None is then left for the hyperparameters that have no effect.
         """
-        like = {n: s.like for n, s in self.hyperparameters.items() if s.like and config[n] is None}
-        return {**config, **{name: config[other] for name, other in like.items()}}
+        others = {n: config[other] for n, other in self.like.items() if config[n] is None}
+        return {**config, **others}
 
     def config_id(self, config: Config, study_values: Mapping[str, Value | None]) -> str:
         """Return eight hex digits that name a canonical configuration.
@@ -490,59 +494,6 @@ class FunctionRun(BaseRun):
         return replace(self, values=tuple((self._values | values).items()), repeat=repeat)
 
 
-def make_task(
-    names: Mapping[str, object],
-    metric: str,
-    mode: Mode | None,
-    baseline: Mapping[str, Value],
-    unless: Mapping[str, Mapping[str, Value]],
-) -> Task:
-    """Return the task of a training function.
-
-    Args:
-        names: The hyperparameters, the keys of the search space.
-        metric: The metric that decides, such as "val/acc".
-        mode: Whether it is to be as large as possible ("max") or as small ("min"). None: as for
-            kdtune's metric of this name.
-        baseline: Values of the baseline.
-        unless: By hyperparameter, values of others with which it has no effect.
-
-    Raises:
-        InputError: One of them names what is not there, or mode is missing.
-    """
-    mentioned = {"baseline": baseline, "unless": unless}
-    mentioned |= {f"unless of {name}": others for name, others in unless.items()}
-    for noun, values in mentioned.items():
-        for name in values:
-            if name not in names:
-                raise InputError(
-                    f"{noun} must name hyperparameters of the space ({', '.join(names)}), but got "
-                    f"{name!r}"
-                )
-    for name, others in unless.items():
-        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
-            raise InputError(
-                f"baseline must not name {name}, which has no effect with the other values of the "
-                f"baseline, but got {dict(baseline)}; leave it out"
-            )
-    score = parse_metric(metric)
-    better = None if mode is None else "higher" if mode == "max" else "lower"
-    declared = own_metric(score, better)
-    if declared.better is None:
-        raise InputError(
-            f'mode must be "max" or "min" for metric={metric!r}, which kdtune does not know'
-        )
-    return Task(
-        hyperparameters={n: Hyperparameter(unless=dict(unless.get(n, {}))) for n in names},
-        metrics={score: declared},
-        score=score,
-        baseline=dict(baseline),
-        table_metrics=(score,),
-        baseline_words=", ".join(f"{name} = {value}" for name, value in baseline.items()),
-        examples="examples",
-    )
-
-
 def check_name(name: str) -> str:
     """Return the name of a hyperparameter, a column; raise InputError if it cannot be one."""
     fits = isinstance(name, str) and name.isprintable() and 0 < len(name) <= _MAX_NAME
@@ -588,19 +539,15 @@ def load_function(name: str) -> Train:
     Raises:
         InputError: It cannot be imported, is no function, or takes other arguments.
     """
-    home, _, attribute = name.partition(":")
-    with user_code(f"the training function {name} cannot be imported"):
-        function = getattr(importlib.import_module(home), attribute)
+    function: Train = import_named("the training function", name)
     check_signature(function, name)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def check_signature(function: object, name: str) -> None:
     """Raise InputError unless a function can be called as train(config, repeat[, folder])."""
-    if not callable(function):
-        raise InputError(f"{name} must be a function, but is a {type(function).__name__}")
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function)  # type: ignore[arg-type]
         folder = {"folder": None} if "folder" in signature.parameters else {}
         signature.bind({}, 0, **folder)
     except ValueError:  # of a compiled function
@@ -641,12 +588,11 @@ class Range:
         if not (is_bounded(self.low) and is_bounded(self.high) and self.low < self.high):
             ends = f"{shown(self.low)}..{shown(self.high)}"
             raise InputError(f"a range must be LOW..HIGH, LOW < HIGH, {BOUNDED}, but got {ends}")
-        if self.log and self.low <= 0:
-            raise InputError(f"a range must begin above 0 with :log, but got {self}")
-        if self.logit and (self.log or not 0 < self.low < self.high < 1):
+        is_on_scale = not self.scale or 0 < self.low < self.high < (1 if self.logit else math.inf)
+        if not is_on_scale or (self.log and self.logit):
             raise InputError(
-                f"a range with :logit must lie between 0 and 1, both excluded, and have no other "
-                f"scale (0.001..0.999:logit), but got {self}"
+                f"a range must begin above 0 with :log, or lie between 0 and 1, both excluded, "
+                f"with :logit (0.001..0.999:logit), and have one scale, but got {self}"
             )
 
     @property
@@ -668,22 +614,15 @@ class Range:
     def parse(text: str, kind: type[int] | type[float]) -> Range:
         """Return the range of `LOW..HIGH`, `LOW..HIGH:log` or `LOW..HIGH:logit`.
 
-        Raises InputError for other text.
+        Raises:
+            InputError: The numbers are not the ends of a range.
+            ValueError: It is other text.
         """
         ends, _, scale = text.partition(":")
-        low, dots, high = ends.partition("..")
-        try:
-            if not dots or "..." in text or scale not in ("", "log", "logit"):
-                raise ValueError
-            return Range(kind(low), kind(high), log=scale == "log", logit=scale == "logit")
-        except InputError:
-            raise
-        except ValueError:
-            kinds = "whole numbers" if kind is int else "numbers"
-            raise InputError(
-                f"a range must be LOW..HIGH, LOW..HIGH:log or LOW..HIGH:logit of {kinds}, but got "
-                f"{text}"
-            ) from None
+        low, high = ends.split("..")
+        if "..." in text or scale not in ("", "log", "logit"):
+            raise ValueError(f"{text} is no range")
+        return Range(kind(low), kind(high), log=scale == "log", logit=scale == "logit")
 
 
 Values = tuple[Value, ...] | Range
@@ -701,10 +640,10 @@ def to_list_or_range(name: str, values: object) -> Values:
     """Return the values of a space as a tuple or a range; raise InputError for anything else."""
     if isinstance(values, Range):
         return values
-    if isinstance(values, str) or not isinstance(values, Sequence):
-        raise InputError(f"{name} must be given a list of values or a Range, but got {values!r}")
-    if not values:
-        raise InputError(f"{name} must have at least one value to search, but has none")
+    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+        raise InputError(
+            f"{name} must have a list of values, at least one, or a Range, but got {values!r}"
+        )
     return tuple(values)
 
 

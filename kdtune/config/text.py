@@ -4,10 +4,11 @@ import os
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unicodedata import category
@@ -110,6 +111,12 @@ def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.5) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def list_some(names: Sequence[str], most: int, separator: str = ", ") -> str:
+    """Return names in words: of many the first `most`, and how many there are besides."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
 # Exceptions whose message is one sentence for the user; a traceback is for bugs.
 
 
@@ -123,7 +130,7 @@ class UserError(Exception):
     True
     """
 
-    exit_code = 2
+    exit_code = 1
     """Of a command that ends with the error: 2 if the input is invalid, 1 if it is not to blame."""
 
     def __str__(self) -> str:
@@ -150,39 +157,33 @@ class InputError(UserError, ValueError):
     alpha must lie in [0, 1], but got alpha=2
     """
 
+    exit_code = 2
+
 
 class LeaseLostError(UserError):
     """Another driver has taken over the study on its object store; this one must not write."""
-
-    exit_code = 1
 
 
 class DataChangedError(UserError):
     """The data changed while a study was reading them; its results are of the data as they were."""
 
-    exit_code = 1
-
 
 class RayLostError(UserError):
     """Ray itself has ended while a study ran; the same command resumes the study."""
-
-    exit_code = 1
 
 
 class FolderUnusableError(UserError):
     """The study's folder, or Ray's, is full, read-only, gone or fails; once mended it resumes."""
 
-    exit_code = 1
-
 
 class NodeMismatchError(UserError):
     """A machine of the cluster cannot run the study's trials, or differs from the driver's."""
 
+    exit_code = 2
+
 
 class ExportMismatchError(UserError):
     """An exported file does not compute what the student does in PyTorch."""
-
-    exit_code = 1
 
 
 class Diverged(UserError, RuntimeError):
@@ -190,8 +191,6 @@ class Diverged(UserError, RuntimeError):
 
     Records begin its message with the name of this class, and such a run is not tried again.
     """
-
-    exit_code = 1
 
 
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
@@ -240,7 +239,7 @@ _NOT_THE_USERS = ("<", *(f"{folder}{os.sep}" for folder in (PACKAGE, *_LIBRARIES
 
 
 @contextmanager
-def user_code(failure: str) -> Iterator[None]:
+def user_code(failure: str, only_exits: bool = False) -> Iterator[None]:
     """Turn every exception raised inside into an InputError, but for an interrupt by the user.
 
     That includes sys.exit(), which would end a command with the exit code of a success.
@@ -248,44 +247,45 @@ def user_code(failure: str) -> Iterator[None]:
     Args:
         failure: What failed, such as "mine.py cannot be run". The message adds the exception and
             the file and line of the user's code.
+        only_exits: Leave errors as they are: turn only sys.exit(), and a class of the user's that
+            derives from BaseException, which nothing else would catch.
     """
+    passed = Exception if only_exits else InputError
     try:
         yield
-    except (InputError, KeyboardInterrupt, GeneratorExit):
+    except (passed, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # a class of the user's may derive from it
         raise InputError(f"{failure}: {_describe_fault(error)}") from error
 
 
-@contextmanager
-def no_exit(noun: str) -> Iterator[None]:
-    """Turn sys.exit() that is called inside into an InputError; errors stay as they are.
-
-    So is a class of the user's that derives from BaseException, which nothing else would catch.
+def import_named(noun: str, name: str) -> Any:
+    """Return the user's function or class of a name, module:attribute.
 
     Args:
-        noun: Whose code is called, such as "the student mine:net".
+        noun: What it is, such as "the model".
+        name: The name.
+
+    Raises:
+        InputError: It cannot be imported.
     """
-    try:
-        yield
-    except (Exception, KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:
-        raise InputError(f"{noun} ended: {_describe_fault(error)}") from error
+    module, _, attribute = name.partition(":")
+    with user_code(f"{noun} {name} cannot be imported"):
+        return getattr(import_module(module), attribute)
 
 
 def _describe_fault(error: BaseException) -> str:
     """Return what went wrong, with file and line of the last call in the user's code."""
     calls = traceback.extract_tb(error.__traceback__)
-    places = [(c.filename, c.lineno) for c in calls if not c.filename.startswith(_NOT_THE_USERS)]
+    lines = [(c.filename, c.lineno) for c in calls if not c.filename.startswith(_NOT_THE_USERS)]
     text = f"{type(error).__name__}: {first_line(error)}"
     if isinstance(error, SyntaxError) and error.filename:
-        text, places = f"SyntaxError: {error.msg}", [(error.filename, error.lineno)]
-    place = " ({}, line {})".format(*places[-1]) if places else ""
+        text, lines = f"SyntaxError: {error.msg}", [(error.filename, error.lineno)]
+    line = " ({}, line {})".format(*lines[-1]) if lines else ""
     if isinstance(error, SystemExit):
         code = "" if error.code is None else f"{error.code!r:.60}"
-        return f"it calls sys.exit({code}){place}; leave the call out, or raise an error"
-    return f"{text}{place}"
+        return f"it calls sys.exit({code}){line}; leave the call out, or raise an error"
+    return f"{text}{line}"
 
 
 def is_users_own(file: str) -> bool:

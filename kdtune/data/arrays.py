@@ -1,6 +1,5 @@
 """Data sets from arrays, torch datasets and factories, and images without labels."""
 
-import importlib
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,15 @@ from torchvision.datasets.folder import default_loader
 from kdtune.config.fields import REST, is_function_name
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
-from kdtune.config.text import IMAGE_CHANNELS, VAL_NAMES, InputError, first_line, shown, user_code
+from kdtune.config.text import (
+    IMAGE_CHANNELS,
+    VAL_NAMES,
+    InputError,
+    first_line,
+    import_named,
+    shown,
+    user_code,
+)
 from kdtune.data.dataset import (
     Data,
     Extra,
@@ -64,18 +71,13 @@ def make_data(
     inputs = {split: _as_images(values.inputs) for split, values in raw.items()}
     labels = {s: _label_array(f"{name} ({s})", values.labels) for s, values in raw.items()}
     for split, examples in inputs.items():
-        if _is_empty(examples):
-            raise InputError(f"{name} ({split}) must have examples, [N, ...], but has none")
+        count = 0 if _is_empty(examples) else len(examples)
         kind, kind_of_train = _describe_inputs(examples), _describe_inputs(inputs["train"])
-        if kind != kind_of_train:
+        if not count or kind != kind_of_train or count != len(labels[split]):
             raise InputError(
-                f"the examples of {name} must have one shape and type, but train has "
-                f"{kind_of_train} and {split} has {kind}"
-            )
-        if len(examples) != len(labels[split]):
-            raise InputError(
-                f"{name} ({split}) must have one label for each example, but has {len(examples)} "
-                f"examples and {len(labels[split])} labels"
+                f"{name} ({split}) must have examples [N, ...] of the same shape and type as train "
+                f"({kind_of_train}), each with a label, but has {count} examples ({kind}) and "
+                f"{len(labels[split])} labels"
             )
     names, numbers = _number_classes(name, labels, classes)
     splits, hashes = dict[str, Split](), list[str]()
@@ -141,7 +143,7 @@ def _is_empty(inputs: _Inputs) -> bool:
 def _common_folder(*inputs: _Inputs) -> str:
     """Return the innermost folder that holds all image files; "" without any."""
     files = [file for examples in inputs if isinstance(examples, tuple) for file in examples]
-    return os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
+    return os.path.commonpath(map(os.path.dirname, files)) if files else ""
 
 
 def _describe_inputs(inputs: _Inputs) -> str:
@@ -154,17 +156,13 @@ def _describe_inputs(inputs: _Inputs) -> str:
 def _label_array(noun: str, labels: Any) -> np.ndarray[Any, Any]:
     """Return labels as an array [N] of int64 or str; raise InputError if they are neither."""
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if array.ndim != 1:
-        raise InputError(
-            f"the labels of {noun} must be one class for each example, [N], but have the shape "
-            f"{list(array.shape)}"
-        )
-    if array.dtype.kind in "biu":
+    if array.ndim == 1 and array.dtype.kind in "biu":
         return array.astype(np.int64)
-    if array.dtype.kind in "UO" and all(isinstance(label, str) for label in array.tolist()):
+    if array.ndim == 1 and all(isinstance(label, str) for label in array.tolist()):
         return array.astype(str)
     raise InputError(
-        f"the labels of {noun} must be whole numbers or strings, but have the type {array.dtype}"
+        f"the labels of {noun} must be whole numbers or strings, one for each example, [N], but "
+        f"are {array.dtype} {list(array.shape)}"
     )
 
 
@@ -172,14 +170,12 @@ def _number_classes(
     name: str, labels: Mapping[str, np.ndarray[Any, Any]], classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """Return the names of the classes, and each split's labels as their numbers, int64 [N]."""
-    if len({values.dtype.kind for values in labels.values()}) > 1:
-        raise InputError(f"the labels of {name} must be numbers or strings in all splits alike")
     if labels["train"].dtype.kind == "U":
         names = tuple(classes or sorted(set(labels["train"].tolist())))
         number: dict[Any, int] = {label: k for k, label in enumerate(names)}
         allowed = "classes of train"
     else:
-        count = 1 + max(int(values.max()) for values in labels.values())
+        count = 1 + max(int(v.max()) for v in labels.values() if v.dtype.kind == "i")
         names = tuple(classes or map(str, range(count)))
         number = {k: k for k in range(len(names))}
         allowed = f"from 0 to {len(names) - 1}, one less than the number of classes"
@@ -358,20 +354,13 @@ def load_user_data(name: str, passed: Passed | None = None) -> Data:
     Raises:
         InputError: the function fails, or what it returns does not fit.
     """
-    source = _imported(name, "data") if passed is None else passed.value
+    source = import_named("the data", name) if passed is None else passed.value
     with _seeded(), user_code(f"the data {name} cannot be made"):
         made = source() if callable(source) else source
         splits = _splits(name, made)
         raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
     root = _common_folder(*(values.inputs for values in raw.values()))
     return make_data(name, raw, _classes(name, made), root)
-
-
-def _imported(name: str, role: str) -> Any:
-    """Return the user's function of a name, module:function."""
-    home, _, attribute = name.partition(":")
-    with user_code(f"the {role} {name} cannot be imported"):
-        return getattr(importlib.import_module(home), attribute)
 
 
 def _splits(name: str, made: Any) -> dict[str, Any]:
@@ -483,7 +472,7 @@ def read_extra(name: str) -> UnlabelledImages:
     """
     warning = ""
     if is_function_name(name):
-        function = _imported(name, "images without labels")
+        function = import_named("the images without labels", name)
         with _seeded(), user_code(f"the images without labels {name} cannot be made"):
             inputs = _as_images(_read(function(), f"what {name} returns", labelled=False).inputs)
         root = _common_folder(inputs)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdtune.config.fields import REST, is_named_extra
 from kdtune.config.run import Run
-from kdtune.config.text import DataChangedError, InputError, printable
+from kdtune.config.text import DataChangedError, InputError, list_some, printable
 from kdtune.data.dataset import Data, keep_note, read_note
 from kdtune.data.sources import StudyData
 
@@ -88,15 +88,10 @@ def describe_data(data: Data) -> list[str]:
             lines.append(f"Classes of {split} are imbalanced: {describe_counts(by_class)}.")
         if missing := [name for name, count in by_class.items() if not count]:
             lines.append(
-                f"warning: {split} has no example of {_listed(missing, _MAX_LISTED)}, so its "
+                f"warning: {split} has no example of {list_some(missing, _MAX_LISTED)}, so its "
                 f"metrics say nothing about these classes"
             )
     return lines
-
-
-def _listed(names: Sequence[str], most: int) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def describe_counts(counts: dict[str, int]) -> str:
@@ -263,7 +258,7 @@ def find_changes(data: Data) -> str:
     files = list(dict.fromkeys(changed))
     if not files:
         return ""
-    names = _listed(list(map(printable, files)), 3)
+    names = list_some(list(map(printable, files)), 3)
     return (
         f"image files were changed or removed ({names}) while the study ran: its results are of "
         f"the images as they were when it read them, and it cannot be continued until they are "

@@ -542,7 +542,14 @@ def cut_fold(data: Data, cut: FoldCut) -> Data:
         InputError: A class has fewer examples than there are folds.
     """
     pool = pooled(data)
-    _check_classes(data, pool.labels, cut.folds)
+    counts = pool.labels.bincount(minlength=len(data.classes)).tolist()
+    smallest, count = min(zip(data.classes, counts, strict=True), key=lambda pair: pair[1])
+    if count < cut.folds:
+        raise InputError(
+            f"--folds must be at most the number of examples of each class in train and val, but "
+            f"got --folds {cut.folds}, and {smallest} has {count}; use fewer folds, or remove the "
+            f"class"
+        )
     # the examples themselves, since another version of torch may draw others
     first = hash_tensor(assign_folds(pool.labels, replace(cut, repeat=0)))
     of_pool = combine_hashes(data.fingerprint, "folds", first)
@@ -592,13 +599,3 @@ def assign_folds(labels: Tensor, cut: FoldCut) -> Tensor:
     folds = torch.empty(len(labels), dtype=torch.int64)
     folds[order] = torch.arange(len(labels)) % cut.folds
     return folds
-
-
-def _check_classes(data: Data, labels: Tensor, folds: int) -> None:
-    counts = labels.bincount(minlength=len(data.classes)).tolist()
-    smallest, count = min(zip(data.classes, counts, strict=True), key=lambda pair: pair[1])
-    if count < folds:
-        raise InputError(
-            f"--folds must be at most the number of examples of each class in train and val, but "
-            f"got --folds {folds}, and {smallest} has {count}; use fewer folds, or remove the class"
-        )

@@ -187,17 +187,10 @@ def load_folder(root: Path) -> Data:
     splits = {name: _read_split(folder) for name, folder in folders.items()}
     classes = splits["train"].classes
     for name, split in splits.items():
-        if split.classes != classes:
-            pairs = {
-                "train": {*split.classes} - {*classes},
-                folders[name].name: {*classes} - {*split.classes},
-            }
-            lacks = [
-                f"{k}/ lacks {', '.join(sorted(names))}" for k, names in pairs.items() if names
-            ]
+        if others := {*split.classes} ^ {*classes}:
             raise InputError(
-                f"{root}: train/ and {folders[name].name}/ must hold the same classes, but "
-                f"{' and '.join(lacks)}; add or remove these folders"
+                f"{root}: train/ and {folders[name].name}/ must hold the same classes, but only "
+                f"one of them has {', '.join(sorted(others))}; add or remove these folders"
             )
     if len(classes) < 2:
         raise InputError(f"{root} must hold at least two classes, but has {classes[0]} alone")
@@ -234,20 +227,17 @@ def _read_split(folder: Path) -> _Split:
     """Return the images in the folder of a split; raise InputError if a class has none."""
     paths = [folder / name for name in _list_folder(folder)]
     folders = [path for path in paths if path.is_dir()]
-    if not folders:
-        raise InputError(
-            f"{folder} must hold one folder of images for each class, but holds no folder"
-        )
     for path in folders:
         _check_name("a class", str(path), hidden_characters(path.name))
     classes = [scan_images(path) for path in folders]
     left_out = [file for images in classes for file in images.left_out]
-    if empty := [p.name for p, images in zip(folders, classes, strict=True) if not images.files]:
+    empty = [p.name for p, images in zip(folders, classes, strict=True) if not images.files]
+    if empty or not folders:
         others = f". {len(left_out)} images of other formats are left out" if left_out else ""
+        lack = f"there are none in {shown(empty)}{others}" if folders else "it holds no folder"
         raise InputError(
-            f"{folder} must hold one folder of images for each class, but there are none with the "
-            f"suffixes {IMAGE_SUFFIXES} in {shown(empty)}{others}; add images, or remove the "
-            f"folder"
+            f"{folder} must hold one folder of images for each class, files with the suffixes "
+            f"{IMAGE_SUFFIXES}, but {lack}; add images, or remove the folder"
         )
     outside = [str(p) for p in paths if p.name.lower().endswith(IMG_EXTENSIONS) and p.is_file()]
     reasons = {OTHER_FORMATS: left_out, "in no folder of a class": outside}

@@ -34,6 +34,7 @@ from kdtune.deploy.subject import (
     write_card,
     write_facts,
 )
+from kdtune.models.weights import saved_state
 from kdtune.results.results import load
 from kdtune.results.warnings import exported_config
 
@@ -70,23 +71,21 @@ def _write_program(subject: Subject, metadata: Metadata, file: Path) -> None:
     program = onnx_files.trace(Graph(subject.student), subject.signature)
     # a buffer, since torch.export wants the suffix .pt2, which the temporary file has not
     content = io.BytesIO()
-    with onnx_files.quiet(), onnx_files.not_exported("--format safetensors may do"):
+    with onnx_files.exporting("--format safetensors may do"):
         extra = {METADATA_FILE: json.dumps(dict(metadata))}
         torch.export.save(program, content, extra_files=extra)
     file.write_bytes(content.getvalue())
 
 
 def _read_program(subject: Subject, file: Path) -> Predict:
-    with onnx_files.quiet():
+    with onnx_files.exporting("--format safetensors may do"):
         module: Any = torch.export.load(io.BytesIO(file.read_bytes())).module()
     return lambda views: module(views)
 
 
 def _write_weights(subject: Subject, metadata: Metadata, file: Path) -> None:
     """Write the weights under the names of the network's layers."""
-    state = subject.student.net.state_dict()
-    # clones, since safetensors refuses tensors that share memory
-    save_file({k: v.cpu().contiguous().clone() for k, v in state.items()}, file, dict(metadata))
+    save_file(saved_state(subject.student.net), file, dict(metadata))
 
 
 def _read_weights(subject: Subject, file: Path) -> Predict:
@@ -135,7 +134,7 @@ class Exported:
 
 
 def export(
-    place: str | Path,
+    study: str | Path,
     format: str = "onnx",
     int8: bool = False,
     repeat: int | None = None,
@@ -147,7 +146,7 @@ def export(
     PyTorch on the whole of test, or val without it, before it gets its name.
 
     Args:
-        place: folder of the study.
+        study: its folder.
         format: "onnx", "torch-export" or "safetensors".
         int8: also write an ONNX file in int8, and compare it with float32. That takes minutes on
             photographs, so the file in float32 and the model card are written before.
@@ -162,11 +161,11 @@ def export(
     chosen = FORMATS[format]
     if format == "onnx":
         onnx_files.require_packages()
-    if "://" in str(place):
+    if "://" in str(study):
         raise InputError(
-            f"STUDY must be a folder on this machine, but got {place}; copy the study here first"
+            f"STUDY must be a folder on this machine, but got {study}; copy the study here first"
         )
-    results = load(place)
+    results = load(study)
     subject = Subject.of(results, repeat)
     folder = results.folder / STUDENTS
     if int8:

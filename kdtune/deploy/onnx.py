@@ -10,7 +10,9 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,7 +124,7 @@ def trace(graph: nn.Module, signature: Signature) -> Any:
     """
     example = signature.random(EXAMPLES)
     batch = torch.export.Dim("batch")
-    with quiet(), not_exported("--format safetensors writes its weights with all metadata"):
+    with exporting("--format safetensors writes its weights with all metadata"):
         program = torch.export.export(graph, (example,), dynamic_shapes=({0: batch},))
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
@@ -151,8 +153,7 @@ def to_onnx(graph: nn.Module, signature: Signature) -> OnnxModels:
         InputError: the model cannot be exported.
     """
     program = trace(graph, signature)
-    advice = "--format torch-export or safetensors may do"
-    with quiet(), not_exported(advice):
+    with exporting("--format torch-export or safetensors may do"):
         made = torch.onnx.export(
             program,
             (),
@@ -242,27 +243,17 @@ def predictor(file: Path, threads: int = 1) -> Predict:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hide the warnings, logs and progress that exporters print; errors are raised as before."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@contextlib.contextmanager
-def not_exported(advice: str) -> Iterator[None]:
-    """Turn every exception raised inside into an InputError.
+def exporting(advice: str) -> Iterator[None]:
+    """Hide what exporters print, and turn every exception that they raise into an InputError.
 
     Args:
         advice: what would do.
     """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with torch.no_grad():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            warnings.simplefilter("ignore")
             yield
     except Exception as error:  # exporters and user's models raise anything
         cause: BaseException = error
@@ -270,6 +261,8 @@ def not_exported(advice: str) -> Iterator[None]:
             cause = cause.__cause__
         reason = f"{type(cause).__name__}: {first_line(cause, 160)}"
         raise InputError(f"the student cannot be exported ({reason}); {advice}") from error
+    finally:
+        logging.disable(disabled)
 
 
 # Check of an exported file: the same predictions as PyTorch.
@@ -449,48 +442,27 @@ def _quantized(model: Any, views: Tensor, name: str, method: str) -> Any:
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    try:
-        with quiet(), temporary(model) as source:
-            prepared, target = (source.with_name(f"{part}.onnx") for part in ("prepared", "int8"))
-            # folds batch norm into convolutions; onnx infers all shapes that quantization needs
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            if method == STATIC:
-                quantization.quantize_static(
-                    str(prepared),
-                    str(target),
-                    _Reader(views, name),
-                    quant_format=quantization.QuantFormat.QDQ,
-                    per_channel=True,
-                    activation_type=quantization.QuantType.QInt8,
-                    weight_type=quantization.QuantType.QInt8,
-                )
-            else:
-                quantization.quantize_dynamic(
-                    str(prepared),
-                    str(target),
-                    op_types_to_quantize=list(LINEAR),
-                    per_channel=True,
-                    weight_type=quantization.QuantType.QInt8,
-                )
-            return onnx.load(str(target))
-    except Exception as error:  # onnxruntime raises anything
-        reason = f"{type(error).__name__}: {first_line(error, 160)}"
-        raise InputError(
-            f"the student cannot be quantized ({reason}); export it without --int8"
-        ) from error
-
-
-class _Reader:
-    """Batches of calibration images, as onnxruntime reads them (a `CalibrationDataReader`)."""
-
-    def __init__(self, views: Tensor, name: str):
-        self._batches: Iterator[Tensor] = iter(views.split(1))
-        self._name = name
-
-    def get_next(self) -> dict[str, Any] | None:
-        """Return the next batch; None at the end."""
-        batch = next(self._batches, None)
-        return None if batch is None else {self._name: batch.numpy()}
+    with exporting("leave --int8 out"), temporary(model) as source:
+        prepared, target = (str(source.with_name(f"{part}.onnx")) for part in ("prepared", "int8"))
+        # folds batch norm into convolutions; onnx infers all shapes that quantization needs
+        quant_pre_process(str(source), prepared, skip_symbolic_shape=True)
+        options = {"per_channel": True, "weight_type": quantization.QuantType.QInt8}
+        if method == STATIC:
+            batches = ({name: view.numpy()} for view in views.split(1))
+            # it is read as a `CalibrationDataReader`
+            reader: Any = SimpleNamespace(get_next=partial(next, batches, None))
+            quantization.quantize_static(
+                prepared,
+                target,
+                reader,
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=quantization.QuantType.QInt8,
+                **options,
+            )
+        else:
+            linear = list(LINEAR)
+            quantization.quantize_dynamic(prepared, target, op_types_to_quantize=linear, **options)
+        return onnx.load(target)
 
 
 def calibration_index(index: Tensor, values: int) -> Tensor:

@@ -20,6 +20,7 @@ from kdtune.config.records import Cost
 from kdtune.config.text import InputError, are_images, first_line, user_code
 from kdtune.models.classifier import Classifier, describe_assumption
 from kdtune.models.outputs import combine
+from kdtune.models.weights import saved_state
 
 
 def probe(
@@ -169,7 +170,7 @@ def measure_cost(
         role=role,
         model="+".join(member.name for member in members),
         params=sum(p.numel() for p in parameters),
-        bytes=sum(map(_bytes_on_disk, members)),
+        bytes=sum(len(save(saved_state(member.net))) for member in members),
         flops=count_flops(forward, first),
         latency_ms=one_ms,
         latency_ms_iqr=one_iqr,
@@ -181,13 +182,6 @@ def measure_cost(
         precision=members[0].precision,
         torch=torch.__version__,
     )
-
-
-def _bytes_on_disk(model: Classifier) -> int:
-    """Return the bytes of the network's state dict as a safetensors file."""
-    # clones, since safetensors refuses tensors that share memory
-    state = model.net.state_dict().items()
-    return len(save({name: value.detach().cpu().contiguous().clone() for name, value in state}))
 
 
 def _time(forward: Forward, views: Tensor, threads: int) -> tuple[float, float | None]:

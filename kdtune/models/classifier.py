@@ -206,10 +206,7 @@ def _of_torchvision(transforms: Any) -> Preprocessing:
 
 Layout = Literal["channels_last", "contiguous"]
 """Memory format. channels_last was 1.3 to 1.4 times as fast for ResNets on a CPU (measured)."""
-MEMORY_FORMATS = {
-    "channels_last": torch.channels_last,
-    "contiguous": torch.contiguous_format,
-}
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 
 class Classifier(nn.Module):
@@ -233,11 +230,17 @@ class Classifier(nn.Module):
         self, name: str, net: nn.Module, preprocessing: Preprocessing | None, source: str = ""
     ):
         super().__init__()
-        _check_weights(net, name)
+        with user_code(f"the layers and weights of {name} cannot be read"):  # of lazy layers
+            str(net)  # a part of the fingerprint
+            for value in net.state_dict().values():
+                value.detach().cpu()
+        layers = [n for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        if not layers:
+            raise InputError(f"{name} must have a Linear or Conv2d layer as its head")
         self.name, self.net, self.source = name, net, source
         self.preprocessing = preprocessing or Preprocessing()
         self.is_normalized = preprocessing is not None
-        self.head_name = _head_name(net, name)
+        self.head_name: str = layers[-1]
         self.has_new_head = False
         """Whether its head is random, since that of its weights was for other classes."""
         self.precision: Precision = "fp32"
@@ -361,22 +364,6 @@ def describe_assumption(model: Classifier) -> str:
         f"give --teacher-mean and --teacher-std, or --student-mean and --student-std (0 and 1 if "
         f"none are needed), or add an attribute `preprocessing` to its module"
     )
-
-
-def _check_weights(net: nn.Module, name: str) -> None:
-    """Raise InputError if layers or weights cannot be read, for example those of lazy layers."""
-    with user_code(f"the layers and weights of {name} cannot be read"):
-        str(net)  # a part of the fingerprint
-        for value in net.state_dict().values():
-            value.detach().cpu()
-
-
-def _head_name(net: nn.Module, name: str) -> str:
-    """Return the name of the last Linear or Conv2d layer."""
-    layers: list[str] = [n for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    if not layers:
-        raise InputError(f"{name} must have a Linear or Conv2d layer as its head, but has neither")
-    return layers[-1]
 
 
 # Teacher and student of the default study.

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from kdtune.config.files import atomic_write, describe_missing
-from kdtune.config.text import InputError, first_line, shown
+from kdtune.config.text import InputError, first_line, list_some, shown
 from kdtune.models.classifier import Classifier, Preprocessing
 
 # Teachers that are only a table of outputs: their logits on the examples of a data set.
@@ -244,15 +244,10 @@ def _class_names(file: str, named: Any, classes: tuple[str, ...]) -> tuple[str, 
     names = tuple(map(str, named)) if is_valid else ()
     if len(names) != len(classes) or set(names) != set(classes):
         raise InputError(
-            f"{file}: `classes` must be a list of the {_listed(classes)} in any order, but "
-            f"got {json.dumps(named, default=str)[:60]}"
+            f"{file}: `classes` must be a list of the {len(classes)} classes of the data "
+            f"({list_some(classes, 3)}) in any order, but got {json.dumps(named, default=str)[:60]}"
         )
     return names
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    """Return the number of classes of the data, and the first names."""
-    return f"{len(names)} classes of the data ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
 
 
 def _digest(parts: list[_Rows], classes: tuple[str, ...] | None) -> str:
@@ -337,32 +332,31 @@ def _list_error(file: str, name: str, got: str) -> InputError:
 
 
 def _read_parquet(file: Path) -> tuple[Any, list[_Rows]]:
-    """Return the names of the classes in a .parquet file, None without, and its rows."""
+    """Return the names of the classes in a .parquet file, None without, and its rows.
+
+    These are those of each split that has some; or all, if they name files.
+    """
     table = pq.read_table(file)
     named = json.loads((table.schema.metadata or {}).get(b"classes", b"null"))
-    return named, list(_parquet_rows(file.name, table))
-
-
-def _parquet_rows(file: str, table: pa.Table) -> Iterator[_Rows]:
-    """Yield the rows of each split that has some; or all rows, if they name files."""
     numbers, names = np.arange(len(table)), table.column_names
     if "file" in names and table["file"].null_count < len(table):
-        yield _rows_of(file, None, table, numbers)
-        return
+        return named, [_rows_of(file.name, None, table, numbers)]
     if "split" not in names or "example" not in names:
         raise InputError(
-            f"{file} must have the columns split and example (the index in the split), or file, "
-            f"but has {', '.join(names)}"
+            f"{file.name} must have the columns split and example (the index in the split), or "
+            f"file, but has {', '.join(names)}"
         )
     splits = np.array([str(name) for name in table["split"].to_pylist()])
     unknown = ~np.isin(splits, _SPLITS)
     if unknown.any():
         row = int(unknown.argmax())
-        raise _row_error(file, row, "split", "be train, val or test", splits[row])
-    for split in _SPLITS:
-        chosen = splits == split
-        if chosen.any():
-            yield _rows_of(file, split, table.filter(pa.array(chosen)), numbers[chosen])
+        raise _row_error(file.name, row, "split", "be train, val or test", splits[row])
+    parts = {split: splits == split for split in _SPLITS}
+    return named, [
+        _rows_of(file.name, split, table.filter(pa.array(chosen)), numbers[chosen])
+        for split, chosen in parts.items()
+        if chosen.any()
+    ]
 
 
 def _rows_of(file: str, split: str | None, table: pa.Table, numbers: Integers) -> _Rows:
@@ -393,7 +387,8 @@ def _check_rows(rows: _Rows, column: str, good: Bools, classes: tuple[str, ...])
     if good.all():
         return
     row = int((~good).argmax())
-    requirement, lists = f"{_REQUIREMENTS[column]} {_listed(classes)}", rows.columns[column]
+    requirement, lists = _REQUIREMENTS[column], rows.columns[column]
+    requirement += f" {len(classes)} classes of the data ({list_some(classes, 3)})"
     got = shown(lists.values[lists.rows == row].tolist())
     raise _row_error(rows.file, rows.numbers[row], column, requirement, got)
 
@@ -473,10 +468,7 @@ class SplitOutputs:
 
 
 def write_outputs(
-    file: Path,
-    splits: Mapping[str, SplitOutputs],
-    classes: tuple[str, ...],
-    record: OutputsRecord,
+    file: Path, splits: Mapping[str, SplitOutputs], classes: tuple[str, ...], record: OutputsRecord
 ) -> None:
     """Write a teacher's logits as .parquet or .npz.
 

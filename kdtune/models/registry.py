@@ -3,7 +3,6 @@
 import ast
 import functools
 import hashlib
-import importlib
 import inspect
 import random
 import sys
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from kdtune.config.fields import Role, is_object
 from kdtune.config.objects import Passed, is_importable_module
 from kdtune.config.run import Run
-from kdtune.config.text import InputError, first_line, is_users_own, user_code
+from kdtune.config.text import InputError, first_line, import_named, is_users_own, user_code
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
 from kdtune.models.classifier import (
     Classifier,
@@ -35,13 +34,7 @@ from kdtune.models.classifier import (
     published_by_timm,
     published_by_torchvision,
 )
-from kdtune.models.weights import (
-    fill,
-    import_timm,
-    load_weights,
-    read_finished,
-    torchvision_names,
-)
+from kdtune.models.weights import fill, import_timm, load_weights, read_finished, torchvision_names
 
 # Calls of a user's factory: a function or class that makes a torch module.
 
@@ -545,12 +538,9 @@ def _construct_timm(name: str, classes: int) -> Classifier:
 
 def _construct_own(name: str, classes: int) -> Classifier:
     """Return the model that a user's factory makes."""
-    home, _, attribute = name.partition(":")
-    with user_code(f"the model {name} cannot be imported"):
-        module = importlib.import_module(home)
-        factory = getattr(module, attribute)
-    net = call_factory(factory, name, classes)
-    return Classifier(name, net, of_module(net, name), source_digest([module.__name__], net))
+    net = call_factory(import_named("the model", name), name, classes)
+    source = source_digest([name.partition(":")[0]], net)
+    return Classifier(name, net, of_module(net, name), source)
 
 
 def _nearest(name: str) -> str:

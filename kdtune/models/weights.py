@@ -27,9 +27,8 @@ from kdtune.models.classifier import Preprocessing
 StateDict = Mapping[str, Tensor]
 """Names of parameters and buffers to tensors."""
 
-_ENTRIES = (
-    "state_dict model_state_dict model_state net_state_dict model net network module weights params"
-)
+_NETWORKS = ("model", "net", "network", "module", "weights", "params")
+_ENTRIES = ("state_dict", "model_state_dict", "model_state", "net_state_dict", *_NETWORKS)
 """Entries of a checkpoint that hold weights. Moving averages, which have "ema" in their names, come
 before them, since they are what is evaluated and published."""
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -156,7 +155,7 @@ def _find(content: object, path: tuple[str, ...]) -> Iterator[tuple[str, StateDi
         yield ".".join(path), content  # type: ignore[misc]
     elif isinstance(content, Mapping):
         averages = [name for name in content if "ema" in str(name).lower().split("_")]
-        for name in (*averages, *_ENTRIES.split()):
+        for name in (*averages, *_ENTRIES):
             if name in content:
                 yield from _find(content[name], (*path, name))
 
@@ -283,9 +282,14 @@ def check_finite(state: StateDict, initial: StateDict, noun: str) -> None:
 
 def save_weights(net: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> None:
     """Write the network's state dict as safetensors, atomically, perhaps with metadata."""
-    state = net.state_dict()
     with atomic_write(file) as part:
-        save_file({name: value.cpu().contiguous() for name, value in state.items()}, part, metadata)
+        save_file(saved_state(net), part, metadata)
+
+
+def saved_state(net: nn.Module) -> dict[str, Tensor]:
+    """Return the network's state dict as safetensors takes it: no tensors that share memory."""
+    state = net.state_dict().items()
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state}
 
 
 def licence_of(net: nn.Module, name: str, weights: str) -> str:

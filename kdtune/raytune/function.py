@@ -27,7 +27,7 @@ from kdtune.config.files import (
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
 from kdtune.config.task import SPLITS, BaseRun, Train, load_function, own_metric, parse_metric
-from kdtune.config.text import Diverged, no_exit
+from kdtune.config.text import Diverged, user_code
 from kdtune.statistics.selection import rungs
 from kdtune.storage.folder import MARK, describe_folder_fault
 from kdtune.storage.mirror import Mirror
@@ -67,7 +67,7 @@ def yielded(train: Callable[[], object]) -> Iterator[Any]:
 
     sys.exit() is an error here: Ray takes it for a trial that has completed.
     """
-    with no_exit("train"):
+    with user_code("train ended", only_exits=True):
         result = train()
         if isinstance(result, Mapping):
             result = [result]

@@ -22,7 +22,7 @@ from kdtune.config.fields import Value
 from kdtune.config.files import existing_file
 from kdtune.config.study import Format
 from kdtune.config.task import Metric, Task, check_names
-from kdtune.config.text import InputError, did_you_mean, first_line
+from kdtune.config.text import InputError, did_you_mean, first_line, list_some
 from kdtune.results import comparison, formatting
 from kdtune.results.comparison import Criterion
 from kdtune.results.design import Design, Pair, common_repeats, max_t_over_repeats
@@ -250,20 +250,13 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     if columns.example is not None:
         counts = runs.rows.groupby(runs.key)[columns.example].nunique()
         if len(fewer := counts[counts < runs.rows[columns.example].nunique()].reset_index()):
-            names = _some(runs.names(fewer))
+            names = list_some(runs.names(fewer), _MAX_LISTED, "; ")
             runs.warn("fewer examples", example=columns.example, runs=names)
     runs.values = runs.last.groupby(runs.key)[columns.metrics].mean().reset_index()
     counts = runs.values.groupby(_CONFIG).size().reindex(configs.index, fill_value=0)
     if fewer := [f"{runs.labels[c]}: {n}" for c, n in counts.items() if n < counts.max()]:
-        runs.warn("fewer repeats", most=counts.max(), configs=_some(fewer))
+        runs.warn("fewer repeats", most=counts.max(), configs=list_some(fewer, _MAX_LISTED, "; "))
     return runs
-
-
-def _some(names: Sequence[str]) -> str:
-    """Return the first names, and how many there are besides."""
-    more = len(names) - _MAX_LISTED
-    text = "; ".join(names[:_MAX_LISTED])
-    return f"{text}; and {more} more" if more > 0 else text
 
 
 def _drop_missing(runs: Runs) -> None:
@@ -274,7 +267,7 @@ def _drop_missing(runs: Runs) -> None:
             raise InputError(f"{name} must have values, but no row of the table has a valid one")
         if missing.any():
             numbers = {"count": missing.sum(), "total": len(missing)}
-            names = _some(runs.names(runs.rows[missing]))
+            names = list_some(runs.names(runs.rows[missing]), _MAX_LISTED, "; ")
             runs.warn("without a value", name=name, runs=names, **numbers)
             runs.rows = runs.rows[~missing]
 
@@ -299,7 +292,7 @@ def _drop_duplicates(runs: Runs) -> None:
             f"--epoch or --example{hint}."
         )
     if len(rows) < len(frame):
-        names = _some(runs.names(frame[frame.duplicated(keys)]))
+        names = list_some(runs.names(frame[frame.duplicated(keys)]), _MAX_LISTED, "; ")
         numbers = {"count": len(frame) - len(rows), "total": len(frame)}
         runs.warn("repeated rows", runs=names, **numbers)
     runs.rows = rows
@@ -350,7 +343,7 @@ def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:
     if most_are_short or not short.any():
         return
     names = zip(runs.names(counts[short]), counts["n"][short], most[short], strict=True)
-    text = _some([f"{name} ({n} of {of} epochs)" for name, n, of in names])
+    text = list_some([f"{name} ({n} of {of} epochs)" for name, n, of in names], _MAX_LISTED, "; ")
     runs.warn("fewer epochs", runs=text, keep_incomplete=keep_incomplete)
     if not keep_incomplete:
         runs.rows = runs.rows.merge(counts.loc[~short, runs.key], on=runs.key)

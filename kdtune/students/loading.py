@@ -217,7 +217,13 @@ def load_student(
     Raises:
         InputError: There are no such students, a file is damaged, or the model cannot be built.
     """
-    students = find_students(_place_of(place))
+    source: Any = place
+    if isinstance(place, Study):
+        source = place.uri or place.folder
+    elif not isinstance(place, str | Path):
+        is_here = (place.folder / STUDENTS).is_dir() or place.study.uri is None
+        source = place.folder if is_here else place.study.uri
+    students = find_students(source)
     if repeat is None:
         repeat = students.repeats[0] if students.named is None else students.named
     record = students.record
@@ -232,26 +238,17 @@ def load_student(
     return TrainedStudent(model.net, record.model.name, students.classes, input, repeat, record)
 
 
-def describe_code(place: str | Path | Study | StudyResults) -> str:
+def describe_code(folder: str | Path) -> str:
     """Return which code `load_student` will import, as a sentence; "" if only kdtune's own.
 
     Who has written the students' record has chosen the module. Python looks for it where it looks
     for all modules, which is never the study's folder unless the user is in there.
     """
-    name = find_students(_place_of(place)).record.model.name
+    name = find_students(folder).record.model.name
     home = name.partition(":")[0]
     if ":" not in name or is_object(name) or home.partition(".")[0] == "kdtune":
         return ""
     return f"The student is built by {name}, as its record says, so the module {home} is imported."
-
-
-def _place_of(place: str | Path | Study | StudyResults) -> str | Path:
-    if isinstance(place, str | Path):
-        return place
-    if isinstance(place, Study):
-        return place.uri or place.folder
-    is_here = (place.folder / STUDENTS).is_dir() or place.study.uri is None
-    return place.folder if is_here else str(place.study.uri)
 
 
 def _read_weights(students: Students, repeat: int) -> tuple[Path, Mapping[str, Tensor]]:
@@ -272,12 +269,10 @@ def _read_weights(students: Students, repeat: int) -> tuple[Path, Mapping[str, T
     try:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         state: dict[str, Tensor] = load_file(file)
+        if recorded and recorded != content:
+            raise OSError("its content is not what the study wrote, by its SHA-256")
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file} is damaged ({first_line(error)}); {AGAIN}") from None
-    if recorded and recorded != content:
-        raise InputError(
-            f"{file} is damaged (its content is not what the study wrote, by its SHA-256); {AGAIN}"
-        )
     return file, state
 
 

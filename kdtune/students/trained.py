@@ -238,21 +238,20 @@ def find_images(names: Sequence[str]) -> list[Path]:
     Raises:
         InputError: There is no such file or folder, or no image in it or of the pattern.
     """
-    return list(dict.fromkeys(image for name in names for image in _find(name)))
-
-
-def _find(name: str) -> list[Path]:
-    path = Path(name).expanduser()
-    is_pattern = glob.has_magic(name) and not path.exists()
-    matches = sorted(glob.glob(str(path), recursive=True)) if is_pattern else [path]
-    images = list[Path]()
-    for match in map(Path, matches):
-        # as torchvision's ImageFolder, at any depth
-        inside = (f for f in match.rglob("*") if f.name.lower().endswith(IMG_EXTENSIONS))
-        images += sorted(filter(Path.is_file, inside)) if match.is_dir() else [match]
-    if not images or not images[0].exists():
-        raise InputError(
-            f"IMAGE must be an image file, a folder that holds images "
-            f"({', '.join(IMG_EXTENSIONS)}) or a pattern that matches some, but got {name}"
-        )
-    return images
+    images: dict[Path, None] = {}
+    for name in names:
+        path = Path(name).expanduser()
+        is_pattern = glob.has_magic(name) and not path.exists()
+        matches = sorted(glob.glob(str(path), recursive=True)) if is_pattern else [path]
+        of_name = list[Path]()
+        for match in map(Path, matches):
+            # as torchvision's ImageFolder, at any depth
+            inside = (f for f in match.rglob("*") if f.name.lower().endswith(IMG_EXTENSIONS))
+            of_name += sorted(filter(Path.is_file, inside)) if match.is_dir() else [match]
+        if not of_name or not of_name[0].exists():
+            raise InputError(
+                f"IMAGE must be an image file, a folder that holds images "
+                f"({', '.join(IMG_EXTENSIONS)}) or a pattern that matches some, but got {name}"
+            )
+        images |= dict.fromkeys(of_name)
+    return list(images)

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from kdtune.config.files import atomic_write, state_files
 from kdtune.config.run import Run, check_warmup
-from kdtune.config.text import Diverged, first_line, no_exit
+from kdtune.config.text import Diverged, first_line, user_code
 from kdtune.models.classifier import Classifier
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Batch, seed_step
@@ -397,7 +397,7 @@ def train(
         yield from past
     for number in range(len(past), run.epochs):
         objective_too = "" if run.is_baseline else f", or the objective {run.loss},"
-        with no_exit(f"the model {run.student}{objective_too}"):
+        with user_code(f"the model {run.student}{objective_too} ended", only_exits=True):
             past.append(_epoch(training, stream, number))
         if checkpoint is not None:
             # before the epoch is yielded, so that an interruption of the caller seldom loses it

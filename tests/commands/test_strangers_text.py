@@ -4,36 +4,31 @@ No module that it names is imported, and no character of it acts on the terminal
 """
 
 import csv
+import importlib
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from study_folders import write_small_study
 
+import kdtune
 from kdtune.analysis import main as analysis
 from kdtune.config.cli import parse_command, run_and_exit
 from kdtune.config.text import InputError, first_line
 from kdtune.deploy.card import code, escape, yaml_value
+from kdtune.report import ReportFlags
+from kdtune.report import main as report
 from kdtune.results.formatting import csv_text
 
 EVIL = "a\x1b]0;owned\x07\x9b2J\u202eb"
 SHOWN = r"a\x1b]0;owned\x07\x9b2J\u202eb"
-READ = """
-import sys
-import kdtune
-from kdtune.report import ReportFlags
-from kdtune.report import main
-results = kdtune.load(sys.argv[1])
-print(results.text(), results._repr_html_())
-main(ReportFlags(runs=(sys.argv[1],)))
-"""
 
 
-def test_reading_a_study_imports_no_module_that_it_names(tmp_path: Path) -> None:
+def test_reading_a_study_imports_no_module_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = write_small_study(tmp_path / "small").folder
     (tmp_path / "hostile.py").write_text("open('executed', 'w').close()\n")
     names = {n: f"hostile:{n}" for n in ("data", "student", "teacher", "loss")}
@@ -47,13 +42,14 @@ def test_reading_a_study_imports_no_module_that_it_names(tmp_path: Path) -> None
                 known = set(line["config"]) & set(names)
                 line["config"] |= {name: names[name] for name in known}
         file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    done = subprocess.run(
-        [sys.executable, "-c", READ, str(study)], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert (study / "report.html").is_file() and not (tmp_path / "executed").exists()
-    control = [sys.executable, "-c", "import hostile"]
-    subprocess.run(control, cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    results = kdtune.load(study)
+    assert results.text() and results._repr_html_()
+    assert report(ReportFlags(runs=(str(study),))) == 0
+    assert "hostile:student" in (study / "report.html").read_text("utf-8")
+    assert not (tmp_path / "executed").exists()
+    importlib.import_module("hostile")  # the control
     assert (tmp_path / "executed").exists()
 
 

@@ -33,7 +33,7 @@ def test_flags_of_several_numbers_are_one_value() -> None:
         ("search --batch-size 2 --batch_size 3", "must be given once, but got --batch-size twice"),
         ("search --stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
         ("search --loss kl kl", "loss must list each value once, but got kl twice"),
-        ("search --epochs 1.5", "epochs must be whole numbers or a range LOW..HIGH, but got 1.5"),
+        ("search --epochs 1.5", "epochs must be whole numbers or one range of them, LOW..HIGH"),
         ("search --cache= --alpha 1", "that of a user, but got cache=''"),
         ("search --lr 0.1..1e400 --search random", "a range must be LOW..HIGH, LOW < HIGH"),
         (f"search {'a' * 256}.py", "EXPERIMENT must be a path"),

@@ -54,7 +54,7 @@ class Example:
     word: Literal["a", "b"] | None = "a"
     flag: bool = False
     text: str = ""
-    path: Annotated[str, Setting(place=True)] = "x"
+    path: Annotated[str, Setting(path=True)] = "x"
     several: tuple[Annotated[float, Bounds("[0, 1]")], ...] = (0.5,)
     other: Any = None
 
@@ -85,7 +85,7 @@ LONG = "a" * 256
 
 @pytest.mark.parametrize("owner", [Run, Study])
 def test_a_path_that_cannot_be_is_refused(owner: Any) -> None:
-    places = [name for name, declared in declarations(owner).items() if declared.setting.place]
+    places = [name for name, declared in declarations(owner).items() if declared.setting.path]
     for name, path in itertools.product(places, ("", "~nouser/x", LONG, "s3://", "ftp://a/b")):
         with pytest.raises(InputError):
             replace(owner(), **{name: path})

@@ -133,14 +133,14 @@ X = torch.zeros(10, 2)
 FAULTS = {
     "unknown key": (lambda: {"trian": (X, LABELS)}, "only, but has 'trian'"),
     "no labels": (lambda: {"train": X}, r"own_module:make \(train\) must be a pair .* got Tensor"),
-    "empty": (lambda: pair(X[:0], LABELS[:0]), r"must have examples, \[N, \.\.\.\], but has none"),
+    "empty": (lambda: pair(X[:0], LABELS[:0]), r"each with a label, but has 0 examples"),
     "from 1": (lambda: pair(X, LABELS + 1), "none of .'0'.; number the classes from 0"),
     "one class": (lambda: pair(X, LABELS * 0), "at least two classes, but has 0 alone"),
-    "one-hot": (lambda: pair(X, np.eye(10)), r"\[N\], but have the shape \[10, 10\]"),
+    "one-hot": (lambda: pair(X, np.eye(10)), r"\[N\], but are float64 \[10, 10\]"),
     "ragged": (lambda: pair([[1, 2], [3]]), "an array of numbers of one shape, but got list"),
     "other type in val": (
         lambda: {"train": (X, LABELS), "val": (X.long(), LABELS)},
-        r"train has \[2\] of float32 and val has \[2\] of int64",
+        r"as train \(\[2\] of float32\), .* has 10 examples \(\[2\] of int64\) and 10 labels",
     ),
     "unknown in val": (
         lambda: {"train": (X[:2], ["a", "b"]), "val": (X[:1], ["c"])},
@@ -273,9 +273,7 @@ def fashion() -> Data:
 
 
 def rows(split: str, start: int, stop: int) -> Tensor:
-    inputs = fashion().splits[split].inputs
-    assert isinstance(inputs, Tensor)
-    return inputs[start:stop]
+    return fashion().splits[split].inputs[start:stop]
 
 
 def seven() -> Tensor:
@@ -295,14 +293,11 @@ def seven() -> Tensor:
 )
 def test_a_function_returns_the_images_in_many_forms(own_module: Any, form: Any) -> None:
     run = Run(extra=own_module(form))
-    data = with_images(run)
+    data, by_name = with_images(run), with_images(Run(extra=f"{__name__}:seven"))
     split = data.splits["extra"]
-    assert isinstance(split.inputs, Tensor) and torch.equal(split.inputs, seven())
+    assert torch.equal(split.inputs, seven())
     assert split.labels.tolist() == [-1] * 7  # whatever labels there were
     assert data.fingerprint == fashion().fingerprint
-    assert "extra" not in load_data(run).splits
-    by_name = with_images(Run(extra=f"{__name__}:seven"))
-    assert data.extra is not None and by_name.extra is not None
     assert data.extra.fingerprint == by_name.extra.fingerprint
 
 
@@ -364,12 +359,15 @@ def test_faults_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_rest_is_what_the_labelled_images_leave_out() -> None:
+    for name, words in (("rest", "without --train-images"), ("torchvision:SVHN", "of images")):
+        with pytest.raises(InputError, match=f"extra must be a folder {words}"):
+            Run(extra=name)
     with pytest.raises(InputError, match="--train-images 2000 takes all of train"):
         with_images(replace(REST, train_images=2000))
     data = with_images(REST)
     subset = data.splits["train"].select(data.subset(REST)).inputs
     rest = data.splits["extra"].inputs
-    assert isinstance(subset, Tensor) and isinstance(rest, Tensor) and len(subset) == 300
+    assert len(subset) == 300
     both = sorted(image.numpy().tobytes() for image in (*subset, *rest))
     assert both == sorted(image.numpy().tobytes() for image in data.splits["train"].inputs)
     of_study = StudyData(REST)
@@ -386,19 +384,9 @@ def test_rest_is_what_the_labelled_images_leave_out() -> None:
     assert len(prints) == 3
 
 
-def test_what_a_run_may_not_have() -> None:
-    for name, words in (("rest", "without --train-images"), ("torchvision:SVHN", "of images")):
-        with pytest.raises(InputError, match=f"extra must be a folder {words}"):
-            Run(extra=name)
-
-
-def some_of_val_and_test() -> Tensor:
-    return torch.cat([rows("train", 0, 5), rows("val", 3, 6), rows("test", 10, 11)])
-
-
-def test_images_of_val_and_test_are_said() -> None:
-    run = Run(extra=f"{__name__}:some_of_val_and_test")
-    val, test = find_copies(with_images(run))
+def test_images_of_val_and_test_are_said(own_module: Any) -> None:
+    some = torch.cat([rows("train", 0, 5), rows("val", 3, 6), rows("test", 10, 11)])
+    val, test = find_copies(with_images(Run(extra=own_module(some))))
     assert val == (
         "3 of the 500 images in val are also in extra (such as val[3] = extra[5]), so metrics on "
         "val are optimistic"

@@ -18,7 +18,6 @@ from kdtune.data.dataset import Data, FoldCut, Split, cut_fold, decode
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
-from kdtune.streams.cache import Keys
 from kdtune.training.recipe import resolve
 
 RUN = Run(data="fashion", seed=3, repeat=1)
@@ -254,18 +253,6 @@ def test_views_of_train_and_val_are_rotated(tmp_path):
         turned = Split(torch.tensor([0]), want[None])
         reference = Views(turned, torch.tensor([0]), replace(own, augment="crop"), 16, epoch=0)
         assert torch.equal(augmented[[0]], reference[[0]])
-
-
-def test_only_new_studies_of_files_have_other_keys_than_before():
-    run = Run(data="photos", orientation="stored", augment="none")
-    before = replace(Keys(run, "d", 32, torch.device("cpu"), 32), extra="e")
-    of_files, new = replace(before, files=True), replace(run, orientation="exif")
-    for split in ("train", "val", "test", "extra"):
-        want = before.views(split, 0, 0, 4)
-        assert "orientation" not in want.text
-        assert of_files.views(split, 0, 0, 4).name == want.name
-        assert replace(of_files, run=new).views(split, 0, 0, 4).name != want.name
-        assert replace(before, run=new).views(split, 0, 0, 4).name == want.name
 
 
 def test_a_study_that_begins_rotates_and_an_older_one_does_not():

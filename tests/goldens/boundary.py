@@ -4,28 +4,20 @@ The others know command lines, stored studies, dataframes and texts.
 """
 
 import dataclasses
-import gc
 import importlib
-import inspect
 import io
 import json
 import os
 import sys
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import pandas as pd
-
 from kdtune import InputError, Results, Run, Study
 from kdtune.__main__ import main
-from kdtune.config.run import HYPERPARAMETERS as HYPERPARAMETERS
 
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
 SLOW_TO_IMPORT = ("search", "distill", "teacher")
@@ -51,31 +43,13 @@ def run_command(words: Sequence[str]) -> Ran:
         stack.enter_context(mock.patch.object(sys, "argv", argv))
         stack.enter_context(mock.patch.dict(os.environ, ENVIRONMENT))
         stack.enter_context(mock.patch("atexit.register"))  # of commands that collect no garbage
-        stack.enter_context(_warnings_of_a_process())
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
-        stack.callback(gc.enable if gc.isenabled() else gc.disable)
         try:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
     return Ran(code, out.getvalue(), err.getvalue())
-
-
-@contextmanager
-def _warnings_of_a_process() -> Iterator[None]:
-    """Print warnings to the standard error as a new process does, also under pytest."""
-
-    def show(message, category, filename, lineno, file=None, line=None):
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
-
-    unchanged = mock.patch.object(warnings, "formatwarning", warnings.formatwarning)
-    with warnings.catch_warnings(), unchanged:
-        warnings.resetwarnings()
-        for category in (DeprecationWarning, ImportWarning, ResourceWarning):
-            warnings.simplefilter("ignore", category)
-        warnings.showwarning = show
-        yield
 
 
 def parse_command(words: Sequence[str]) -> Ran | dict[str, Any]:
@@ -126,62 +100,6 @@ def _of_flags(flags: Any) -> dict[str, Any]:
     fields = dataclasses.fields(flags)
     values = {f.name: getattr(flags, f.name) for f in fields if getattr(flags, f.name) != f.default}
     return {"flags": type(flags).__name__, **values}
-
-
-@contextmanager
-def sharing() -> Iterator[None]:
-    """Read each study once, and compute each of its results once; only the time depends on it."""
-    from kdtune.results import frames, results, several
-
-    with ExitStack() as stack:
-        for module, name in ((results, "load"), (several, "load"), (frames, "_tables")):
-            function = _once(getattr(module, name), _state)
-            stack.enter_context(mock.patch.object(module, name, function))
-        for name, function in vars(results.Results).items():
-            if not name.startswith("_") and inspect.isfunction(function):
-                stack.enter_context(mock.patch.object(results.Results, name, _once(function, id)))
-        stack.enter_context(mock.patch("inspect.getsource", cache(inspect.getsource)))
-        stack.callback(gc.enable)
-        gc.disable()
-        yield
-
-
-@contextmanager
-def without_drawings() -> Iterator[None]:
-    """Draw no figure, since drawing takes most of a report's time; its page is otherwise whole."""
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    def empty(canvas: Any, file: Any, **_: Any) -> None:
-        file.write('<svg width="1" height="1"></svg>')
-
-    with (
-        mock.patch("matplotlib.backends.backend_svg.FigureCanvasSVG.print_svg", empty),
-        mock.patch.object(FigureCanvasAgg, "draw", FigureCanvasAgg.get_renderer),
-        mock.patch("matplotlib.layout_engine.ConstrainedLayoutEngine.execute"),
-    ):
-        yield
-
-
-def _once(function: Callable[..., Any], name: Callable[[Any], Hashable]) -> Callable[..., Any]:
-    """Return the function with a memory of its results, by the name of its first argument."""
-    known: dict[Any, tuple[Any, Any]] = {}
-
-    def call(first: Any, *arguments: Any, **named: Any) -> Any:
-        key = (name(first), repr(arguments), repr(named))
-        if key not in known:  # the first argument is kept, so that its id stays its own
-            known[key] = first, function(first, *arguments, **named)
-        value = known[key][1]
-        return value.copy() if isinstance(value, pd.DataFrame) else value
-
-    return call
-
-
-def _state(place: str | Path) -> Hashable:
-    """Return the state of a study's folder: a study whose records have changed is read anew."""
-    folder = Path(place)
-    files = (*folder.glob("*.*"), *folder.glob("epochs/*"), *folder.glob("students/*"))
-    return Path.cwd(), folder, tuple((file.name, file.stat().st_mtime_ns) for file in files)
 
 
 def configuration(values: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:

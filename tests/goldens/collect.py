@@ -33,8 +33,8 @@ FULL = "schema_4"
 MAX_ROWS = 400
 """Rows of a dataframe that are stored whole; of a longer one, the first ones and hashes."""
 BLOCK = 100
-CONFIGURATIONS = (2_000, 10_000)
-"""Random configurations of the fast test, and of both."""
+CONFIGURATIONS = 2_000
+"""Number of random ones."""
 
 Files = dict[str, str]
 
@@ -133,28 +133,23 @@ def plain(text: str) -> str:
     return re.sub(r"Expected one of \((.*?)\)", in_order, text, flags=re.S)
 
 
-def configurations(first: int, last: int) -> Files:
-    """Return a hash per block of ids of random configurations, and the first ones in full.
-
-    Args:
-        first: Number of the first one, from 0.
-        last: Number of the last one, plus one.
-    """
+def configurations() -> Files:
+    """Return a hash per block of ids of random configurations, and the first ones in full."""
     table = json.loads((HERE / "hyperparameters.json").read_text("utf-8"))
     dice, found, refused = random.Random(7), [], 0
-    while len(found) < last:
+    while len(found) < CONFIGURATIONS:
         # half of the hyperparameters have their default; without extra, extra_share must be 0
         values = {name: dice.choice(own) for name, own in table.items() if dice.random() < 0.5}
         if configuration := boundary.configuration(values | {"extra": "unlabelled"}):
             found.append(configuration)
         else:
             refused += 1
-    blocks = [[one[0] for one in found[k : k + BLOCK]] for k in range(first, last, BLOCK)]
+    blocks = [[one[0] for one in found[k : k + BLOCK]] for k in range(0, len(found), BLOCK)]
     values = {"refused": refused, "first": blocks[0], "sha256": [digest(*ids) for ids in blocks]}
-    files = {f"numbers/configurations/ids-from-{first}.json": as_json(values)}
-    if first == 0:
-        files["numbers/configurations/first.json"] = as_json(dict(found[:BLOCK]))
-    return files
+    return {
+        "numbers/configurations/ids.json": as_json(values),
+        "numbers/configurations/first.json": as_json(dict(found[:BLOCK])),
+    }
 
 
 def results_of(study: str) -> Files:
@@ -323,13 +318,11 @@ def dropping() -> Files:
     return {"words/dropping.txt": "\n".join(show(line) for line in lines)}
 
 
+REPORTED = (FULL, "own_function", "killed", "race", "teachers", "folds", "text", "study_v0_1")
 REPORTS = {
-    **{name: name for name in ("schema_4", "own_function", "killed")},
+    **{name: name for name in REPORTED},
     "several": "schema_4 study_schema_3",
-}
-SLOW_REPORTS = {
     "decided": "decided --max-params 5000 --metric ce --scope best",
-    **{name: name for name in ("race", "teachers", "folds", "text", "study_v0_1")},
 }
 """Reports by name, and their studies and flags."""
 
@@ -338,22 +331,14 @@ def report(name: str) -> Files:
     """Return the visible text of a report and its data."""
     place, several = Path("pages") / name, name == "several"
     place.mkdir(parents=True)
-    with boundary.without_drawings():
-        target = place / "page.html" if several else place
-        ran = run(f"report {_places((REPORTS | SLOW_REPORTS)[name])} --out {target}")
+    target = place / "page.html" if several else place
+    ran = run(f"report {_places(REPORTS[name])} --out {target}")
     assert ran.code == 0, ran.err
     page = Path(ran.out.strip()).read_text("utf-8")
     files = {f"words/reports/{name}.txt": normalise(visible(page))}
     if not several:
         files[f"numbers/reports/{name}.json"] = normalise(as_json(Reader(page).data))
     return files
-
-
-def figures() -> Files:
-    """Return a hash of each figure of a report."""
-    run(f"report runs/{FULL} --out drawn")
-    files = sorted(Path("drawn").rglob("*.svg"))
-    return {"numbers/figures.json": as_json({f.name: digest(f.read_text("utf-8")) for f in files})}
 
 
 def visible(page: str) -> str:
@@ -429,21 +414,17 @@ GROUPS: dict[str, Callable[[], Files]] = {
     **{f"results of {name}": partial(results_of, name) for name in STUDIES},
     **{f"analysis of {name}": partial(analysis, name) for name in STUDIES},
     **{f"report of {name}": partial(report, name) for name in REPORTS},
-    **{"help": helps, "conversions": conversions},
-    **{"several studies": side_by_side, "tables": tables},
-    **{"dropping": dropping, "students": card},
-    "configurations": partial(configurations, 0, CONFIGURATIONS[0]),
-}
-"""The goldens that each run of the tests compares, in groups of one test each."""
-SLOW_GROUPS: dict[str, Callable[[], Files]] = {
+    **{"help": helps, "conversions": conversions, "configurations": configurations},
+    **{"several studies": side_by_side, "tables": tables, "dropping": dropping, "students": card},
     "more command lines": partial(command_lines, "more"),
     "more flags of analysis": more_analysis,
     "more criteria": more_results,
-    "more configurations": partial(configurations, *CONFIGURATIONS),
-    **{f"report of {name}": partial(report, name) for name in SLOW_REPORTS},
-    "figures": figures,
 }
-"""The goldens that -m slow compares."""
+"""The goldens in groups of one test each."""
+FAST = [name for name in GROUPS if name.startswith("command lines of")]
+FAST += ["help", "conversions", "configurations", f"results of {FULL}", "results of race"]
+FAST += ["analysis of own_function"]
+"""Groups that each run of the tests compares, some of each kind; -m slow compares the others."""
 
 
 def stored(place: Path = HERE) -> Iterator[Path]:

@@ -12,18 +12,17 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import torch  # noqa: E402 - the paths come first
-from boundary import sharing  # noqa: E402
-from collect import GROUPS, SLOW_GROUPS, prepare, stored  # noqa: E402
+from collect import GROUPS, prepare, stored  # noqa: E402
 
 
 def main(asked: list[str]) -> None:
     """Write the files of groups; without words all, and delete what no group has."""
     torch.set_num_threads(1)
     written = set()
-    with tempfile.TemporaryDirectory() as place, sharing():
+    with tempfile.TemporaryDirectory() as place:
         prepare(Path(place))
         os.chdir(place)
-        for name, group in (GROUPS | SLOW_GROUPS).items():
+        for name, group in GROUPS.items():
             if asked and not any(word in name for word in asked):
                 continue
             for file, text in group().items():

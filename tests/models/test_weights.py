@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+import shutil
 import struct
 import warnings
 from collections.abc import Callable
@@ -61,7 +62,8 @@ def test_what_is_written_is_what_is_read(tmp_path):
     state, read = net.state_dict(), load_weights(STUDENT, str(file))
     assert state.keys() == read.keys()
     assert all(torch.equal(state[k], read[k]) and state[k].dtype == read[k].dtype for k in state)
-    assert loads(file, state)
+    misnamed = shutil.copy(file, tmp_path / "weights.pth")
+    assert loads(file, state) and loads(misnamed, state)
     other = state | {"0.weight": state["0.weight"].half()}
     torch.save(other | {"1.num_batches_tracked": torch.tensor(7.0)}, file)
     assert loads(file, state | {"0.weight": other["0.weight"].float()})
@@ -121,19 +123,10 @@ def test_files_of_torch_that_hold_something_else_are_refused(file, state, change
     assert text.isprintable() and len(text) < 600
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
-            "begins with b'version https://git-lfs",
-        ),
-        (b"<!DOCTYPE html>404", "begins with b'<!DOCTYPE"),
-    ],
-)
-def test_files_that_are_no_checkpoints_are_refused(file, content, words):
-    file.write_bytes(content)
-    refused(file, words)
+def test_files_that_are_no_checkpoints_are_refused(file):
+    for content in (b"version https://git-lfs.github.com/spec/v1", b"<!DOCTYPE html>404"):
+        file.write_bytes(content)
+        refused(file, f"begins with b'{content[:12].decode()}")
     refused(file.parent, "is not one")
     refused(file.with_name("missing.pt"), "missing.pt does not exist")
 
@@ -192,15 +185,9 @@ LAYOUTS = {
 def test_layouts_load(file, state, layout):
     torch.save(LAYOUTS[layout](state), file)
     assert loads(file, state)
-
-
-def test_files_are_told_apart_by_content(tmp_path, state):
-    file = tmp_path / "weights.safetensors"
-    torch.save({"state_dict": state}, file, _use_new_zipfile_serialization=False)
-    assert loads(file, state)
-    file = tmp_path / "weights.pth"
-    save_file(prefixed(state, "module._orig_mod."), file)
-    assert loads(file, state)
+    misnamed = file.with_suffix(".safetensors")  # files are told apart by content
+    torch.save(LAYOUTS[layout](state), misnamed, _use_new_zipfile_serialization=False)
+    assert loads(misnamed, state)
 
 
 def test_averages_come_first_and_the_choice_is_said(file, state):

@@ -28,6 +28,14 @@ from kdtune.raytune.progress import describe_end, describe_state
 from kdtune.statistics.tests import anytime_p
 from kdtune.storage.records import Round
 
+RACE = make("grid", LISTS, "race")
+
+
+@pytest.fixture(scope="module")
+def raced() -> list[Line]:
+    """The records of the race, which no test changes."""
+    return play(RACE, curve)
+
 
 def test_budgets() -> None:
     for budget, cost, reached in (
@@ -144,7 +152,7 @@ def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
     assert Plan(small, play(small, curve)).ledger.cost.runs <= 10
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_runs_in_flight_at_the_decision_count_as_well(seed: int) -> None:
     """The study goes on where they undo the decision, and ends with one in any case."""
     space = {"alpha": (0.1, 1.0)}
@@ -158,14 +166,13 @@ def noisy(run: Run) -> list[float]:
 
 
 @pytest.mark.parametrize("baseline", [True, False])
-def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool) -> None:
+def test_a_finalist_whose_final_run_failed_stays_one(baseline: bool, raced: list[Line]) -> None:
     def failing(run: Run) -> list[float] | None:
         return None if run.repeat == 2003 and (run.alpha == 1) == baseline else curve(run)
 
     auto = Study(run=RUN, space={"alpha": (0.1, 1.0)}, until_decided=True, budget="200runs")
-    for study in (RACE, auto):
-        plan = Plan(study, play(study, failing))
-        whole = Plan(study, play(study, curve))
+    for study, records in ((RACE, raced), (auto, play(auto, curve))):
+        plan, whole = Plan(study, play(study, failing)), Plan(study, records)
         (pair,), (wanted,) = finalists(plan.ledger), finalists(whole.ledger)
         assert pair.baseline is not None and wanted.baseline is not None
         assert pair.baseline.run == wanted.baseline.run
@@ -253,14 +260,7 @@ def test_records_without_correctness_are_judged_over_repeats_alone() -> None:
     assert test.p == anytime_p(test.differences)
 
 
-RACE = make("grid", LISTS, "race")
 AUTO_16 = replace(AUTO, budget="16runs")
-
-
-@pytest.fixture(scope="module")
-def raced() -> list[Line]:
-    """The records of the race, which no test changes."""
-    return play(RACE, curve)
 
 
 def rounds_of(lines: list[Line]) -> list[Round]:
@@ -340,7 +340,7 @@ def equal(run: Run) -> list[float]:
 def test_the_named_best_is_not_optimistic_where_the_better_final_mean_is() -> None:
     """All true accuracies are 0.8; the noise of a mean over 2 repeats has an SD of 0.7 points."""
     own, better = [], []
-    for seed in range(100):
+    for seed in range(64):
         run = replace(RUN, epochs=1, seed=seed)
         study = Study(run=run, space={"alpha": (0.1, 1.0)}, policy="race", repeats=2)
         ledger = Plan(study, play(study, equal)).ledger
@@ -351,7 +351,7 @@ def test_the_named_best_is_not_optimistic_where_the_better_final_mean_is() -> No
         better.append(max(means) - 0.8)
     error = np.std(own) / np.sqrt(len(own))
     assert abs(np.mean(own)) < 3 * error
-    assert np.mean(better) > 4 * error  # 0.4 points: SD / sqrt(pi)
+    assert np.mean(better) > 3 * error  # 0.4 points: SD / sqrt(pi)
 
 
 def test_the_default_is_the_run_where_the_space_allows_it() -> None:

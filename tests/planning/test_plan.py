@@ -50,8 +50,8 @@ def check_phases(lines: list[Line]) -> None:
         assert len(set(in_flight.values())) <= 1
 
 
-COMBINED = [(SEARCHES[0], "all", False), (SEARCHES[1], "race", True), (SEARCHES[2], "race", True)]
-COMBINED += [(SEARCHES[2], "all", True), (SEARCHES[3], "race", False)]
+COMBINED = [(SEARCHES[0], "race", False), (SEARCHES[1], "all", False)]
+COMBINED += [(SEARCHES[2], "race", True), (SEARCHES[3], "all", True)]
 """Combinations that differ in each choice; `-m slow` plays the others, too."""
 CASES = [
     case if case in COMBINED else pytest.param(case, marks=pytest.mark.slow)
@@ -98,9 +98,9 @@ def test_all_configurations_share_the_same_repeats(played) -> None:
 
 def test_a_crash_after_every_line_changes_nothing(played) -> None:
     """In a smaller study, since each plan reads all records again."""
-    study = replace(played[0], repeats=3, samples=8)
+    study = replace(played[0], repeats=2, samples=8)
     if "loss" in study.space:
-        study = replace(study, space=LISTS | {"alpha": (0.1, 1.0)})
+        study = replace(study, space={"alpha": (0.1, 0.5, 1.0), "lr": LISTS["lr"]})
     whole, broken = play(study, curve), play_and_crash(study, curve)
     assert runs_of(whole) == runs_of(broken)
     assert finalists(Plan(study, whole).ledger) == finalists(Plan(study, broken).ledger)
@@ -244,8 +244,7 @@ def order(lines: list[dict[str, Any]], names: list[str]) -> Played:
     return [(tuple(line["config"][n] for n in names), line["repeat"]) for line in starts]
 
 
-@pytest.mark.parametrize("policy", ["all", "race"])
-@pytest.mark.parametrize("stop_early", [False, True])
+@pytest.mark.parametrize(("policy", "stop_early"), [("all", True), ("race", False)])
 def test_the_plan_is_that_of_distillation(policy: Any, stop_early: bool) -> None:
     shared = {"policy": policy, "stop_early": stop_early, "repeats": 4, "space": LISTS}
     distilling = Study(run=RUN, **shared)
@@ -262,7 +261,7 @@ def test_the_plan_is_that_of_distillation(policy: Any, stop_early: bool) -> None
     assert len(ours) > 15
 
 
-@pytest.mark.parametrize("search", ["grid", "random", "tpe"])
+@pytest.mark.parametrize("search", ["grid", "tpe"])
 def test_what_is_minimised_is_the_negative_of_what_is_maximised(search: Any) -> None:
     space: Any = LISTS if search == "grid" else RANGES
     shared = {"search": search, "space": space, "samples": 12, "policy": "race", "repeats": 4}
@@ -289,7 +288,7 @@ def of_student(run: Run) -> list[float]:
 
 @pytest.mark.parametrize("search", ["random", "tpe"])
 def test_students_take_turns(search: str) -> None:
-    study = replace(make(search, {**RANGES, **STUDENTS}, "all"), samples=16)
+    study = replace(make(search, {**RANGES, **STUDENTS}, "all"), samples=16, repeats=1)
     plan = Plan(study, play(study, of_student))
     kinds = Counter((state.run.student, state.arm.is_baseline) for state in plan.ledger.by_row)
     assert kinds == {(s, plain): 2 if plain else 6 for s in ("small", "large") for plain in (0, 1)}

@@ -39,7 +39,6 @@ from kdtune.raytune.folder import (
 )
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import most_different, read_arms
-from kdtune.results.results import Results
 from kdtune.storage.folder import lock_study
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import SavedStudy, read_saved
@@ -64,13 +63,6 @@ def best_students(repeats: int) -> dict[str, str]:
     """Return the students of alpha 0.5, as `train_of` writes them."""
     names = {f"repeat-{r:02d}.safetensors": at(0.5, r).trial_id for r in range(repeats)}
     return {file: f"weights of {name}" for file, name in names.items()}
-
-
-@pytest.fixture
-def without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the slowest files of `finish`: the summary and the database for Optuna."""
-    monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)
-    monkeypatch.setattr(Results, "text", lambda self: "")
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_machines_that_the_file_demands_are_waited_for_but_not_for_ever(
     kinds = {"all": {"resources": {}, "min_workers": 2, "max_workers": 2}}
     file = {"head_node_type": "all", "max_workers": 2, "available_node_types": kinds}
     one_node.write_text(yaml.safe_dump(file))
-    monkeypatch.setattr(machines, "JOIN_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(machines, "JOIN_TIMEOUT_SECONDS", 0.1)
     lines: list[str] = []
     made = Capacity(Study(run=TINY, address="auto"), lines.append)
     assert lines == ["1 of 3 machines have joined, waiting for the others"]
@@ -198,8 +198,9 @@ def test_a_batch_is_tried_on_cuda(
 
 
 def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
-    study: Study, tmp_path: Path
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(machines, "PROPAGATION_SECONDS", 0.0)
     probe = StorageProbe(study)  # whose driver has written nothing: as on a disk of its own
     report = report_node(HEAD, probe, Inspection(study, TRIAL, {}), is_driver=True)
     assert len(report.faults) == 1

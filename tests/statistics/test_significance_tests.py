@@ -34,9 +34,8 @@ def test_holm_by_hand() -> None:
     assert holm([0.6, 0.7]) == [1, 1]
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 5, 8, 13])
-def test_holm_is_statsmodels(m: int) -> None:
-    p_values = np.random.default_rng(m).uniform(0, 0.2, m).round(2)  # some are equal
+def test_holm_is_statsmodels() -> None:
+    p_values = np.random.default_rng(13).uniform(0, 0.2, 13).round(2)  # some are equal
     want = multipletests(p_values, method="holm")[1]
     assert holm(list(p_values)) == exact(list(want), rel=1e-12, abs=1e-15)
 
@@ -156,8 +155,8 @@ def exact_power(effect: float, n: int, level: float) -> float:
     return float(TTestPower().power(effect, n, level, alternative="two-sided"))
 
 
-@pytest.mark.parametrize("n", [3, 4, 5, 8, 16, 50])
-@pytest.mark.parametrize("power", [0.5, 0.8, 0.9])
+@pytest.mark.parametrize("n", [3, 5, 16, 50])
+@pytest.mark.parametrize("power", [0.5, 0.9])
 def test_over_repeats_alone_it_is_statsmodels(n: int, power: float) -> None:
     want = TTestPower().solve_power(None, n, 0.05, power, alternative="two-sided")
     one, other = repeats_alone(1), repeats_alone(2.5)
@@ -166,13 +165,13 @@ def test_over_repeats_alone_it_is_statsmodels(n: int, power: float) -> None:
 
 
 @pytest.mark.parametrize("m", [1, 4, 10])
-@pytest.mark.parametrize("n", [8, 12, 20])
+@pytest.mark.parametrize("n", [8, 20])
 def test_detectable_difference_after_holm(n: int, m: int) -> None:
     effect = detectable_difference(repeats_alone(1), n, NAN, 0.05 / m)
     assert exact_power(effect, n, 0.05 / m) == exact(0.8, abs=1e-6)
 
 
-@pytest.mark.parametrize("effect", [0.3, 0.5, 1, 1.2, 1.5])
+@pytest.mark.parametrize("effect", [0.3, 1, 1.5])
 @pytest.mark.parametrize("level", [0.05, 0.05 / 3])
 def test_repeats_needed_is_statsmodels(effect: float, level: float) -> None:
     needed = repeats_needed(effect, repeats_alone(1), level=level)
@@ -237,8 +236,7 @@ def test_the_shrunk_estimate_is_the_posterior_mean_of_its_integral() -> None:
     assert shrunk([20.0], [1.0], 0) > 19.5  # a clear difference stays
 
 
-@pytest.mark.parametrize("m", [1, 4, 10, 26])
-@pytest.mark.parametrize("share_of_zeros", [0.0, 0.5])
+@pytest.mark.parametrize(("m", "share_of_zeros"), [(1, 0.0), (4, 0.0), (10, 0.5), (26, 0.5)])
 def test_advised_repeats_are_not_too_few(m: int, share_of_zeros: float) -> None:
     """200 studies of 8 repeats without a significant difference, all true differences small.
 
@@ -248,7 +246,7 @@ def test_advised_repeats_are_not_too_few(m: int, share_of_zeros: float) -> None:
     error = math.sqrt(2 / n)
     needed, advised, naive = [], [], []
     while len(needed) < 200:
-        true = rng.uniform(0.5, 1, m) * error * (rng.uniform(size=m) >= share_of_zeros * (m > 1))
+        true = rng.uniform(0.5, 1, m) * error * (rng.uniform(size=m) >= share_of_zeros)
         scores = true[:, None] + rng.normal(size=(m, n)) - rng.normal(size=n)
         d, sd = scores.mean(1), scores.std(1, ddof=1)
         best = int(d.argmax())
@@ -281,7 +279,7 @@ def test_the_bayes_factor_is_that_of_its_integral() -> None:
 
 def test_the_error_rate_over_all_interim_analyses_is_at_most_the_level() -> None:
     rng = np.random.default_rng(2)
-    for scale, draw in ((3.0, rng.normal), (0.01, rng.normal), (1.0, rng.laplace)):
+    for scale, draw in ((3.0, rng.normal), (0.01, rng.laplace)):
         samples = (draw(0, scale, size=40) for _ in range(600))
         found = sum(any(anytime_p(x[:n]) <= 0.05 for n in range(2, 41)) for x in samples)
         assert found / 600 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 600)

@@ -51,7 +51,7 @@ from kdtune.config.text import UserError
 from kdtune.config.study import Study
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records
-lease.RENEW_SECONDS, lease.LEASE_TIMEOUT_SECONDS = float(sys.argv[2]), 4.0
+lease.RENEW_SECONDS, lease.LEASE_TIMEOUT_SECONDS = 0.3, 3.0
 study = Study.from_json(sys.argv[1])
 mirror = Mirror(study)
 study.folder.mkdir(parents=True, exist_ok=True)
@@ -71,10 +71,10 @@ the records for each line that it gets."""
 
 
 @contextmanager
-def driver(study: Study, folder: Path, renew: float) -> Iterator[subprocess.Popen[str]]:
+def driver(study: Study, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A driver that holds the lease."""
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVE, study.to_json(), str(renew)],
+        [sys.executable, "-c", DRIVE, study.to_json()],
         env=os.environ | {"XDG_CACHE_HOME": str(folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -97,7 +97,7 @@ def send(process: subprocess.Popen[str]) -> None:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.3)
-    monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 4.0)
+    monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 3.0)
     monkeypatch.setattr(leases, "POLL_SECONDS", 0.2)
 
 
@@ -117,23 +117,6 @@ def put_lease(mirror: Mirror, **holder: object) -> None:
     file = mirror.folder / "foreign"
     file.write_text(json.dumps(holder))
     Store(store_of(mirror).uri).put(file, LEASE)
-
-
-def test_a_study_has_one_driver(s3: S3, study: Study, tmp_path: Path) -> None:
-    here = Mirror(study)
-    (study.folder / "study.json").write_text(study.to_json())
-    here.push("study.json")
-    with driver(study, tmp_path / "other machine", renew=0.5) as other:
-        words = f"on {socket.gethostname()} by process {other.pid}"
-        with pytest.raises(InputError, match=words), hold_lease(here):
-            pass
-        assert study.uri is not None and fetch(study.uri)[1]
-    began = time.monotonic()
-    with hold_lease(here):  # expires, since its process is no more
-        assert holder_of(here)["pid"] == os.getpid()
-        assert time.monotonic() - began > leases.LEASE_TIMEOUT_SECONDS / 2
-        assert fetch(str(study.uri))[1]
-    assert holder_of(here)["released"] and not fetch(str(study.uri))[1]
 
 
 def test_a_dead_driver_of_this_folder_is_succeeded_at_once(in_memory: Mirror) -> None:
@@ -194,18 +177,25 @@ def test_the_lease_of_a_lost_machine_expires(
             assert holder_of(in_memory)["host"] == socket.gethostname()
 
 
-def test_a_driver_that_was_suspended_writes_nothing_over_its_successors(
-    s3: S3, study: Study, tmp_path: Path
-) -> None:
-    here = Mirror(study)
-    # without renewals, which might be stopped on their way to the store
-    with driver(study, tmp_path / "other machine", renew=1000) as other:
+def test_a_study_has_one_driver(s3: S3, study: Study, tmp_path: Path) -> None:
+    """Another that was suspended writes nothing over its successor's."""
+    here, uri = Mirror(study), str(study.uri)
+    (study.folder / "study.json").write_text(study.to_json())
+    here.push("study.json")
+    with driver(study, tmp_path / "other machine") as other:
         assert other.stdout is not None
         send(other)
         assert other.stdout.readline() == "sent\n"
+        words = f"on {socket.gethostname()} by process {other.pid}"
+        with pytest.raises(InputError, match=words), hold_lease(here):
+            pass
+        assert fetch(uri)[1]
         other.send_signal(signal.SIGSTOP)
         here.pull_folders("epochs")
-        with hold_lease(here):  # expired, since it is not renewed
+        began = time.monotonic()
+        with hold_lease(here):  # expires, since it is not renewed
+            assert time.monotonic() - began > leases.LEASE_TIMEOUT_SECONDS / 2
+            assert holder_of(here)["pid"] == os.getpid() and fetch(uri)[1]
             records = Records(study.folder)
             records.start(study.run, 7)
             RecordsUploader(here, records).flush()
@@ -220,6 +210,7 @@ def test_a_driver_that_was_suspended_writes_nothing_over_its_successors(
             after = contents(here, tmp_path / "after")
             assert json.loads(after.pop(LEASE))["pid"] == os.getpid()
             assert after.items() < before.items()
+    assert holder_of(here)["released"] and not fetch(uri)[1]
 
 
 def contents(mirror: Mirror, folder: Path) -> dict[str, bytes]:

@@ -189,7 +189,7 @@ def test_small_files_of_the_driver_replace_only_what_it_has_read(
         assert (tmp_path / "there").read_text() == "its successor's"
 
 
-@pytest.mark.usefixtures("no_shared_ray", "in_this_process")  # its tasks have this environment
+@pytest.mark.usefixtures("in_this_process", "without_texts")
 def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,20 +161,35 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     assert (folder / "file").read_text() == "precious"
 
 
-def test_a_report_replaces_a_link_and_leaves_what_it_leads_to(
-    copied: Path, victim: Path, tmp_path: Path
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    assert os.umask(before) == 0  # restored
+
+
+def test_a_report_replaces_links_and_nothing_of_it_is_every_users_to_write(
+    copied: Path, victim: Path, tmp_path: Path, no_umask: None
 ) -> None:
-    """The study itself may be reached through one."""
-    link = tmp_path / "link"
+    """The study itself may be reached through a link."""
+    link, new, figures = tmp_path / "link", tmp_path / "new", copied / "figures"
     link.symlink_to(copied)
     (copied / "data.csv").symlink_to(tmp_path / "elsewhere")  # the user's own, not written
     for name in ("report.html", "figures/differences.svg"):
-        (copied / name).parent.mkdir(exist_ok=True)
+        (copied / name).parent.mkdir(exist_ok=True, mode=0o755)
         (copied / name).symlink_to(victim / "file")
-    assert report(ReportFlags(runs=(str(link),))) == 0
+    with not_writable_by_all():
+        assert report(ReportFlags(runs=(str(link),))) == 0
+        with lock_study(new):
+            (new / "trials").mkdir()
+    with atomic_write(copied / "alone") as part:
+        part.write_text("")
     assert "<html" in (copied / "report.html").read_text()
     assert [path.name for path in copied.rglob("*") if path.is_symlink()] == ["data.csv"]
     assert not list(copied.rglob("*.part"))
+    made = [copied / "report.html", copied / "alone", new, *figures.rglob("*"), *new.iterdir()]
+    assert {path for path in made if path.stat().st_mode & 0o002} == set()
+    assert (copied / "report.html").stat().st_mode & 0o777 == 0o664  # the rest is the umask's
     with lock_study(link):
         check_links(link)
     assert link.is_symlink() and kdtune.load(link).status == kdtune.load(copied).status
@@ -211,22 +226,3 @@ def test_a_file_is_written_aside_under_a_name_that_nobody_foresees(tmp_path: Pat
             part.write_text("new")
     assert len(names) == 3 and not any(str(os.getpid()) == n.split(".")[1] for n in names)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_nothing_is_every_users_to_write_even_without_a_umask(copied: Path) -> None:
-    before = os.umask(0)
-    try:
-        with not_writable_by_all():
-            report(ReportFlags(runs=(str(copied),)))
-            with lock_study(copied.parent / "new"):
-                (copied.parent / "new" / "trials").mkdir()
-        assert os.umask(0) == 0  # restored
-        with atomic_write(copied / "alone") as part:
-            part.write_text("")
-    finally:
-        os.umask(before)
-    new, figures = copied.parent / "new", copied / "figures"
-    made = [copied / "report.html", copied / "alone", figures, new]
-    made += [*figures.rglob("*"), *new.iterdir()]
-    assert {path for path in made if path.stat().st_mode & 0o002} == set()
-    assert (copied / "report.html").stat().st_mode & 0o777 == 0o664  # the rest is the umask's

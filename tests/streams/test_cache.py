@@ -1,6 +1,7 @@
 """The cache against one law: the numbers are equal with it, without it and after any fault.
 
-Builders that die (SIGKILL) or hang (SIGSTOP) are real processes.
+Builders that die (SIGKILL) or hang (SIGSTOP) are real processes. What others could have written is
+not read; real users write in raytune/test_two_users.py.
 """
 
 import multiprocessing
@@ -8,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,13 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 import kdtune.streams.cache
+from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.streams.cache import Cache, Key, read
+from kdtune.streams.views import Resources
 
 KEY = {"data": "abc", "epoch": 3, "train_images": None}
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["kdtune.streams.cache"])  # torch is imported once
+FORKS = multiprocessing.get_context("fork")  # as the processes that load images
 
 
 def make(number=0):
@@ -250,14 +254,8 @@ def test_a_builder_with_a_heartbeat_is_waited_for(tmp_path, start, monkeypatch):
     before, real = time.monotonic(), time.time
     jump = lambda: real() + 86_400 * (time.monotonic() > before + 0.5)  # noqa: E731
     monkeypatch.setattr(time, "time", jump)
-    cache = Cache(tmp_path / "c")
-    hanging = cache._heartbeat(Key("logits", {"another": 1}))  # is none of this waiter's business
-    hanging.parent.mkdir(exist_ok=True)
-    hanging.write_text("{}")
-    os.utime(hanging, (1e9, 1e9))
     threading.Timer(1.5, (tmp_path / "hold").unlink).start()
-    tensors, built = get(cache)
-    hanging.unlink()
+    tensors, built = get(Cache(tmp_path / "c"))
     assert built == 0 and equal(tensors, make()) and clean(tmp_path)
 
 
@@ -284,18 +282,18 @@ def test_a_waiter_does_not_wait_for_a_builder_that_hangs(tmp_path, start, monkey
 
 
 def test_lock_files_are_deleted_when_they_are_old_and_free(tmp_path):
-    cache = Cache(tmp_path)
-    keys = [Key("logits", {"n": number}) for number in range(3)]
-    for number, key in enumerate(keys):
-        cache.get(key, "what", lambda progress, n=number: make(n))
-    free, held, new = (next(tmp_path.glob(f"locks/*{key.name}.lock")) for key in keys)
+    cache = Cache(tmp_path, gigabytes=9e-6)  # whose files are counted after each new one
+    for number in range(3):
+        get(cache, {"n": number}, number)
+    free, held, new = (
+        next(tmp_path.glob(f"locks/*{file.stem}.lock")) for file in entries(tmp_path)
+    )
     for file in (free, held):
         os.utime(file, (1e9, 1e9))
     with FileLock(held):
         os.utime(held, (1e9, 1e9))
-        cache._delete_old_locks()
+        get(cache, {"n": 9})
         assert not free.exists() and held.exists() and new.exists()
-    assert get(cache, {"n": 0})[1] == 0
 
 
 def test_what_is_being_built_is_shown(tmp_path, monkeypatch):
@@ -321,3 +319,111 @@ def test_eviction_leaves_the_users_own_files_alone(tmp_path):
     for number in range(6):
         get(cache, {"n": number}, number)
     assert own.exists() and (tmp_path / "views" / "of" / "rome.jpg").exists()
+
+
+# -- other users -------------------------------------------------------------------------------
+
+STRANGER = 54322
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """The cache with an entry."""
+    cache = Cache(tmp_path / "parent" / "cache")
+    get(cache)
+    return cache
+
+
+def give_away(path, user=STRANGER, group=0):
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files away")
+    os.chown(path, user, group, follow_symlinks=False)
+
+
+def linked(path):
+    """Put a link in the place of a file or folder; return where it is now."""
+    path.symlink_to(path.rename(path.with_name("elsewhere")))
+    return path.with_name("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda f: None, None),
+        (lambda f: f.chmod(0o1777), "may be written by every user"),
+        (lambda f: f.parent.chmod(0o777), "is inside .*parent, which may be"),
+        (lambda f: f.parent.chmod(0o1777), None),  # as /tmp
+        (give_away, f"belongs to user {STRANGER}, who"),
+        (lambda f: give_away(linked(f)), f"belongs to user {STRANGER}"),
+        (linked, None),
+        # who owns the link may turn it to another folder of the victim's at any time
+        (lambda f: linked(f) and give_away(f), f"belongs to user {STRANGER}"),
+        (lambda f: f.chmod(0o775), None),  # of the user's own group
+        (lambda f: f.chmod(0o775) or give_away(f, 0, 54323), "may be written by group 54323"),
+    ],
+)
+def test_a_folder_that_others_may_change_is_refused(cache, change, sentence):
+    change(cache.folder)
+    with nullcontext() if sentence is None else pytest.raises(InputError, match=sentence):
+        cache.check()
+
+
+def test_a_study_refuses_a_folder_that_all_may_write(cache):
+    cache.folder.chmod(0o777)
+    with pytest.raises(InputError) as refused:
+        Resources.of(Study(cache=str(cache.folder)))
+    assert str(refused.value) == (
+        f"the cache must be a folder that only you may write, but {cache.folder} may be written by "
+        f"every user, who could change the logits that runs read; name another one (--cache "
+        f"FOLDER), or close it to others (chmod go-w, chown)"
+    )
+    Resources.of(Study(cache=str(cache.folder), cache_gb=0))  # no cache is used
+    place = cache.folder / "new"
+    with pytest.raises(InputError, match=rf"{place} is inside {cache.folder}, which may be"):
+        Cache(place).check()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_said"),
+    [
+        (lambda file: give_away(file, STRANGER, STRANGER), True),
+        (lambda file: file.chmod(0o666), True),
+        (linked, False),
+        (lambda file: file.unlink() or os.mkfifo(file), True),
+    ],
+    ids=["given away", "open to all", "a link", "a pipe"],
+)
+def test_an_entry_that_others_could_have_made_is_built_again(cache, change, is_said):
+    (file,) = entries(cache.folder)
+    change(file)
+    assert rebuilt(cache)
+    assert [
+        sentence.endswith(", so it is computed again") for sentence in cache.warnings.values()
+    ] == [True] * is_said
+    assert get(cache)[1] == 0 and file.lstat().st_mode & 0o022 == 0
+
+
+def test_nothing_is_written_through_a_link_among_the_folders(tmp_path):
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for name in ("logits", "locks", "building"):
+        (tmp_path / name).symlink_to(victim)
+    assert rebuilt(Cache(tmp_path)) and list(victim.iterdir()) == []
+
+
+def test_nothing_is_written_into_a_subfolder_of_another_user(cache, capsys):
+    (file,) = entries(cache.folder)
+    file.unlink()
+    give_away(file.parent)
+    assert rebuilt(cache) and list(file.parent.iterdir()) == []
+    assert f"{file.parent} belongs to user {STRANGER}" in one_line(capsys)
+
+
+def test_a_cache_is_its_owners_to_write_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        get(cache := Cache(tmp_path / "cache"))
+    finally:
+        os.umask(before)
+    cache.check()
+    assert {p for p in cache.folder.rglob("*") if p.lstat().st_mode & 0o002} == set()

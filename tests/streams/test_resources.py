@@ -1,4 +1,4 @@
-"""Resources of a run: what the study gives, and what this machine must have."""
+"""Laws of rebatching, the order that a repeat fixes, and what a run needs of this machine."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,39 +6,89 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import kdtune.distill
 import kdtune.teacher
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.streams import views as resources
+from kdtune.streams import views
 from kdtune.streams.views import (
+    Batch,
     Resources,
     check_gpus,
     check_precision,
+    collect,
     count_gpus,
     device_of,
+    epoch_order,
+    rebatched,
+    seed_step,
 )
+
+SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
+
+
+@given(SIZES, st.integers(1, 9))
+def test_rebatched_images_are_the_same_images(sizes: list[int], size: int) -> None:
+    total = sum(sizes)
+    a, b = torch.arange(total), torch.arange(2 * total).view(total, 2)
+    parts = zip(a.split(sizes), b.split(sizes), strict=True)
+    batches = list(rebatched((Batch(x, teacher=y) for x, y in parts), size))
+    assert [len(batch) for batch in batches] == [len(x) for x in a.split(size)]
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), a)
+    assert torch.equal(torch.cat([batch.teacher for batch in batches]), b)
+    assert all(batch.views is None and batch.features is None for batch in batches)
+
+
+@given(SIZES)
+def test_collected_batches_are_their_concatenation(sizes: list[int]) -> None:
+    whole = torch.arange(3 * sum(sizes), dtype=torch.uint8).view(-1, 3)
+    said: list[tuple[int, int]] = []
+    found = collect(whole.split(sizes), lambda *so_far: said.append(so_far), len(whole))
+    assert torch.equal(found, whole) and found.dtype == torch.uint8
+    assert said[-1] == (len(whole), len(whole)) and len(said) == len(sizes)
+
+
+def test_the_order_depends_on_repeat_seed_and_epoch_alone() -> None:
+    order = epoch_order(Run(repeat=1), 50, 2)
+    assert sorted(order.tolist()) == list(range(50))
+    assert torch.equal(epoch_order(Run(repeat=1, lr=0.5, batch_size=7), 50, 2), order)
+    for other in (Run(repeat=2), Run(repeat=1, seed=3)):
+        assert not torch.equal(epoch_order(other, 50, 2), order)
+    assert not torch.equal(epoch_order(Run(repeat=1), 50, 3), order)
+
+
+def test_a_step_seeds_the_generators_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)
+    seed_step(Run(), 1, 2)
+    monkeypatch.setattr(views, "HAS_MPS", True)
+    seed_step(Run(), 1, 2)
+    assert seeds == [torch.default_generator.initial_seed()] * 3  # of cuda, then of cuda and mps
+
 
 STUDY = Study(name="s", repeats=8, gpus=0)
 
 
-def test_more_gpus_than_there_are_is_an_error() -> None:
-    check_gpus(replace(STUDY, gpus=2), 2)
-    check_gpus(replace(STUDY, gpus=None), 0)
-    with pytest.raises(InputError, match=r"--gpus must be at most the 3 .* got --gpus 4. Use .* 3"):
-        check_gpus(replace(STUDY, gpus=4), 3)
-    with pytest.raises(InputError, match=r"--gpus 1. Use --gpus 0, which runs on the CPUs"):
-        check_gpus(replace(STUDY, gpus=1), 0)
-
-
-@pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_a_device_that_is_not_there_is_an_error(device: str) -> None:
-    study = replace(STUDY, device=device, gpus=None)
-    check_gpus(study, 1)
-    with pytest.raises(InputError, match=f"--device must be .* got --device {device}.* --device c"):
-        check_gpus(study, 0)
+@pytest.mark.parametrize(
+    ("change", "gpus", "sentence"),
+    [
+        ({"gpus": 4}, 3, r"--gpus must be at most the 3 .* got --gpus 4. Use .* 3"),
+        ({"gpus": 1}, 0, r"--gpus 1. Use --gpus 0, which runs on the CPUs"),
+        ({"device": "cuda"}, 0, "--device must be .* got --device cuda.* --device c"),
+        ({"device": "mps"}, 0, "--device must be .* got --device mps.* --device c"),
+    ],
+)
+def test_gpus_that_are_not_there_are_an_error(change: dict, gpus: int, sentence: str) -> None:
+    study = replace(STUDY, **{"gpus": None, **change})
+    check_gpus(study, 4)
+    with pytest.raises(InputError, match=sentence):
+        check_gpus(study, gpus)
 
 
 @pytest.fixture
@@ -47,7 +97,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setattr(resources, "local_cpus", lambda: 8)
+    monkeypatch.setattr(views, "local_cpus", lambda: 8)
 
 
 @pytest.mark.usefixtures("machine")
@@ -76,7 +126,7 @@ def test_device_of_a_study(change: dict, device: str) -> None:
         ({}, False, 0, 8),  # tensors need no workers
         ({"cpus_per_trial": 2}, True, 1, 1),
         ({"cpus_per_trial": 1}, True, 0, 1),
-        ({"cpus_per_trial": 40}, True, resources.MAX_LOADER_WORKERS, 24),
+        ({"cpus_per_trial": 40}, True, views.MAX_LOADER_WORKERS, 24),
         ({"loader_workers": 3}, False, 3, 5),
         ({"gpus": 0}, True, 0, 1),  # without a GPU as ever
         ({"gpus": 0, "cpus_per_trial": 2}, True, 0, 2),
@@ -90,33 +140,32 @@ def test_cores_of_a_trial_are_divided_into_threads_and_loader_workers(
     assert (made.loader_workers, made.threads) == (workers, threads)
 
 
-def test_bf16_needs_macos_14_on_an_apple_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    mps, run = torch.device("mps"), Run(precision="bf16")
-    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: major < 14)
-    with pytest.raises(InputError, match="--precision must be fp32 on this computer"):
-        check_precision(run, mps)
-    check_precision(replace(run, precision="fp32"), mps)
-    monkeypatch.setattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: True)
-    check_precision(run, mps)
-
-
-def test_bf16_is_refused_on_a_cpu_that_emulates_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, gpu, run = torch.device("cpu"), torch.device("cuda"), Run(precision="bf16")
-    monkeypatch.setattr(resources, "has_bf16", lambda: False)
-    with pytest.raises(InputError, match="--precision must be fp32 on this CPU") as caught:
-        check_precision(run, cpu)
-    assert "15 times" in str(caught.value) and "\n" not in str(caught.value)
-    check_precision(run, gpu)
-    check_precision(replace(run, precision="fp32"), cpu)
-    monkeypatch.setattr(resources, "has_bf16", lambda: True)
-    check_precision(run, cpu)
+@pytest.mark.parametrize(
+    ("device", "name", "words"),
+    [
+        ("mps", "torch.backends.mps.is_macos_or_newer", "on this computer"),  # before macOS 14
+        ("cpu", "kdtune.streams.views.has_bf16", "on this CPU, .* 15 times"),  # which emulates it
+    ],
+)
+def test_bf16_is_refused_where_it_is_slow_or_missing(
+    device: str, name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(precision="bf16")
+    monkeypatch.setattr(name, lambda *version: bool(version) and version[0] < 14)
+    with pytest.raises(InputError, match=f"--precision must be fp32 {words}") as caught:
+        check_precision(run, torch.device(device))
+    assert "\n" not in str(caught.value)
+    check_precision(run, torch.device("cuda"))
+    check_precision(replace(run, precision="fp32"), torch.device(device))
+    monkeypatch.setattr(name, lambda *version: True)
+    check_precision(run, torch.device(device))
 
 
 @pytest.mark.parametrize("command", [kdtune.distill, kdtune.teacher])
 def test_commands_refuse_bf16_before_any_work(
     command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resources, "has_bf16", lambda: False)
+    monkeypatch.setattr(views, "has_bf16", lambda: False)
     study = replace(STUDY, out=str(tmp_path), run=Run(precision="bf16"))
     with pytest.raises(InputError, match="--precision must be fp32 on this CPU"):
         command.main(study)

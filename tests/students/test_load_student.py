@@ -142,8 +142,8 @@ def test_places_without_students(fashion: Results, tmp_path: Path) -> None:
 
 def test_a_record_that_is_damaged_newer_or_missing(copied: Path) -> None:
     file = copied / "students.json"
-    edit(copied, lambda values: values["model"].update(name="resnet19"))
-    assert "not a classifier" in refused(copied)
+    edit(copied, lambda values: values["model"].update(name="factories:unknown"))
+    assert "cannot be imported" in refused(copied)
     edit(copied, lambda values: values.update(schema=SCHEMA + 1, classes=3))
     assert "written by a newer version of kdtune" in refused(copied)
     for text in ("", "{", "[]", "{}", '{"schema": 2, "run": {}}', '{"schema": 0}'):

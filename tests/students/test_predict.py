@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,11 +113,14 @@ def test_images_are_found_once_and_in_order(tmp_path: Path) -> None:
             images(*names)
 
 
-def test_wrong_flags(tmp_path: Path, text: Results, capsys: pytest.CaptureFixture[str]) -> None:
-    image = tmp_path / "a.png"
-    Image.new("L", (3, 3)).save(image)
-    with pytest.raises(InputError, match="must be given a student of images"):
-        run(capsys, text.folder, image)
+def test_wrong_flags(tmp_path: Path, fashion: Results, capsys: pytest.CaptureFixture[str]) -> None:
+    copied = shutil.copytree(fashion.folder / "students", tmp_path / "mine")
+    Image.new("L", (3, 3)).save(image := tmp_path / "a.png")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="--device must be auto or cpu"):
-            run(capsys, text.folder, image, "--device", "cuda")
+            run(capsys, copied, image, "--device", "cuda")
+    record = json.loads((copied / "students.json").read_text())
+    record["input"]["kind"] = "tensors"
+    (copied / "students.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="must be given a student of images"):
+        run(capsys, copied, image)

@@ -53,6 +53,7 @@ def study(saved: Path, tmp_path: Path) -> Study:
     return replace(asked, out=str(tmp_path / "runs"), cache=str(tmp_path / "cache"))
 
 
+@pytest.mark.usefixtures("without_texts")
 def test_it_opens_with_the_same_numbers_and_the_same_command_runs_nothing(
     study: Study, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +93,7 @@ def test_a_race_without_recorded_finalists_says_so_and_its_extension_records_the
     ["study_v0_1", pytest.param("study_schema_2", marks=pytest.mark.slow)],
     indirect=True,
 )
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "without_texts")
 def test_it_is_extended(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_lines(study.folder)[0]
     more = replace(study, space={**study.space, "alpha": (0.0, 0.5, 1.0)})

@@ -75,7 +75,7 @@ def plain_loop(run: Run, arrays: Arrays, student: nn.Module, teacher: nn.Module)
     student.eval()
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "without_texts")
 def test_a_study_of_text_equals_the_plain_loop(tmp_path: Path) -> None:
     run = TEXT
     study = Study(

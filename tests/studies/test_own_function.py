@@ -1,11 +1,9 @@
 """Studies of training functions under a real Ray."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
 import own_functions
-import pandas as pd
 import pytest
 
 import kdtune
@@ -17,19 +15,6 @@ pytestmark = pytest.mark.usefixtures("shared_ray", "one_at_a_time")
 def make(tmp_path: Path, function: Any, **changes: Any) -> kdtune.Study:
     own: dict[str, Any] = {"space": {"alpha": (0.5, 1.0)}, "baseline": {"alpha": 1.0}}
     return kdtune.Study(train=function, out=str(tmp_path / "runs"), **own | changes)
-
-
-def test_a_worker_that_dies_resumes_its_function_by_epoch(tmp_path: Path) -> None:
-    """The function finds its state; the epochs before it are not computed again."""
-    space, of_ctrl_c = {"alpha": (1.0,)}, signal.getsignal(signal.SIGINT)
-    results = kdtune.run(make(tmp_path, own_functions.resumes, epochs=4, repeats=2, space=space))
-    assert signal.getsignal(signal.SIGINT) is of_ctrl_c  # Tune leaves another one behind
-    assert set(results.trials.status) == {"completed"}
-    val = results.epochs[results.epochs.split == "val"].set_index(["repeat", "epoch"]).sort_index()
-    assert val.loc[0].began.tolist() == [0] * 4 and val.loc[1].began.tolist() == [0, 0, 2, 2]
-    assert val.loc[1].acc.max() == pytest.approx(0.4)
-    attempts = pd.read_json(next((results.folder / "epochs").glob("*.jsonl")), lines=True)
-    assert attempts[attempts.kind == "start"].groupby("trial_id").attempt.max().sum() == 1
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ def objects(width: int = 2) -> dict[str, Any]:
     return {"data": data, "teacher": teacher, "student": make_student, "augment": "crop"}
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("in_this_process", "without_texts")
 def test_objects_equal_factories(tiny: Run, tmp_path: Path) -> None:
     run = replace(tiny, teacher_epochs=None, teacher_weights="default", student_weights="default")
     own = objects()

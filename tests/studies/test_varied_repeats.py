@@ -22,7 +22,7 @@ from kdtune.data.sources import load_data
 from kdtune.models.weights import RECORD, WEIGHTS
 from kdtune.training.recipe import resolve
 
-pytestmark = pytest.mark.usefixtures("in_this_process")
+pytestmark = pytest.mark.usefixtures("in_this_process", "without_texts")
 
 
 def check_trial(results: kdtune.Results, run: Run, teacher: Path) -> None:

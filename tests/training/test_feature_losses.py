@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from blobs import CPU, SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_logits import close, gradient
@@ -34,7 +35,6 @@ from kdtune.training.teacher import initial_teacher
 B, D, S = 6, 5, 3
 LABELS = torch.arange(B) % D
 LOSSES = ("features_mse", "features_cosine")
-CPU = torch.device("cpu")
 
 
 def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -153,8 +153,8 @@ def test_an_objective_of_the_user_may_take_features(
     close(objective(run)(logits, logits, LABELS, s, t), (s - t).abs().mean())
 
 
-def test_the_projector_is_of_seed_and_repeat_and_draws_from_nothing_else(tiny: Run) -> None:
-    run = replace(tiny, loss="features_mse")
+def test_the_projector_is_of_seed_and_repeat_and_draws_from_nothing_else() -> None:
+    run = replace(SMALL, loss="features_mse")
     student, teacher = make_student(run, load_data(run)), initial_teacher(run, load_data(run))
     before = torch.get_rng_state()
 
@@ -178,7 +178,7 @@ def test_the_projector_is_of_seed_and_repeat_and_draws_from_nothing_else(tiny: R
 
 def conv_head(classes: int) -> nn.Module:
     net = nn.Sequential(nn.Conv2d(1, classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    net.preprocessing = Preprocessing(mean=(0.3,), std=(0.35,))  # type: ignore[assignment]
+    net.preprocessing = Preprocessing(mean=(0.3,), std=(0.35,))
     return net
 
 
@@ -189,21 +189,20 @@ class Tokens(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.head = nn.Linear(28, classes)
+        self.head = nn.Linear(8, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x[:, 0]).mean(1)
 
 
-PLAIN = {"teacher_epochs": 0, "teacher_weights": "none"}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "frozen": ({"trainable": "head"}, "--trainable must be all with --loss features_mse, since a"),
     "ensemble": (
-        {"teacher": "factories:tiny_teacher+factories:dropout_student", **PLAIN},
+        {"teacher": "factories:tiny_teacher+factories:dropout_student", "image_size": 24},
         r"but --teacher factories:tiny_teacher\+factories:dropout_student is an ensemble; use",
     ),
     "teacher without a linear head": (
-        {"teacher": f"{__name__}:conv_head", **PLAIN},
+        {"teacher": f"{__name__}:conv_head"},
         r"but --teacher \S+:conv_head has a Conv2d as its last layer, 0; use another model",
     ),
     "student without a linear head": (
@@ -212,35 +211,35 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "tokens": (
         {"student": f"{__name__}:Tokens"},
-        r"but --student \S+:Tokens has features of the shape \[B, 28, 28\]",
+        r"but --student \S+:Tokens has features of the shape \[B, 8, 8\]",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_cannot_learn_from_features_is_refused(fault: str, tiny: Run) -> None:
+def test_what_cannot_learn_from_features_is_refused(fault: str) -> None:
     changes, sentence = FAULTS[fault]
-    run = replace(tiny, **changes)
+    run = replace(SMALL, **changes)
     check_run(replace(run, loss="features_mse", alpha=1.0))  # plain training compares none
     check_run(replace(run, loss="kl"))
     with pytest.raises(InputError, match=sentence):
         check_run(replace(run, loss="features_mse"))
 
 
-def test_the_study_says_whether_passes_of_the_teacher_give_features(tiny: Run) -> None:
+def test_the_study_says_whether_passes_of_the_teacher_give_features() -> None:
     def wanted(**space: Any) -> bool:
-        return Resources.of(Study(run=tiny, space=space, gpus=0)).teacher_features
+        return Resources.of(Study(run=SMALL, space=space, gpus=0)).teacher_features
 
     assert not wanted(loss=("kl", "mse")) and not wanted(loss=("features_mse",), alpha=(1.0,))
     assert wanted(loss=("kl", "features_mse"), alpha=(0.5, 1.0))
     assert wanted(loss=("kl+features_cosine",), alpha=(0.0, 0.9))
 
 
-def test_a_batch_is_tried_with_its_projector(tiny: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = Study(run=replace(tiny, alpha=1.0, loss="features_mse"))
+def test_a_batch_is_tried_with_its_projector(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Study(run=replace(SMALL, alpha=1.0, loss="features_mse"))
     assert not any(run.compares_features for run in largest_runs(plain))
     space = {"loss": ("kl", "features_mse"), "alpha": (0.5, 1.0)}
-    (run,) = largest_runs(Study(run=replace(tiny, alpha=1.0), space=space))
+    (run,) = largest_runs(Study(run=replace(SMALL, alpha=1.0), space=space))
     assert run.compares_features
     made: list[nn.Linear | None] = []
 
@@ -266,14 +265,13 @@ def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient() -> None:
     assert slope.isfinite().all() and not slope[1].any()
 
 
-def test_a_study_that_has_such_a_loss_anywhere_is_refused(tiny: Run) -> None:
-    run = replace(tiny, teacher_epochs=0)
+def test_a_study_that_has_such_a_loss_anywhere_is_refused() -> None:
     names = {"loss": ("kl", "mse+features_cosine"), "alpha": (0.5, 1.0)}
-    data = load_data(run)
-    check_study(Study(run=run, space=names), data, fingerprints=False)
+    data = load_data(SMALL)
+    check_study(Study(run=SMALL, space=names), data, fingerprints=False)
     space = {**names, "trainable": ("all", "head")}
     with pytest.raises(InputError, match=r"--trainable must be .* with --loss mse.features_"):
-        check_study(Study(run=run, space=space), data, fingerprints=False)
+        check_study(Study(run=SMALL, space=space), data, fingerprints=False)
     table = OutputTeacher("outputs.parquet", "0" * 16, {})
     with pytest.raises(InputError, match=r"but --teacher outputs.parquet is a file of outputs"):
-        check_features(Study(run=run, space=names), [table], [], torch.zeros(2, 1, 28, 28))
+        check_features(Study(run=SMALL, space=names), [table], [], torch.zeros(2, 1, 8, 8))

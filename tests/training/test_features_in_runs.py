@@ -10,7 +10,7 @@ import pytest
 import torch
 from blobs import CPU, NOWHERE, RUN, blobs, new_student
 from reference import build_teacher, plain_loop
-from tiny_run import assert_close, assert_equal
+from tiny_run import assert_close
 from torch import Tensor
 
 from kdtune.config.run import Run
@@ -32,11 +32,10 @@ def teacher() -> Classifier:
 
 
 def new_stream(
-    run: Run, teacher: Classifier | None, resources: Resources | None = None
+    run: Run, teacher: Classifier, resources: Resources | None = None
 ) -> tuple[Classifier, Stream]:
     student, data = new_student(run), with_extra(blobs(), run)
-    frozen = None if teacher is None else Teacher.of([teacher])
-    return student, Stream(run, data, student, frozen, resources or Resources())
+    return student, Stream(run, data, student, Teacher.of([teacher]), resources or Resources())
 
 
 def trained(run: Run, *args: Any) -> tuple[Classifier, list[Epoch]]:
@@ -92,14 +91,6 @@ def test_equals_the_plain_loop(
         for split, name in product(("train", "val", "test"), ("loss", "distill")):
             value = epochs[-1].splits[split][name]
             assert value == pytest.approx(means[split][name], rel=1e-5), (split, name)
-
-
-def test_alpha_1_equals_training_without_any_teacher(teacher: Classifier) -> None:
-    dropout = {"student": "factories:dropout_student", "image_size": 24}
-    run = replace(FEATURES, alpha=1.0, **dropout)  # type: ignore[arg-type]
-    with_teacher, _ = trained(run, teacher, Resources(teacher_features=True))
-    alone, _ = trained(run, None)
-    assert_equal(with_teacher, alone)
 
 
 @pytest.fixture

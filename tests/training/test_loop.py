@@ -1,4 +1,7 @@
-"""The training loop against a plain one, of torch's optimisers, schedules and losses."""
+"""The training loop against a plain one, of torch's optimisers, schedules and losses.
+
+Also the average of a student's weights, by hand.
+"""
 
 from dataclasses import replace
 
@@ -6,10 +9,11 @@ import pytest
 import torch
 from blobs import NOWHERE, RUN, blobs, new_stream, new_student
 from reference import PlainEpoch, plain_loop
+from torch import Tensor, nn
 
 from kdtune.config.run import Run
 from kdtune.models.classifier import Classifier
-from kdtune.training.epoch import Epoch
+from kdtune.training.epoch import Epoch, WeightAverage
 from kdtune.training.loop import train
 
 
@@ -82,3 +86,59 @@ def test_predictions_are_of_the_last_epoch() -> None:
         assert torch.equal(own.label, blobs().splits[split].labels)
         nll = -own.p_label.double().log().mean()
         assert float(nll) == pytest.approx(last.splits[split]["nll"], rel=1e-5)
+
+
+class Tiny(nn.Module):
+    """A layer with a statistic, a counter, a mask of -inf and a buffer that is not saved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 2, bias=False)
+        self.register_buffer("statistic", torch.zeros(1))
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        self.register_buffer("scratch", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x)
+
+
+def fill(net: Tiny, value: float) -> None:
+    with torch.no_grad():
+        net.head.weight.fill_(value)
+        net.statistic.fill_(10 * value)
+        net.count.fill_(int(value))
+        net.scratch.fill_(value)
+
+
+def values(net: Tiny) -> tuple[float, ...]:
+    own = (net.head.weight[0].detach(), net.statistic, net.count, net.scratch)
+    return tuple(float(value) for value in own)
+
+
+def test_values_by_hand() -> None:
+    """The first update copies; then the decay is 2/11 after one, 3/12 after two; at most 0.2."""
+    student = Classifier("tiny", net := Tiny(), None)
+    average = WeightAverage(0.2, student, whole=True)
+    for value in (1.0, 12.0, 100.0):
+        fill(net, value)
+        average.update()
+    second = 1.0 * 2 / 11 + 12.0 * 9 / 11
+    third = 0.2 * second + 0.8 * 100.0
+    with average.in_student():
+        assert values(net) == pytest.approx((third, 10 * third, 100, 100), rel=1e-6)
+        assert net.mask.tolist() == [0.0, -torch.inf]
+    assert values(net) == (100, 1000, 100, 100)
+
+
+def test_a_projector_is_averaged_with_its_student() -> None:
+    student, projector = Classifier("tiny", net := Tiny(), None), nn.Linear(1, 1)
+    average = WeightAverage(0.2, student, whole=True, projector=projector)
+    for value in (1.0, 12.0):
+        fill(net, value)
+        nn.init.constant_(projector.weight, value)
+        average.update()
+    with average.in_student():
+        assert projector.weight.item() == pytest.approx(10.0)
+        assert values(net)[0] == pytest.approx(10.0)
+    assert projector.weight.item() == 12

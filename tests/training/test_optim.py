@@ -8,7 +8,6 @@ import torch
 from blobs import RUN, new_student
 from torch.optim import SGD
 from torch.optim.lr_scheduler import (
-    ChainedScheduler,
     CosineAnnealingLR,
     LambdaLR,
     LinearLR,
@@ -109,23 +108,6 @@ def test_warm_up_and_cosine_are_those_of_torch() -> None:
         milestones=[5],
     )
     assert rates(run, steps=1) == pytest.approx(walk(run, sequence, 1, True), rel=1e-9)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "step", "multistep"])
-def test_warm_up_is_torchs_beside_the_schedule(schedule: Any) -> None:
-    run = replace(RUN, lr=0.3, epochs=16, schedule=schedule, warmup_epochs=3, lr_step_size=2)
-    plain = replace(run, warmup_epochs=0)
-    optimizer = plain_optimizer(0.3)
-    both = ChainedScheduler(
-        [
-            make_scheduler(plain, optimizer, 1),
-            LinearLR(optimizer, start_factor=1 / 3, total_iters=2),
-        ],
-        optimizer,
-    )
-    assert rates(run, steps=1) == pytest.approx(walk(run, both, 1, True), rel=1e-9)
-    # after it, the rates are those of the schedule alone
-    assert rates(run)[9:] == pytest.approx(rates(plain)[9:], rel=1e-9)
 
 
 def test_milestones_of_short_runs_never_come_before_the_first_epoch() -> None:

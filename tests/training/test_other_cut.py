@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("cut")
     own = replace(TINY, data=write_images(folder / "images", "train"), train_images=None)
-    own = replace(own, teacher="mobilenet_v3_small", image_size=32)
+    own = replace(own, teacher="cifar_resnet20", student="cifar_resnet20")
     list(fine_tune(own, folder / "teacher", Resources()))
     return replace(own, teacher_weights=str(folder / "teacher" / WEIGHTS), teacher_epochs=0)
 
@@ -47,14 +47,14 @@ def found(run: Run) -> list[str]:
 def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
     assert found(run) == []
     assert found(replace(run, lr=0.5, repeat=3)) == []
-    for other in (replace(run, seed=1), replace(run, val_share=0.4)):
+    words = f"the teacher cifar_resnet20 ({run.teacher_weights}) was fine-tuned with"
+    for other in (replace(run, val_share=0.4), replace(run, seed=1)):
         (sentence,) = found(other)
-        words = f"the teacher mobilenet_v3_small ({run.teacher_weights}) was fine-tuned with"
         assert sentence.startswith(words) and "--seed and --val-share" in sentence
-        study, data = Study(run=resolve(other)), StudyData(other)
-        prepared = prepare(study, study, None, {}, data)
-        assert sentence in prepared.provenance["warnings"]
-        assert prepared.warnings[0] == sentence
+    study = Study(run=resolve(other))
+    prepared = prepare(study, study, None, {}, StudyData(other))
+    assert sentence in prepared.provenance["warnings"]
+    assert prepared.warnings[0] == sentence
 
 
 def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_it_follows_from_the_two_cuts(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "renamed.safetensors"
 
     def recorded(own: Run, **record: object) -> list[str]:
-        finished = FinishedTeacher(own.teacher, classes, model.preprocessing, **record)  # type: ignore[arg-type]
+        finished = FinishedTeacher(own.teacher, classes, model.preprocessing, **record)
         save_weights(model.net, file, finished.metadata)
         assert read_finished(file) == finished
         return found(replace(own, teacher_weights=str(file)))

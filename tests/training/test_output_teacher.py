@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from blobs import NOWHERE, SMALL
 from photos import photo, save
 from safetensors.torch import load_file
 from tiny_run import TINY
@@ -21,7 +22,7 @@ from kdtune import teacher as teacher_command
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.data.sources import StudyData, load_data, load_fashion
+from kdtune.data.sources import StudyData, load_data
 from kdtune.raytune.folder import check_same, is_moved
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
@@ -41,18 +42,22 @@ from kdtune.training.teacher import (
 )
 
 DOCS = Path(__file__).parents[2] / "docs" / "teachers.md"
-PLAIN = replace(TINY, augment="none", epochs=2)
-FASHION = load_fashion()
+PLAIN = replace(SMALL, train_images=30, augment="none", epochs=2)
+BLOBS = load_data(PLAIN)
+SUBSET = BLOBS.subset(PLAIN)
+UNUSED = np.setdiff1d(np.arange(41), SUBSET.numpy())
+"""Images of train that the run does not learn from."""
 
 
 @pytest.fixture(scope="module")
-def made(teacher_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the outputs of the tiny run's teacher, t.parquet and t.npz."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the outputs of the run's teacher, t.parquet and t.npz."""
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("outputs")
     for suffix in ("parquet", "npz"):
         file = folder / f"t.{suffix}"
-        counts = dump_teacher(resolve(PLAIN), teacher_folder, Resources(), file, load_data(PLAIN))
-        assert counts == {"train": 2000, "val": 500, "test": 1000}
+        counts = dump_teacher(resolve(PLAIN), NOWHERE, Resources(), file, BLOBS)
+        assert counts == {"train": 41, "val": 30, "test": 24}
     return folder
 
 
@@ -60,39 +65,37 @@ def with_file(run: Run, file: Path) -> Run:
     return replace(run, teacher=str(file), teacher_weights="default", teacher_epochs=0)
 
 
-def results(run: Run, teacher: Path, folder: Path) -> tuple[list[Any], dict[str, torch.Tensor]]:
+def results(run: Run, folder: Path) -> tuple[list[Any], dict[str, torch.Tensor]]:
     """Return all metrics of all epochs, and the weights of the student at the end."""
-    epochs = list(distill(run, teacher, Resources(), folder))
+    epochs = list(distill(run, NOWHERE, Resources(), folder))
     return [epoch.splits for epoch in epochs], load_file(folder / "student.safetensors")
 
 
 @pytest.mark.parametrize(("suffix", "trainable"), [("parquet", "all"), ("npz", "head")])
 def test_the_file_equals_the_network_bit_for_bit(
-    made: Path, teacher_folder: Path, tmp_path: Path, suffix: str, trainable: Any
+    made: Path, tmp_path: Path, suffix: str, trainable: Any
 ) -> None:
     run = replace(PLAIN, trainable=trainable, alpha=0.2)
-    metrics, weights = results(run, teacher_folder, tmp_path / "network")
-    of_file, same = results(with_file(run, made / f"t.{suffix}"), made, tmp_path / "file")
+    metrics, weights = results(run, tmp_path / "network")
+    of_file, same = results(with_file(run, made / f"t.{suffix}"), tmp_path / "file")
     assert of_file == metrics and metrics[0]["val"]["teacher_acc"] is not None
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     frames = [pd.read_parquet(tmp_path / n / "predictions.parquet") for n in ("network", "file")]
     numbers = [frame.drop(columns="trial_id") for frame in frames]
     pd.testing.assert_frame_equal(*numbers, check_exact=True)
-    other, _ = results(replace(run, alpha=0.9), teacher_folder, tmp_path / "other")
+    other, _ = results(replace(run, alpha=0.9), tmp_path / "other")
     assert other != metrics  # so the teacher matters
     accuracies = [
-        measure_accuracy(each, [each], teacher_folder, Resources(), StudyData(each))[0].splits
+        measure_accuracy(each, [each], NOWHERE, Resources(), StudyData(each))[0].splits
         for each in map(resolve, (run, with_file(run, made / f"t.{suffix}")))
     ]
     assert accuracies[0] == accuracies[1] and set(accuracies[0]) == {"train", "val", "test"}
 
 
-def test_the_baseline_may_augment_and_is_measured_on_val(
-    made: Path, teacher_folder: Path, tmp_path: Path
-) -> None:
+def test_the_baseline_may_augment_and_is_measured_on_val(made: Path, tmp_path: Path) -> None:
     network = replace(PLAIN, alpha=1.0, augment="crop")
-    metrics, weights = results(with_file(network, made / "t.npz"), made, tmp_path / "file")
-    wanted, same = results(network, teacher_folder, tmp_path / "network")
+    metrics, weights = results(with_file(network, made / "t.npz"), tmp_path / "file")
+    wanted, same = results(network, tmp_path / "network")
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     assert [epoch["val"] for epoch in metrics] == [epoch["val"] for epoch in wanted]
     assert metrics[0]["train"]["agreement"] is None
@@ -117,11 +120,6 @@ def test_a_moved_file_is_the_same_study_and_an_edited_one_is_not(
         check_same(moved, saved, check_study(moved, load_data(moved.run)))
 
 
-SUBSET = FASHION.subset(PLAIN)
-UNUSED = np.setdiff1d(np.arange(2000), SUBSET.numpy())
-"""Images of train that the tiny run does not learn from."""
-
-
 def of_val(table: pd.DataFrame, *numbers: int) -> pd.Index:
     return table.index[table.split == "val"][list(numbers)]
 
@@ -131,10 +129,10 @@ def of_val(table: pd.DataFrame, *numbers: int) -> pd.Index:
     [
         (lambda t: t.drop(of_val(t, 3, 8)), r"but lacks some: 2 \(val 3, val 8\)"),
         (lambda t: t.drop(SUBSET[:5].numpy()), r"student learns from, .* some: 5 \(train "),
-        (lambda t: t[t.split != "test"], r"lacks some: 1,000 \(test 0, test 1, test 2, \.\.\.\)"),
+        (lambda t: t[t.split != "test"], r"lacks some: 24 \(test 0, test 1, test 2, \.\.\.\)"),
         (
             lambda t: t.assign(example=t.example + 1),
-            r"has others: 3 \(train 2000, val 500, test 10",
+            r"has others: 3 \(train 41, val 30, test 24",
         ),
         (lambda t: pd.concat([t, t.loc[of_val(t, 0)]]), r"example, but has more: 1 \(val 0\)"),
         (lambda t: t.assign(file="a.png"), "name all examples by split and index"),
@@ -148,20 +146,20 @@ def test_rows_that_do_not_match_the_examples_are_refused(
     run = with_file(PLAIN, file)
     if message is None:
         check_run(run)
-        run, message = replace(run, train_images=None), r"lacks some: 1,925 \(train "
+        run, message = replace(run, train_images=None), r"lacks some: 11 \(train "
     with pytest.raises(InputError, match=message):
         check_run(run)
 
 
 def test_an_index_of_other_data_is_refused(made: Path, tmp_path: Path) -> None:
     arrays = dict(np.load(made / "t.npz"))
-    arrays["kdtune"] = np.array(str(arrays["kdtune"]).replace(FASHION.fingerprint, "0" * 16))
+    arrays["kdtune"] = np.array(str(arrays["kdtune"]).replace(BLOBS.fingerprint, "0" * 16))
     np.savez(tmp_path / "t.npz", **arrays)
     text = replace(PLAIN, data="own_data:text", train_images=None)
     for run, file, message in (
         (text, made, "must be a list of the 4 classes of the data"),
         (replace(PLAIN, folds=4), made, "name the examples by file, .* leave out --folds"),
-        (PLAIN, tmp_path, rf"of the same data as .* {FASHION.fingerprint}\)"),
+        (PLAIN, tmp_path, rf"of the same data as .* {BLOBS.fingerprint}\)"),
     ):
         with pytest.raises(InputError, match=message):
             check_run(with_file(run, file / "t.npz"))
@@ -272,8 +270,9 @@ def test_the_documented_lines_write_a_teacher(
     pytest.importorskip("sklearn.neighbors")
     monkeypatch.chdir(tmp_path)
     scope = documented("    # write_outputs.py\n", "\nFor a folder")
-    check_run(with_file(PLAIN, Path("outputs.npz")))
-    logits = outputs(PLAIN, Path("outputs.npz"))["val"]
+    run = replace(TINY, augment="none")
+    check_run(with_file(run, Path("outputs.npz")))
+    logits = outputs(run, Path("outputs.npz"))["val"]
     wanted = scope["model"].predict_proba(scope["x"]["val"])
     assert logits.softmax(1).numpy() == pytest.approx(wanted, abs=1e-6)
 

@@ -1,12 +1,15 @@
-"""The recipe of a study: what is shown, and where it is said to come from."""
+"""The recipe of a study: what is shown, where it is said to come from, and what depends on it."""
 
 from dataclasses import replace
+from itertools import product
 
+import pytest
 from tiny_run import TINY
 
 from kdtune.config.cli import parse
 from kdtune.config.study import Study
-from kdtune.data.sources import StudyData
+from kdtune.config.text import InputError
+from kdtune.data.sources import StudyData, load_data
 from kdtune.training.recipe import (
     RecipeRow,
     StudyModels,
@@ -14,6 +17,7 @@ from kdtune.training.recipe import (
     recipe_rows,
     resolve_study,
 )
+from kdtune.training.teacher import recorded_recipe
 
 
 def rows(asked: Study, saved: Study | None = None) -> dict[str, RecipeRow]:
@@ -39,20 +43,18 @@ def test_sources_on_the_command_line() -> None:
     assert found["eval_crop"] == RecipeRow("eval_crop", "1", "default for --data fashion")
     given = found["input of kdtune.models:fashion_teacher"]
     assert given.source == "model's own" and "mean 0.286, std 0.353" in given.value
-    bare = rows(parse("search", ["--student", "factories:bare_student"]))
-    name = "input of factories:bare_student"
-    assert bare[name] == RecipeRow(name, "mean 0, std 1", "not known")
 
 
 def test_what_has_no_effect_is_not_shown() -> None:
-    found = rows(parse("search", []))
+    words = ["--student", "factories:bare_student", "--ema", "0", "--clip-norm", "0", "1"]
+    found = rows(parse("search", words))
+    name = "input of factories:bare_student"
+    assert found[name] == RecipeRow(name, "mean 0, std 1", "not known")
     hidden = {"dkd_beta", "momentum", "lr_gamma", "samples", "race_level", "teacher_momentum"}
     assert hidden.isdisjoint(found)
-    # the value that leaves a run as it is
-    off = {"warmup_epochs", "clip_norm", "ema", "label_smoothing", "mixup"}
-    assert off.isdisjoint(found)
-    given = rows(parse("search", ["--ema", "0", "--clip-norm", "0", "1"]))
-    assert (given["ema"].value, given["clip_norm"].value) == ("0", "0, 1")
+    # the value that leaves a run as it is, unless it was given
+    assert {"warmup_epochs", "label_smoothing", "mixup"}.isdisjoint(found)
+    assert (found["ema"].value, found["clip_norm"].value) == ("0", "0, 1")
     as_they_are = rows(Study(run=replace(TINY, teacher_epochs=0)))
     assert "teacher_lr" not in as_they_are and as_they_are["teacher_epochs"].value == "0"
 
@@ -73,3 +75,42 @@ def test_the_configuration_of_one_run_has_what_differs_from_neutral() -> None:
     assert {"student", "clip_norm", "dkd_beta", "lr_gamma"}.isdisjoint(pairs)
     assert {"lr": "0.25", "ema": "0.9", "alpha": "0.5", "loss": "kl"}.items() <= pairs.items()
     assert "loss" not in describe_config(replace(run, alpha=1.0))
+
+
+# A search over the augmentation: one teacher, and ids that older studies keep.
+
+
+SPACE = {"augment": ("crop", "trivial", "none"), "alpha": (0.5, 1.0)}
+
+
+def test_all_augmentations_have_the_same_teacher_in_any_order() -> None:
+    study = resolve_study(Study(run=TINY, space=SPACE), StudyData(TINY))
+    pairs = {(run.augment, run.alpha) for run in study.runs()}
+    assert pairs == set(product(SPACE["augment"], SPACE["alpha"]))
+    alone = resolve_study(Study(run=TINY), StudyData(TINY)).run
+    recipes = [recorded_recipe(run, load_data(run)) for run in (*study.runs(), alone)]
+    assert all(recipe == recipes[0] for recipe in recipes)
+    for space in (("none", "crop"), ("trivial", "none")):
+        study = resolve_study(Study(run=TINY, space={"augment": space}), StudyData(TINY))
+        assert study.run.teacher_augment == "crop"  # as for these data without a search
+    run = replace(TINY, teacher_augment="none")
+    assert resolve_study(Study(run=run, space=SPACE), StudyData(run)).run.teacher_augment == "none"
+
+
+def test_the_augmentation_that_a_study_began_with_is_in_no_id() -> None:
+    """As before augmentations could be searched: a study that is extended keeps its runs."""
+    before = resolve_study(Study(run=TINY, space={"alpha": (0.5, 1.0)}), StudyData(TINY))
+    after = resolve_study(Study(run=before.run, space=SPACE), StudyData(TINY))
+    old, new = ({run.config_id: run for run in study.runs()} for study in (before, after))
+    assert old.keys() <= new.keys() and len(new) == 6
+    assert {new[config].augment for config in old} == {"crop"}
+
+
+def test_augmentations_that_cannot_be_searched_are_refused() -> None:
+    with pytest.raises(InputError, match="augment must be one of none, crop, resized-crop, tri"):
+        Study(run=TINY, space={"augment": ("crop", "strong")})
+    with pytest.raises(InputError, match="among values, but got None"):
+        Study(run=TINY, space={"augment": (None, "none")})
+    text = replace(TINY, data="own_data:text", teacher="factories:tiny_text", student="factories:x")
+    with pytest.raises(InputError, match=r"--augment is for images, but .* got --augment trivial"):
+        resolve_study(Study(run=text, space={"augment": ("none", "trivial")}), StudyData(text))

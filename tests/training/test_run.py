@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from blobs import NOWHERE, RUN, blobs
+from blobs import CPU, NOWHERE, RUN, SMALL, blobs
 from PIL import Image
 from reference import build_teacher, plain_loop
 from safetensors.torch import load_file
@@ -47,8 +47,6 @@ from kdtune.training.teacher import fine_tune, initial_teacher
 
 LIBRARY = "cifar_resnet20"
 """Of the models that are no functions of the user: their students are kept and reset."""
-CPU = torch.device("cpu")
-SMALL = replace(RUN, data="blobs:arrays")
 
 
 def state(model: Classifier) -> dict[str, torch.Tensor]:
@@ -206,8 +204,6 @@ def test_predictions_are_those_of_the_saved_student(tmp_path: Path) -> None:
         assert rows.p_predicted.tolist() == pytest.approx(p.max(1).values.tolist(), rel=1e-4)
         of_label = p[torch.arange(len(split)), split.labels]
         assert rows.p_label.tolist() == pytest.approx(of_label.tolist(), rel=1e-3, abs=1e-7)
-    *_, reference = plain_loop(run, NOWHERE)
-    assert frame.query("split == 'val'").correct.mean() == reference.metrics["val"]["acc"]
     # whatever comparisons over images use is what the loop has recorded
     recorded = last.splits["val"]
     for name, metric in METRICS.items():
@@ -239,8 +235,6 @@ def test_a_run_with_an_objective_of_the_user(
 
     with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
         check_run(replace(run, loss="objectives_of_mine:number"))
-    with pytest.raises(InputError, match="must return a scalar tensor, but got float"):
-        fingerprints(run, loss=("kl", "objectives_of_mine:number"))
     before = fingerprints(run, temperature=(1.0, 4.0))
     assert list(before) == ["objective objectives_of_mine:soft"]
     assert fingerprints(replace(run, loss="kl")) == {}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from blobs import SMALL
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_run import TINY
@@ -38,6 +39,7 @@ from kdtune.training.teacher import (
 )
 
 DATA = Path(__file__).parents[1] / "data"
+MODEL = "cifar_resnet20"
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +52,9 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (12, 12), (70 * i, 90 * (name == "ants"), 0)).save(file)
     weights = root / "initial.safetensors"
-    save_weights(build("mobilenet_v3_small", "none", 2, seed=7).net, weights)
-    run = Run(
-        **{"data": str(root / "images"), "image_size": 32, "batch_size": 3},  # type: ignore[arg-type]
-        **{"teacher": "mobilenet_v3_small", "teacher_weights": str(weights)},
-        teacher_epochs=1,
-        orientation="stored",  # as in version 0.1
-    )
+    save_weights(build(MODEL, "none", 2, seed=7).net, weights)
+    run = Run(data=str(root / "images"), teacher=MODEL, teacher_weights=str(weights), batch_size=3)
+    run = replace(run, teacher_epochs=1, orientation="stored")  # as in version 0.1
     assert not is_ready(run, root / "teacher")
     list(fine_tune(run, root / "teacher", Resources()))
     assert is_ready(run, root / "teacher")
@@ -81,13 +79,13 @@ def test_a_teacher_stays_the_same_where_its_files_have_moved(
 def test_other_content_is_another_teacher(tuned: tuple[Run, Path], tmp_path: Path) -> None:
     run, folder = tuned
     other = tmp_path / "initial.safetensors"
-    save_weights(build("mobilenet_v3_small", "none", 2, seed=8).net, other)
+    save_weights(build(MODEL, "none", 2, seed=8).net, other)
     pixels = shutil.copytree(run.data, tmp_path / "images")
     Image.new("RGB", (12, 12), (1, 2, 3)).save(pixels / "train" / "ants" / "0.png")
     changes: list[dict[str, Any]] = [
         {"teacher_weights": str(other)},  # of the same name
         *({"data": str(pixels)}, {"teacher_batch_size": 2}, {"teacher_epochs": 2}, {"seed": 1}),
-        *({"teacher_lr": 0.1}, {"teacher": "mobilenet_v3_large"}, {"teacher_weights": "none"}),
+        *({"teacher_lr": 0.1}, {"teacher": "factories:photo_student"}, {"teacher_weights": "none"}),
     ]
     for change in changes:
         assert not is_ready(replace(run, **change), folder), change
@@ -95,7 +93,7 @@ def test_other_content_is_another_teacher(tuned: tuple[Run, Path], tmp_path: Pat
             next(fine_tune(replace(run, **change), folder, Resources()))
     edited = shutil.copy(run.teacher_weights, tmp_path / "edited.safetensors")
     assert is_ready(replace(run, teacher_weights=str(edited)), folder)
-    save_weights(build("mobilenet_v3_small", "none", 2, seed=9).net, Path(edited))
+    save_weights(build(MODEL, "none", 2, seed=9).net, Path(edited))
     os.utime(edited, (1, 1))
     assert not is_ready(replace(run, teacher_weights=str(edited)), folder)
 
@@ -104,9 +102,9 @@ def test_what_only_a_student_has_makes_no_other_teacher(tuned: tuple[Run, Path])
     run, _ = tuned
 
     def recipe(run: Run, **changes: object) -> dict[str, object]:
-        return recorded_recipe(resolve(replace(run, **changes)), load_data(run))  # type: ignore[arg-type]
+        return recorded_recipe(resolve(replace(run, **changes)), load_data(run))
 
-    student = {"student": "resnet18", "trainable": "head", "train_images": 4, "repeat": 3}
+    student = {"student": "cifar_resnet20", "trainable": "head", "train_images": 4, "repeat": 3}
     student |= {"loss": "dkd", "alpha": 0.1, "temperature": 2.0, "dkd_beta": 3.0, "lr": 0.5}
     student |= {"epochs": 9, "momentum": 0.1, "optimizer": "adamw", "batch_size": 7}
     student |= {"warmup_epochs": 3, "clip_norm": 1.0, "ema": 0.9, "lr_milestones": (0.5,)}
@@ -146,17 +144,14 @@ def test_head_only_changes_nothing_of_the_backbone(tuned: tuple[Run, Path], tmp_
     before, after = load_file(str(run.teacher_weights)), load_file(tmp_path / WEIGHTS)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     # the gradients of the biases of two equally frequent classes may cancel
-    assert {"classifier.3.weight"} <= changed <= {"classifier.3.weight", "classifier.3.bias"}
+    assert {"fc.weight"} <= changed <= {"fc.weight", "fc.bias"}
     text = describe_training(resolve(run), load_data(run))
-    # by hand: 1024 features x 2 classes + 2
-    assert "only the head classifier.3, 2,050 of 1,519,906 parameters; batch norm eval" in text
+    # by hand: 64 features x 2 classes + 2
+    assert "only the head fc, 130 of 269,202 parameters; batch norm eval" in text
 
 
 KEEPS_BEST = replace(
-    TINY,
-    **{"teacher_epochs": 4, "teacher_keep": "best", "teacher_train_images": 200},  # type: ignore[arg-type]
-    teacher_schedule="constant",
-    teacher_lr=0.2,
+    SMALL, teacher_epochs=4, teacher_keep="best", teacher_schedule="constant", teacher_lr=0.2
 )
 
 
@@ -211,21 +206,21 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study with a fine-tuned teacher that has a preprocessing of its own."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs") / "other"
-    own = replace(TINY, teacher_mean=(0.5,), teacher_std=(0.25,))
-    list(fine_tune(own, folder / "teacher", Resources()))
+    run = replace(SMALL, teacher_mean=(0.5,), teacher_std=(0.25,), teacher_epochs=2)
+    list(fine_tune(run, folder / "teacher", Resources()))
     return folder
 
 
 def test_the_folder_of_a_study_is_its_teacher(other: Path, tmp_path: Path) -> None:
-    begun = replace(TINY, teacher_weights=str(other), teacher_epochs=None)
-    own = resolve(begun)
-    assert own.teacher_epochs == 0
-    assert own.teacher_weights == str(other / "teacher" / WEIGHTS)
-    teacher = load_teacher(own, load_data(own), tmp_path)
+    begun = replace(SMALL, teacher_weights=str(other), teacher_epochs=None)
+    run = resolve(begun)
+    assert run.teacher_epochs == 0
+    assert run.teacher_weights == str(other / "teacher" / WEIGHTS)
+    teacher = load_teacher(run, load_data(run), tmp_path)
     assert (teacher.preprocessing.mean, teacher.preprocessing.std) == ((0.5,), (0.25,))
-    described = build_model(own, "teacher", 10, seed=0, weights="none")  # sizes, records
+    described = build_model(run, "teacher", 3, seed=0, weights="none")  # sizes, records
     assert described.preprocessing == teacher.preprocessing and described.is_normalized
-    flagged = load_teacher(replace(own, teacher_mean=(0.1,)), load_data(own), tmp_path)
+    flagged = load_teacher(replace(run, teacher_mean=(0.1,)), load_data(run), tmp_path)
     assert (flagged.preprocessing.mean, flagged.preprocessing.std) == ((0.1,), (0.25,))
     # the file alone suffices, under any name
     alone = shutil.copy(other / "teacher" / WEIGHTS, tmp_path / "renamed.safetensors")
@@ -245,66 +240,60 @@ def test_a_teacher_of_an_earlier_version_is_known_by_the_record_beside_it() -> N
 def test_a_folder_without_the_teacher_that_is_asked_for(
     other: Path, tuned: tuple[Run, Path], tmp_path: Path
 ) -> None:
-    asked = replace(TINY, teacher_weights=str(other), teacher_epochs=None)
+    asked = replace(SMALL, teacher_weights=str(other), teacher_epochs=None)
     # for other classes it is fine-tuned, as pretrained weights are
     assert resolve(replace(asked, data=tuned[0].data)).teacher_epochs == 10
-    wrong = resolve(replace(asked, teacher="mobilenet_v3_small"))
-    words = "holds the teacher factories:tiny_teacher, but --teacher is mobilenet_v3_small; give"
+    wrong = resolve(replace(asked, teacher="cifar_resnet20"))
+    words = "holds the teacher factories:tiny_teacher, but --teacher is cifar_resnet20; give"
     with pytest.raises(InputError, match=words):
         load_teacher(wrong, load_data(wrong), Path())
     with pytest.raises(InputError, match=r"holds no teacher\.safetensors; give the fi"):
-        resolve(replace(TINY, teacher_weights=str(tmp_path)))
+        resolve(replace(SMALL, teacher_weights=str(tmp_path)))
     for place in ("teacher", "teacher/a-5-123456"):
         shutil.copytree(other / "teacher", tmp_path / place)
     with pytest.raises(InputError, match=r"with one fine-tuned teacher, but .* holds .*a-5-123456"):
-        resolve(replace(TINY, teacher_weights=str(tmp_path)))
+        resolve(replace(SMALL, teacher_weights=str(tmp_path)))
 
 
-def test_accuracy_is_that_of_a_plain_loop(teacher_folder: Path) -> None:
-    """Fashion-MNIST's images have the size of the model's input, so nothing is resized."""
-    (measured,) = measure_accuracy(
-        resolve(TINY), [resolve(TINY)], teacher_folder, Resources(), StudyData(TINY)
-    )
-    model, data = load_teacher(resolve(TINY), load_data(TINY), teacher_folder), load_data(TINY)
+def test_accuracy_is_that_of_a_plain_loop(other: Path) -> None:
+    """The images have the size of the model's input, so nothing is resized."""
+    run = resolve(replace(SMALL, teacher_weights=str(other), teacher_epochs=0, train_images=20))
+    (measured,) = measure_accuracy(run, [run], other, Resources(), StudyData(run))
+    data = load_data(run)
+    model = load_teacher(run, data, other)
     model.eval()
     for split, value in measured.splits.items():
         images, labels = data.splits[split].inputs, data.splits[split].labels
-        assert isinstance(images, torch.Tensor)
         if split == "train":
-            images, labels = images[data.subset(TINY)], labels[data.subset(TINY)]
-        x = (images.float() / 255 - 0.286) / 0.353
+            images, labels = images[data.subset(run)], labels[data.subset(run)]
         with torch.no_grad():
-            correct = int((model.net(x).argmax(1) == labels).sum())
-        assert (value.correct, value.n) == (correct, len(labels)), split
-        assert value.largest_class == max(labels.tolist().count(k) for k in range(10))
+            logits = model.net((images.float() / 255 - 0.5) / 0.25)
+        assert (value.correct, value.n) == (int((logits.argmax(1) == labels).sum()), len(labels))
+        assert value.largest_class == max(labels.tolist().count(k) for k in range(3))
     assert list(measured.splits) == ["train", "val", "test"]
 
 
-def test_accuracy_is_measured_once(teacher_folder: Path, tmp_path: Path) -> None:
-    run = resolve(TINY)
-    root = shutil.copytree(teacher_folder, tmp_path / "teacher")
-    known = measure_accuracy(run, [run], root, Resources(), StudyData(run))
-    assert find_unmeasured(run, [run], root, known, StudyData(run)) == []
-    fewer = replace(run, train_images=50)
-    assert find_unmeasured(fewer, [fewer], root, known, StudyData(run)) == [fewer]
-    model = load_teacher(run, load_data(run), root)
-    with torch.no_grad():
-        model.head.bias.add_(1.0)
-    save_weights(model.net, root / WEIGHTS)
-    assert find_unmeasured(run, [run], root, known, StudyData(run)) == [run]
+def test_accuracy_is_measured_once(tmp_path: Path) -> None:
+    run = resolve(replace(SMALL, teacher_epochs=1))
+    list(fine_tune(run, tmp_path, Resources()))
+    known = measure_accuracy(run, [run], tmp_path, Resources(), StudyData(run))
+    assert find_unmeasured(run, [run], tmp_path, known, StudyData(run)) == []
+    fewer = replace(run, train_images=30)
+    assert find_unmeasured(fewer, [fewer], tmp_path, known, StudyData(run)) == [fewer]
+    save_weights(build(run.teacher, "none", 3, seed=5).net, tmp_path / WEIGHTS)
+    assert find_unmeasured(run, [run], tmp_path, known, StudyData(run)) == [run]
 
 
 def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> None:
     names = ["factories:tiny_teacher", "factories:tiny_student"]
-    run = resolve(replace(TINY, teacher="+".join(names), teacher_epochs=0))
-    every = with_members([run])
-    assert [own.teacher for own in every] == [*names, run.teacher]
-    measured = measure_accuracy(run, every, tmp_path, Resources(), StudyData(run))
-    models = [load_teacher(own, load_data(own), tmp_path) for own in run.teacher_members]
-    for model in models:
-        model.eval()
-    data = load_data(run).splits["val"]
+    run = resolve(replace(SMALL, teacher="+".join(names)))
+    members = with_members([run])
+    assert [member.teacher for member in members] == [*names, run.teacher]
+    measured = measure_accuracy(run, members, tmp_path, Resources(), StudyData(run))
+    data = load_data(run)
+    models = [load_teacher(member, data, tmp_path) for member in run.teacher_members]
+    val = data.splits["val"]
     with torch.no_grad():  # the mean probability
-        shares = [model(data.inputs).softmax(1) for model in models]
-    correct = int(((shares[0] + shares[1]).argmax(1) == data.labels).sum())
+        shares = [model.eval()(val.inputs).softmax(1) for model in models]
+    correct = int(((shares[0] + shares[1]).argmax(1) == val.labels).sum())
     assert measured[2].splits["val"].correct == correct

@@ -1,82 +1,17 @@
 """Int8: how models are quantized, and what it costs and gains."""
 
-import json
 import math
-import re
-from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
-import pandas as pd
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from own_data import text as token_data
 from scipy.stats import ttest_1samp
-from torch import nn
 
-import kdtune
-from kdtune.deploy import int8
 from kdtune.deploy import onnx as quantize
-from kdtune.deploy.export import export
 from kdtune.deploy.int8 import accuracy_cost, describe_accuracy, interleaved
-from kdtune.deploy.onnx import Graph, Signature, to_onnx, with_weights
-from kdtune.deploy.subject import Subject
 from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.statistics.intervals import crossed
-
-
-@pytest.mark.slow
-def test_ctrl_c_during_int8_leaves_the_file_and_its_card(
-    fashion: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Everything in float32 is there before int8 begins, for which of many repeats some suffice."""
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    lines: list[str] = []
-    monkeypatch.setattr(int8, "quantize", interrupted)
-    monkeypatch.setattr(int8, "MAX_REPEATS", 2)
-    with pytest.raises(KeyboardInterrupt):
-        export(fashion, int8=True, write=lines.append)
-    assert lines[-1].startswith("int8: comparing 2 of 3 repeats")
-    students = fashion / "students"
-    assert json.loads((students / "best.onnx.json").read_text())["check"]["count"] == 1000
-    card = (students / "README.md").read_text()
-    assert "Checked on all 1,000 test images" in card and "best-int8" not in card
-    assert not list(students.glob("best-int8*")) and not list(students.glob("*.part"))
-
-
-def test_another_repeat_shares_the_data(fashion: Path) -> None:
-    """Its student is its own: that of a fresh load."""
-    one = Subject.of(kdtune.load(fashion), 0)
-    other, fresh = one.of_repeat(1), Subject.of(one.results, 1)
-    assert other.data is one.data is not None and other.student.repeat == 1
-    torch.testing.assert_close(other.calibration(), fresh.calibration())
-    batch = next(one.batches())[:4]
-    torch.testing.assert_close(other.student.logits(batch), fresh.student.logits(batch))
-    assert not torch.equal(other.student.logits(batch), one.student.logits(batch))
-
-
-def test_of_linear_layers_the_method_with_the_smaller_error_is_taken(text: Path) -> None:
-    lines: list[str] = []
-    done = export(text, int8=True, write=lines.append)
-    (method,) = (line for line in lines if line.startswith("Quantized"))
-    assert "linear layers hold 100% of the weights, so both methods were tried" in method
-    errors = re.search(r"logits is (\S+), with (static|dynamic) (\S+)\.", method)
-    assert errors is not None and 0 < float(errors[1]) <= float(errors[3])
-    assert done.int8 is not None
-    assert done.checked_on == "test examples"
-    tokens = {"inputs": np.asarray(token_data()["test"][0])}  # which are taken as they are
-    full, small = (
-        onnxruntime.InferenceSession(str(file)).run(None, tokens)[0].argmax(1)
-        for file in (done.file, done.int8)
-    )
-    frame = pd.read_parquet(text / "predictions.parquet")
-    student = frame[frame.trial_id.str.endswith("-r00") & (frame.split == "test")]
-    assert (full == student.predicted).all() and (small == full).mean() > 0.8
 
 
 def test_the_share_of_linear_layers() -> None:
@@ -103,25 +38,6 @@ def test_calibration_images_are_spread_over_all() -> None:
         assert len(chosen) == len(set(chosen.tolist())) == most
         assert (chosen[0], chosen[-1]) == (3, count + 2)
         assert chosen.diff().max() <= math.ceil((count - 1) / (most - 1))
-
-
-def test_weights_are_copied_between_models(fashion: Path) -> None:
-    """A template with the weights of another student equals an export of that student."""
-    one, two = (kdtune.load_student(fashion, r) for r in (0, 1))
-    signature = Signature.of(one, None)
-    template = to_onnx(Graph(one), signature).template
-    copied = with_weights(template, Graph(two))
-    views = signature.random(4).numpy()
-
-    def logits(model: onnx.ModelProto) -> np.ndarray:
-        session = onnxruntime.InferenceSession(model.SerializeToString())
-        return session.run(None, {"images": views})[0]  # type: ignore[no-any-return]
-
-    want = {s: s.logits(torch.from_numpy(views)).detach().numpy() for s in (one, two)}
-    np.testing.assert_allclose(logits(copied), want[two], atol=1e-5)
-    np.testing.assert_allclose(logits(template), want[one], atol=1e-5)  # it is unchanged
-    assert abs(want[one] - want[two]).max() > 0.1
-    assert with_weights(template, nn.Sequential(nn.Linear(2, 2))) is None
 
 
 def outcomes(seed: int, repeats: int = 4, images: int = 200) -> list[tuple[np.ndarray, np.ndarray]]:

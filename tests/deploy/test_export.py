@@ -1,0 +1,464 @@
+"""Exported files against the recorded predictions, plain PyTorch and what they say themselves."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from factories import photo_student, tiny_student
+from onnx import TensorProto
+from own_data import text as token_data
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from scipy.stats import ttest_1samp
+from small_students import FASHION, TEXT, of_photos, run_here
+from torch import nn
+
+import kdtune
+from kdtune.config.cli import parse_command
+from kdtune.config.text import ExportMismatchError, InputError
+from kdtune.data.sources import load_fashion
+from kdtune.deploy import int8
+from kdtune.deploy.export import FORMATS, Exported, export
+from kdtune.deploy.onnx import OPSET, Graph, to_onnx, with_weights
+from kdtune.deploy.subject import Subject, read_facts
+from kdtune.raytune.folder import export_students
+from kdtune.storage.mirror import Mirror
+from kdtune.storage.records import read_lines
+
+ROOT = Path(__file__).parents[2]
+TEST = load_fashion().splits["test"]
+CLASSES = load_fashion().classes
+
+
+def run(file: Path | onnx.ModelProto, views: object) -> np.ndarray:
+    is_path = isinstance(file, Path)
+    session = onnxruntime.InferenceSession(str(file) if is_path else file.SerializeToString())
+    (name,) = (one.name for one in session.get_inputs())
+    return session.run(None, {name: np.asarray(views)})[0]  # type: ignore[no-any-return]
+
+
+def recorded(study: Path, repeat: int) -> pd.DataFrame:
+    """Return the recorded predictions on test of the best configuration's student."""
+    results = kdtune.load(study)
+    trials = results.trials
+    trial = trials[(trials.config_id == results.best()) & (trials["repeat"] == repeat)]
+    frame = pd.read_parquet(study / "predictions.parquet")
+    return frame[(frame.trial_id == trial.trial_id.item()) & (frame.split == "test")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_latencies() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8, "ROUNDS_SECONDS", 0.01)
+        yield
+
+
+@pytest.fixture(scope="module")
+def fashion_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study, out = replace(FASHION, alpha=0.5), tmp_path_factory.mktemp("exported")
+    return run_here(study, out, "fashion", repeats=3, space={"alpha": (0.5, 1.0)}).folder
+
+
+@pytest.fixture
+def fashion(fashion_study: Path, tmp_path: Path) -> Path:
+    """Grey images of one size; 3 repeats of a distilled configuration and of the baseline."""
+    return shutil.copytree(fashion_study, tmp_path / "fashion")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Image files; views of 48 pixels, which the student shrinks to 40 (bicubic)."""
+    out = tmp_path_factory.mktemp("photos")
+    photographs = replace(of_photos(out / "images", "factories:photo_student"), student_size=40)
+    return run_here(photographs, out, "photos", repeats=1).folder
+
+
+class All(NamedTuple):
+    """A study with a file of each format, and one in int8, of repeat 2."""
+
+    study: Path
+    done: dict[str, Exported]
+    lines: dict[str, list[str]]
+    template: Any
+    """The ONNX model whose weights int8 replaces by those of other repeats."""
+
+
+@pytest.fixture(scope="module")
+def exported(fashion_study: Path, tmp_path_factory: pytest.TempPathFactory) -> All:
+    study = shutil.copytree(fashion_study, tmp_path_factory.mktemp("all") / "fashion")
+    lines: dict[str, list[str]] = {format: [] for format in FORMATS}
+    models = []
+
+    def noted(*graph: Any) -> Any:
+        models.append(to_onnx(*graph))
+        return models[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdtune.deploy.onnx.to_onnx", noted)
+        done = {f: export(study, f, f == "onnx", 2, lines[f].append) for f in FORMATS}
+    (model,) = models
+    return All(study, done, lines, model.template)
+
+
+def test_onnx_predicts_what_the_study_recorded(exported: All) -> None:
+    """onnxruntime alone reads the file: bytes in, any batch size, logits out."""
+    done = exported.done["onnx"]
+    assert done.file == exported.study / "students" / "best.onnx"
+    logits = run(done.file, TEST.inputs)
+    want = recorded(exported.study, 2)
+    assert (logits.argmax(1) == want.predicted).all()
+    p = torch.from_numpy(logits).double().softmax(1).amax(1)
+    np.testing.assert_allclose(p, want.p_predicted, rtol=1e-5)
+    for size in (1, 7):
+        np.testing.assert_allclose(run(done.file, TEST.inputs[:size]), logits[:size], atol=1e-5)
+    lines = exported.lines["onnx"]
+    assert "all 1,000 test images" in lines[2] and "same class for each" in lines[2]
+    assert "same class for 1,000 of 1,000" in lines[3]
+    assert done.agreement.count == 1000 and done.agreement.largest_difference < 1e-5
+
+
+def test_the_file_in_int8_and_its_comparison(exported: All) -> None:
+    """The numbers follow from the two files, read by onnxruntime alone."""
+    done, lines = exported.done["onnx"], exported.lines["onnx"]
+    assert done.int8 is not None
+    full, small = (run(file, TEST.inputs).argmax(1) for file in (done.file, done.int8))
+    labels = TEST.labels.numpy()
+    d = (small == labels).astype(float) - (full == labels)
+    facts = json.loads(done.int8.with_name("best-int8.onnx.json").read_text())["int8"]
+    student, configuration = facts["student"], facts["configuration"]
+    assert student["difference"] == pytest.approx(d.mean()) and student["images"] == 1000
+    assert student["changed"] == (small != full).sum() > 0
+    if d.any():
+        low, high = ttest_1samp(d, 0).confidence_interval()
+        assert (student["low"], student["high"]) == pytest.approx((low, high))
+    assert configuration["repeats"] == 3 and -0.2 < configuration["difference"] < 0.2
+    assert facts["bytes"] == {
+        "float32": done.file.stat().st_size,
+        "int8": done.int8.stat().st_size,
+    }
+    weights = onnx.load(done.int8).graph.initializer
+    assert any(i.data_type == TensorProto.INT8 and len(i.dims) == 4 for i in weights)
+    assert facts["latency"]["threads"] == 1 and facts["latency"]["processor"]
+    assert any("static, per channel" in line and "100 train images" in line for line in lines)
+    card = done.card.read_text()
+    assert "best-int8.onnx" in card and "int8 minus float32, over 3 repeats" in card
+    steps = [line for line in lines if line.startswith("int8:")]
+    calibrated = "each calibrated on 100 train images, on 1,000 test images."
+    assert steps[0].startswith(f"int8: comparing 3 of 3 repeats, {calibrated}")
+
+
+def test_repeats_share_the_data_and_the_model_but_not_the_weights(exported: All) -> None:
+    """As int8 does: the student of a fresh load, and its weights in the model of another."""
+    two = Subject.of(kdtune.load(exported.study), 2)
+    other, fresh = two.of_repeat(1), Subject.of(two.results, 1)
+    assert other.data is two.data is not None and other.student.repeat == 1
+    torch.testing.assert_close(other.calibration(), fresh.calibration())
+    views = two.signature.random(4)
+    of_two, of_other, of_fresh = (
+        subject.student.logits(views).detach().numpy() for subject in (two, other, fresh)
+    )
+    np.testing.assert_array_equal(of_other, of_fresh)
+    assert abs(of_two - of_other).max() > 0.1
+    copied = with_weights(exported.template, Graph(other.student))
+    np.testing.assert_allclose(run(copied, views), of_other, atol=1e-5)
+    np.testing.assert_allclose(run(exported.template, views), of_two, atol=1e-5)  # unchanged
+    assert with_weights(exported.template, nn.Sequential(nn.Linear(2, 2))) is None
+
+
+def test_what_an_onnx_file_says_about_itself(exported: All) -> None:
+    file = exported.done["onnx"].file
+    model = onnx.load(file)
+    assert [o.version for o in model.opset_import if o.domain == ""] == [OPSET]
+    assert f"opset {OPSET}" in FORMATS["onnx"].title
+    properties = {p.key: p.value for p in model.metadata_props}
+    facts = json.loads(file.with_name("best.onnx.json").read_text())
+    assert json.loads(properties["classes"]) == facts["classes"] == list(CLASSES)
+    assert json.loads(properties["mean"]) == facts["mean"] == [0.286]
+    assert json.loads(properties["std"]) == facts["std"] == [0.353]
+    assert json.loads(properties["image_size"]) == 28
+    assert "28 x 28" in json.loads(properties["resize"])["words"]
+    assert properties["study"] == "fashion" and properties["kdtune_version"] == kdtune.__version__
+    accuracy = json.loads(properties["metrics"])["student"]["test"]["acc"]
+    assert accuracy == pytest.approx(recorded(exported.study, 2).correct.mean())
+    batch, *rest = model.graph.input[0].type.tensor_type.shape.dim
+    assert batch.dim_param and [d.dim_value for d in rest] == [1, 28, 28]
+    assert facts["bytes"] == file.stat().st_size
+
+
+def test_the_other_formats_need_no_kdtune(exported: All) -> None:
+    """A program of torch.export runs as it is; weights have the names of the network.
+
+    No file names the machine.
+    """
+    for done in exported.done.values():
+        content = done.file.read_bytes()
+        assert os.fsencode(Path(kdtune.__file__).parent) not in content
+        assert b"stack_trace" not in content
+    want = torch.from_numpy(run(exported.done["onnx"].file, TEST.inputs))
+    extra = {"kdtune.json": ""}
+    program = torch.export.load(exported.done["torch-export"].file, extra_files=extra).module()
+    torch.testing.assert_close(program(TEST.inputs), want, atol=1e-5, rtol=1e-5)
+    assert json.loads(extra["kdtune.json"])["study"] == "fashion"
+
+    file = exported.done["safetensors"].file
+    net = tiny_student(10).eval()
+    net.load_state_dict(load_file(file))
+    torch.testing.assert_close(net((TEST.inputs / 255 - 0.286) / 0.353), want, atol=1e-5, rtol=1e-5)
+    with safe_open(file, framework="pt") as opened:
+        assert json.loads(opened.metadata()["mean"]) == [0.286]
+
+
+def test_a_card_says_what_the_study_recorded(exported: All) -> None:
+    card = exported.done["safetensors"].card.read_text()
+    results, mine = kdtune.load(exported.study), recorded(exported.study, 2)
+    trials = results.trials[results.trials.config_id == results.best()]
+    frame = pd.read_parquet(exported.study / "predictions.parquet")
+    frame = frame[(frame.split == "test") & frame.trial_id.isin(trials.trial_id)]
+    head = next(yaml.safe_load_all(card))
+    (metric,) = head["model-index"][0]["results"][0]["metrics"]
+    assert metric["value"] == pytest.approx(mine.correct.mean())
+    assert f"Accuracy of this student on test: {100 * mine.correct.mean():.1f}%" in card
+    assert f"{100 * frame.correct.mean():.1f}%" in card
+    student, all_repeats = (100 * part.groupby("label").correct.mean() for part in (mine, frame))
+    for k, name in enumerate(CLASSES):
+        (row,) = (line for line in card.splitlines() if line.startswith(f"| {name} |"))
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1:3] == ["100", f"{student[k]:.1f}"] and cells[4] == f"{all_repeats[k]:.1f}"
+    assert "The initial weights were random." in card
+
+
+def test_an_edited_card_is_kept_also_when_the_study_is_finished_again(fashion: Path) -> None:
+    card = export(fashion, "safetensors", write=str).card
+    export(fashion, "safetensors", write=str)
+    assert not card.with_name("README.old.md").exists()
+    card.write_text(card.read_text().replace("unknown", "mit"))
+    lines: list[str] = []
+    export(fashion, "safetensors", write=lines.append)
+    assert 'license: "mit"' in card.with_name("README.old.md").read_text()
+    assert 'license: "unknown"' in card.read_text() and "README.old.md" in lines[-1]
+    before = sorted(file.name for file in card.parent.iterdir())
+    results = kdtune.load(fashion)
+    mirror = Mirror(replace(results.study, out=str(fashion.parent)))
+    export_students(results, read_lines(fashion)[0], mirror)  # as `finish` does
+    assert sorted(file.name for file in card.parent.iterdir()) == before
+
+
+def test_the_graph_shrinks_and_normalises_photographs(photos: Path) -> None:
+    """PyTorch's own resizing, with a normalisation of each channel, gives the same logits."""
+    done = export(photos, write=str)
+    net = photo_student(2).eval()
+    net.load_state_dict(load_file(photos / "students" / "repeat-00.safetensors"))
+    views = torch.randint(0, 256, (5, 3, 48, 48), dtype=torch.uint8)
+    x = F.interpolate(views / 255, (40, 40), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)))
+    want = net((x - mean) / std).detach().numpy()
+    np.testing.assert_allclose(run(done.file, views), want, atol=1e-3 * abs(want).max())
+    facts = json.loads((photos / "students" / "best.onnx.json").read_text())
+    assert facts["in_graph"].startswith("size 40 (bicubic)")
+
+
+def test_of_linear_layers_the_method_with_the_smaller_error_is_taken(tmp_path: Path) -> None:
+    """Token ids, which are no images; the student has linear layers alone."""
+    study = run_here(TEXT, tmp_path, "text", repeats=1).folder
+    lines: list[str] = []
+    done = export(study, int8=True, write=lines.append)
+    (method,) = (line for line in lines if line.startswith("Quantized"))
+    assert "linear layers hold 100% of the weights, so both methods were tried" in method
+    errors = re.search(r"logits is (\S+), with (static|dynamic) (\S+)\.", method)
+    assert errors is not None and 0 < float(errors[1]) <= float(errors[3])
+    assert done.int8 is not None
+    assert done.checked_on == "test examples"
+    tokens = np.asarray(token_data()["test"][0])  # which are taken as they are
+    full, small = (run(file, tokens).argmax(1) for file in (done.file, done.int8))
+    assert (full == recorded(study, 0).predicted).all() and (small == full).mean() > 0.8
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_int8_leaves_the_file_and_its_card(
+    fashion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything in float32 is there before int8 begins, for which of many repeats some suffice."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    lines: list[str] = []
+    monkeypatch.setattr(int8, "quantize", interrupted)
+    monkeypatch.setattr(int8, "MAX_REPEATS", 2)
+    with pytest.raises(KeyboardInterrupt):
+        export(fashion, int8=True, write=lines.append)
+    assert lines[-1].startswith("int8: comparing 2 of 3 repeats")
+    students = fashion / "students"
+    assert json.loads((students / "best.onnx.json").read_text())["check"]["count"] == 1000
+    card = (students / "README.md").read_text()
+    assert "Checked on all 1,000 test images" in card and "best-int8" not in card
+    assert not list(students.glob("best-int8*")) and not list(students.glob("*.part"))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_computes_something_else_is_not_left(
+    exported: All, fashion: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of another repeat is written; an earlier file stays."""
+    real = FORMATS[format]
+    file = fashion / "students" / f"best{real.suffix}"
+    file.write_text("earlier")
+
+    def wrong(subject: object, metadata: object, target: Path) -> None:
+        shutil.copy(exported.done[format].file, target)
+
+    monkeypatch.setitem(FORMATS, format, replace(real, write=wrong))
+    with pytest.raises(ExportMismatchError, match=r"what PyTorch does: [1-9]"):
+        export(fashion, format, write=str)
+    assert file.read_text() == "earlier"
+    assert not list(file.parent.glob("*.part"))
+
+
+def test_without_the_data_random_images_are_checked_and_said_so(
+    photos: Path, tmp_path: Path
+) -> None:
+    study = shutil.copytree(photos, tmp_path / "photos")
+    for file in (study / "study.json", study / "students" / "students.json"):
+        values = json.loads(file.read_text())
+        values["run"]["data"] = str(study / "gone")
+        file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="--int8 needs the study's data"):
+        export(study, int8=True, write=str)
+    lines: list[str] = []
+    done = export(study, "safetensors", write=lines.append)
+    assert done.checked_on == "random images" and done.agreement.count == 256
+    assert any("could NOT be checked on the study's data" in line for line in lines)
+    assert "could NOT be checked" in done.card.read_text()
+
+
+def test_other_predictions_and_other_data_than_the_records_are_said(fashion: Path) -> None:
+    # predictions of another student are in the record
+    frame = pd.read_parquet(fashion / "predictions.parquet")
+    for file in fashion.glob("trials/*/predictions.parquet"):
+        file.unlink()
+    frame["predicted"] = (frame.predicted + 1) % 10
+    frame.to_parquet(fashion / "predictions.parquet")
+    lines: list[str] = []
+    export(fashion, "safetensors", write=lines.append)
+    assert lines[3].startswith("warning: The study recorded the same class for 0 of 1,000.")
+    study = json.loads((fashion / "study.json").read_text())
+    study["fingerprints"] = {"data": "0123456789abcdef"}
+    (fashion / "study.json").write_text(json.dumps(study))
+    lines.clear()
+    assert export(fashion, "safetensors", write=lines.append).checked_on == "random images"
+    assert "holds other data than the study was run with" in lines[2]
+
+
+def refused(place: object, *words: str) -> str:
+    """Return the sentence with which an export is refused."""
+    with pytest.raises(InputError) as error:
+        flags = parse_command("export", [str(place), *words])
+        export(flags.study, flags.format, flags.int8, flags.repeat, write=str)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_places_and_folders_that_cannot_be_used(
+    fashion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra is asked for before any work; the other formats do not need it."""
+    assert "must be a folder on this machine" in refused("s3://bucket/runs/x")
+    shutil.copytree(fashion, tmp_path / "none", ignore=shutil.ignore_patterns("students"))
+    assert "has no folder students/" in refused(tmp_path / "none")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *own: None if "onnx" in name else real(name, *own)
+    )
+    assert "pip install 'kdtune[export]'" in refused(fashion)
+    assert not (fashion / "students" / "best.onnx").exists()
+    assert export(fashion, "safetensors", write=str).file.exists()
+
+    def denied(_: object) -> None:  # root may write anywhere, so that chmod would prove nothing
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("kdtune.deploy.export.atomic_write", denied)
+    sentence = refused(fashion, "--format", "safetensors")
+    assert "cannot be written (Permission denied); copy the study's folder" in sentence
+
+
+def test_a_model_that_cannot_be_traced(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights can still be exported."""
+
+    def wilful(classes: int) -> nn.Module:
+        net = tiny_student(classes)
+        net.register_forward_hook(lambda net, x, logits: logits if logits.mean() > 0 else -logits)
+        return net
+
+    monkeypatch.setattr("factories.tiny_student", wilful)
+    for format in ("onnx", "torch-export"):
+        sentence = refused(fashion, "--format", format)
+        assert "the student cannot be exported (" in sentence
+        assert "--format safetensors" in sentence
+    assert export(fashion, "safetensors", write=str).agreement.largest_difference == 0
+
+
+def test_facts_of_exported_files_of_other_types_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "best.onnx").touch()
+    (tmp_path.parent / "outside").touch()
+    good = {"config_id": "c", "file": "best.onnx", "format": "ONNX", "repeat": 0, "notes": ["n"]}
+    file = tmp_path / "best.onnx.json"
+    file.write_text(json.dumps(good))
+    assert [facts.model_dump() for facts in read_facts(tmp_path, "c")] == [good]
+    wrong = [{"file": "../outside"}, {"file": "best\0.onnx"}, {"repeat": "0"}, {"notes": [3]}]
+    for text in (*(json.dumps(good | values) for values in wrong), "[]", "[" * 50_000):
+        file.write_text(text)
+        assert read_facts(tmp_path, "c") == []
+
+
+def isolated_python(folder: Path) -> Path:
+    """Return the Python of an environment with onnxruntime, NumPy and Pillow alone.
+
+    Their folders are linked, so that no network is needed.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    target = next((folder / "lib").glob("python*/site-packages"))
+    home = Path(sysconfig.get_path("purelib"))
+    names = ("onnxruntime", "numpy", "numpy.libs", "PIL", "pillow.libs", "flatbuffers")
+    for name in (*names, "google", "packaging"):
+        if (home / name).exists():
+            (target / name).symlink_to(home / name)
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_the_lines_predict_without_torch_ray_and_kdtune(exported: All, tmp_path: Path) -> None:
+    done = exported.done["onnx"]
+    want = recorded(exported.study, 2).predicted[:40]
+    for k in range(len(want)):
+        Image.fromarray(TEST.inputs[k, 0].numpy()).save(done.file.parent / f"{k}.png")
+    python = isolated_python(tmp_path / "venv")
+    check = (
+        "import importlib.util as u\nassert not any(map(u.find_spec, ('torch', 'ray', 'kdtune')))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    for page in (done.card, ROOT / "docs" / "export.md"):
+        lines = page.read_text().split("```python\n")[1].split("```")[0]
+        programs = "".join(f"\nexec({lines.replace('image.png', f'{k}.png')!r})" for k in range(40))
+        words = [python, "-c", check + programs]
+        ran = subprocess.run(
+            words, cwd=done.file.parent, env=environment, capture_output=True, text=True
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.splitlines() == [CLASSES[k] for k in want]
