@@ -111,11 +111,6 @@ class ComparisonContext:
         return SIGNIFICANCE_LEVEL if self.anytime_level is None else self.anytime_level
 
     @property
-    def rule(self) -> tuple[float, bool]:
-        """The level, and whether p = level is significant: adaptive studies stop at p <= level."""
-        return self.level, self.any_time
-
-    @property
     def interval(self) -> str:
         """Kind of the interval, e.g. "simultaneous 95% CI"."""
         return self.sentence("interval")
@@ -162,7 +157,7 @@ def verdict(
         m: number of comparisons that p values and intervals account for; those of the table if it
             has them all.
     """
-    finding = find(table, criterion.sign, *context.rule, m)
+    finding = find(table, criterion.sign, context.level, context.any_time, m)
     is_against_no_distillation = criterion.has_task_baseline and criterion.task.is_distillation
     if finding.kind == "no comparison":
         key = "no arms" if is_against_no_distillation else "no runs"
@@ -199,7 +194,7 @@ def _signed(row: pd.Series, criterion: Criterion) -> str:
 
 def short_verdict(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
     """Return the conclusion of `verdict` in a few words, e.g. "better: +3.1 points, p = 0.002"."""
-    finding = find(table, criterion.sign, *context.rule)
+    finding = find(table, criterion.sign, context.level, context.any_time)
     if not len(finding.row):
         return "no comparison"
     kind = "worse" if finding.kind == "all worse" else finding.kind
