@@ -32,13 +32,7 @@ from typing import (
 )
 
 from kdtune.config.files import check_path
-from kdtune.config.text import (
-    InputError,
-    hidden_characters,
-    import_named,
-    shown,
-    user_code,
-)
+from kdtune.config.text import InputError, hidden_characters, import_named, shown, user_code
 
 Value = float | int | str
 Config = dict[str, Value | None]
@@ -170,8 +164,8 @@ class Declaration:
             if not isinstance(part, str):
                 continue
             if hidden_characters(part) and not self.setting.any_text:
-                requirement = "be text without control or invisible characters (set PYTHONUTF8=1 "
-                requirement += "if the locale is not UTF-8)"
+                requirement = "be UTF-8 text without control or invisible characters (in a locale "
+                requirement += "of another encoding, set PYTHONUTF8=1)"
                 raise requirement_error(self.name, requirement, value)
             if self.setting.path:
                 path = part.partition("=")[2] if self.setting.pairs else ""

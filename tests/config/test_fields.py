@@ -68,7 +68,7 @@ class Example:
         ("real", float("nan"), "real must be a finite number, but got real=nan"),
         ("word", "c", "word must be one of a, b, but got word='c'"),
         ("flag", 1, "flag must be True or False, but got flag=1"),
-        ("text", "\x1b[2J", "text must be text without control"),
+        ("text", "\x1b[2J", "text must be UTF-8 text without control"),
         ("path", "~nouser/x", "that of a user, but got path='~nouser/x'"),
         ("several", (), "several must be a list of finite numbers, but got several=()"),
         ("several", (0.5, 2), "several must lie in [0, 1], but got several=(0.5, 2)"),
