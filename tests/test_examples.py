@@ -4,6 +4,7 @@ Every example runs in a folder that holds the complete studies `runs/small` and 
 nothing is trained and no Ray starts.
 """
 
+import contextlib
 import doctest
 import inspect
 from collections.abc import Iterator
@@ -56,13 +57,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def results(place: Path) -> kdtune.Results:
+    with contextlib.chdir(place):
+        return kdtune.load("runs/small")
+
+
 @pytest.mark.parametrize("name", list(EXAMPLES))
 def test_an_example_gives_what_it_says(
-    name: str, place: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, place: Path, results: kdtune.Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
     test = EXAMPLES[name]
-    test.globs = {"kdtune": kdtune, "pd": pd, "results": kdtune.load("runs/small")}
+    test.globs = {"kdtune": kdtune, "pd": pd, "results": results}
     if name.startswith("kdtune.config.text."):  # helpers, which are not public
         test.globs |= vars(import_module("kdtune.config.text"))
     told: list[str] = []

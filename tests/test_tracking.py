@@ -1,6 +1,8 @@
 """Trials sent to MLflow and to Weights & Biases, read back with MLflow's client and from files."""
 
+import json
 import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -10,7 +12,6 @@ from typing import Any
 
 import pytest
 import study_folders as folders
-from wandb_files import read_runs
 
 from kdtune import tracking
 from kdtune.config.study import Study
@@ -53,10 +54,12 @@ def run_trials(name: str, printed: list[str]) -> None:
     with Tracker(name, STUDY, pruned, printed.append) as tracker:
         for alpha, repeat in ((0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)):
             one = trial(alpha, repeat)
+            fails = (alpha, repeat) == (0.5, 1)
             tracker.on_trial_start(0, [], one)
-            report(tracker, one, [0.25])
-            tracker.on_trial_start(0, [], one)  # its worker died; the epoch is reported again
-            report(tracker, one, [0.25, 0.5], error=BOOM if (alpha, repeat) == (0.5, 1) else "")
+            if fails:  # its worker dies first; the epoch is reported again
+                report(tracker, one, [0.25])
+                tracker.on_trial_start(0, [], one)
+            report(tracker, one, [0.25, 0.5], error=BOOM if fails else "")
             if (alpha, repeat) != (1.0, 1):
                 tracker.on_trial_complete(0, [], one)
 
@@ -100,6 +103,62 @@ def test_trials_in_mlflow(database: str) -> None:
     assert set(failed.data.metrics) == {"val/acc", "seconds"}
 
 
+def records_of(file: Path) -> Iterator[bytes]:
+    """Yield the records of a .wandb file: LevelDB's log format, whose blocks hold fragments."""
+    block, header, full, first, last = 32768, 7, 1, 2, 4
+    data, position, joined = file.read_bytes(), header, b""
+    while position + header <= len(data):
+        if block - position % block < header:  # the rest of a block is padding
+            position += block - position % block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + header])
+        piece = data[position + header : position + header + length]
+        joined = piece if kind in (full, first) else joined + piece
+        if kind in (full, last):
+            yield joined
+        position += header + length
+
+
+def read_run(file: Path) -> dict[str, Any]:
+    """Return name, group, tags, notes, config, history, summary and exit code of a run."""
+    from wandb.proto import wandb_internal_pb2 as proto
+
+    run: dict[str, Any] = {"config": {}, "history": {}, "summary": {}, "exit_code": None}
+    for text in records_of(file):
+        record = proto.Record()
+        record.ParseFromString(text)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            new = record.run
+            run |= {"name": new.display_name, "group": new.run_group}
+            run |= {"tags": list(new.tags), "notes": new.notes}
+            run["config"] |= {u.key: json.loads(u.value_json) for u in new.config.update}
+        elif kind == "history":
+            step = run["history"].setdefault(record.history.step.num, {})
+            for item in record.history.item:
+                step[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+        elif kind == "summary":
+            for item in record.summary.update:
+                run["summary"][item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+        elif kind == "exit":
+            run["exit_code"] = record.exit.exit_code
+    return run
+
+
+def read_runs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the last start of each run has written, by its name.
+
+    wandb's service writes the end of a run a moment after `finish` has returned.
+    """
+    until = time.monotonic() + 20
+    while True:
+        files = folder.glob("wandb/offline-run-*/*.wandb")
+        runs = [read_run(file) for file in sorted(files, key=lambda f: f.stat().st_mtime_ns)]
+        if all(run["exit_code"] is not None for run in runs) or time.monotonic() > until:
+            return {run["name"]: run for run in runs}
+        time.sleep(0.1)
+
+
 @pytest.fixture
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let wandb write below the test's folder; it reads the variables once in a process."""
@@ -116,7 +175,7 @@ def test_trials_in_wandb(tmp_path: Path) -> None:
     printed: list[str] = []
     run_trials("wandb", printed)
     assert printed == ["wandb: project tracked (offline)"]
-    runs = {run["name"]: run for run in read_runs(tmp_path)}
+    runs = read_runs(tmp_path)
     assert {name: run["summary"]["status"] for name, run in runs.items()} == STATES
     assert [runs[name]["exit_code"] for name in STATES] == [0, 1, 0, 1]
     failed = runs["alpha = 0.5, repeat 1"]

@@ -30,15 +30,10 @@ def test_flags_of_several_numbers_are_one_value() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("search --batch-size 2 --batch_size 3", "must be given once, but got --batch-size twice"),
         ("search --stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
         ("search --loss kl kl", "loss must list each value once, but got kl twice"),
         ("search --epochs 1.5", "epochs must be whole numbers or one range of them, LOW..HIGH"),
-        ("search --cache= --alpha 1", "that of a user, but got cache=''"),
-        ("search --lr 0.1..1e400 --search random", "a range must be LOW..HIGH, LOW < HIGH"),
         (f"search {'a' * 256}.py", "EXPERIMENT must be a path"),
-        ("analysis runs/x --metric acc --metric ce", "a flag must be given once, but got --metric"),
-        ("analysis runs/x --columns --pooled", "columns must have at least one value"),
         ("convert --from keras --from timm", "a flag must be given once, but got --from"),
     ],
 )
@@ -48,24 +43,10 @@ def test_words_that_contradict_each_other(line: str, message: str) -> None:
         parse_command(command, words)
 
 
-def test_a_list_of_an_experiment_may_have_a_value_twice(tmp_path) -> None:
-    """It is one configuration; a study that was begun so goes on."""
-    file = tmp_path / "e.py"
-    file.write_text("import kdtune\nstudy = kdtune.Study(space={'alpha': (0.5, 0.5, 1.0)})\n")
-    study = parse("search", [str(file), "--repeats", "2"])
-    assert len(study.runs()) == 2 and study.values("alpha") == (0.5, 0.5, 1.0)
-
-
 def test_a_baseline_is_one_configuration() -> None:
     with pytest.raises(InputError, match=r"^--baseline must be .*each name once, but got alpha"):
         parse_baseline("alpha=1,alpha=0.5")
     assert parse_baseline("alpha=1,student=small") == {"alpha": 1, "student": "small"}
-
-
-def written(folder: Path, content: str | bytes) -> str:
-    file = folder / "own.py"
-    file.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(file)
 
 
 @pytest.mark.parametrize(
@@ -74,17 +55,18 @@ def written(folder: Path, content: str | bytes) -> str:
         ("import sys; sys.exit(0)", r"it calls sys\.exit\(0\) \(.*own\.py, line 1\); leave the"),
         ("class Odd(BaseException): ...\nraise Odd('odd')", r"Odd: odd \(.*line 2\)"),
         (f"study = {'x' * 200!r}", r"but got 'x+\.\.\.$"),
-        (b"name = '\xe9'", "SyntaxError: .*utf-8"),
     ],
 )
 def test_an_experiment_that_cannot_be_one_is_refused(
-    tmp_path: Path, content: str | bytes, words: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, content: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own", raising=False)
     monkeypatch.setattr(sys, "argv", [*sys.argv])
+    file = tmp_path / "own.py"
+    file.write_text(content)
     with pytest.raises(InputError, match=words) as caught:
-        parse("search", [written(tmp_path, content)])
+        parse("search", [str(file)])
     assert "own.py" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -97,7 +79,6 @@ def test_an_experiment_that_cannot_be_one_is_refused(
         ("pretrained", {"trainable": "head", "batch_norm": "train"}, {"batch_norm": "train"}),
         ("random", {}, {"optimizer": "adamw", "lr": 1e-3, "schedule": "onecycle", "epochs": 30}),
         ("random", {"optimizer": "sgd"}, {"lr": 0.1, "weight_decay": 1e-4}),
-        ("random", {"optimizer": "nesterov"}, {"lr": 0.1, "weight_decay": 1e-4}),
         ("finished", {}, {"epochs": 0, "optimizer": "sgd"}),
         ("finished", {"epochs": 3}, {"epochs": 3}),
         ("random", {"lr": 0.5, "epochs": 1}, {"lr": 0.5, "epochs": 1}),

@@ -24,8 +24,6 @@ from kdtune.config.records import (
 )
 from kdtune.config.text import InputError
 
-DEEP = "[" * 50_000
-
 
 def test_costs_survive_their_file_and_fields_of_a_later_version(tmp_path: Path) -> None:
     assert read_costs(tmp_path) == []
@@ -38,44 +36,8 @@ def test_costs_survive_their_file_and_fields_of_a_later_version(tmp_path: Path) 
     assert read_costs(tmp_path) == costs
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        *("", "{", "[]", "{}", '{"models": 3}', '{"models": [{"role": "student"}]}', DEEP),
-        *({"params": value} for value in ("many", -1, 1.5)),
-        *({"latency_ms": value} for value in (float("nan"), 10**400)),
-        {"threads": True},
-    ],
-)
-def test_damaged_costs_are_measured_again(tmp_path: Path, wrong: str | dict[str, Any]) -> None:
-    if isinstance(wrong, dict):
-        wrong = json.dumps({"models": [asdict(cost("a")), asdict(cost("b")) | wrong]})
-    (tmp_path / COSTS).write_text(wrong)
-    assert read_costs(tmp_path) == []
-
-
+STUDENT, TEACHER = asdict(cost("a")), asdict(cost("b", "teacher"))
 MEASURED = TeacherAccuracy("resnet50", 3, "f.pt", 10, {"val": Accuracy(50, 40, 5)}, "0123")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": "3"},
-        {"splits": []},
-        {"splits": {"val": {"n": 0, "correct": 0, "largest_class": 0}}},
-        {"splits": {"val": {"n": 50, "correct": 51, "largest_class": 5}}},
-        {"splits": {"val": {"n": 50, "correct": 40, "largest_class": 51}}},
-        {"splits": {"val": {"n": 50, "correct": True, "largest_class": 5}}},
-    ],
-)
-def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) -> None:
-    write_teacher_accuracy(tmp_path, [MEASURED])
-    assert read_teacher_accuracy(tmp_path) == [MEASURED]
-    for text in (json.dumps([asdict(MEASURED) | wrong]), DEEP):
-        (tmp_path / TEACHER_ACCURACY).write_text(text)
-        assert read_teacher_accuracy(tmp_path) == []
-
-
 STUDENTS = StudentsRecord(
     model=ModelRecord("resnet18"),
     classes=("a", "b"),
@@ -83,6 +45,41 @@ STUDENTS = StudentsRecord(
     students=(StudentRecord(0, "repeat-0.safetensors"),),
     run={"student": "resnet18"},
 )
+NO_JSON = ("", "{", "[]", "[" * 50_000)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *NO_JSON,
+        *({}, {"models": 3}, {"models": [{"role": "student"}]}),
+        *({"models": [STUDENT, TEACHER | {"params": value}]} for value in ("many", -1, 1.5)),
+        *({"models": [TEACHER | {"latency_ms": value}]} for value in (float("nan"), 10**400)),
+        {"models": [TEACHER | {"threads": True}]},
+    ],
+)
+def test_damaged_costs_are_measured_again(tmp_path: Path, wrong: Any) -> None:
+    (tmp_path / COSTS).write_text(wrong if isinstance(wrong, str) else json.dumps(wrong))
+    assert read_costs(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": "3"},
+        {"splits": []},
+        *(
+            {"splits": {"val": {"n": n, "correct": correct, "largest_class": largest}}}
+            for n, correct, largest in ((0, 0, 0), (50, 51, 5), (50, 40, 51), (50, True, 5))
+        ),
+    ],
+)
+def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) -> None:
+    write_teacher_accuracy(tmp_path, [MEASURED])
+    assert read_teacher_accuracy(tmp_path) == [MEASURED]
+    for text in (json.dumps([asdict(MEASURED) | wrong]), *NO_JSON):
+        (tmp_path / TEACHER_ACCURACY).write_text(text)
+        assert read_teacher_accuracy(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -100,7 +97,7 @@ def test_a_record_of_students_of_other_types_is_damaged(tmp_path: Path, wrong: A
     file = tmp_path / STUDENTS_CONFIG
     file.write_text(STUDENTS.to_json())
     assert read_students_record(tmp_path) == STUDENTS
-    for text in (json.dumps(json.loads(STUDENTS.to_json()) | wrong), DEEP):
+    for text in (json.dumps(json.loads(STUDENTS.to_json()) | wrong), *NO_JSON):
         file.write_text(text)
         with pytest.raises(InputError, match="is damaged"):
             read_students_record(tmp_path)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import kdtune.convert
 from kdtune.config.conventions import CONVENTIONS, convert, converted_training
-from kdtune.config.text import InputError
 from kdtune.convert import parse as parse_convert
 
 DOCS = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text(encoding="utf-8")
@@ -36,21 +35,6 @@ def test_the_documented_example_settings_and_tools(capsys: pytest.CaptureFixture
     assert {words.split()[0] for words, *_ in rows} == set(CONVENTIONS) - {"kd_lib"}
     tools = re.findall(r"^\| `(\S+)` \| (.+) \| (.+) \| (.+) \|$", DOCS, re.M)
     assert tools[1:] == [(n, c.title, c.formula, c.signature) for n, c in CONVENTIONS.items()]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("repdistiller alpha=nan", "alpha must be 0 or a number from 1e-09 to 1e+09, but got"),
-        ("repdistiller alpha=1 kd_T=0", "kd_T must be a number from 1e-09 to 1e+09, but got"),
-        ("repdistiller alpha=1 kd_T=1e4", "temperature must lie in [0.0001, 1000]"),
-        ("torchdistill alpha=Non temperature=1", "must be None or 0 or a number from 1e-09"),
-        ("deit distillation_type=soft", "num_classes must be given, 2 or more"),
-    ],
-)
-def test_what_is_refused(line: str, words: str) -> None:
-    with pytest.raises(InputError, match=re.escape(words)):
-        kdtune.convert.main(parse_convert(["--from", *line.split()]))
 
 
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))

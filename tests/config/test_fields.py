@@ -5,7 +5,6 @@ that a new hyperparameter changes no id.
 """
 
 import inspect
-import itertools
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -30,16 +29,16 @@ from kdtune.training.losses import OBJECTIVES
 
 
 @pytest.mark.parametrize(
-    ("bounds", "words", "inside", "outside"),
+    ("bounds", "inside", "outside"),
     [
-        (Bounds("[0, 1]"), "lie in [0, 1]", (0, 0.5, 1), (-0.1, 1.1)),
-        (Bounds("(0.000001, 1000000)"), "lie in (0.000001, 1000000)", (0.1,), (1e-6, 10**6)),
-        (Bounds(f"[0, {2**63 - 1}]"), f"lie in [0, {2**63 - 1}]", (2**63 - 1,), (2**63,)),
+        ("[0, 1]", (0, 0.5, 1), (-0.1, 1.1)),
+        ("(0.000001, 1000000)", (0.1,), (1e-6, 10**6)),
+        (f"[0, {2**63 - 1}]", (2**63 - 1,), (2**63,)),
     ],
 )
-def test_bounds(bounds: Bounds, words: str, inside: tuple, outside: tuple) -> None:
-    assert bounds.requirement == words
-    assert all(map(bounds.allows, inside)) and not any(map(bounds.allows, outside))
+def test_bounds(bounds: str, inside: tuple, outside: tuple) -> None:
+    assert all(map(Bounds(bounds).allows, inside))
+    assert not any(map(Bounds(bounds).allows, outside))
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,6 @@ def test_types_and_bounds_are_checked(name: str, value: object, words: str) -> N
 LONG = "a" * 256
 
 
-@pytest.mark.parametrize("owner", [Run, Study])
-def test_a_path_that_cannot_be_is_refused(owner: Any) -> None:
-    places = [name for name, declared in declarations(owner).items() if declared.setting.path]
-    for name, path in itertools.product(places, ("", "~nouser/x", LONG, "s3://", "ftp://a/b")):
-        with pytest.raises(InputError):
-            replace(owner(), **{name: path})
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -103,6 +94,11 @@ def test_a_path_that_cannot_be_is_refused(owner: Any) -> None:
 def test_what_a_place_must_be(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         Run(**values)
+    for owner in (Run, Study):
+        for name in (n for n, declared in declarations(owner).items() if declared.setting.path):
+            for path in ("", "~nouser/x", LONG, "s3://", "ftp://a/b"):
+                with pytest.raises(InputError):
+                    replace(owner(), **{name: path})
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Run, "data"), (Run, "loss"), (Study, "address")])

@@ -28,7 +28,7 @@ BAD = [
     (Run, "lr", math.inf),
     *((Run, "loss", value) for value in ("", "KL", "mine:", "mine:a:b", "kl+", "kl+mse+dkd")),
     (Run, "lr_milestones", (0.75, 0.5)),
-    *((Study, "name", value) for value in ("../x", ".hidden", "-x", "..", "a b", "x\n", "a" * 65)),
+    *((Study, "name", value) for value in ("../x", ".hidden", "-x", "a b", "x\n", "a" * 65)),
     (Study, "gpus_per_trial", 1.5),
     (Study, "stop_early", 1),
     *((Study, "budget", value) for value in ("400", "-3h", "3 h", "h", "0h", "9" * 40 + "runs")),
@@ -189,6 +189,7 @@ def test_a_grid_has_no_duplicates_and_every_setting_at_alpha_1_unless_taken_out(
     assert not without.has_plain and len(without.runs()) == 8
     fixed = Study(run=Run(alpha=0.3))  # one value of alpha is compared with the baseline, too
     assert [run.alpha for run in fixed.runs()] == [0.3, 1] and fixed.searched == ["alpha"]
+    assert [run.alpha for run in Study(space={"alpha": (0.5, 0.5, 1.0)}).runs()] == [0.5, 1]
     only = Study(run=Run(alpha=1))
     assert [run.alpha for run in only.runs()] == [1] and only.searched == []
 
@@ -244,10 +245,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Run(student_weights=("none", "default")), "student_weights must be one value, or "),
     (lambda: Run(student_weights=("a=none", "a=x.pt")), "MODEL=WEIGHTS once for each of several"),
     (lambda: Study(run=Run(student_weights=("resnet43=none",)), space=TWO), "resnet43; did you"),
-    (
-        lambda: Study(space={"lr": Range(1e-4, 0.1, log=True)}),
-        "lr must be a list, but got 0.0",
-    ),
     (lambda: Study(space={"epochs": Range(0.5, 3)}, search="tpe"), "epochs must be a whole number"),
     (lambda: Study(space={"lr": Range(0.1, 2e6)}, search="tpe"), "lr must lie in (0, 1000000]"),
     (lambda: Study(space={"loss": Range(0, 1)}, search="tpe"), "loss must be text"),
@@ -255,7 +252,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Study(run=FILE, dump="copy.npz"), "but x.parquet is a file of outputs already"),
     (lambda: Run(teachers=4, folds=5), "teachers must be 1 with --folds"),
     (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),
-    (lambda: Run(loss="kl+mse+ls"), "or a sum A+B of two of them, but got loss='kl+mse+ls'"),
     (lambda: Study(run=Run(folds=5), policy="race"), "folds must be left out with "),
     (
         lambda: Study(run=Run(folds=5), until_decided=True, budget="9h"),

@@ -3,9 +3,10 @@
 import math
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import ttest_1samp
 
 from kdtune.deploy import onnx as quantize
@@ -25,6 +26,37 @@ def test_the_share_of_linear_layers() -> None:
     ]
     model = helper.make_model(helper.make_graph(nodes, "g", [], [], weights))
     assert quantize.linear_share(model) == pytest.approx(40 / 50)
+
+
+def test_of_linear_layers_the_method_with_the_smaller_error_is_taken() -> None:
+    """Two layers by hand; the errors are those of onnxruntime's logits on the same examples."""
+    rng = np.random.default_rng(0)
+    weights = {n: rng.normal(size=s).astype(np.float32) for n, s in (("v", (6, 8)), ("w", (8, 3)))}
+    nodes = [
+        helper.make_node("MatMul", ["inputs", "v"], ["x"]),
+        helper.make_node("Relu", ["x"], ["y"]),
+        helper.make_node("MatMul", ["y", "w"], ["logits"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("inputs", 6), ("logits", 3))
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    views = torch.from_numpy(rng.normal(size=(40, 6)).astype(np.float32))
+    want = np.maximum(views.numpy() @ weights["v"], 0) @ weights["w"]
+    taken = quantize.quantize(model, views, "inputs")
+    errors = {}
+    for method in (quantize.STATIC, quantize.DYNAMIC):
+        small = quantize.quantize(model, views, "inputs", method).model
+        session = onnxruntime.InferenceSession(small.SerializeToString())
+        logits = session.run(None, {"inputs": views.numpy()})[0]
+        errors[method] = abs(logits - want).mean()
+    assert taken.error == pytest.approx(min(errors.values()), rel=1e-3) and taken.error > 0
+    assert errors[taken.method] == min(errors.values())
+    assert taken.others == pytest.approx({k: v for k, v in errors.items() if k != taken.method})
+    assert taken.calibrated == 40
 
 
 def test_calibration_images_are_spread_over_all() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -40,11 +41,10 @@ from kdtune.results.results import Results
 HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict ${data} $\\frac{1$ <b>"
 
 
-def html_of(results: Results, criterion: Criterion | None = None) -> str:
-    """Return the page without writing files."""
-    criterion = criterion or Criterion()
-    figures = {f.name: inline(f) for f in all_figures(results, criterion)}
-    return build.html(results, criterion, figures)
+def html_of(results: Results, most: int | None = None) -> str:
+    """Return the page, with at most so many figures, without writing files."""
+    figures = islice(all_figures(results, Criterion()), most)
+    return build.html(results, Criterion(), {f.name: inline(f) for f in figures})
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_comparison_has_one_interval_in_table_figure_and_best_configuration(wh
 
 
 def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
-    last, run = draw({0.1: 0.1, 0.5: 0.0, 1.0: 0.0}, 4), replace(RUN, data=str(tmp_path))
+    last, run = draw({0.1: 0.1, 1.0: 0.0}, 3), replace(RUN, data=str(tmp_path))
     made = make(tmp_path / "study", last, run=run)
     (tmp_path / "a").mkdir()
     write_predictions(made, classes=["ant", "bee"], images=90, files="a")
@@ -148,8 +148,11 @@ def test_thumbnails_are_in_the_page(tmp_path: Path) -> None:
             head, content = image.source.split(",")
             assert head == "data:image/jpeg;base64" and base64.b64decode(content)[:2] == b"\xff\xd8"
     assert html.count("no image</span>") == len(images) - len(sources)
-    write_thumbnails(made.folder, read_arms(made, Criterion()), lambda *_: Image.new("L", (8, 8)))
-    assert build.html(made, Criterion(), {}).count("data:image/png") == len(images)
+    arms = read_arms(made, Criterion())
+    write_thumbnails(made.folder, arms, lambda *_: Image.new("L", (8, 8)))
+    again = [image for group in examples(made, arms)["groups"].values() for image in group]
+    assert len(again) == len(images)
+    assert all(image.source.startswith("data:image/png") for image in again)
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout")  # a name too long for any figure
@@ -160,7 +163,7 @@ def test_texts_from_records_are_escaped(tmp_path) -> None:
     make(tmp_path, last, {(0.5, 1): "failed"}, HOSTILE, **study)
     record = {"data": HOSTILE, "python": HOSTILE, "versions": {HOSTILE: HOSTILE}}
     (tmp_path / PROVENANCE).write_text(json.dumps(record | {"command": ["python", HOSTILE]}))
-    text = html_of(kdtune.load(tmp_path))
+    text = html_of(kdtune.load(tmp_path), most=2)
     read = Reader(text)
     assert [a.get("type") for t, a in read.tags if t == "script"] == ["application/json", None]
     assert "alert(" not in "".join(text for text in read.within("script") if text[0] != "{")
@@ -173,7 +176,6 @@ def test_texts_from_records_are_escaped(tmp_path) -> None:
 
 INCOMPLETE = [
     {0.5: [None], 1.0: [None]},
-    {0.5: [0.7, 0.8], 0.1: [0.6, 0.7]},
     {1.0: [0.7, 0.8]},
     {0.5: [None, 0.7], 1.0: [0.6, None]},
     {0.5: [0.0] * 2, 1.0: [1.0] * 2},
