@@ -297,7 +297,7 @@ def test_a_function_returns_the_images_in_many_forms(own_module: Any, form: Any)
     ("made", "words"),
     [
         (torch.zeros(4, 3, 28, 28).byte(), r"same channels.*\[1, 28, 28\].*\[3, 28, 28\]"),
-        (torch.zeros(0, 1, 28, 28).byte(), "must return images without labels"),
+        (torch.zeros(0, 1, 28, 28).byte(), "images without labels .* but .* has none"),
         ({}, "or inputs alone where labels do not matter, or a torch Dataset.* but got dict"),
     ],
 )
@@ -347,7 +347,7 @@ def test_faults_of_a_folder(tmp_path: Path) -> None:
     root.rename(tmp_path / "gone")
     refused("the folder .*extra cannot be read .No such file")
     root.mkdir()
-    refused("suffixes .jpg.* but .*extra is none; give another")
+    refused("suffixes .jpg.* but .*extra has none")
 
 
 def test_rest_is_what_the_labelled_images_leave_out() -> None:
