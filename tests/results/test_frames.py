@@ -28,15 +28,20 @@ CONFIG += ["repeat"]
 FOUR = {at(0.5, 0): [0.3, 0.6, 0.5], at(0.5, 1): [0.4, 0.5, 0.6]}
 FOUR |= {at(1.0, 0): [0.1, 0.2, 0.3], at(1.0, 1): [0.2, 0.3, 0.4]}
 
-RECORDED = DISTILLATION.recorded
-
 
 def test_frames_hold_what_was_recorded(tmp_path):
     write_records(tmp_path, FOUR)
     frames = read_frames(tmp_path)
     epochs = frames.epochs
     assert not frames.incomplete and len(epochs) == 4 * 7  # 3 train, 3 val, 1 test
-    assert list(epochs) == [*CONFIG, "epoch", "split", "n_examples", *RECORDED, "seconds"]
+    assert list(epochs) == [
+        *CONFIG,
+        "epoch",
+        "split",
+        "n_examples",
+        *DISTILLATION.recorded,
+        "seconds",
+    ]
     for run, accs in FOUR.items():
         val = epochs[(epochs.trial_id == run.trial_id) & (epochs.split == "val")]
         assert val.acc.tolist() == accs and val.epoch.tolist() == [0, 1, 2]
