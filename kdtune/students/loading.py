@@ -103,20 +103,20 @@ class Students:
     """The study on an object store, if it is on one."""
 
 
-def find_students(place: str | Path) -> Students:
-    """Return the students of a place.
+def find_students(source: str | Path) -> Students:
+    """Return the students of a study or folder.
 
     Args:
-        place: A study's folder, an s3:// place of a study, a folder students/ or a file in it.
+        source: A study's folder, the URI of a study on a store, a folder students/ or a file in it.
 
     Raises:
-        InputError: There is no such place, or it has no students.
+        InputError: There is none, or it has no students.
     """
-    if "://" in str(place):
-        uri = str(place).rstrip("/").removesuffix(f"/{STUDENTS}")
+    if "://" in str(source):
+        uri = str(source).rstrip("/").removesuffix(f"/{STUDENTS}")
         folder, names = fetch_students(uri)
         return _read(folder, [Path(name).name for name in names], uri=uri)
-    path = Path(place).expanduser()
+    path = Path(source).expanduser()
     named = _repeat(path.name) if path.is_file() else None
     if named is not None:
         path = path.parent
