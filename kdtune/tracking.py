@@ -131,7 +131,7 @@ class Tracker(tune.Callback):
         run: Any = self.study.base_run.sample(**trial.config)
         values = {name: value for name, value in run.config.items() if value is not None}
         names = self.study.searched or (["alpha"] if "alpha" in run.config else list(run.config))
-        group = config_label(run.config, [name for name in names if name in run.config], prefix="")
+        group = config_label(run.config, names, prefix="")
         student = self.study.task.group  # None with a training function
         parameters = {student: run.group} if student else {}
         parameters |= values | {"repeat": run.repeat, "config_id": run.config_id}

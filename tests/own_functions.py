@@ -10,6 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from kdtune.config.study import Study
+
+
+def study_of(train: Any, out: object, **changes: Any) -> Study:
+    """Return a study of a training function."""
+    own: dict[str, Any] = {"space": {"alpha": (0.5, 1.0)}, "baseline": {"alpha": 1.0}}
+    return Study(train=train, out=str(out), **own | changes)
+
 
 def wave(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
     """Three epochs whose last accuracy is the share of 8 correct examples; draws from numpy."""
@@ -20,7 +28,9 @@ def wave(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
 
 
 def climbs(config: dict[str, Any], repeat: int) -> Iterator[dict[str, Any]]:
-    """Eight epochs; a smaller alpha ends higher, with a little noise."""
+    """Eight epochs; a smaller alpha ends higher, with a little noise. Fails beside torch."""
+    if "torch" in sys.modules:
+        raise RuntimeError("its worker has loaded torch")
     end = 0.9 - 0.3 * config["alpha"] + 0.01 * np.random.random()  # noqa: NPY002  kdtune seeds it
     yield from ({"val/acc": end * (1 - 0.5**epoch)} for epoch in range(1, 9))
 
@@ -41,19 +51,6 @@ def saves_too_early(config: dict[str, Any], repeat: int, folder: Path) -> Iterat
     first = 1 if (folder / "state").exists() else 2 if (folder / "done").exists() else 0
     for epoch in range(first, 2):
         yield {"epoch": epoch, "val/acc": 0.5}
-
-
-def without_torch(config: dict[str, Any], repeat: int) -> dict[str, Any]:
-    """A classifier of scikit-learn, of one epoch; fails where the worker has loaded torch."""
-    from sklearn.datasets import load_digits
-    from sklearn.linear_model import SGDClassifier
-
-    if "torch" in sys.modules and "pytest" not in sys.modules:
-        raise RuntimeError("torch is loaded")
-    x, y = load_digits(return_X_y=True)
-    model = SGDClassifier(alpha=config["l2"], max_iter=20, tol=None, random_state=repeat)
-    model.fit(x[:600] / 16, y[:600])
-    return {"val/acc": model.predict(x[600:1000] / 16) == y[600:1000]}
 
 
 def soft(config: dict[str, Any], repeat: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 B, K = 6, 5
 LABELS = torch.arange(B) % K
-laws = settings(deadline=None, max_examples=50)
+laws = settings(deadline=None, max_examples=30)
 temperatures = st.floats(0.5, 20)
 
 

@@ -110,6 +110,14 @@ def make(
     folder: Path, last: Last, fates: Fates | None = None, error: str = "ValueError: boom", **study
 ) -> Results:
     """Write and read a study; `study` replaces fields of Study that `last` implies."""
+    write_study(folder, last, fates, error, **study)
+    return kdtune.load(folder)
+
+
+def write_study(
+    folder: Path, last: Last, fates: Fates | None = None, error: str = "ValueError: boom", **study
+) -> Study:
+    """Write and return a study as `make` does."""
     runs = {key: key if isinstance(key, Run) else at(key) for key in last}
     names = [n for n in HYPERPARAMETERS if len({getattr(r, n) for r in runs.values()}) > 1]
     space = {n: list(dict.fromkeys(getattr(r, n) for r in runs.values())) for n in names}
@@ -128,7 +136,7 @@ def make(
     ends = {replace(runs[key], repeat=r): fate for (key, r), fate in (fates or {}).items()}
     cut = {run: accs[:1] if ends.get(run) == "truncated" else accs for run, accs in curves.items()}
     write_records(folder, cut, ends, error=error)
-    return kdtune.load(folder)
+    return whole
 
 
 def make_final(
@@ -138,8 +146,8 @@ def make_final(
 
     A record fixes the finalists, ranked by their means in `last`.
     """
-    made = make(folder, last, **study)
-    write_round(folder, last, list(final), 2000, made.study.default.config_id)
+    written = write_study(folder, last, **study)
+    write_round(folder, last, list(final), 2000, written.default.config_id)
     write_final(folder, final)
     return kdtune.load(folder)
 

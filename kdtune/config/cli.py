@@ -553,9 +553,10 @@ def _list_or_range(name: str, values: tuple[Any, ...], kind: Any, before: Any) -
             numbers = "whole numbers" if kind is int else "numbers"
             raise InputError(
                 f"{name} must be {numbers} or one range of them, LOW..HIGH, LOW..HIGH:log or "
-                f"LOW..HIGH:logit, but got {' '.join(values)}"
+                f"LOW..HIGH:logit, but got {printable(' '.join(values))}"
             ) from None
     for number, value in enumerate(values):
         if value in values[:number] and values != before:
-            raise InputError(f"{name} must list each value once, but got {value} twice")
+            again = printable(str(value))
+            raise InputError(f"{name} must list each value once, but got {again} twice")
     return values

@@ -32,14 +32,7 @@ from typing import (
 )
 
 from kdtune.config.files import check_path
-from kdtune.config.text import (
-    InputError,
-    hidden_characters,
-    import_named,
-    locale_hint,
-    shown,
-    user_code,
-)
+from kdtune.config.text import InputError, hidden_characters, import_named, shown, user_code
 
 Value = float | int | str
 Config = dict[str, Value | None]
@@ -171,8 +164,9 @@ class Declaration:
             if not isinstance(part, str):
                 continue
             if hidden_characters(part) and not self.setting.any_text:
-                requirement = "be UTF-8 text without control or invisible characters"
-                raise requirement_error(self.name, f"{requirement}{locale_hint(part)}", value)
+                requirement = "be UTF-8 text without control or invisible characters (in a locale "
+                requirement += "of another encoding, set PYTHONUTF8=1)"
+                raise requirement_error(self.name, requirement, value)
             if self.setting.path:
                 path = part.partition("=")[2] if self.setting.pairs else ""
                 check_path(self.name, path or part)
@@ -433,8 +427,6 @@ _RECIPES: Mapping[WeightsKind, tuple[dict[str, Any], str]] = {
 """Recipe by the kind of the initial weights, and which learning rate of the optimizer it has."""
 TEACHER_RECIPE = (*_PRETRAINED, "lr", "weight_decay")
 """Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
-BATCH_NORM_OF_HEAD = "eval"
-"""Mode of batch norm where only the head is trained: nothing of the backbone changes."""
 
 
 def teacher_recipe(kind: WeightsKind, given: dict[str, Any]) -> dict[str, Any]:
@@ -447,8 +439,8 @@ def teacher_recipe(kind: WeightsKind, given: dict[str, Any]) -> dict[str, Any]:
     defaults, rate = _RECIPES[kind]
     values = {name: value for name, value in given.items() if value is not None}
     recipe = defaults | values
-    if recipe["trainable"] == "head":
-        recipe["batch_norm"] = values.get("batch_norm", BATCH_NORM_OF_HEAD)
+    if recipe["trainable"] == "head":  # nothing of the backbone changes
+        recipe["batch_norm"] = values.get("batch_norm", "eval")
         rate = "lr_random" if kind == "random" else "lr_head"
     optimizer = OPTIMIZERS[recipe["optimizer"]]
     return {"lr": getattr(optimizer, rate), "weight_decay": optimizer.weight_decay, **recipe}

@@ -1,7 +1,6 @@
 """Text for people: error messages, numbers, names of unknown origin."""
 
 import os
-import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,20 +81,9 @@ def hidden_characters(text: str, formats: bool = True) -> list[str]:
     return [c for c in text if category(c) in kinds and c not in JOINERS]
 
 
-def locale_hint(text: str) -> str:
-    """Return what to do if text of a command line is only wrong because of the locale, else ""."""
-    encoding = sys.getfilesystemencoding()
-    if encoding == "utf-8" or not any(category(c) == "Cs" for c in text):
-        return ""
-    return f" (the locale has the encoding {encoding}; set PYTHONUTF8=1)"
-
-
 def shown(value: object) -> str:
     """Return a value as an error shows it: `repr`, but not too long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not write whole numbers of some thousand digits
-        return "a number of thousands of digits"
+    text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
@@ -202,10 +190,7 @@ def first_line(error: BaseException, length: int = 200) -> str:
 
     It may quote what others wrote, so nothing in it acts on the terminal, see `text.printable`.
     """
-    try:
-        text = str(error).strip() or repr(error)
-    except Exception:  # a class of the user's may raise here as well
-        text = f"a {type(error).__name__} without a message"
+    text = str(error).strip() or repr(error)
     return printable(text.splitlines()[0][:length])
 
 

@@ -470,33 +470,28 @@ def read_extra(name: str) -> UnlabelledImages:
     Raises:
         InputError: There are none, or the function fails.
     """
-    warning = ""
+    inputs: _Inputs
+    left_out = list[str]()
     if is_function_name(name):
         function = import_named("the images without labels", name)
         with _seeded(), user_code(f"the images without labels {name} cannot be made"):
             inputs = _as_images(_read(function(), f"what {name} returns", labelled=False).inputs)
         root = _common_folder(inputs)
-        if _is_empty(inputs):
-            raise InputError(f"{name} must return images without labels, [N, ...], but has none")
     else:
-        inputs, warning = _image_files(Path(name).expanduser())
         root = str(Path(name).expanduser())
+        images = scan_images(Path(root))
+        left_out = images.left_out
+        inputs = tuple(sorted(images.files, key=lambda f: Path(f).relative_to(root).as_posix()))
+    if _is_empty(inputs):
+        raise InputError(
+            f"--extra must be rest, module:factory or a folder, which has images without labels "
+            f"(in a folder files with the suffixes {IMAGE_SUFFIXES}), but {name} has none"
+        )
     content, stamps = _hash_inputs(inputs, root)
     split = Split(torch.full((len(inputs),), _NO_LABEL), inputs, stamps)
     extra = Extra(combine_hashes("extra", content), name, root)
+    warning = describe_left_out(Path(root), {OTHER_FORMATS: left_out})
     return split, extra, (warning,) if warning else ()
-
-
-def _image_files(root: Path) -> tuple[tuple[str, ...], str]:
-    """Return the image files in a folder and all folders in it, and a warning or ""."""
-    images = scan_images(root)
-    if not images.files:
-        raise InputError(
-            f"--extra must be rest, module:factory or a folder of images (files with the suffixes "
-            f"{IMAGE_SUFFIXES}), but {root} is none; give another folder (--extra FOLDER)"
-        )
-    files = sorted(images.files, key=lambda file: Path(file).relative_to(root).as_posix())
-    return tuple(files), describe_left_out(root, {OTHER_FORMATS: images.left_out})
 
 
 def _check_like_train(name: str, extra: Split, train: Split) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import re
-import stat
 import time
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +55,10 @@ def hash_files(root: Path, files: Sequence[str]) -> HashedFiles:
         InputError: a file is missing, is no file or cannot be read.
     """
     paths = [Path(file) for file in files]
-    stats = [_stat(file) for file in files]
+    try:
+        stats = [os.stat(file) for file in files]
+    except OSError as error:
+        raise InputError(unreadable(str(error.filename), error)) from None
     stamps = torch.tensor([_stamp(s) for s in stats], dtype=torch.int64)
     seen = (
         f"{f.absolute()}\0{s.st_size}\0{s.st_mtime_ns}\0{s.st_ctime_ns}\0"
@@ -107,17 +109,6 @@ def stamp_of(file: str) -> int | None:
 def _stamp(status: os.stat_result) -> int:
     # Python's hash of numbers, unlike that of strings, is the same in every process
     return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-
-
-def _stat(file: str) -> os.stat_result:
-    """Return the status of a file, of a link that of its target; raise InputError without one."""
-    try:
-        status = os.stat(file)
-    except OSError as error:
-        raise InputError(unreadable(file, error)) from None
-    if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
-        raise InputError(f"the image {printable(file)} is no file; remove it")
-    return status
 
 
 def unreadable(file: str, error: OSError) -> str:
@@ -283,15 +274,13 @@ class Split:
         file = str(self.inputs[index])
         stamp, number = self.stamps[index].tolist()
         try:
-            status = os.stat(file)
-            if stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
-                content = Path(file).read_bytes()
-                # also afterwards: a file may be overwritten while it is read
-                if _stamp(status) == stamp == stamp_of(file):
-                    return content
-                if content_number(hashlib.sha256(content).digest()) == number:
-                    self.stamps[index, 0] = _stamp(status)
-                    return content
+            status, content = os.stat(file), Path(file).read_bytes()
+            # also afterwards: a file may be overwritten while it is read
+            if _stamp(status) == stamp == stamp_of(file):
+                return content
+            if content_number(hashlib.sha256(content).digest()) == number:
+                self.stamps[index, 0] = _stamp(status)
+                return content
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:

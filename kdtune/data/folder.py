@@ -12,7 +12,7 @@ import PIL
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from kdtune.config.text import VAL_NAMES, InputError, hidden_characters, printable, shown
+from kdtune.config.text import VAL_NAMES, InputError, hidden_characters, list_some, printable, shown
 from kdtune.data.dataset import Data, Split, decode, hash_files, keep_note, name_splits, read_note
 
 # Image files in folders: which ones are read, and a warning on the others. ImageFolder of
@@ -155,8 +155,7 @@ def _verify(splits: Sequence[Split], fingerprint: str) -> None:
     with ThreadPoolExecutor() as pool:
         faults = [fault for fault in pool.map(_decoding_fault, files) if fault]
     if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise InputError(f"{faults[0]}{more}; replace it, make it readable or remove it")
+        raise InputError(f"{list_some(faults, 1)}; replace it, make it readable or remove it")
     keep_note(note, "")
 
 

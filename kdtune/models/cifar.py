@@ -36,11 +36,6 @@ class Shape:
     widths: tuple[int, int, int] = (16, 32, 64)
     """Channels of the three stages."""
 
-    @property
-    def blocks(self) -> int:
-        """Blocks in each stage."""
-        return (self.depth - 2) // 6
-
 
 DEPTHS = (20, 32, 44, 56, 110)
 CIFAR_RESNETS: dict[str, Shape] = {
@@ -124,7 +119,8 @@ class _PaddedShortcut(nn.Module):
 def _stage(shape: Shape, channels: int, width: int, stride: int) -> nn.Module:
     """Return the blocks of one resolution; only the first changes it, or the channels."""
     first = _Block(channels, width, stride, shape.option)
-    others = (_Block(width, width, 1, shape.option) for _ in range(shape.blocks - 1))
+    blocks = (shape.depth - 2) // 6
+    others = (_Block(width, width, 1, shape.option) for _ in range(blocks - 1))
     return nn.Sequential(first, *others)
 
 

@@ -113,9 +113,9 @@ class Plan:
         self._requeued: dict[str, BaseRun] = {}
         self._queue: list[tuple[int, int, int, str]] = []
         self._promotions: deque[BaseRun] | None = None
-        self._sampler = (
-            ConfigSampler(study, best_of_other(study)) if study.search != "grid" else None
-        )
+        self._sampler: ConfigSampler | None = None
+        if study.search != "grid":
+            self._sampler = ConfigSampler(study, best_of_other(study))
         self._exhausted = False
         for run in study.runs():
             self._enqueue(self.ledger.add_config(run))
@@ -266,11 +266,8 @@ class Plan:
 
     def _suggest(self) -> bool:
         """Suggest one more configuration, under "random" all; False if none is left to suggest."""
-        if (
-            self._sampler is None
-            or self._exhausted
-            or len(self.ledger.configs) >= self.study.samples
-        ):
+        has_all = self._exhausted or len(self.ledger.configs) >= self.study.samples
+        if self._sampler is None or has_all:
             return False
         while len(self.ledger.configs) < self.study.samples:
             run = self._sampler.suggest(len(self.ledger.configs))

@@ -33,30 +33,10 @@ from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, SavedStudy, pack_correct
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources, device_of, view_size
-from kdtune.training.recipe import (
-    StudyModels,
-    find_faults,
-    format_recipe,
-    numbered,
-    recipe_rows,
-    teachers,
-    transforms_of,
-    whole_teachers,
-)
+from kdtune.training import recipe
+from kdtune.training import teacher as training
+from kdtune.training.recipe import StudyModels
 from kdtune.training.run import clear_cached_models, distill, make_student
-from kdtune.training.teacher import (
-    describe_training,
-    find_other_views,
-    find_unmeasured,
-    fine_tune,
-    initial_teacher,
-    is_ready,
-    key_of,
-    measure_accuracy,
-    missing_teachers,
-    teacher_place,
-    with_members,
-)
 
 # What is made of a study before Ray: its recipe, its warnings, the function of its trials.
 
@@ -72,17 +52,17 @@ class PreparedStudy:
 
     study: Study
     """Resolved: every default is known."""
-    fingerprints: Mapping[str, str]
-    """Of what its trials are made of."""
     trainable: Callable[..., None]
     """Function(config, study), which Ray calls for each trial."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of what its trials are made of."""
     lines: Sequence[Line] = ()
     """Records of earlier calls."""
     warnings: Sequence[str] = ()
     """Sentences on what makes the study slower or less useful."""
     data: StudyData | None = None
     """None for a training function of the user's own; so are the fields below."""
-    recipe: Sequence[str] = ()
+    recipe_lines: Sequence[str] = ()
     """Lines for the terminal."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What provenance.json says of the trials."""
@@ -94,44 +74,39 @@ class PreparedStudy:
         return "" if self.data is None else find_changes(self.data.with_extra(self.data.run))
 
 
-def prepare(
-    asked: Study,
-    study: Study,
-    saved: SavedStudy | None,
-    fingerprints: Mapping[str, str],
-    data: StudyData,
-) -> PreparedStudy:
+def prepare(asked: Study, study: Study, saved: SavedStudy | None, data: StudyData) -> PreparedStudy:
     """Prepare a study of distillation that has trials left, before Ray starts.
 
     Args:
         asked: The study as it was asked for.
         study: The study as it is run.
         saved: What its folder holds.
-        fingerprints: Of what the trials are made of.
         data: Its data.
 
     Raises:
         InputError: A finished teacher is damaged, or others may write the cache.
     """
     Cache(study.cache, study.cache_gb).check()
+    members = recipe.numbered(study, recipe.teachers(study))
     # raises InputError if a finished teacher is damaged
-    missing_teachers(study.run, numbered(study, teachers(study)), study.folder / "teacher", data)
+    training.missing_teachers(study.run, members, study.folder / "teacher", data)
     study_data = data.with_extra(study.run)
+    data_set = data_record(study_data)
     models = StudyModels.of(study, study_data)
-    rows = recipe_rows(asked, study, saved.study if saved else None, study_data, models)
-    faults = find_faults(study, study_data)
-    transforms = transforms_of(study, study_data, models, faults)
+    rows = recipe.recipe_rows(asked, study, saved.study if saved else None, study_data, models)
+    recipe_lines = recipe.format_recipe(rows)
+    faults = recipe.find_faults(study, study_data)
+    transforms = recipe.transforms_of(study, study_data, models, faults)
     epochs = partial(distillation_epochs, contents=Contents.of(data))
     return PreparedStudy(
         study,
-        fingerprints,
         partial(run_trial, epochs),
         warnings=list(_warnings(study, study_data, models, faults)),
         data=data,
-        recipe=format_recipe(rows),
+        recipe_lines=recipe_lines,
         provenance={
             "classes": study_data.classes,
-            "data_set": data_record(study_data),
+            "data_set": data_set,
             "recipe": [row._asdict() for row in rows],
             **transforms,
         },
@@ -143,8 +118,8 @@ def _warnings(
     study: Study, data: Data, models: StudyModels, faults: Sequence[str]
 ) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful, `faults` among them."""
-    used = len({run.teacher_number for run in numbered(study, teachers(study))})
-    other_views = list(find_other_views(study, data, models))
+    used = len({run.teacher_number for run in recipe.numbered(study, recipe.teachers(study))})
+    other_views = list(training.find_other_views(study, data, models))
     fault = Cache(study.cache, study.cache_gb).fault()
     yield from flags_without_effect(study)
     yield from data.warnings
@@ -228,19 +203,19 @@ def _pull_teacher(run: Run, mirror: Mirror, data: StudyData) -> None:
         InputError: The teacher on the store is damaged, too.
     """
     with suppress(InputError):
-        if is_ready(run, mirror.folder / "teacher", data):
+        if training.is_ready(run, mirror.folder / "teacher", data):
             return
     mirror.pull(*_files_of(run, run.teacher_members))
-    is_ready(run, mirror.folder / "teacher", data)
+    training.is_ready(run, mirror.folder / "teacher", data)
 
 
 def files_of_teachers(study: Study) -> list[str]:
     """Return the names of the files of all teachers of a study, below its folder."""
-    return _files_of(study.run, numbered(study, teachers(study)))
+    return _files_of(study.run, recipe.numbered(study, recipe.teachers(study)))
 
 
 def _files_of(run: Run, members: Iterable[Run]) -> list[str]:
-    folders = [PurePosixPath("teacher") / teacher_place(run, member) for member in members]
+    folders = [PurePosixPath("teacher") / training.teacher_place(run, member) for member in members]
     return [str(folder / name) for folder in folders for name in (WEIGHTS, RECORD)]
 
 
@@ -277,7 +252,7 @@ class TeacherTrainer:
             mirror.pull_folders("teacher")
             # not in the background: the training deletes its last checkpoint
             push = partial(mirror.push, "teacher")
-            for epoch in fine_tune(run, folder, resources, push, lines.append, data):
+            for epoch in training.fine_tune(run, folder, resources, push, lines.append, data):
                 for line in (*lines, str(epoch)):  # Ray's streaming sends to an inner iterator
                     yield line
                 lines.clear()
@@ -311,13 +286,13 @@ class TeacherPreparation:
             FolderUnusableError: A folder can no longer be used.
         """
         study, root, trainer = self.study, self.study.folder / "teacher", None
-        runs = numbered(study, teachers(study))
+        runs = recipe.numbered(study, recipe.teachers(study))
         try:
-            for run, folder in missing_teachers(study.run, runs, root, self.data):
-                self.write(describe_training(run, self.data.of(run)))
+            for run, folder in training.missing_teachers(study.run, runs, root, self.data):
+                self.write(training.describe_training(run, self.data.of(run)))
                 trainer = trainer or self._start_trainer()
-                training = trainer.train.options(num_returns="streaming")
-                references = training.remote(study, run, folder, Contents.of(self.data))
+                streaming = trainer.train.options(num_returns="streaming")
+                references = streaming.remote(study, run, folder, Contents.of(self.data))
                 for line in self._watched(references):
                     print_epoch(f"  {line}")
         except ray.exceptions.RayError as error:  # also if its worker was killed for its memory
@@ -354,14 +329,14 @@ class TeacherPreparation:
         Raises InputError if one is less accurate than --teacher-min-acc.
         """
         study, root = self.study, self.study.folder / "teacher"
-        runs = with_members(numbered(study, whole_teachers(study)))
+        runs = training.with_members(recipe.numbered(study, recipe.whole_teachers(study)))
         self.mirror.pull(*files_of_teachers(study))  # perhaps another machine has trained them
 
         def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-            missing = find_unmeasured(study.run, runs, root, measured, self.data)
+            missing = training.find_unmeasured(study.run, runs, root, measured, self.data)
             return self._measure(missing) if missing else []
 
-        keys, least = [key_of(run) for run in runs], study.run.teacher_min_acc
+        keys, least = [training.key_of(run) for run in runs], study.run.teacher_min_acc
         try:
             results.check_teachers(study.folder, keys, measure_missing, least, self.write)
         finally:
@@ -420,7 +395,7 @@ def measure_teachers(study: Study, runs: list[Run], data: StudyData) -> list[Tea
     with folder_faults_described(study.folder):
         for run in runs:
             _pull_teacher(run, mirror, data)
-        return measure_accuracy(study.run, runs, study.folder / "teacher", resources, data)
+        return training.measure_accuracy(study.run, runs, study.folder / "teacher", resources, data)
 
 
 # Cost of the study's students and teachers, measured once before its trials.
@@ -429,7 +404,7 @@ def measure_teachers(study: Study, runs: list[Run], data: StudyData) -> list[Tea
 def print_and_measure(prepared: PreparedStudy, data: StudyData, mirror: Mirror) -> None:
     """Print the recipe of a study and what its data are; measure costs while Ray does not run."""
     study = prepared.study.absolute()
-    print_recipe(f"Recipe of {study.uri or study.folder}:", prepared.recipe)
+    print_recipe(f"Recipe of {study.uri or study.folder}:", prepared.recipe_lines)
     for line in describe_data(data.with_extra(study.run)):
         print(line)
     measure_before_ray(study, data, mirror)
@@ -491,7 +466,7 @@ def measure_all(study: Study, missing: Missing, data: StudyData) -> tuple[list[C
 def _measure_cost(study: Study, data: Data, role: Role, name: str) -> Cost:
     run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
     student = make_student(run, data)
-    teacher = [initial_teacher(member, data) for member in run.teacher_members]
+    teacher = [training.initial_teacher(member, data) for member in run.teacher_members]
     views = samples(data, run, view_size(run, data, student, *teacher))
     members = (student,) if role == "student" else networks(teacher)
     placed = [model.place(device_of(study), run.precision) for model in members]

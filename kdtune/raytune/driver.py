@@ -21,32 +21,9 @@ from kdtune.config.task import name_of
 from kdtune.config.text import DataChangedError, InputError, UserError, first_line
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
-from kdtune.raytune.distillation import (
-    PreparedStudy,
-    TeacherPreparation,
-    files_of_teachers,
-    prepare,
-    print_and_measure,
-)
-from kdtune.raytune.folder import (
-    add_warning,
-    check_same,
-    finish,
-    is_moved,
-    merge_with_saved,
-    read_if_saved,
-    remove_parts,
-    write_study,
-)
+from kdtune.raytune import distillation, folder, machines
+from kdtune.raytune.distillation import PreparedStudy
 from kdtune.raytune.function import function_epochs, run_trial
-from kdtune.raytune.machines import (
-    Capacity,
-    Inspection,
-    MachineMonitor,
-    check_resources,
-    fingerprints_of,
-    preflight,
-)
 from kdtune.raytune.objects import freeze_objects, share_objects
 from kdtune.raytune.progress import ProgressDisplay, describe_end, describe_state, notify
 from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
@@ -74,10 +51,7 @@ class RepeatSearcher(Searcher):
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        concurrent_trials: Callable[[], int],
-        is_over: Callable[[], bool] = bool,
+        self, plan: Plan, concurrent_trials: Callable[[], int], is_over: Callable[[], bool] = bool
     ):
         super().__init__()
         self.plan, self.concurrent_trials, self.is_over = plan, concurrent_trials, is_over
@@ -145,17 +119,17 @@ class Interrupted(KeyboardInterrupt):
 
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
-    check_packages(study.tracker)
     trackers, command = study.tracker, study.notify
     study = _located(replace(study, tracker=(), notify=None))
+    check_packages(trackers)
     study = freeze_objects(study, ray_init)
-    folder, mirror = study.folder, Mirror(study)
+    mirror = Mirror(study)
     with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
             reach(study.uri)
-        locks.enter_context(lock_study(folder))
+        locks.enter_context(lock_study(study.folder))
         locks.enter_context(hold_lease(mirror))
-        remove_parts(folder)
+        folder.remove_parts(study.folder)
         mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
         study, prepared = _begin(study, mirror, ray_init)
@@ -163,16 +137,17 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         try:
             if prepared is not None:
                 if prepared.data is not None:
-                    print_and_measure(prepared, prepared.data, mirror)
-                with ray_session(study, ray_init):
-                    shared = share_objects(study.absolute())
+                    distillation.print_and_measure(prepared, prepared.data, mirror)
+                with ray_session(prepared.study, ray_init):
+                    shared = share_objects(prepared.study.absolute())
                     _run_trials(replace(prepared, study=shared), mirror, trackers)
-            (folder / STUDY).stat()  # it may have been deleted while the study ran
-            finish(folder, mirror, study.run, None if prepared is None else prepared.data)
+            (study.folder / STUDY).stat()  # it may have been deleted while the study ran
+            data = None if prepared is None else prepared.data
+            folder.finish(study.folder, mirror, study.run, data)
         except BaseException as error:
             notify(command, study, error)
             raise
-    results = load(folder)  # without the lock, which would say that the study still runs
+    results = load(study.folder)  # without the lock, which would say that the study still runs
     notify(command, study, results)
     return results
 
@@ -210,8 +185,8 @@ def _begin(
     Returns:
         The study as it runs or has run; None if no run is left.
     """
-    saved, data = read_if_saved(asked.folder), None
-    study = asked if saved is None else merge_with_saved(asked, saved)
+    saved, data = folder.read_if_saved(asked.folder), None
+    study = asked if saved is None else folder.merge_with_saved(asked, saved)
     lines = [] if saved is None else read_lines(study.folder, study)[0]
     is_done, begun = saved is not None and Plan(study, lines).is_done, study.run
     if study.train is None:
@@ -219,31 +194,31 @@ def _begin(
             check_objects(study)
             data = StudyData(study.run)
             study = resolve_study(study, data, begun=saved is not None)
-        mirror.pull(*files_of_teachers(study))
+        mirror.pull(*distillation.files_of_teachers(study))
     if saved is None or study.run != begun:  # ids of records are those of the resolved study
         lines, _ = read_lines(study.folder, study)
     if saved is None and lines:
         print(f"warning: {study.folder} has records but no {STUDY}; they are taken as its own")
     if not is_done:
-        check_resources(study, ray_init)
+        machines.check_resources(study, ray_init)
     fingerprints = dict(saved.fingerprints) if saved else {}
-    if not is_done or saved is None or is_moved(study, saved) or study.train is not None:
-        current = fingerprints_of(study, data)
+    if not is_done or saved is None or folder.is_moved(study, saved) or study.train is not None:
+        current = machines.fingerprints_of(study, data)
         if saved is not None:
-            check_same(study, saved, current)
+            folder.check_same(study, saved, current)
         fingerprints |= current
     if is_done:
-        write_study(study, fingerprints)
+        folder.write_study(study, fingerprints)
         return study, None
     if data is not None:
-        prepared = prepare(asked, study, saved, fingerprints, data)
+        prepared = distillation.prepare(asked, study, saved, data)
     else:
         absent = "the study has no baseline (baseline={...}), so there will be no verdict"
         warnings = [] if study.has_plain else [absent]
         trainable = partial(run_trial, function_epochs)
-        prepared = PreparedStudy(study, fingerprints, trainable, warnings=warnings)
-    write_study(study, fingerprints, prepared.provenance)
-    return study, replace(prepared, lines=lines)
+        prepared = PreparedStudy(study, trainable, warnings=warnings)
+    folder.write_study(study, fingerprints, prepared.provenance)
+    return study, replace(prepared, fingerprints=fingerprints, lines=lines)
 
 
 @contextmanager
@@ -266,7 +241,7 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
 
 def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]) -> None:
     """Run every trial of the plan that is left, on machines and with teachers that are checked."""
-    capacity = Capacity(prepared.study, print)
+    capacity = machines.Capacity(prepared.study, print)
     study = replace(prepared.study, cpus_per_trial=capacity.trial.cpu)
     count = capacity.concurrent_trials()
     plan = Plan(study, prepared.lines, count)
@@ -274,13 +249,18 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
         display = stack.enter_context(ProgressDisplay(plan, Cache(study.cache, study.cache_gb)))
         write = display.print_line
         photos = prepared.data is not None and prepared.data.of(study.run).photos
-        inspection = Inspection(
+        inspection = machines.Inspection(
             study, capacity.trial, prepared.fingerprints, photos, prepared.run_bytes
         )
-        for line in (*preflight(inspection), *(f"warning: {w}" for w in prepared.warnings)):
+        for line in (
+            *machines.preflight(inspection),
+            *(f"warning: {w}" for w in prepared.warnings),
+        ):
             write(line)
         if prepared.data is not None:
-            preparation = TeacherPreparation(study, prepared.data, mirror, capacity.trial, write)
+            preparation = distillation.TeacherPreparation(
+                study, prepared.data, mirror, capacity.trial, write
+            )
             preparation.measure_costs()
             preparation.train_teachers(display.print_epoch)
             preparation.gate_teachers()
@@ -289,7 +269,7 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
         write(f"Running {left}, {count} at a time. Results are written to {place}.")
         records = stack.enter_context(Records(study.folder))
         uploader = stack.enter_context(RecordsUploader(mirror, records))
-        monitor = stack.enter_context(MachineMonitor(inspection))
+        monitor = stack.enter_context(machines.MachineMonitor(inspection))
         sent = [stack.enter_context(Tracker(n, study, plan.pruned, write)) for n in trackers]
         changes = prepared.find_changes
         recorder = Recorder(study, plan, display, records, uploader, monitor, capacity, changes)
@@ -299,9 +279,9 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
                 _fit_until_done(prepared.trainable, recorder, callbacks)
         finally:
             if recorder.changes:
-                add_warning(study.folder, recorder.changes)
+                folder.add_warning(study.folder, recorder.changes)
         if sentence := prepared.find_changes():
-            add_warning(study.folder, sentence)
+            folder.add_warning(study.folder, sentence)
             mirror.push(PROVENANCE)
             write(f"warning: {sentence}")
         if study.until_decided:

@@ -23,26 +23,8 @@ import pandas as pd
 from PIL import Image
 
 from kdtune import __version__
+from kdtune.config import files
 from kdtune.config.fields import declarations
-from kdtune.config.files import (
-    COSTS,
-    EPOCHS,
-    EPOCHS_LOG,
-    EXPORTS,
-    PART,
-    PREDICTIONS,
-    PROVENANCE,
-    STUDENT,
-    STUDENTS,
-    STUDENTS_CONFIG,
-    STUDY,
-    TEACHER,
-    THUMBNAILS,
-    TRIAL_FILES,
-    TRIALS,
-    atomic_write,
-    student_file,
-)
 from kdtune.config.records import (
     InputRecord,
     ModelRecord,
@@ -57,28 +39,15 @@ from kdtune.config.text import InputError, short
 from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import FILE as OPTUNA
 from kdtune.planning.proposals import export_for_optuna
+from kdtune.results import examples
 from kdtune.results.comparison import Criterion
-from kdtune.results.examples import (
-    configuration_record,
-    has_thumbnails,
-    read_arms,
-    trial_metrics,
-    write_thumbnails,
-)
 from kdtune.results.formatting import csv_text
 from kdtune.results.frames import write_frames
 from kdtune.results.results import Results, load
 from kdtune.results.warnings import exported_config
+from kdtune.storage import records
 from kdtune.storage.mirror import Mirror
-from kdtune.storage.records import (
-    Line,
-    SavedStudy,
-    is_running,
-    list_parts,
-    read_lines,
-    read_provenance,
-    read_saved,
-)
+from kdtune.storage.records import Line, SavedStudy
 
 if TYPE_CHECKING:
     from kdtune.data.sources import StudyData
@@ -105,18 +74,18 @@ def read_complete(study: Study) -> Results | None:
     """
     folder = study.folder
     left_to_driver = (study.uri, study.train, study.run.objects, study.notify)
-    if any(left_to_driver) or not (folder / STUDY).is_file() or is_running(folder):
+    if any(left_to_driver) or not (folder / files.STUDY).is_file() or records.is_running(folder):
         return None
     lines: list[str] = []
-    saved = read_saved(folder)
+    saved = records.read_saved(folder)
     asked = replace(study, run=study.run.absolute(), tracker=(), notify=None)
     study = merge_with_saved(asked, saved, lines.append)
-    if study.to_json(saved.fingerprints) != (folder / STUDY).read_text("utf-8"):
+    if study.to_json(saved.fingerprints) != (folder / files.STUDY).read_text("utf-8"):
         return None
     if is_moved(study, saved) or not _has_finished_files(folder, study):
         return None
-    records, _ = read_lines(folder, study)
-    if not Plan(study, records).is_done:
+    recorded, _ = records.read_lines(folder, study)
+    if not Plan(study, recorded).is_done:
         return None
     for line in lines:
         print(line)
@@ -125,18 +94,19 @@ def read_complete(study: Study) -> Results | None:
 
 def _has_finished_files(folder: Path, study: Study) -> bool:
     """Return whether a folder has all that is written at the end, newer than the records."""
-    newest = max((part.stat().st_mtime for part in list_parts(folder / EPOCHS)), default=0.0)
-    files = [folder / name for name in FINISHED_FILES]
-    if not all(file.is_file() and file.stat().st_mtime >= newest for file in files):
+    parts = records.list_parts(folder / files.EPOCHS)
+    newest = max((part.stat().st_mtime for part in parts), default=0.0)
+    finished = [folder / name for name in FINISHED_FILES]
+    if not all(file.is_file() and file.stat().st_mtime >= newest for file in finished):
         return False
-    if study.keep != "all" and any((folder / TRIALS).glob(f"*/{STUDENT}")):
+    if study.keep != "all" and any((folder / files.TRIALS).glob(f"*/{files.STUDENT}")):
         return False  # which the end deletes
     try:
-        record = read_students_record(folder / STUDENTS) if study.keep != "none" else None
+        record = read_students_record(folder / files.STUDENTS) if study.keep != "none" else None
     except InputError:
         return False
-    repeats = [student.repeat for student in record.students] if record else []
-    return all((folder / STUDENTS / student_file(repeat)).is_file() for repeat in repeats)
+    names = [files.student_file(student.repeat) for student in record.students] if record else []
+    return all((folder / files.STUDENTS / name).is_file() for name in names)
 
 
 KEEPING = ("none", "best", "all")
@@ -149,7 +119,7 @@ def read_if_saved(folder: Path) -> SavedStudy | None:
     Call it with the study's lock held (`lock_study`, and on a store `hold_lease`): before that,
     another driver may be changing the file.
     """
-    return read_saved(folder) if (folder / STUDY).exists() else None
+    return records.read_saved(folder) if (folder / files.STUDY).exists() else None
 
 
 def merge_with_saved(
@@ -236,7 +206,7 @@ def check_same(
                 f"{_describe(name, run)} {has} changed since {study.folder} began (fingerprint "
                 f"{before} → {fingerprint}); restore it, or begin another study (--name OTHER); if "
                 f'the change cannot affect any number, delete "{name}" from the fingerprints in '
-                f"{study.folder / STUDY}"
+                f"{study.folder / files.STUDY}"
             )
     begun_with = ("data", "teacher", "student")
     unknown = [n for n in begun_with if n in fingerprints.keys() - saved.fingerprints.keys()]
@@ -353,23 +323,23 @@ def export_students(results: Results, lines: list[Line], mirror: Mirror) -> None
     starts = (line for line in lines if line["kind"] == "start")
     config = next(line["config"] for line in starts if line["config_id"] == best)
     run = replace(results.study.run, **active_values(config))
-    target, part = results.folder / STUDENTS, results.folder / f"{STUDENTS}.part"
-    if (part / STUDENTS_CONFIG).exists() and not target.exists():
+    target, part = results.folder / files.STUDENTS, results.folder / f"{files.STUDENTS}.part"
+    if (part / files.STUDENTS_CONFIG).exists() and not target.exists():
         part.rename(target)  # a driver was killed between the last two lines below
     kept = exported_config(results.folder, results.study) == best
     trials = results.trials[results.trials.config_id == best]
-    mirror.pull_trials(list(trials.trial_id), STUDENT)
+    mirror.pull_trials(list(trials.trial_id), files.STUDENT)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     done = trials[trials.status == "completed"].sort_values("repeat")
     students = tuple(_copies(done, results.folder, target if kept else None, part))
     names = [{f.name for f in place.glob("repeat-*.safetensors")} for place in (target, part)]
     if kept and names[0] <= names[1]:  # an export is of one of them
-        for file in (f for pattern in EXPORTS for f in target.glob(pattern)):
+        for file in (f for pattern in files.EXPORTS for f in target.glob(pattern)):
             shutil.copy2(file, part / file.name)
     record = _record(results, run, students)
     # last: the folder is whole
-    (part / STUDENTS_CONFIG).write_text(record.to_json(), encoding="utf-8")
+    (part / files.STUDENTS_CONFIG).write_text(record.to_json(), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
 
@@ -386,8 +356,8 @@ def _copies(
         part: Where they are copied to.
     """
     for _, trial in trials.iterrows():
-        name = student_file(trial["repeat"])
-        saved = folder / TRIALS / trial.trial_id / STUDENT
+        name = files.student_file(trial["repeat"])
+        saved = folder / files.TRIALS / trial.trial_id / files.STUDENT
         sources = (saved,) if earlier is None else (saved, earlier / name)
         if source := next(filter(Path.exists, sources), None):
             shutil.copyfile(source, part / name)  # safetensors' own files are for their owner alone
@@ -396,7 +366,7 @@ def _copies(
                 file=name,
                 trial_id=trial.trial_id,
                 sha256=hashlib.sha256((part / name).read_bytes()).hexdigest(),
-                metrics=trial_metrics(trial),
+                metrics=examples.trial_metrics(trial),
             )
 
 
@@ -405,7 +375,7 @@ def _record(results: Results, run: Run, students: tuple[StudentRecord, ...]) -> 
 
     What an earlier version of kdtune has not recorded at the start of the study stays unknown.
     """
-    record = read_provenance(results.folder)
+    record = records.read_provenance(results.folder)
     source = record.get("sources", {}).get(f"student {run.student}", {})
     student = record.get("models", {}).get(f"student {run.student}", {})
     steps = record.get("views", {}) | {k: v for k, v in student.items() if k != "crop"}
@@ -417,7 +387,7 @@ def _record(results: Results, run: Run, students: tuple[StudentRecord, ...]) -> 
         input=InputRecord(**_known(InputRecord, view)) if view else None,
         preprocessing=steps if student else None,
         students=students,
-        configuration=configuration_record(results),
+        configuration=examples.configuration_record(results),
         versions=record.get("versions", {}),
         run=asdict(run),
     )
@@ -431,16 +401,15 @@ def _known(owner: type, values: dict[str, Any]) -> dict[str, Any]:
 # A study's folder: what is written at the start, what is written at the end.
 
 
-FINISHED = (EPOCHS, *FINISHED_FILES, PREDICTIONS, COSTS, STUDENTS, THUMBNAILS)
+FINISHED = [files.EPOCHS, *FINISHED_FILES, files.PREDICTIONS, files.COSTS]
+FINISHED += [files.STUDENTS, files.THUMBNAILS]
 """What a finished study has on an object store, besides its trials and its teacher."""
 OLD_PART_SECONDS = 3600.0
 """A temporary file that is older is of a process that was killed."""
 
 
 def write_study(
-    study: Study,
-    fingerprints: Mapping[str, str],
-    provenance: Mapping[str, Any] | None = None,
+    study: Study, fingerprints: Mapping[str, str], provenance: Mapping[str, Any] | None = None
 ) -> None:
     """Write study.json and provenance.json: once classes, versions, command and recipe.
 
@@ -450,9 +419,9 @@ def write_study(
         provenance: What is known of its trials, if it runs any, see `distillation.prepare`. Models,
             their sources, views and warnings are added to the record; the rest is written once.
     """
-    recorded = read_provenance(study.folder)
+    recorded = records.read_provenance(study.folder)
     study = replace(study, rerun_dropped=False)  # it is asked for once
-    with atomic_write(study.folder / STUDY) as part:
+    with files.atomic_write(study.folder / files.STUDY) as part:
         part.write_text(study.to_json(fingerprints), encoding="utf-8")
     current = dict(provenance or {})
     added = ("models", "sources", "views", "input", "warnings")
@@ -468,7 +437,7 @@ def write_study(
 
 
 def _write_provenance(folder: Path, record: Mapping[str, Any]) -> None:
-    with atomic_write(folder / PROVENANCE) as part:
+    with files.atomic_write(folder / files.PROVENANCE) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
@@ -477,18 +446,18 @@ def remove_parts(folder: Path) -> None:
 
     The files of a training function of the user's own stay.
     """
-    of_function = f"{TRIALS}/*/{TRIAL_FILES}/{EPOCHS_LOG}"
-    places = ("*", f"{TRIALS}/*/*", of_function, f"{TEACHER}/**/*", f"{THUMBNAILS}/*")
-    for part in (part for place in places for part in folder.glob(f"{place}.????????.part")):
+    log = f"{files.TRIALS}/*/{files.TRIAL_FILES}/{files.EPOCHS_LOG}"
+    written = ["*", f"{files.TRIALS}/*/*", log, f"{files.TEACHER}/**/*", f"{files.THUMBNAILS}/*"]
+    for part in (part for name in written for part in folder.glob(f"{name}.????????.part")):
         with suppress(OSError):  # that of another user stays
             is_old = part.stat().st_mtime < time.time() - OLD_PART_SECONDS
-            if is_old and PART.fullmatch(part.name):
+            if is_old and files.PART.fullmatch(part.name):
                 part.unlink()
 
 
 def add_warning(folder: Path, sentence: str) -> None:
     """Add a sentence to the warnings of a study that has begun, which results and report show."""
-    record = read_provenance(folder)
+    record = records.read_provenance(folder)
     warnings = list(dict.fromkeys([*record.get("warnings", []), sentence]))
     _write_provenance(folder, record | {"warnings": warnings})
 
@@ -540,34 +509,34 @@ def finish(
         data: Its data; None reads them, if they are there.
     """
     results = load(folder)
-    lines, _ = read_lines(folder, results.study)
-    mirror.pull_trials(list(results.trials.trial_id), PREDICTIONS)
+    lines, _ = records.read_lines(folder, results.study)
+    mirror.pull_trials(list(results.trials.trial_id), files.PREDICTIONS)
     write_frames(folder, results.frames)
-    with atomic_write(folder / SUMMARY_CSV) as part:
+    with files.atomic_write(folder / SUMMARY_CSV) as part:
         part.write_text(csv_text(results.summary(full=True)), encoding="utf-8")
     export_for_optuna(results.study, lines)
-    with atomic_write(folder / SUMMARY_MD) as part:
+    with files.atomic_write(folder / SUMMARY_MD) as part:
         part.write_text(f"{results.text()}\n", encoding="utf-8")
     is_distillation = results.task.is_distillation
     if is_distillation:
-        mirror.pull_folders(THUMBNAILS)
+        mirror.pull_folders(files.THUMBNAILS)
         _write_thumbnails(results, run or results.study.run, data)
     if is_distillation and results.study.keep != "none":
-        mirror.pull_folders(STUDENTS)  # perhaps the only copy, if another machine wrote it
+        mirror.pull_folders(files.STUDENTS)  # perhaps the only copy, if another machine wrote it
         export_students(results, lines, mirror)
     mirror.push(*FINISHED)
-    mirror.delete_removed(STUDENTS)
-    mirror.delete_removed(THUMBNAILS)
+    mirror.delete_removed(files.STUDENTS)
+    mirror.delete_removed(files.THUMBNAILS)
     if results.study.keep != "all":
-        for file in (folder / TRIALS).glob(f"*/{STUDENT}"):
+        for file in (folder / files.TRIALS).glob(f"*/{files.STUDENT}"):
             file.unlink()
-        mirror.delete_removed(TRIALS, f"/{STUDENT}")
+        mirror.delete_removed(files.TRIALS, f"/{files.STUDENT}")
 
 
 def _write_thumbnails(results: Results, run: Run, data: StudyData | None) -> None:
     """Write thumbnails of the images that the report will show, unless the data are gone."""
-    arms = read_arms(results, Criterion())
-    if has_thumbnails(results.folder, arms):
+    arms = examples.read_arms(results, Criterion())
+    if examples.has_thumbnails(results.folder, arms):
         return
     from kdtune.data.sources import StudyData  # torch
 
@@ -581,4 +550,4 @@ def _write_thumbnails(results: Results, run: Run, data: StudyData | None) -> Non
             shown = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
             return Image.fromarray(shown.numpy())
 
-        write_thumbnails(results.folder, arms, picture)
+        examples.write_thumbnails(results.folder, arms, picture)

@@ -29,16 +29,8 @@ from kdtune.models.registry import ObjectSource, source_digest
 from kdtune.raytune.session import check_address, environment_set
 from kdtune.results.formatting import markdown
 from kdtune.storage.store import ConflictError, Store
+from kdtune.streams import views
 from kdtune.streams.cache import Cache, device_name
-from kdtune.streams.views import (
-    check_gpus,
-    check_precision,
-    count_gpus,
-    device_of,
-    loader_workers,
-    local_cpus,
-    losses_of,
-)
 from kdtune.training.run import check_objectives, check_study, try_batch
 
 # The machines of a Ray cluster: what they have, what may be added, how many trials fit.
@@ -235,13 +227,13 @@ def check_resources(study: Study, ray_init: Mapping[str, Any] | None) -> None:
     if study.address is not None:
         check_address(study.address)
         return
-    gpus, cpus = count_gpus(study), local_cpus()
+    gpus, cpus = views.count_gpus(study), views.local_cpus()
     if ray_init is not None:
         gpus, cpus = ray_init.get("num_gpus", 0), ray_init.get("num_cpus", cpus)
-    check_gpus(study, gpus)
+    views.check_gpus(study, gpus)
     taken = gpus if study.gpus is None else study.gpus
     fitting_trial(study, [{"CPU": cpus, "GPU": taken}])
-    check_precision(study.run, device_of(study, taken))
+    views.check_precision(study.run, views.device_of(study, taken))
 
 
 def _count_gpus(machines: Sequence[Amounts]) -> int:
@@ -401,7 +393,7 @@ def report_node(
     if free < (need := inspection.run_bytes):
         faults.append(f"{study.folder} has {free} free bytes, but one run needs {need}")
     if count_trials(node.resources, inspection.trial):
-        attempt(lambda: check_precision(study.run, device_of(study, gpus)))
+        attempt(lambda: views.check_precision(study.run, views.device_of(study, gpus)))
     facts = {"kdtune": __version__, "torch": torch.__version__.split("+")[0], **found}
     return NodeReport(facts, gpus, free, tuple(faults))
 
@@ -416,7 +408,7 @@ def _find_missing_gpus(node: Node, report: NodeReport) -> list[str]:
 def _visible_gpus(study: Study) -> int:
     """Return the number of the machine's GPUs, including those that Ray hides from this task."""
     with environment_set(CUDA_VISIBLE_DEVICES=None):
-        return count_gpus(study)
+        return views.count_gpus(study)
 
 
 def _free_bytes(folder: Path) -> int:
@@ -449,7 +441,9 @@ def preflight(inspection: Inspection) -> list[str]:
         lines += _find_missing_gpus(node, report)
     if with_gpus := [node for node, report in reports.items() if trial.gpu and report.gpus]:
         lines += check_gpus_compute(study, with_gpus, trial)
-        workers = loader_workers(study, inspection.photos, device_of(study, gpus=1), trial.cpu)
+        workers = views.loader_workers(
+            study, inspection.photos, views.device_of(study, gpus=1), trial.cpu
+        )
         lines.append(
             f"Each trial has --gpus-per-trial {trial.gpu:g}, --cpus-per-trial {trial.cpu} and "
             f"--loader-workers {workers}."
@@ -573,7 +567,7 @@ def try_on_gpu(study: Study) -> str:
     Returns:
         Why trials would fail; "" if they would not, or if there is no CUDA.
     """
-    device = device_of(study)
+    device = views.device_of(study)
     if device.type != "cuda":
         return ""
     data = StudyData(study.run).of(study.run)
@@ -598,7 +592,7 @@ def largest_runs(study: Study) -> list[Run]:
     largest: dict[str, Any] = {name: max(ends) for name, ends in values.items()}
     trains_all = "all" in study.values("trainable")  # type: ignore[operator]
     base = replace(study.run, trainable="all" if trains_all else "head", **largest)
-    for loss in filter(takes_features, losses_of(study)):
+    for loss in filter(takes_features, views.losses_of(study)):
         base = replace(base, loss=loss, alpha=0.5)
     names = (ends_of(study.values(name)) for name in ("student", "teacher"))
     return [replace(base, student=str(s), teacher=str(t)) for s, t in itertools.product(*names)]

@@ -116,10 +116,10 @@ class _Pickler(cloudpickle.CloudPickler):
             on_cpu = torch.empty(0, dtype=torch.uint8).set_(storage.cpu())
             # with the storage itself, whose number no other then gets
             self._storages[storage._cdata] = storage, _Storage(on_cpu.numpy())
-        shape = value.size(), value.stride(), value.storage_offset()
+        view = value.storage_offset(), value.size(), value.stride()
         learns = value.requires_grad and value.is_leaf
         memory = self._storages[storage._cdata][1]
-        return _tensor, (type(value), memory, value.dtype, *shape, learns)
+        return _tensor, (type(value), memory, value.dtype, view, learns)
 
 
 def _untracked(cls: type, reduced: Any) -> Any:
@@ -144,17 +144,10 @@ def _is_plain(value: Tensor) -> bool:
     )
 
 
-def _tensor(
-    kind: type,
-    storage: _Storage,
-    dtype: torch.dtype,
-    size: torch.Size,
-    stride: tuple[int, ...],
-    offset: int,
-    learns: bool,
-) -> Tensor:
+def _tensor(kind: type, storage: _Storage, dtype: torch.dtype, view: Any, learns: bool) -> Tensor:
+    """Return a view of a memory: offset, size and stride."""
     memory = torch.from_numpy(storage.values).untyped_storage()
-    tensor = torch.empty(0, dtype=dtype).set_(memory, offset, size, stride)
+    tensor = torch.empty(0, dtype=dtype).set_(memory, *view)
     if kind is nn.Parameter:
         return nn.Parameter(tensor, requires_grad=learns)
     return tensor.requires_grad_(learns)

@@ -19,15 +19,7 @@ from rich.table import Table
 
 from kdtune.config.study import Study
 from kdtune.config.text import first_line, printable
-from kdtune.planning.ledger import (
-    ConfigState,
-    Finalists,
-    active_configs,
-    decisions,
-    final_test,
-    finalists,
-    is_decided,
-)
+from kdtune.planning import ledger
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
 from kdtune.results.comparison import Criterion
@@ -184,7 +176,7 @@ def make_table(plan: Plan) -> Table:
     names, task = shown_names(plan.study), plan.study.task
     score = f"val {task.score}"
     table = Table(*names, "n", score, caption=describe_state(plan), caption_justify="left")
-    students = active_configs(plan.ledger).values()
+    students = ledger.active_configs(plan.ledger).values()
     each = max(2, _MAX_ROWS // max(1, len(students)))
     best = (
         state for arms in students for state in (*arms.distilled[: each - 1], *arms.baseline[:1])
@@ -206,7 +198,7 @@ def describe_state(plan: Plan) -> str:
         for status in ("completed", "running", "failed", "pruned", "dropped")
         if status in counts
     ]
-    pairs = finalists(plan.ledger)
+    pairs = ledger.finalists(plan.ledger)
     for pair in pairs:
         if pair.baseline is not None and pair.distilled is not None:
             student = f"{pair.baseline.arm.group}: " * (len(pairs) > 1)
@@ -216,26 +208,26 @@ def describe_state(plan: Plan) -> str:
 
 def describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
-    pairs, criterion = decisions(plan.ledger), Criterion(task=plan.study.task)
+    pairs, criterion = ledger.decisions(plan.ledger), Criterion(task=plan.study.task)
     tests = [(decision.test, decision.level) for decision in pairs]
     return sentence(
         "auto ended",
         decisions=pairs,
         study=plan.study,
-        is_decided=is_decided(plan.ledger),
+        is_decided=ledger.is_decided(plan.ledger),
         is_spent=plan.ledger.cost.reaches(plan.study.budget),
         limits=[undecidable_sentence(t.images, t.least_decidable(n), criterion) for t, n in tests],
     )
 
 
 def _describe_lead(
-    plan: Plan, pair: Finalists, baseline: ConfigState, distilled: ConfigState
+    plan: Plan, pair: ledger.Finalists, baseline: ledger.ConfigState, distilled: ledger.ConfigState
 ) -> str:
     criterion = Criterion(task=plan.study.task)
     sign = criterion.scale * criterion.sign
-    if final := final_test(plan.ledger, pair).differences:
+    if final := ledger.final_test(plan.ledger, pair).differences:
         mean = sign * sum(final) / len(final)
-        of_pair = (d for d in decisions(plan.ledger) if d.pair.baseline is baseline)
+        of_pair = (d for d in ledger.decisions(plan.ledger) if d.pair.baseline is baseline)
         decision = next(of_pair) if plan.study.until_decided else None
         facts: dict[str, Any] = {"mean": mean, "n": len(final), "decision": decision}
         return sentence("final lead", criterion=criterion, **facts)

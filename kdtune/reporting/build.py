@@ -12,32 +12,10 @@ from kdtune import __version__
 from kdtune.config.files import FIGURES, STUDY, atomic_write, check_links, writing
 from kdtune.config.task import check_names
 from kdtune.config.text import InputError
-from kdtune.reporting import sections
-from kdtune.reporting.canvas import (
-    CaptionedFigure,
-    InlineFigure,
-    PageTable,
-    StudyFigure,
-    figure_style,
-    inline,
-    render,
-)
-from kdtune.reporting.figures import (
-    CLASS_FIGURES,
-    FIGURE_NAMES,
-    FRONTIERS,
-    MAX_CONFIGS,
-    CurveData,
-    all_figures,
-    curve_data,
-    differences_plot,
-    forest_plot,
-    frontier_plot,
-    learning_curve,
-    means_plot,
-    repeats_plot,
-    shown_configs,
-)
+from kdtune.reporting import canvas, sections
+from kdtune.reporting import figures as plots
+from kdtune.reporting.canvas import CaptionedFigure, InlineFigure, PageTable, StudyFigure
+from kdtune.reporting.figures import CurveData
 from kdtune.results import several
 from kdtune.results.comparison import Criterion, completed
 from kdtune.results.costs import COST_AXES, cost_note, cost_rows, teacher_files
@@ -54,9 +32,9 @@ MAX_NUMBERS = 40_000
 FIGURES_OF_SECTIONS = {
     "summary_figures": ("repeats", "heat-map"),
     "comparison_figures": ("differences", "fidelity"),
-    "cost_figures": tuple(FRONTIERS),
+    "cost_figures": tuple(plots.FRONTIERS),
     "sensitivity_figures": ("importance",),
-    "class_figures": CLASS_FIGURES,
+    "class_figures": plots.CLASS_FIGURES,
 }
 """Names in the template, and the figures there; all others are learning curves."""
 ADVICE = "give another --out"
@@ -79,14 +57,14 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
     with writing(folder, ADVICE):
         files.mkdir(parents=True, exist_ok=True)
         for old in files.iterdir():  # figures of an earlier report, but no other files
-            if old.stem in FIGURE_NAMES and old.suffix in (".svg", ".png"):
+            if old.stem in plots.FIGURE_NAMES and old.suffix in (".svg", ".png"):
                 old.unlink()
-        for figure in all_figures(results, criterion, arms):
+        for figure in plots.all_figures(results, criterion, arms):
             with atomic_write(files / f"{figure.name}.svg") as part:
                 part.write_text(figure.svg, encoding="utf-8")
             with atomic_write(files / f"{figure.name}.png") as part:
                 part.write_bytes(figure.png())
-            figures[figure.name] = inline(figure)
+            figures[figure.name] = canvas.inline(figure)
         with atomic_write(folder / "report.html") as part:
             part.write_text(html(results, criterion, figures, arms), encoding="utf-8")
     return folder / "report.html"
@@ -113,7 +91,7 @@ def html(
         section: [figures[name] for name in names if name in figures]
         for section, names in FIGURES_OF_SECTIONS.items()
     }
-    return render(
+    return canvas.render(
         "report.html",
         results=results,
         criterion=criterion,
@@ -122,7 +100,7 @@ def html(
         title=f"{results.study.name}: a study of {kind}",
         caveats=find_caveats(results.frames, sections.SUMMARY_METRICS),
         curves=[figure for name, figure in figures.items() if name not in placed],
-        max_configs=MAX_CONFIGS,
+        max_configs=plots.MAX_CONFIGS,
         effort=effort_text(results.effort, results.task),
         costs=PageTable(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
         cost_note=cost_note(costs) if len(costs) else "",
@@ -195,10 +173,10 @@ def study_html(results: Results) -> str:
     if len(table):
         rows = comparison_rows(table, results.by, criterion, context.anytime_level)
         comparison = PageTable(*rows)
-    with figure_style():
-        drawn = forest_plot(results, criterion)
+    with canvas.figure_style():
+        drawn = plots.forest_plot(results, criterion)
         figure = "" if drawn is None else drawn.figure._repr_html_()
-    return render(
+    return canvas.render(
         "notebook.html",
         results=results,
         metric=criterion.label,
@@ -230,10 +208,10 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
     Raises:
         InputError: If the file cannot be written.
     """
-    with figure_style():
-        figures = [inline(means_plot(side))] if len(side.best) else []
-        differences = [inline(f) for f in (differences_plot(side),) if f]
-    page = render(
+    with canvas.figure_style():
+        figures = [canvas.inline(plots.means_plot(side))] if len(side.best) else []
+        differences = [canvas.inline(f) for f in (plots.differences_plot(side),) if f]
+    page = canvas.render(
         "comparison.html",
         title=f"{', '.join(side.studies)}: studies of knowledge distillation side by side",
         conclusions=list(several.conclusions(side)),
@@ -298,8 +276,8 @@ class Plots:
             raise InputError(f"last must be a number of epochs, at least 1, but got {last}")
 
         def draw(results: Results) -> CaptionedFigure | None:
-            shown = shown_configs(results, results.default_criterion)
-            return learning_curve(results, metric, _with_derived(results, shown, last))
+            shown = plots.shown_configs(results, results.default_criterion)
+            return plots.learning_curve(results, metric, _with_derived(results, shown, last))
 
         return self._figure("learning curves", f"recorded values of {metric}", draw)
 
@@ -311,7 +289,7 @@ class Plots:
         ['alpha = 0.1', 'alpha = 0.5']
         """
         needed = "a baseline and another configuration with two repeats in common"
-        return self._figure("differences", needed, forest_plot, self._criterion(criterion))
+        return self._figure("differences", needed, plots.forest_plot, self._criterion(criterion))
 
     def repeats(self, criterion: Criterion | None = None) -> StudyFigure:
         """Return every repeat of every configuration, with mean and 95 % t interval.
@@ -320,7 +298,7 @@ class Plots:
         'validation accuracy (%)'
         """
         criterion = self._criterion(criterion)
-        return self._figure("repeats", "a completed run", repeats_plot, criterion)
+        return self._figure("repeats", "a completed run", plots.repeats_plot, criterion)
 
     def frontier(self, cost: str = "latency_ms", criterion: Criterion | None = None) -> StudyFigure:
         """Return each student's best configurations against what the student costs.
@@ -333,10 +311,10 @@ class Plots:
             criterion: Selects the best configurations.
         """
         check_names("cost", [cost], list(COST_AXES))
-        name = next(name for name, axis in FRONTIERS.items() if axis == cost)
+        name = next(name for name, axis in plots.FRONTIERS.items() if axis == cost)
         needed = "a completed run of a student with known costs"
         criterion = self._criterion(criterion)
-        return self._figure("the frontier", needed, frontier_plot, criterion, name)
+        return self._figure("the frontier", needed, plots.frontier_plot, criterion, name)
 
     def _criterion(self, criterion: Criterion | None) -> Criterion:
         return criterion or self._results.default_criterion
@@ -345,7 +323,7 @@ class Plots:
         self, subject: str, needed: str, draw: Callable[..., CaptionedFigure | None], *options: Any
     ) -> StudyFigure:
         """Return what `draw` makes of the results; raise InputError if that is nothing."""
-        with figure_style():
+        with canvas.figure_style():
             has_runs = len(completed(self._results.search_trials))
             drawn = draw(self._results, *options) if has_runs else None
         if drawn is None:
@@ -358,6 +336,6 @@ class Plots:
 
 def _with_derived(results: Results, shown: Sequence[str], last: int | None) -> CurveData:
     """Return the data of curves with the metrics that are not recorded but derived."""
-    data, task = curve_data(results, shown, last), results.task
+    data, task = plots.curve_data(results, shown, last), results.task
     trials = {c: [add_derived(trial, task) for trial in data.trials[c]] for c in data.trials}
     return replace(data, trials=trials, epochs=add_derived(data.epochs, task))

@@ -28,6 +28,7 @@ from kdtune.reporting.canvas import (
     new_axes,
     outside,
 )
+from kdtune.results import examples
 from kdtune.results.comparison import (
     Criterion,
     completed,
@@ -36,15 +37,7 @@ from kdtune.results.comparison import (
     with_enough_repeats,
 )
 from kdtune.results.costs import COST_AXES, with_prefix
-from kdtune.results.examples import (
-    ARMS,
-    BothArms,
-    Numbers,
-    calibration,
-    calibration_errors,
-    confusion,
-    read_arms,
-)
+from kdtune.results.examples import ARMS, BothArms, Numbers
 from kdtune.results.formatting import cell, difference_text, interval_text
 from kdtune.results.frames import short_model
 from kdtune.results.results import Results
@@ -81,7 +74,7 @@ def class_plots(results: Results, arms: Mapping[str, BothArms]) -> Iterator[Capt
 
 def _confusion_plots(arms: BothArms, labels: list[str]) -> Iterator[CaptionedFigure]:
     """Yield the matrix of the distilled students, and its difference from the baseline."""
-    shares = 100 * confusion(arms)
+    shares = 100 * examples.confusion(arms)
     caption = sentence("confusion figure", arms=arms, label=labels[0])
     yield _matrix("confusion", caption, arms, shares[0], {"cmap": "cividis", "vmin": 0})
     change = shares[0] - shares[1]
@@ -100,7 +93,8 @@ def _matrix(
     axes.grid(False)
     image = axes.imshow(values, aspect="auto", **style)
     if count <= MAX_NUMBERED:
-        _number_cells(axes, values, image, signed="vmax" in style)
+        shown = np.where(np.round(values) == 0, np.nan, values)
+        _number_cells(axes, shown, image, "+.0f" if "vmax" in style else ".0f")
     names = [n if len(n) <= _MAX_NAME else f"{n[: _MAX_NAME - 1]}…" for n in arms.classes]
     axes.set_xticks(range(count), names, rotation=90 if count > 2 else 0)
     axes.set_yticks(range(count), names)
@@ -109,22 +103,19 @@ def _matrix(
     return CaptionedFigure(name, caption, figure)
 
 
-def _number_cells(axes: Axes, values: Numbers, image: Any, signed: bool) -> None:
+def _number_cells(axes: Axes, values: Numbers, image: Any, form: str) -> None:
+    """Write numbers into the cells of a matrix: dark text on light cells, as readers see them."""
     for (y, x), value in np.ndenumerate(values):
-        if np.isnan(value) or round(value) == 0:
-            continue
-        # dark text on light cells, by the luminance that readers see
-        red, green, blue, _ = image.cmap(image.norm(value))
-        colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
-        form = "+.0f" if signed else ".0f"
-        size = 7 if len(values) > 5 else 9
-        text = format(value, form)
-        axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=size)
+        if not np.isnan(value):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
+            style: Any = {"ha": "center", "va": "center", "fontsize": 7 if len(values) > 5 else 9}
+            axes.text(x, y, format(value, form), color=colour, **style)
 
 
 def _calibration_plot(arms: BothArms, labels: list[str]) -> CaptionedFigure:
     """Return the reliability diagram of both arms."""
-    table, errors = calibration(arms), 100 * calibration_errors(arms).mean(1)
+    table, errors = examples.calibration(arms), 100 * examples.calibration_errors(arms).mean(1)
     figure, axes = new_axes()
     axes.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=(0, (2, 4)))
     titles: dict[str, Titles] = {}
@@ -472,7 +463,8 @@ def all_figures(
         return
     with figure_style():
         yield from filter(None, _draw(results, criterion))
-        yield from class_plots(results, read_arms(results, criterion) if arms is None else arms)
+        arms = examples.read_arms(results, criterion) if arms is None else arms
+        yield from class_plots(results, arms)
 
 
 def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | None]:
@@ -578,12 +570,7 @@ def heat_map(results: Results, criterion: Criterion) -> CaptionedFigure | None:
     figure, axes = new_axes(rows=max(4, len(table)))
     axes.grid(False)
     image = axes.imshow(table, cmap="cividis", aspect="auto", origin="lower")
-    middle = (np.nanmin(table) + np.nanmax(table)) / 2
-    form = ".2f" if criterion.in_points else ".4g"
-    for (y, x), value in np.ndenumerate(table.to_numpy()):
-        text = "" if np.isnan(value) else format(value, form)
-        colour = "#fefefe" if value < middle else "#000000"
-        axes.text(x, y, text, ha="center", va="center", color=colour)
+    _number_cells(axes, table.to_numpy(), image, ".2f" if criterion.in_points else ".4g")
     axes.set_xticks(range(table.shape[1]), [cell(v) for v in table.columns])
     axes.set_yticks(range(table.shape[0]), [cell(v) for v in table.index])
     axes.set(xlabel="temperature", ylabel="alpha")

@@ -656,8 +656,3 @@ def has_all_arms(final: pd.DataFrame, trials: pd.DataFrame, criterion: Criterion
 
     in_final = arms(final)
     return bool((in_final == arms(trials).reindex(in_final.index)).any())
-
-
-def recorded_best(final: pd.DataFrame, round_: Round | None) -> str | None:
-    """Return the best of the finalists, by search and confirmation, that has a completed trial."""
-    return None if round_ is None else round_.best(set(completed(final).config_id))

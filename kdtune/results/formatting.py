@@ -24,11 +24,9 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
     if format == "json":
         return as_json(table)
     means = [c.removesuffix("/mean") for c in table if c.endswith("/mean")]
-    keys = (
-        list(table.columns[: list(table).index("n_planned")])
-        if "n_planned" in table
-        else [c for c in table if "/" not in c and c != "label"]
-    )
+    keys = [c for c in table if "/" not in c and c != "label"]
+    if "n_planned" in table:
+        keys = list(table)[: list(table).index("n_planned")]
     rows = [[cell(row[key]) for key in keys] for _, row in table.iterrows()]
     for cells, (_, row) in zip(rows, table.iterrows(), strict=True):
         n = int(max(row[f"{name}/n"] for name in means))

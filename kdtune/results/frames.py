@@ -469,15 +469,14 @@ def _select_epochs(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:
     best = scored.loc[scores.groupby(scored.trial_id, sort=False).idxmax()]
     parts = [
         groups.agg(n_epochs=("epoch", "size"), seconds=("seconds", "sum")),
-        _named(groups.tail(1).set_index("trial_id")[metrics], "val/{}@last"),
-        _named(best.set_index("trial_id")[metrics], "val/{}@best"),
-        _named(groups.tail(5).groupby("trial_id")[metrics].mean(), "val/{}@last-5-avg"),
+        groups.tail(1).set_index("trial_id")[metrics].rename(columns="val/{}@last".format),
+        best.set_index("trial_id")[metrics].rename(columns="val/{}@best".format),
+        groups.tail(5)
+        .groupby("trial_id")[metrics]
+        .mean()
+        .rename(columns="val/{}@last-5-avg".format),
     ]
     ends = epochs.trial_id.map(val.groupby("trial_id").epoch.max())
     test = epochs[(epochs.split == "test") & (epochs.epoch == ends)]
-    parts.append(_named(test.set_index("trial_id")[metrics], "test/{}@last"))
+    parts.append(test.set_index("trial_id")[metrics].rename(columns="test/{}@last".format))
     return pd.concat(parts, axis=1).rename_axis("trial_id").reset_index()
-
-
-def _named(frame: pd.DataFrame, pattern: str) -> pd.DataFrame:
-    return frame.rename(columns=pattern.format)

@@ -22,7 +22,7 @@ from kdtune.results.design import Design, ExampleReader, no_examples
 from kdtune.results.frames import PREFIX, Frames, config_label
 from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
-from kdtune.storage.records import read_provenance, read_study
+from kdtune.storage.records import Round, read_provenance, read_study
 
 MAX_PRINTED_ROWS = 30
 """Configurations in a printed table; if there are more, the best ones."""
@@ -258,17 +258,17 @@ class Results:
         criterion = criterion or self.default_criterion
         trials = self.trials_for(criterion)
         trials = trials[trials.config_id.isin(configs)]
-        if self.names_recorded_best(criterion):
-            return comparison.recorded_best(trials, self.frames.round)
+        if (round_ := self.deciding_round(criterion)) is not None:
+            return round_.best(set(comparison.completed(trials).config_id))
         values = criterion.by_repeat(trials)
         if not values.notna().any(axis=None):
             return None
         return comparison.best_config(values, criterion.sign, comparison.students_of(self.trials))
 
-    def names_recorded_best(self, criterion: Criterion) -> bool:
-        """Return whether `best` is the finalist that was recorded as the best."""
-        recorded = self.frames.round is not None and self.uses_held_out_repeats(criterion)
-        return recorded and criterion.decides_the_search
+    def deciding_round(self, criterion: Criterion) -> Round | None:
+        """Return the round whose recorded best finalist `best` is; None if `best` has its mean."""
+        decides = criterion.decides_the_search and self.uses_held_out_repeats(criterion)
+        return self.frames.round if decides else None
 
     @property
     def default(self) -> str:
@@ -515,7 +515,7 @@ class Results:
             why_these_images=why,
             design=self.design,
             is_recorded=self.frames.round is not None,
-            names_recorded_best=self.names_recorded_best(criterion),
+            names_recorded_best=self.deciding_round(criterion) is not None,
         )
 
     def verdict(self, criterion: Criterion | None = None) -> str:
@@ -553,7 +553,7 @@ class Results:
         if not (limits := criterion.limits.or_else(self.study.limits)):
             return ""
         phases = (self.trials_for(criterion), self.search_trials)
-        round_ = self.frames.round if self.names_recorded_best(criterion) else None
+        round_ = self.deciding_round(criterion)
         return costs.best_within(phases, self.costs, criterion, limits, self.by, round_)
 
     def baseline(self, criterion: Criterion | None = None, student: str | None = None) -> str:

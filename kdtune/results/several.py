@@ -49,7 +49,7 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
     Returns:
         A sentence if that is not known for some of them, else "".
     """
-    prints = {name: _fingerprints(results).get("data") for name, results in studies.items()}
+    prints = {n: read_saved(r.folder).fingerprints.get("data") for n, r in studies.items()}
     val = {name: r.epochs[r.epochs.split == "val"] for name, r in studies.items()}
     sizes = {name: int(epochs.n_examples.max()) for name, epochs in val.items() if len(epochs)}
     if len({*prints.values(), None}) > 2 or len(set(sizes.values())) > 1:
@@ -64,11 +64,6 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
         )
     unknown = [name for name, fingerprint in prints.items() if fingerprint is None]
     return sentence("data not known", studies=unknown) if unknown else ""
-
-
-def _fingerprints(results: Results) -> dict[str, str]:
-    """Return the content hashes of a study's data, teacher and student, as far as known."""
-    return read_saved(results.folder).fingerprints
 
 
 def pairing_obstacles(one: Study, other: Study) -> list[str]:
@@ -104,7 +99,7 @@ def _settings(results: Results) -> Iterator[tuple[str, str]]:
     for f in fields(Study):
         if f.name not in NOT_COMPARED:
             yield f.name, _shown(getattr(study, f.name))
-    for name, text in _fingerprints(results).items():
+    for name, text in read_saved(results.folder).fingerprints.items():
         if name != "data":
             yield f"fingerprint of the {name}", text
 

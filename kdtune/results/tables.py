@@ -469,14 +469,11 @@ class TableComparison:
         """The baseline in words, with the sentences about the comparison."""
         table, columns = self.comparisons, self.columns
         images = table.n_images.dropna() if len(table) else pd.Series(dtype=float)
-        why = "there is no row per run and example, --example"
-        if columns.example is not None:
-            why = f"no comparison is paired by several values of {columns.example}"
         return ComparisonContext(
             baseline=str(self.runs.labels[self.baseline_config]) if self.candidates else "",
             planned=0,
             images=int(images.max()) if len(images) else None,
-            why_these_images=why,
+            why_these_images=sentence("these examples", example=columns.example),
             design=Design(has_teacher=False, examples="examples"),
             split="",
             repeat=columns.repeat,
@@ -502,19 +499,13 @@ class TableComparison:
         if format != "md":
             slashes = {c: c.replace("/", ".") for c in self.columns.by if format == "latex"}
             return formatting.format_table(self.summary.rename(columns=slashes), format)
-        epoch, example = self.columns.epoch, self.columns.example
-        over = f", each the mean over {example}" if example is not None else ""
-        at = f", last {epoch} of each run" if epoch is not None else ""
-        note = f"Mean ± SD (ddof = 1) over n runs ({self.columns.repeat}){over}{at}"
-        parts = [
-            sentence("pooled") if self.pooled else note,
-            formatting.markdown(*self._summary_rows()),
-        ]
+        columns, metric = self.columns, self.criterion.label
+        note = sentence("pooled" if self.pooled else "means of runs", columns=columns)
+        parts = [note, formatting.markdown(*self._summary_rows())]
         if len(self.comparisons):
-            at = ", at the last epoch" if epoch is not None else ""
-            rows = formatting.comparison_rows(self.comparisons, self.columns.by, self.criterion)
-            parts.append(f"Difference in {self.criterion.label} from {self.context.baseline}{at}:")
-            parts += [formatting.markdown(*rows), " ".join(self._method())]
+            rows = formatting.comparison_rows(self.comparisons, columns.by, self.criterion)
+            head = self.context.sentence("difference of runs", metric=metric, columns=columns)
+            parts += [head, formatting.markdown(*rows), " ".join(self._method())]
         return "\n\n".join([*parts, self.verdict])
 
     def _summary_rows(self) -> tuple[list[str], list[list[str]]]:
@@ -545,9 +536,7 @@ class TableComparison:
             yield sentence("confounded", columns=", ".join(self.runs.confounded[:_MAX_LISTED]))
         if self.direction_by_name:
             is_higher = self.criterion.sign > 0
-            word, other = ("Higher", "lower") if is_higher else ("Lower", "higher")
-            flag = f"--{other}-is-better"
-            yield sentence("direction", word=word, metric=self.columns.metric, flag=flag)
+            yield sentence("direction", metric=self.columns.metric, is_higher=is_higher)
 
     def __repr__(self) -> str:
         return "\n\n".join([self.text(), *(f"warning: {warning}" for warning in self.warnings)])

@@ -27,6 +27,12 @@ def count_of(number: float, noun: str) -> str:
     return f"{number:.0f} {noun}{'s' * (number != 1)}"
 
 
+def score(row: pd.Series, split: str, criterion: Criterion) -> str:
+    """Return a mean of `comparison.selection` as text; "" if there is none."""
+    mean = criterion.scale * row[f"{split}/mean"]
+    return "" if math.isnan(mean) else f"{mean:{'.1f' if criterion.in_points else '.4g'}}"
+
+
 _TEMPLATES = Environment(  # noqa: S701 - plain text; the page of the report escapes it
     loader=DictLoader(tomllib.loads(Path(__file__).with_name("sentences.toml").read_text("utf-8"))),
     undefined=StrictUndefined,
@@ -35,6 +41,7 @@ _TEMPLATES.filters |= {
     "count_of": count_of,
     "p_text": p_text,
     "interval": formatting.interval_words,
+    "score": score,
 }
 
 
@@ -104,16 +111,6 @@ class ComparisonContext:
         return SIGNIFICANCE_LEVEL if self.anytime_level is None else self.anytime_level
 
     @property
-    def rule(self) -> tuple[float, bool]:
-        """The level, and whether p = level is significant: adaptive studies stop at p <= level."""
-        return self.level, self.any_time
-
-    @property
-    def examples(self) -> str:
-        """What the splits consist of, in words: "images"."""
-        return self.design.examples
-
-    @property
     def interval(self) -> str:
         """Kind of the interval, e.g. "simultaneous 95% CI"."""
         return self.sentence("interval")
@@ -160,7 +157,7 @@ def verdict(
         m: number of comparisons that p values and intervals account for; those of the table if it
             has them all.
     """
-    finding = find(table, criterion.sign, *context.rule, m)
+    finding = find(table, criterion.sign, context.level, context.any_time, m)
     is_against_no_distillation = criterion.has_task_baseline and criterion.task.is_distillation
     if finding.kind == "no comparison":
         key = "no arms" if is_against_no_distillation else "no runs"
@@ -197,7 +194,7 @@ def _signed(row: pd.Series, criterion: Criterion) -> str:
 
 def short_verdict(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
     """Return the conclusion of `verdict` in a few words, e.g. "better: +3.1 points, p = 0.002"."""
-    finding = find(table, criterion.sign, *context.rule)
+    finding = find(table, criterion.sign, context.level, context.any_time)
     if not len(finding.row):
         return "no comparison"
     kind = "worse" if finding.kind == "all worse" else finding.kind
@@ -445,21 +442,9 @@ def best_sentence(
     if not len(selection):
         return ""
     rows = selection.set_index("row")
-    best = rows.loc["best"]
-    is_corrected = not math.isnan(best["corrected/mean"])
     signed, ends = _difference(rows, "difference", "test", criterion)
-    return context.sentence(
-        "best",
-        name=name,
-        metric=criterion.declared.label,
-        percent=criterion.in_points,
-        val=_mean(best, "val", criterion),
-        is_uncorrected=criterion.has_predictions and not context.held_out and not is_corrected,
-        corrected=_mean(best, "corrected", criterion),
-        test=_mean(best, "test", criterion),
-        signed=signed,
-        ends=ends,
-    )
+    facts = {"best": rows.loc["best"], "signed": signed, "ends": ends}
+    return context.sentence("best", name=name, criterion=criterion, **facts)
 
 
 def default_text(
@@ -487,25 +472,10 @@ def default_text(
     if math.isnan(difference[f"{split}/mean"]):
         return ""
     signed, ends = _difference(rows, "chosen - default", split, criterion)
-    is_loss = criterion.sign * difference[f"{split}/mean"] < 0
-    return context.sentence(
-        "default",
-        split=split,
-        metric=criterion.declared.label,
-        name=name,
-        value=_mean(rows.loc["default"], split, criterion),
-        percent=criterion.in_points,
-        signed=signed,
-        ends=ends,
-        is_loss=is_loss,
-        is_clear_loss=is_loss and difference[f"{split}/low"] * difference[f"{split}/high"] > 0,
-    )
-
-
-def _mean(row: pd.Series, split: str, criterion: Criterion) -> str:
-    """Return a mean of `comparison.selection` as text; "" if there is none."""
-    mean = criterion.scale * row[f"{split}/mean"]
-    return "" if math.isnan(mean) else f"{mean:{'.1f' if criterion.in_points else '.4g'}}"
+    facts = {"split": split, "row": rows.loc["default"], "signed": signed, "ends": ends}
+    facts["is_loss"] = criterion.sign * difference[f"{split}/mean"] < 0
+    facts["excludes_0"] = difference[f"{split}/low"] * difference[f"{split}/high"] > 0
+    return context.sentence("default", name=name, criterion=criterion, **facts)
 
 
 def _difference(rows: pd.DataFrame, name: str, split: str, criterion: Criterion) -> tuple[str, str]:

@@ -14,16 +14,8 @@ from typing import Any, NamedTuple, assert_never
 import torch
 from torch import Tensor, nn, zeros
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import (
-    ConstantLR,
-    CosineAnnealingLR,
-    LambdaLR,
-    LRScheduler,
-    MultiStepLR,
-    OneCycleLR,
-    StepLR,
-)
+from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from kdtune.config.files import atomic_write, state_files
 from kdtune.config.run import Run, check_warmup
@@ -97,7 +89,7 @@ def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRSc
         epoch = min(step // steps_per_epoch, run.epochs - 1)  # torch also asks for the step after
         return factors[epoch] * min(1.0, (step + 1) / warmup_steps)
 
-    return LambdaLR(optimizer, factor)
+    return lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def milestones(run: Run) -> list[int]:
@@ -109,16 +101,16 @@ def _schedule(run: Run, optimizer: Optimizer, epochs: int, steps_per_epoch: int)
     """Return the schedule without a warm-up; cosine and onecycle end after `epochs`."""
     match run.schedule:
         case "constant":
-            return ConstantLR(optimizer, factor=1.0)
+            return lr_scheduler.ConstantLR(optimizer, factor=1.0)
         case "step":
-            return StepLR(optimizer, run.lr_step_size, run.lr_gamma)
+            return lr_scheduler.StepLR(optimizer, run.lr_step_size, run.lr_gamma)
         case "multistep":
-            return MultiStepLR(optimizer, milestones(run), run.lr_gamma)
+            return lr_scheduler.MultiStepLR(optimizer, milestones(run), run.lr_gamma)
         case "cosine":
-            return CosineAnnealingLR(optimizer, epochs)
+            return lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         case "onecycle":  # the momentum is a hyperparameter of its own and stays as it is set
             steps = epochs * steps_per_epoch
-            return OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)
+            return lr_scheduler.OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)
         case _:
             assert_never(run.schedule)
 

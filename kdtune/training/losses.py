@@ -98,13 +98,8 @@ def ls(
     sd is the sample standard deviation of the row (Sun et al., 2024, algorithm 1; the published
     code). Unlike `kl`, it depends on neither the scale nor the mean of a model's logits.
     """
-    return kl(
-        _standardise(student),
-        _standardise(teacher),
-        labels,
-        temperature=temperature,
-        teacher_temperature=teacher_temperature,
-    )
+    z_s, z_t = _standardise(student), _standardise(teacher)
+    return kl(z_s, z_t, labels, temperature=temperature, teacher_temperature=teacher_temperature)
 
 
 def dist(

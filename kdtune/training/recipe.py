@@ -32,13 +32,7 @@ from kdtune.data.dataset import Data, DataKind
 from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import evaluation
 from kdtune.models.classifier import Classifier, describe_assumption, describe_preprocessing
-from kdtune.models.outputs import (
-    Model,
-    OutputsRecord,
-    OutputTeacher,
-    networks,
-    read_outputs_record,
-)
+from kdtune.models.outputs import Model, OutputsRecord, OutputTeacher, networks, read_outputs_record
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import FinishedTeacher, licence_of, read_finished, teacher_file
 from kdtune.streams.views import view_shape, view_size

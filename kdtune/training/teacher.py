@@ -23,18 +23,10 @@ from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.data.views import samples
+from kdtune.models import outputs
 from kdtune.models.checks import check_last_batch, probe
 from kdtune.models.classifier import Classifier
-from kdtune.models.outputs import (
-    Model,
-    OutputsRecord,
-    OutputTable,
-    OutputTeacher,
-    SplitOutputs,
-    Teacher,
-    read_outputs,
-    write_outputs,
-)
+from kdtune.models.outputs import Model, Teacher
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, FinishedTeacher, check_whole, save_weights
 from kdtune.streams.cache import Cache
@@ -379,46 +371,33 @@ def fine_tune(
     if checkpoint.best is not None:
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
-    _write_teacher(folder, fit, of_run, model, origin, before, epochs, kept)
+    has_cut_val = of_run.cut is not None or of_run.fold is not None
+    finished = FinishedTeacher(
+        fit.student, of_run.classes, model.preprocessing, of_run.fingerprint, has_cut_val
+    )
+    save_weights(model.net, folder / WEIGHTS, finished.metadata)
+    record = {"run": asdict(fit), "classes": of_run.classes, "epochs": fit.epochs}
+    record |= {"data": origin.data, "weights": origin.weights, **_outcome(model, epochs, kept)}
+    record["acc_before"] = None if before is None else before.share
+    with atomic_write(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
     delete_states(checkpoint.file)
     write(
         f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
     )
 
 
-def _write_teacher(
-    folder: Path,
-    fit: Run,
-    data: Data,
-    model: Classifier,
-    origin: Origin,
-    before: Accuracy | None,
-    epochs: Sequence[Epoch],
-    kept: Epoch,
-) -> None:
-    """Write a fine-tuned teacher: its weights, and the record of its training."""
-    has_cut_val = data.cut is not None or data.fold is not None
-    finished = FinishedTeacher(
-        fit.student, data.classes, model.preprocessing, data.fingerprint, has_cut_val
-    )
-    save_weights(model.net, folder / WEIGHTS, finished.metadata)
+def _outcome(model: Classifier, epochs: Sequence[Epoch], kept: Epoch) -> dict[str, Any]:
+    """Return what is recorded of the epochs of a teacher's training."""
     record = {
-        "run": asdict(fit),
-        "classes": data.classes,
-        "data": origin.data,
-        "weights": origin.weights,
-        "epochs": fit.epochs,
         "preprocessing": asdict(model.preprocessing),
         "kept_epoch": kept.number,
-        "acc_before": None if before is None else before.share,
         "history": [
             {"epoch": e.number} | {split: values["acc"] for split, values in e.splits.items()}
             for e in epochs
         ],
     }
-    record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
-    with atomic_write(folder / RECORD) as part:
-        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    return record | {split: metrics for split, metrics in kept.splits.items() if split != "train"}
 
 
 def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | None:
@@ -503,11 +482,7 @@ def key_of(run: Run) -> TeacherKey:
 
 
 def find_unmeasured(
-    run: Run,
-    teachers: Sequence[Run],
-    root: Path,
-    known: Sequence[TeacherAccuracy],
-    data: StudyData,
+    run: Run, teachers: Sequence[Run], root: Path, known: Sequence[TeacherAccuracy], data: StudyData
 ) -> list[Run]:
     """Return the teachers whose accuracy is not known, or was measured on other images or weights.
 
@@ -563,28 +538,26 @@ def _which(run: Run) -> str:
 
 
 def _load(run: Run, each: Run, root: Path, of_study: StudyData) -> tuple[Data, Teacher, str]:
-    """Return the data and the teacher of a run, on the CPU, and the fingerprint of both."""
+    """Return the data and the teacher of a run, on the CPU, and the fingerprint of both.
+
+    These 16 hex digits change with everything that the accuracies depend on.
+    """
     data = of_study.of(each)
     teacher = Teacher.of(_load_members(run, each, data, root))
-    return data, teacher, _fingerprint(each, data, teacher)
+    names = ["image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"]
+    names += ["train_images", "seed", "precision", "student", "student_size"]
+    parts = [data.fingerprint, *teacher.fingerprints]
+    parts += [str(getattr(each, name)) for name in names]
+    # earlier versions did not name it, and it has no effect on other data
+    if each.orientation != "stored" and data.kind == "files":
+        parts.append("exif")
+    return data, teacher, hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _load_members(run: Run, each: Run, data: Data, root: Path) -> list[Model]:
     """Return the models of the teacher of `each`, on the CPU: one, or an ensemble's members."""
     members = each.teacher_members
     return [load_teacher(member, data, root / teacher_place(run, member)) for member in members]
-
-
-def _fingerprint(run: Run, data: Data, teacher: Teacher) -> str:
-    """Return 16 hex digits that change with everything that the accuracies depend on."""
-    names = ["image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"]
-    names += ["train_images", "seed", "precision", "student", "student_size"]
-    parts = [data.fingerprint, *teacher.fingerprints]
-    parts += [str(getattr(run, name)) for name in names]
-    # earlier versions did not name it, and it has no effect on other data
-    if run.orientation != "stored" and data.kind == "files":
-        parts.append("exif")
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def weights_of_members(run: Run, each: Run, root: Path) -> list[str]:
@@ -606,14 +579,14 @@ def weights_of_members(run: Run, each: Run, root: Path) -> list[str]:
 # The teacher of a file of outputs: its rows matched with the examples of the data.
 
 
-def load_output_teacher(run: Run, data: Data) -> OutputTeacher:
+def load_output_teacher(run: Run, data: Data) -> outputs.OutputTeacher:
     """Return the run's teacher, which is a file.
 
     Raises:
         InputError: The file cannot be read, its classes are others, or its ids are not those of the
             examples: of train those that the student learns from, all of val and all of test.
     """
-    table = read_outputs(Path(run.weights_of("teacher")).expanduser(), data.classes)
+    table = outputs.read_outputs(Path(run.weights_of("teacher")).expanduser(), data.classes)
     by_file = any(part.split is None for part in table.parts)
     _check_ids(run, data, table, by_file)
     splits = [split for split in _SPLITS if split in data.splits]
@@ -645,10 +618,10 @@ def load_output_teacher(run: Run, data: Data) -> OutputTeacher:
     logits[row >= 0] = np.concatenate([part.logits for part in table.parts])[row[row >= 0]]
     parts = torch.from_numpy(logits).split([len(examples[split]) for split in splits])
     by_split = dict(zip(splits, parts, strict=True))
-    return OutputTeacher(run.teacher, table.digest, by_split, table.record)
+    return outputs.OutputTeacher(run.teacher, table.digest, by_split, table.record)
 
 
-def _check_ids(run: Run, data: Data, table: OutputTable, by_file: bool) -> None:
+def _check_ids(run: Run, data: Data, table: outputs.OutputTable, by_file: bool) -> None:
     """Raise InputError unless the ids of the rows can tell which examples of the data these are."""
     record, requirement = table.record, None
     if by_file:
@@ -681,10 +654,9 @@ def check_dump(study: Study, file: Path) -> None:
         study: The study, resolved.
         file: The file.
     """
-    if file.suffix not in OUTPUT_SUFFIXES:
-        raise InputError(f"--dump must end in {' or '.join(OUTPUT_SUFFIXES)}, but got {file}")
-    if not file.absolute().parent.is_dir():
-        raise InputError(f"--dump must be in a folder that exists, but got {file}")
+    if file.suffix not in OUTPUT_SUFFIXES or not file.absolute().parent.is_dir():
+        kinds = " or ".join(OUTPUT_SUFFIXES)
+        raise InputError(f"--dump must be a {kinds} file in a folder that exists, but got {file}")
     runs = numbered(study, whole_teachers(study))
     if len(runs) > 1 or study.run.folds is not None:
         names = ", ".join(dict.fromkeys(run.teacher for run in runs))
@@ -729,13 +701,13 @@ def dump_teacher(
         run = with_views_of_teacher(run, data)
         views = {name: getattr(run, name) for name in ("image_size", *OF_INPUT)}
     splits = {
-        split: SplitOutputs(
+        split: outputs.SplitOutputs(
             _whole_split(run, data, teacher, resources, split).numpy(), file_names(data, split)
         )
         for split in data.splits
     }
-    record = OutputsRecord(run.teacher, data.fingerprint, data.cut is not None, views)
-    write_outputs(file, splits, data.classes, record)
+    record = outputs.OutputsRecord(run.teacher, data.fingerprint, data.cut is not None, views)
+    outputs.write_outputs(file, splits, data.classes, record)
     return {split: len(of_split.logits) for split, of_split in splits.items()}
 
 

@@ -181,9 +181,6 @@ def test_random_data_are_the_same_in_every_process_and_known_by_content(load):
         load_data(Run(data="object:Pets"))
 
 
-# -- torchvision -------------------------------------------------------------------------------
-
-
 def test_torchvisions_arrays_are_taken_whole_and_val_is_cut(tmp_path):
     folder, labels = tmp_path / "FashionMNIST" / "raw", (np.arange(60) % 10).astype(np.uint8)
     images = np.random.default_rng(0).integers(0, 255, (60, 28, 28), dtype=np.uint8)
@@ -246,9 +243,6 @@ def test_missing_datasets_are_refused_in_one_sentence(tmp_path, run, words):
     assert "\n" not in str(caught.value) and not (tmp_path / "nowhere").exists()
 
 
-# -- passed objects ----------------------------------------------------------------------------
-
-
 def test_a_dict_equals_the_function_that_makes_it() -> None:
     by_name = load_data(Run(data="own_data:text"))
     for data in (own_data.text(), lambda: own_data.text()):
@@ -257,8 +251,6 @@ def test_a_dict_equals_the_function_that_makes_it() -> None:
     of_name = load_data(replace(folds, data="own_data:text"))
     assert load_data(folds).fingerprint == of_name.fingerprint != by_name.fingerprint
 
-
-# -- images without labels ---------------------------------------------------------------------
 
 REST = Run(train_images=300, extra="rest")
 
@@ -305,7 +297,7 @@ def test_a_function_returns_the_images_in_many_forms(own_module: Any, form: Any)
     ("made", "words"),
     [
         (torch.zeros(4, 3, 28, 28).byte(), r"same channels.*\[1, 28, 28\].*\[3, 28, 28\]"),
-        (torch.zeros(0, 1, 28, 28).byte(), "must return images without labels"),
+        (torch.zeros(0, 1, 28, 28).byte(), "images without labels .* but .* has none"),
         ({}, "or inputs alone where labels do not matter, or a torch Dataset.* but got dict"),
     ],
 )
@@ -355,7 +347,7 @@ def test_faults_of_a_folder(tmp_path: Path) -> None:
     root.rename(tmp_path / "gone")
     refused("the folder .*extra cannot be read .No such file")
     root.mkdir()
-    refused("suffixes .jpg.* but .*extra is none; give another")
+    refused("suffixes .jpg.* but .*extra has none")
 
 
 def test_rest_is_what_the_labelled_images_leave_out() -> None:

@@ -138,11 +138,11 @@ def test_the_vals_of_a_partition_are_disjoint_stratified_and_cover_the_pool(pool
     for repeat in range(FOLDS):
         cut = cut_fold(pool, FoldCut(7, FOLDS, repeat))
         train, val = cut.splits["train"], cut.splits["val"]
-        both = torch.cat([train.inputs, val.inputs]).flatten()  # type: ignore[list-item]
-        assert sorted(both.tolist()) == sorted(every.inputs.flatten().tolist())  # type: ignore[union-attr]
+        both = torch.cat([train.inputs, val.inputs]).flatten()
+        assert sorted(both.tolist()) == sorted(every.inputs.flatten().tolist())
         assert torch.equal(every.labels[cut.numbers("val")], val.labels)
-        assert torch.equal(every.inputs[cut.numbers("val")], val.inputs)  # type: ignore[index,arg-type]
-        assert torch.equal(every.inputs[cut.numbers("train")], train.inputs)  # type: ignore[index,arg-type]
+        assert torch.equal(every.inputs[cut.numbers("val")], val.inputs)
+        assert torch.equal(every.inputs[cut.numbers("train")], train.inputs)
         assert cut.splits["test"] is pool.splits["test"] and cut.numbers("test").tolist() == [0, 1]
         assert cut.fold is not None and cut.fold.smallest_train <= len(train)
         vals.append(cut.numbers("val"))
@@ -166,7 +166,7 @@ def test_train_and_val_are_pooled_in_this_order() -> None:
     assert sum(len(cut.splits[name]) for name in ("train", "val")) == 24
     for split in ("train", "val"):
         numbers = cut.numbers(split) % 12  # both have the examples 0 to 11
-        assert torch.equal(cut.splits[split].inputs, numbers.float()[:, None])  # type: ignore[arg-type]
+        assert torch.equal(cut.splits[split].inputs, numbers.float()[:, None])
 
 
 def test_fingerprints_tell_repeats_apart_and_the_study_has_one() -> None:
@@ -202,12 +202,7 @@ def test_copies_in_the_pool_are_named() -> None:
     twice = data(rows(4, 4, 4), val=rows(4, 4, 4))
     (sentence,) = find_copies(cut_fold(twice, FoldCut(0, FOLDS, 1)))
     assert sentence.startswith("12 of the 24 examples in train and val are copies of others (such")
-    val = twice.splits["val"]
-    others = Split((val.labels + 1) % 3, val.inputs)
-    moved = replace(twice, fingerprint="moved", splits=twice.splits | {"val": others})
-    _, labels = find_copies(cut_fold(moved, FoldCut(0, FOLDS, 0)))
-    assert labels.startswith("24 of the 24 examples in train and val are copies of others in anoth")
-    assert " = pool[" in labels
+    assert " = pool[" in sentence
 
 
 ORIENTATION = 0x0112

@@ -1,6 +1,7 @@
 """Views and mixtures against torchvision's own transforms and by hand, and laws."""
 
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -241,9 +242,5 @@ def test_examples_that_cannot_be_mixed_are_refused(
     data: Data, space: dict[str, Any], message: str | None
 ) -> None:
     study = Study(name="s", run=Run(data="own"), space=space, search="random")
-    if message is None:
+    with nullcontext() if message is None else pytest.raises(InputError, match=message):
         check_mixing(study, data)
-        return
-    with pytest.raises(InputError, match=message) as caught:
-        check_mixing(study, data)
-    assert "\n" not in str(caught.value)

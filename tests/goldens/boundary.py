@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -42,7 +43,10 @@ def run_command(words: Sequence[str]) -> Ran:
         argv = ["kdtune/__main__.py", *words]
         stack.enter_context(mock.patch.object(sys, "argv", argv))
         stack.enter_context(mock.patch.dict(os.environ, ENVIRONMENT))
-        stack.enter_context(mock.patch("atexit.register"))  # of commands that collect no garbage
+        stack.enter_context(mock.patch.object(warnings, "formatwarning", warnings.formatwarning))
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = _print_warning  # pytest would keep them
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
         try:
@@ -50,6 +54,10 @@ def run_command(words: Sequence[str]) -> Ran:
         except SystemExit as end:
             code = int(end.code or 0)
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None):
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def parse_command(words: Sequence[str]) -> Ran | dict[str, Any]:

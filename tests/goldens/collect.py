@@ -10,7 +10,7 @@ import random
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -425,12 +425,6 @@ FAST = [name for name in GROUPS if name.startswith("command lines of")]
 FAST += ["help", "conversions", "configurations", f"results of {FULL}", "results of race"]
 FAST += ["analysis of own_function"]
 """Groups that each run of the tests compares, some of each kind; -m slow compares the others."""
-
-
-def stored(place: Path = HERE) -> Iterator[Path]:
-    """Yield the files of goldens."""
-    for kind in ("numbers", "words"):
-        yield from (file for file in (place / kind).rglob("*") if file.is_file())
 
 
 def difference(name: str, old: str, new: str, most: int = 20) -> Sequence[str]:

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 import torch  # noqa: E402 - the paths come first
-from collect import GROUPS, prepare, stored  # noqa: E402
+from collect import GROUPS, prepare  # noqa: E402
 
 
 def main(asked: list[str]) -> None:
@@ -29,8 +29,10 @@ def main(asked: list[str]) -> None:
                 (target := HERE / file).parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text, "utf-8")
                 written.add(target)
-    for file in set(stored()) - written if not asked else ():
-        file.unlink()
+    for kind in ("numbers", "words") if not asked else ():
+        for file in (HERE / kind).rglob("*.*"):
+            if file not in written:
+                file.unlink()
     print(f"{len(written)} files written")
 
 

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,20 +30,13 @@ BARE = f"{__name__}:without"
 
 def with_dict(classes: int) -> nn.Module:
     net = fashion_student(classes)
-    net.preprocessing = {"mean": 0.25, "std": [0.5], "size": (28, 28), "crop": 0.8}  # type: ignore[assignment]
+    net.preprocessing = {"mean": 0.25, "std": [0.5], "size": (28, 28), "crop": 0.8}
     return net
 
 
 def without(classes: int) -> nn.Module:
     net = fashion_student(classes)
     del net.preprocessing
-    return net
-
-
-def module(**attributes: object) -> nn.Module:
-    net = nn.Linear(1, 1)
-    for name, value in attributes.items():
-        setattr(net, name, value)
     return net
 
 
@@ -83,7 +77,6 @@ def test_preprocessing_of_timm_is_that_of_its_transform() -> None:
         config = timm.get_pretrained_cfg(name).to_dict()
         own = published_by_timm(config)
         resize = data.create_transform(**data.resolve_data_config(config)).transforms[0]
-        assert own.size is not None and own.crop is not None
         exact = math.floor(own.size / config["crop_pct"])
         assert round(own.size / own.crop) == resize.size == exact
         assert own.interpolation == resize.interpolation.value
@@ -104,17 +97,17 @@ def test_preprocessing_of_timm_is_that_of_its_transform() -> None:
         ({"mean": 0.5, "std": 0.5}, Preprocessing(None, None, (0.5,), (0.5,))),
         (
             torchvision.transforms._presets.ImageClassification(crop_size=64, resize_size=80),
-            Preprocessing(64, 3, **IMAGENET, crop=0.8),  # type: ignore[arg-type]
+            Preprocessing(64, 3, **IMAGENET, crop=0.8),
         ),
         (
             {**IMAGENET, "input_size": (3, 64, 64), "crop_pct": 0.8, "interpolation": "bicubic"},
-            Preprocessing(64, 3, **IMAGENET, interpolation="bicubic", crop=0.8),  # type: ignore[arg-type]
+            Preprocessing(64, 3, **IMAGENET, interpolation="bicubic", crop=0.8),
         ),
         (None, None),
     ],
 )
 def test_what_a_module_may_have(attribute: object, expected: Preprocessing | None) -> None:
-    assert of_module(module(preprocessing=attribute), "mine:net") == expected
+    assert of_module(SimpleNamespace(preprocessing=attribute), "mine:net") == expected
 
 
 @pytest.mark.parametrize(
@@ -130,7 +123,7 @@ def test_what_a_module_may_have(attribute: object, expected: Preprocessing | Non
 )
 def test_a_wrong_attribute_gets_one_sentence(attribute: object, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        of_module(module(preprocessing=attribute), "mine:net")
+        of_module(SimpleNamespace(preprocessing=attribute), "mine:net")
     text = str(caught.value)
     assert text.startswith("the preprocessing of mine:net is not valid (") and "\n" not in text
     assert "give a dict such as" in text
@@ -141,8 +134,8 @@ def test_flags_replace_the_models_own_numbers() -> None:
     values = {"mean": (0.1,), "std": (0.2,), "size": 64, "interpolation": "nearest"}
     for role in ("student", "teacher"):
         changed = replace(run, **{f"{role}_{name}": value for name, value in values.items()})
-        old, new = (build_model(r, role, 10, seed=0, weights="none") for r in (run, changed))  # type: ignore[arg-type]
-        assert new.preprocessing == replace(old.preprocessing, **values)  # type: ignore[arg-type]
+        old, new = (build_model(r, role, 10, seed=0, weights="none") for r in (run, changed))
+        assert new.preprocessing == replace(old.preprocessing, **values)
     wrong = replace(run, student_mean=(0.1, 0.2))
     with pytest.raises(InputError, match=r"^student_mean must be one number, or .* 3 channels"):
         build_model(wrong, "student", 10, seed=0, weights="none")

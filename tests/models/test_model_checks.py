@@ -45,9 +45,6 @@ def test_an_input_that_is_changed_in_place_is_refused() -> None:
         probe(Classifier("mine:net", Halves(4, 3), None), torch.ones(2, 4), 3, whole=True)
 
 
-# -- costs ----------------------------------------------------------------------------------------
-
-
 def classifier(*layers: nn.Module) -> Classifier:
     return Classifier("made", nn.Sequential(*layers), Preprocessing())
 

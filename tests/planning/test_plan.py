@@ -8,7 +8,6 @@ that version 0.1 of kdtune has decided.
 import csv
 import itertools
 import json
-import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 from play import Line, play, play_and_crash, rest_of, round_before, runs_of, scored, start_of
-from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make, truth
+from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -30,7 +29,7 @@ from kdtune.planning.ledger import (
     is_decided,
     phase_of,
 )
-from kdtune.planning.plan import Plan, best_of_other, ranked
+from kdtune.planning.plan import Plan, ranked
 
 SEARCHES = [("grid", LISTS), ("random", RANGES), ("tpe", RANGES), ("tpe", LISTS)]
 
@@ -358,32 +357,6 @@ def test_a_warm_start_suggests_the_best_of_the_other_study_first(tmp_path: Path)
         replace(study, search="grid", space=LISTS, warm_start=str(other.folder))
     with pytest.raises(InputError, match="must hold study"):
         Plan(replace(study, warm_start=str(tmp_path)))
-
-
-def unlucky_first(run: Run) -> list[float]:
-    """Return accuracies that are best at lr 1e-2, but in the first repeat 6 points worse there."""
-    noise = random.Random(run.trial_id).gauss(0, 0.005)
-    lost = 0.06 if run.lr == 1e-2 and run.repeat == 0 else 0.0
-    return [truth(run) + noise - lost] * 8
-
-
-def test_the_winner_of_a_race_comes_first_although_its_first_repeat_was_bad(tmp_path: Path) -> None:
-    """In the first repeat, the only one that all share, two others of its arm are better."""
-    space = {"alpha": (0.1, 1.0), "lr": (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)}
-    other = Study(name="race", out=str(tmp_path), run=RUN, space=space, policy="race", repeats=8)
-    lines = play(other, unlucky_first)
-    save(other, lines)
-    ledger = Plan(other, lines).ledger
-    best = finalists(ledger)[0].states
-    assert [state.run.lr for state in best] == [1e-2, 1e-2]
-    for winner in best:
-        arm = [s for s in ledger.by_row if s.arm.is_baseline == winner.arm.is_baseline]
-        assert sum(state.scores[0] > winner.scores[0] for state in arm) == 2
-        assert min(len(state.scores) for state in arm) == 1
-    study = replace(other, policy="all", search="tpe", warm_start=str(other.folder))
-    found = best_of_other(study)
-    assert {run.config_id for run in found[:2]} == {state.run.config_id for state in best}
-    assert len(found) == 12
 
 
 def test_order_by_hand() -> None:

@@ -18,11 +18,11 @@ import pytest
 from photos import photo, save
 from PIL import Image
 from s3_service import S3
+from small_students import PLAIN
 from study_folders import RUN, at, draw, make, write_predictions, write_records
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT, STUDY, THUMBNAILS
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
@@ -191,9 +191,6 @@ def test_transforms_of_the_models_are_kept_and_their_warnings_shown(made: kdtune
     assert named["model"] == source | {"weights": "unknown"}
 
 
-NET = {"": "squeezenet1_1", "_weights": "none"}
-
-
 def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
     """But for what other commands may be writing now, and the user's own files."""
     dead = ["study.json", "teacher/1/teacher.json", "trials/t/files/.kdtune-epochs.json"]
@@ -260,10 +257,9 @@ def test_a_refusal_names_each_field_and_both_ways_out(asked: Study, words: str) 
         of_run(augment=None, teacher_lr=None),  # the recorded values are taken
         of_run(data="/elsewhere", augment="crop", student_weights="/elsewhere/s.safetensors"),
         of_run(lr_step_size=7, dkd_beta=3),  # without effect
-        replace(  # with images that have no labels, in further configurations
-            OLD,
-            run=replace(RUN, extra="more"),
-            space={"alpha": (0.1, 0.5, 1), "extra_share": (0.0, 0.5)},
+        # with images that have no labels, in further configurations
+        replace(
+            OLD, run=replace(RUN, extra="more"), space={**OLD.space, "extra_share": (0.0, 0.5)}
         ),
         replace(OLD, cache="/elsewhere", gpus=0, name="renamed"),
         ONE_CORE,  # both are one thread of a CPU
@@ -294,24 +290,15 @@ def test_images_without_labels_are_compared_by_content() -> None:
 
 RANDOM = replace(OLD, search="random", samples=4, plain_share=0.25)
 HALF = replace(RANDOM, plain_share=0.5)
+AUTO = replace(OLD, until_decided=True, budget="90runs", level=0.01)
 
 
 @pytest.mark.parametrize(
     ("asked", "old", "wins", "flags"),
     [
         (replace(OLD, repeats=2), OLD, "old", "--repeats 4"),
-        (
-            OLD,
-            replace(OLD, until_decided=True, budget="90runs", level=0.01),
-            "old",
-            "--repeats auto --budget 90runs --level 0.01",
-        ),
-        (
-            OLD,
-            replace(OLD, keep="all"),
-            "old",
-            "--keep all",
-        ),
+        (OLD, AUTO, "old", "--repeats auto --budget 90runs --level 0.01"),
+        (OLD, replace(OLD, keep="all"), "old", "--keep all"),
         (replace(OLD, keep="all"), OLD, "asked", ""),
         (OLD, replace(OLD, keep="none"), "asked", ""),
         (HALF, RANDOM, "old", "--plain-share 0.25"),
@@ -324,13 +311,14 @@ def test_a_saved_value_that_wins_is_said(asked: Study, old: Study, wins: str, fl
     assert merge(asked, old) == (want, [said] * bool(flags))
 
 
-@pytest.mark.parametrize("name", PRINTS)
-def test_contents_are_compared(name: str) -> None:
+def test_contents_are_compared() -> None:
     lines: list[str] = []
     check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS, lines.append)
     assert lines == []
-    with pytest.raises(InputError, match=rf"the {name} .*changed since .*{name[0]} → x.*--name"):
-        check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS | {name: "x"})
+    for name in PRINTS:
+        words = rf"the {name} .*changed since .*{name[0]} → x.*--name"
+        with pytest.raises(InputError, match=words):
+            check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS | {name: "x"})
 
 
 def test_what_version_0_1_cannot_tell_is_said() -> None:
@@ -343,6 +331,7 @@ def test_what_version_0_1_cannot_tell_is_said() -> None:
         check_same(of_run(student_weights="none"), SavedStudy(OLD, {"data": "d"}), PRINTS)
 
 
+@pytest.mark.usefixtures("without_texts")
 def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(tmp_path: Path) -> None:
     """A finished one, renamed, whose data has moved; its data must be the same, byte for byte."""
     photos = tmp_path / "photos"
@@ -350,8 +339,8 @@ def test_a_study_goes_on_in_another_folder_with_its_data_elsewhere(tmp_path: Pat
         for number in range(count):
             file = photos / split / "ab"[number % 2] / f"{number}.png"
             save(photo(number + 100 * count, 32, 32), file, grey=True)
-    net = {f"{role}{end}": value for role in ("teacher", "student") for end, value in NET.items()}
-    run = Run(data=str(photos), image_size=32, teacher_epochs=0, epochs=2, lr=0.05, **net)
+    net = "factories:photo_student"
+    run = replace(PLAIN, data=str(photos), image_size=32, teacher=net, student=net, epochs=2)
     study = Study(name="before", out=str(tmp_path / "runs"), run=run, repeats=1)
     with lock_study(study.folder):
         write_study(study, check_study(study, load_data(study.run)))

@@ -190,7 +190,7 @@ def test_a_batch_is_tried_on_cuda(
     monkeypatch: pytest.MonkeyPatch, error: Exception | None, words: str
 ) -> None:
     assert try_on_gpu(Study(run=TINY, gpus=0)) == ""  # without CUDA there is nothing to try
-    monkeypatch.setattr(machines, "device_of", lambda study: torch.device("cuda"))
+    monkeypatch.setattr(machines.views, "device_of", lambda study: torch.device("cuda"))
     monkeypatch.setattr(machines, "device_name", lambda device: "A100")
     monkeypatch.setattr(machines, "try_batch", Mock(side_effect=error))
     fault = try_on_gpu(Study(run=TINY))

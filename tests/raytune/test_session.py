@@ -24,6 +24,7 @@ from ray._private import ray_constants
 from tiny_run import TINY
 
 import kdtune
+from kdtune.config.files import RAY_PREFIX
 from kdtune.config.study import Study
 from kdtune.config.text import RayLostError
 from kdtune.raytune import session as local_ray
@@ -259,30 +260,12 @@ def test_what_the_user_has_set_is_kept(settings: dict[str, str]) -> None:
         assert {name: os.environ[name] for name in AUTH if name in os.environ} == settings
 
 
-HOLD = """
-import sys
-from kdtune.raytune import session as local_ray
-local_ray._temporary_place = lambda: sys.argv[1]
-with local_ray._private_folder() as folder:
-    folder.mkdir()
-    print(folder.parent, flush=True)
-    input()
-"""
-
-
-@pytest.mark.slow
-def test_the_folder_of_a_killed_process_is_removed_by_the_next(
+def test_abandoned_folders_are_removed_and_those_in_use_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_ray, "_temporary_place", lambda: str(tmp_path))
-    command = [sys.executable, "-c", HOLD, tmp_path]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, text=True) as other:
-        assert other.stdout is not None
-        theirs = Path(other.stdout.readline().strip())
-        with local_ray._private_folder():
-            assert (theirs / "ray").exists()  # its process lives
-        other.kill()
-    assert theirs.parent == tmp_path and theirs.exists()
-    with local_ray._private_folder() as folder:
-        assert list(tmp_path.iterdir()) == [folder.parent]
+    with local_ray._private_folder() as used:
+        (tmp_path / f"{RAY_PREFIX}abandoned" / "ray").mkdir(parents=True)
+        with local_ray._private_folder() as folder:
+            assert set(tmp_path.iterdir()) == {used.parent, folder.parent}
     assert list(tmp_path.iterdir()) == []

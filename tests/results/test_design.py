@@ -10,6 +10,7 @@ from study_folders import at, draw, trials_of
 
 from kdtune.results.comparison import Chosen, Criterion, compare, selection
 from kdtune.results.design import ONE_TEACHER, Design, Pair, is_significant
+from kdtune.statistics.intervals import crossed
 
 exact = pytest.approx
 LAST = draw({0.1: 0.01, 0.5: 0.03, 1.0: 0.0}, 8, seed=3)
@@ -77,20 +78,6 @@ def test_repeats_of_few_teachers_do_not_cover_new_teachers() -> None:
 REPEATS, IMAGES = 6, 200
 
 
-def reference(d: np.ndarray) -> tuple[float, float, float]:
-    """Return mean, standard error and degrees of freedom, term by term as DESIGN section 8 says."""
-    repeats, images = d.shape
-    m, rows, columns = d.mean(), d.mean(1), d.mean(0)
-    ms_r = images * sum((row - m) ** 2 for row in rows) / (repeats - 1)
-    ms_i = repeats * sum((column - m) ** 2 for column in columns) / (images - 1)
-    rest = d - rows[:, None] - columns[None] + m
-    ms_e = (rest**2).sum() / ((repeats - 1) * (images - 1))
-    a, b, c = ms_r / d.size, ms_i / d.size, ms_e / d.size
-    v = max(a + b - c, a, b)
-    df = v**2 / (a**2 / (repeats - 1) + b**2 / (images - 1) + c**2 / ((repeats - 1) * (images - 1)))
-    return float(m), math.sqrt(v), max(df, repeats - 1)
-
-
 @pytest.fixture
 def correct() -> dict[float, np.ndarray]:
     """By alpha, whether each image is right in each repeat, [R, N]."""
@@ -116,18 +103,17 @@ def test_a_comparison_is_that_of_the_two_way_estimator(correct) -> None:
     trials = trials_of({alpha: list(table.mean(1)) for alpha, table in correct.items()})
     table = compare(trials, Criterion(), read=reader(correct)).set_index("config/alpha")
     for alpha in (0.1, 0.5):
-        row, (mean, error, df) = table.loc[alpha], reference(correct[alpha] - correct[1.0])
-        assert (row["diff"], row.error, row.df) == exact((mean, error, df))
-        assert (row.n, row.n_images) == (REPEATS, IMAGES)
+        row, estimate = table.loc[alpha], crossed(correct[alpha] - correct[1.0])
+        assert (row["diff"], row.error, row.df) == exact(
+            (estimate.mean, estimate.error, estimate.df)
+        )
+        assert (row.n, row.n_images, row.p) == (REPEATS, IMAGES, exact(estimate.p))
+        assert (row.low, row.high) == exact(estimate.interval(1 - 0.05 / 2))  # two comparisons
         here = stats.ttest_rel(correct[alpha].mean(1), correct[1.0].mean(1))
-        interval = here.confidence_interval(1 - 0.05 / 2)  # two comparisons
-        half = stats.t.ppf(1 - 0.05 / 4, df) * error
-        half = max(half, (interval.high - interval.low) / 2)  # never narrower than here
-        assert (row.low, row.high) == exact((mean - half, mean + half))
-        assert row.p == exact(max(2 * stats.t.sf(abs(mean) / error, df), here.pvalue))
+        interval = here.confidence_interval(1 - 0.05 / 2)
         assert (row.low_here, row.high_here) == exact((interval.low, interval.high))
         parts = (row.var_repeat / REPEATS, row.var_image / IMAGES, row.var_rest / 1200)
-        assert sum(parts) >= error**2 * (1 - 1e-9)  # equal unless a component was negative
+        assert sum(parts) >= estimate.error**2 * (1 - 1e-9)  # equal unless a component was negative
 
 
 def test_a_lost_file_of_predictions_leaves_comparisons_over_repeats(correct) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from study_folders import RUN, draw, edit_records, make
+from study_folders import RUN, draw, edit_records, make, write_study
 
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.results.several import SideBySide, list_studies, load_several, text
+from kdtune.statistics.tests import holm
 
 exact = pytest.approx
 A = draw({0.5: 0.03, 0.1: 0.0, 1.0: 0.0}, 8)
@@ -23,7 +23,7 @@ C = draw({0.5: 0.0, 1.0: 0.0}, 5, seed=2)
 
 def save(folder: Path, last: dict, run: Run = RUN, data: str | None = "x", **study) -> str:
     runs = {replace(run, alpha=alpha): accs for alpha, accs in last.items()}
-    make(folder, runs, name=folder.name, run=run, **study)
+    write_study(folder, runs, name=folder.name, run=run, **study)
     if data is not None:
         file = folder / "study.json"
         own = json.loads(file.read_text()) | {"fingerprints": {"data": data}}
@@ -62,7 +62,7 @@ def test_pairs_where_the_seeds_allow_and_welch_elsewhere(side: SideBySide) -> No
     assert (row.p, row.n, row.n_baseline) == (exact(welch.pvalue), 5, 8)
     ends = welch.confidence_interval(1 - 0.05 / len(table))
     assert (row.low, row.high) == exact((ends.low, ends.high))
-    assert list(table.p_holm) == exact(list(multipletests(table.p, method="holm")[1]))
+    assert list(table.p_holm) == exact(holm(list(table.p)))
 
 
 def test_repeats_pair_only_where_there_are_common_ones(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: li
 
 def test_the_latest_comes_first_and_a_damaged_study_is_a_row(tmp_path: Path) -> None:
     for day, gain in enumerate([-0.05, 0.05, 0.012]):
-        made = make(tmp_path / f"day{day}", draw({0.5: gain, 1.0: 0.0}, 8), name="made")
-        edit_records(made.folder, lambda line, day=day: line.update(time=1.7e9 + 86_400 * day))
+        write_study(folder := tmp_path / f"day{day}", draw({0.5: gain, 1.0: 0.0}, 8))
+        edit_records(folder, lambda line, day=day: line.update(time=1.7e9 + 86_400 * day))
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / "study.json").write_text("{")
-    make(tmp_path / "strange", draw({0.5: 0.0, 1.0: 0.0}, 2))
+    write_study(tmp_path / "strange", draw({0.5: 0.0, 1.0: 0.0}, 2))
     edit_records(tmp_path / "strange", lambda line: line.pop("epochs", None))
     (tmp_path / "notes").mkdir()  # no study
     table = list_studies(tmp_path).set_index("name")

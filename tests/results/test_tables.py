@@ -13,6 +13,7 @@ import kdtune.analysis
 from kdtune.analysis import parse as parse_reading
 from kdtune.config.text import InputError
 from kdtune.results.tables import is_higher_better, read_table, unit_of
+from kdtune.statistics.intervals import crossed
 
 SEED_RESULTS = Path(__file__).parents[1] / "data" / "seed_results.csv"
 AT = {"by": "alpha", "repeat": "rep", "epoch": "epoch", "metric": "epoch_acc_l"}
@@ -73,15 +74,10 @@ def test_values_per_example_hold_for_new_examples() -> None:
     frame = pd.DataFrame({"correct": correct.ravel()}, index.set_names(["alpha", "seed", "image"]))
     result = kdtune.compare(frame.reset_index(), "alpha", "seed", "correct", example="image")
     d = correct[0].astype(float) - correct[1]
-    r, n = d.shape  # the estimator of DESIGN section 8, by hand
-    rows, columns, mean = d.mean(1), d.mean(0), d.mean()
-    a = ((rows - mean) ** 2).sum() * n / (r - 1)
-    b = ((columns - mean) ** 2).sum() * r / (n - 1)
-    c = ((d - rows[:, None] - columns + mean) ** 2).sum() / ((r - 1) * (n - 1))
     row = result.comparisons.iloc[0]
-    assert row.error == pytest.approx(np.sqrt(max(a + b - c, a, b) / d.size))
-    assert (row["diff"], row.n, row.n_images) == (pytest.approx(mean), 5, 60)
-    here = stats.ttest_1samp(rows, 0).confidence_interval()
+    assert row.error == pytest.approx(crossed(d).error)
+    assert (row["diff"], row.n, row.n_images) == (pytest.approx(d.mean()), 5, 60)
+    here = stats.ttest_1samp(d.mean(1), 0).confidence_interval()
     assert (row.low_here, row.high_here) == pytest.approx((here.low, here.high))
     assert "n = 5 repeats × 60 examples); minimum detectable differen" in result.verdict
     assert "with 5 repeats, 60 examples and 1 comparison: " in result.verdict

@@ -115,15 +115,6 @@ def test_adjusted_means_are_those_of_least_squares(counts: tuple[int, ...]) -> N
         assert got == pytest.approx(np.nanmean(cut, axis=1))
 
 
-def test_adjusted_means_do_not_depend_on_the_repeats_effects() -> None:
-    rng = np.random.default_rng(2)
-    table = np.where(np.arange(6) < rng.integers(1, 7, size=(9, 1)), rng.normal(size=(9, 6)), NAN)
-    shifted = adjusted_means(table + rng.normal(0, 10, size=6))
-    differences = shifted - adjusted_means(table)
-    assert differences == pytest.approx(differences[0])
-    assert np.isnan(adjusted_means(np.full((2, 3), NAN))).all()
-
-
 @pytest.mark.parametrize(
     ("epochs", "want"),
     [(1, ()), (2, (1,)), (4, (1, 2, 3)), (8, (2, 3, 4, 5, 6, 7)), (60, (15, 23, 30, 38, 45, 53))],
@@ -284,21 +275,6 @@ def test_a_paired_t_test_and_shrout_and_fleiss() -> None:
         assert all(map(math.isnan, (got.f, got.p, got.icc)))
 
 
-@settings(deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(2, 8))
-def test_repeated_measures_laws(seed: int, k: int, n: int) -> None:
-    rng = np.random.default_rng(seed)
-    block = rng.normal(size=(k, n))
-    got = repeated_measures(block)
-    moved = 5 - 0.01 * block[rng.permutation(k)][:, rng.permutation(n)]
-    again = repeated_measures(moved)
-    assert (again.f, again.icc) == exact((got.f, got.icc), rel=1e-6, abs=1e-9)
-    # an effect of the repeat that all configurations share changes the ICC, not F
-    shifted = repeated_measures(block + rng.normal(0, 3, n))
-    assert shifted.f == exact(got.f, rel=1e-6)
-    assert -1 / (k - 1) - 1e-9 <= got.icc <= 1
-
-
 def test_importance_by_hand() -> None:
     # the levels' means are 1 and 4, the mean of all is 2.5
     got = importance([0, 2, 3, 5], [0, 0, 1, 1])
@@ -331,17 +307,3 @@ def test_a_hyperparameter_without_effect_exceeds_its_null_one_time_in_twenty(lev
         got = importance(rng.normal(size=20), labels, draws=400)
         above += got.share > got.null
     assert above / trials == exact(0.05, abs=4 * math.sqrt(0.05 * 0.95 / trials))
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.integers(4, 20))
-def test_importance_laws(seed: int, k: int) -> None:
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(k) % 3)
-    means = rng.normal(size=k)
-    got = importance(means, labels, draws=100)
-    assert 0 <= got.share <= 1 and 0 <= got.null <= 1
-    assert importance(means, labels, draws=100) == got
-    order, names = rng.permutation(k), rng.permutation(3)
-    again = importance(2 - 3 * means[order], names[labels[order]], draws=100)
-    assert again.share == exact(got.share, abs=1e-9)

@@ -40,14 +40,6 @@ def test_holm_is_statsmodels() -> None:
     assert holm(list(p_values)) == exact(list(want), rel=1e-12, abs=1e-15)
 
 
-@given(st.lists(st.floats(0, 1), max_size=12), st.randoms(use_true_random=False))
-def test_holm_laws(p_values: list[float], random) -> None:
-    adjusted = holm(p_values)
-    assert all(p <= q <= min(1, len(p_values) * p) for p, q in zip(p_values, adjusted, strict=True))
-    order = random.sample(range(len(p_values)), len(p_values))
-    assert holm([p_values[i] for i in order]) == [adjusted[i] for i in order]
-
-
 def t_size(d: np.ndarray, axis: int = -1) -> np.ndarray:
     return abs(d.mean(axis)) / (d.std(axis, ddof=1) / math.sqrt(d.shape[axis]))
 

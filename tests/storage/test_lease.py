@@ -39,9 +39,9 @@ def study(tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 @pytest.fixture
 def in_memory(study: Study) -> Mirror:
     """A study on a store of this process, with conditional writes."""
-    moved = replace(study, out=study.out.replace("s3://kdtune/", "memory://"))
-    moved.folder.mkdir(parents=True)
-    return Mirror(moved)
+    mirror = Mirror(replace(study, out=study.out.replace("s3://kdtune/", "memory://")))
+    mirror.folder.mkdir(parents=True)
+    return mirror
 
 
 DRIVE = """
@@ -137,11 +137,8 @@ def test_of_drivers_that_start_at_once_exactly_one_runs(
 ) -> None:
     """Also where all of them watch the same lease expire."""
     monkeypatch.setattr(leases, "LEASE_TIMEOUT_SECONDS", 2.0)
-    here, drivers, refusals = (
-        Mirror(study),
-        [Mirror(study) for _ in range(5)],
-        threading.Semaphore(0),
-    )
+    here, refusals = Mirror(study), threading.Semaphore(0)
+    drivers = [Mirror(study) for _ in range(5)]
     if expired:
         put_lease(here, host="gone", pid=1)
 
@@ -219,38 +216,36 @@ def contents(mirror: Mirror, folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in store.names()}
 
 
-def test_a_renewal_that_meets_anothers_lease_stops_the_driver_at_its_next_tick(
-    in_memory: Mirror,
+# another container's, with the same host name and process number
+FOREIGN = {"host": socket.gethostname(), "pid": os.getpid(), "token": "x", "time": 0}
+
+
+@pytest.mark.parametrize(
+    ("holder", "words"),
+    [(FOREIGN, "The study continues there"), (None, r"driver\.json of .* was deleted")],
+)
+def test_a_driver_that_has_lost_its_lease_stops_at_its_next_tick(
+    in_memory: Mirror, holder: dict | None, words: str
 ) -> None:
-    here = in_memory
-    # another container's, with the same host name and process number
-    foreign = {"host": socket.gethostname(), "pid": os.getpid(), "token": "x", "time": 0}
+    here, store = in_memory, store_of(in_memory)
     with hold_lease(here):
         uploader = RecordsUploader(here, Records(here.folder))
         uploader.tick()
-        put_lease(here, **foreign)
+        if holder is None:
+            Store(store.uri).delete(LEASE)
+        else:
+            put_lease(here, **holder)
         until = time.monotonic() + 20
-        with pytest.raises(LeaseLostError, match="The study continues there"):
+        with pytest.raises(LeaseLostError, match=words):
             while time.monotonic() < until:
                 uploader.tick()
-                time.sleep(0.1)
+                time.sleep(0.05)
         uploader.records.start(Run(), 0)
         for write in (uploader.flush, partial(here.push, "epochs")):
-            with pytest.raises(LeaseLostError, match="The study continues there"):
+            with pytest.raises(LeaseLostError, match=words):
                 write()
-    assert store_of(here).names() == [LEASE]
-    assert holder_of(here) == foreign
-
-
-def test_a_lease_that_is_gone_is_not_renewed(in_memory: Mirror) -> None:
-    with hold_lease(in_memory):
-        Store(store_of(in_memory).uri).delete(LEASE)
-        until = time.monotonic() + 20
-        while in_memory.lost is None and time.monotonic() < until:
-            time.sleep(0.1)
-        with pytest.raises(LeaseLostError, match=r"driver\.json of .* was deleted"):
-            in_memory.check()
-    assert store_of(in_memory).names() == []
+    assert store.names() == ([] if holder is None else [LEASE])
+    assert holder is None or holder_of(here) == holder
 
 
 def test_a_write_in_flight_does_not_land_on_the_successors_lease(in_memory: Mirror) -> None:

@@ -148,38 +148,6 @@ def test_a_download_that_is_cut_off_leaves_the_old_file(
     assert list(tmp_path.glob("*.part")) == []
 
 
-STREAMED = """
-import re, sys
-from pathlib import Path
-from kdtune.storage.store import Store
-
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-
-store, file = Store(sys.argv[1]), Path(sys.argv[2])
-Path("small").write_text("small")
-store.put(Path("small"), "small")
-store.get("small", Path("small"))
-before = peak()
-store.put(file, "big")
-store.get("big", Path("fetched"))
-assert Path("fetched").stat().st_size == file.stat().st_size
-print(peak() - before)
-"""
-
-
-@pytest.mark.slow  # writes 96 MiB
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
-def test_large_files_are_streamed(s3: S3, tmp_path: Path) -> None:
-    """Memory holds the parts that are sent at once, not the file of 96 MiB."""
-    with (tmp_path / "file").open("wb") as file:
-        file.truncate(96 * 2**20)
-    command = [sys.executable, "-c", STREAMED, f"s3://kdtune/{tmp_path.name}", tmp_path / "file"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 60
-    Store(f"s3://kdtune/{tmp_path.name}").delete("big")
-
-
 VARIABLES = [*ENVIRONMENT, *storage.OBSTORE_CREDENTIALS]
 VARIABLES += ["AWS_PROFILE", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
 VARIABLES += ["AWS_CA_BUNDLE", "GOOGLE_BASE_URL"]

@@ -321,8 +321,6 @@ def test_eviction_leaves_the_users_own_files_alone(tmp_path):
     assert own.exists() and (tmp_path / "views" / "of" / "rome.jpg").exists()
 
 
-# -- other users -------------------------------------------------------------------------------
-
 STRANGER = 54322
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import build_teacher, make_optimizer, make_scheduler, side
+from reference import build_teacher, distillation, make_optimizer, make_scheduler, side
 from tiny_run import CPU, TINY, assert_close, assert_equal, new_stream, over_stream
 from torch import Tensor
 
@@ -38,13 +38,12 @@ RUN = replace(
 )
 """Batches of 10 labelled images and 6 others; in an epoch 8 and 45 of them, the last one of 5 and
 3. So the second epoch begins in the first pass over the 50 others and ends in the second one."""
+FROZEN = {"trainable": "head", "batch_norm": "eval"}
 
 
 @cache
 def bare_images() -> Tensor:
-    inputs = load_fashion().splits["test"].inputs
-    assert isinstance(inputs, Tensor)
-    return inputs[-EXTRA:]
+    return load_fashion().splits["test"].inputs[-EXTRA:]
 
 
 def images() -> tuple[Tensor, Tensor]:
@@ -91,9 +90,7 @@ def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifie
             logits = student(x)
             with torch.no_grad():
                 target = teacher(x)
-            t = run.temperature
-            p, q = F.log_softmax(target / t, 1), F.log_softmax(logits / t, 1)
-            distill = t**2 * F.kl_div(q, p, reduction="batchmean", log_target=True)
+            distill = distillation(run, logits, target, y)
             ce = F.cross_entropy(logits[: len(y)], y)
             optimizer.zero_grad()
             (run.alpha * ce + (1 - run.alpha) * distill).backward()
@@ -105,26 +102,25 @@ def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifie
     return student, accuracies
 
 
-KINDS: dict[str, tuple[dict[str, object], list[int]]] = {
-    "share 0.4": ({}, [6] * 7 + [3]),
-    "share 0.75": ({"extra_share": 0.75}, [12] * 19),  # 18 of 4 labelled images, one of 3: 9
-    "at least one": ({"extra_share": 0.01}, [1] * 5),
-    "at most all but one": ({"extra_share": 0.99, "epochs": 1}, [15] * 75),
-    "only the teacher": ({"alpha": 0.0}, [6] * 7 + [3]),
-    "no augmentation": ({"augment": "none"}, [6] * 7 + [3]),
-    "dropout": ({"student": "factories:dropout_student"}, [6] * 7 + [3]),
-    "head, batch norm train": ({"trainable": "head"}, [6] * 7 + [3]),
-    "head, batch norm eval": ({"trainable": "head", "batch_norm": "eval"}, [6] * 7 + [3]),
-    "head, eval, no augmentation": (
-        {"trainable": "head", "batch_norm": "eval", "augment": "none"},
-        [6] * 7 + [3],
-    ),
-    "head, dropout": (
-        {"trainable": "head", "batch_norm": "eval", "student": "factories:dropout_student"},
-        [6] * 7 + [3],
-    ),
+KINDS = {
+    "share 0.4": {},
+    "share 0.75": {"extra_share": 0.75},
+    "at least one": {"extra_share": 0.01},
+    "at most all but one": {"extra_share": 0.99, "epochs": 1},
+    "only the teacher": {"alpha": 0.0},
+    "no augmentation": {"augment": "none"},
+    "dropout": {"student": "factories:dropout_student"},
+    "head, batch norm train": {"trainable": "head"},
+    "head, batch norm eval": FROZEN,
+    "head, eval, no augmentation": FROZEN | {"augment": "none"},
+    "head, dropout": FROZEN | {"student": "factories:dropout_student"},
 }
-KINDS["share 0.75"][1][-1] = 9
+UNLABELLED = {
+    "share 0.75": [12] * 18 + [9],  # beside 18 of 4 labelled images, one of 3
+    "at least one": [1] * 5,
+    "at most all but one": [15] * 75,
+}
+"""Numbers of images without labels in the batches of an epoch, where they are not those of RUN."""
 
 
 @pytest.mark.parametrize(
@@ -138,8 +134,7 @@ KINDS["share 0.75"][1][-1] = 9
 def test_equals_the_plain_loop(
     kind: str, block: int, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    change, unlabelled = KINDS[kind]
-    run = replace(RUN, **change)  # type: ignore[arg-type]
+    run, unlabelled = replace(RUN, **KINDS[kind]), UNLABELLED.get(kind, [6] * 7 + [3])
     reference, accuracies = plain_loop(run, teacher_folder, unlabelled)
     monkeypatch.setattr(blocks, "BLOCK", block)  # two blocks in a pass, or one
     for _ in ("built", "read"):
@@ -159,7 +154,6 @@ def test_labels_of_these_images_change_no_bit(teacher_folder: Path) -> None:
     with_labels = replace(data, splits={**data.splits, "extra": random})
     bare = replace(run, extra=f"{__name__}:bare_images")
     for changed, other in ((run, with_labels), (bare, with_extra(load_data(bare), bare))):
-        assert other.extra is not None and data.extra is not None
         assert other.extra.fingerprint == data.extra.fingerprint
         student, found = over_stream(changed, teacher_folder, data=other)
         assert_equal(student, want)
@@ -170,7 +164,7 @@ def test_labels_of_these_images_change_no_bit(teacher_folder: Path) -> None:
 def test_without_a_share_or_a_teacher_there_are_none(
     change: dict[str, float], teacher_folder: Path
 ) -> None:
-    run = replace(RUN, **change)  # type: ignore[arg-type]
+    run = replace(RUN, **change)
     alone = replace(run, extra=None, extra_share=0.0)
     assert run.config_id == alone.config_id
     student, found = over_stream(run, teacher_folder)
@@ -189,16 +183,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(teacher_folder: Path, tmp_pat
     assert_equal(resumed, want)
 
 
-def test_the_label_of_such_an_image_is_the_class_of_the_teacher(teacher_folder: Path) -> None:
-    for batch in new_stream(RUN, teacher_folder)[1].train(0):
-        n = batch.unlabelled
-        assert batch.teacher is not None
-        assert torch.equal(batch.labels[-n:], batch.teacher[-n:].argmax(1))
-        assert len(batch) == len(batch.labelled) + n
-
-
 def test_only_labelled_images_are_mixed(teacher_folder: Path) -> None:
-    """Mixing is within the labelled part of a batch, whatever its size; the others stay."""
+    """The others stay, and their label is the class of the teacher."""
     mixing = replace(RUN, mixup=1.0)
     pairs = zip(
         new_stream(RUN, teacher_folder)[1].train(1),
@@ -207,14 +193,13 @@ def test_only_labelled_images_are_mixed(teacher_folder: Path) -> None:
     )
     for plain, mixed in pairs:
         n = plain.unlabelled
-        assert mixed.unlabelled == n
+        assert mixed.unlabelled == n and len(plain) == len(plain.labelled) + n
+        assert torch.equal(plain.labels[-n:], plain.teacher[-n:].argmax(1))
         for one, other in zip(vars(plain).values(), vars(mixed).values(), strict=True):
             if isinstance(one, Tensor):
                 assert torch.equal(one[-n:], other[-n:])
-        assert mixed.views is not None and plain.views is not None
         assert not torch.equal(mixed.views[:-n], plain.views[:-n])
         assert torch.equal(mixed.labels, plain.labels)
-        assert mixed.partners is not None and mixed.shares is not None
         assert torch.equal(mixed.partners[-n:], mixed.labels[-n:])
         assert sorted(mixed.partners[:-n].tolist()) == sorted(plain.labels[:-n].tolist())
         share, most = mixed.shares[0], plain.views[:-n].float().amax()
@@ -257,7 +242,7 @@ def test_configurations_share_the_passes(
     monkeypatch.setattr(
         TeacherPasses, "_forward", lambda s, m, b: seen.append(len(b)) or forward(s, m, b)
     )
-    runs = [replace(RUN, augment=augment, **change) for change in CONFIGURATIONS]  # type: ignore[arg-type]
+    runs = [replace(RUN, augment=augment, **change) for change in CONFIGURATIONS]
     over_stream(max(runs, key=lambda run: run.extra_share), teacher_folder, resources)
     evaluated = sum(len(load_data(RUN).splits[split]) for split in ("val", "test"))
     per_epoch = 18 * 12 + 9
@@ -274,13 +259,10 @@ def test_features_of_a_frozen_backbone_are_computed_once(
     teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resources = Resources(cache=Cache(tmp_path, 1))
-    run = replace(RUN, trainable="head", batch_norm="eval")
+    run = replace(RUN, **FROZEN)
     over_stream(run, teacher_folder, resources)
 
-    def fail(self: Classifier, views: Tensor) -> Tensor:
-        raise AssertionError("the backbone runs again")
-
-    monkeypatch.setattr(Classifier, "features", fail)
-    monkeypatch.setattr(Classifier, "forward", fail)
+    monkeypatch.delattr(Classifier, "features")
+    monkeypatch.delattr(Classifier, "forward")
     for change in ({"alpha": 0.1}, {"temperature": 1.0}):
-        over_stream(replace(run, **change), teacher_folder, resources)  # type: ignore[arg-type]
+        over_stream(replace(run, **change), teacher_folder, resources)

@@ -149,16 +149,21 @@ def seen() -> dict[tuple[float, ...], str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_plain_loop(
-    kind: str, tmp_path: Path, seen: dict[tuple[float, ...], str]
+    kind: str,
+    tmp_path: Path,
+    seen: dict[tuple[float, ...], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run, data = replace(RUN, epochs=2, **KINDS[kind]), enlarged(KINDS[kind].get("image_size", 8))
     if kind.startswith("tensors"):
         splits = {n: Split(s.labels, s.inputs.float() / 255) for n, s in data.splits.items()}
         data = replace(data, splits=splits)
     plain = list(plain_loop(run, data))
-    resources = Resources(cache=Cache(tmp_path, 1))
-    for _ in ("built", "read"):
-        epochs = list(over_stream(run, data, resources))
+    whole, shards = (Cache(tmp_path / name, 1) for name in ("whole", "shards"))
+    for cache in (whole, whole, shards):  # built, read, and too many views to hold
+        if cache is shards:
+            monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)
+        epochs = list(over_stream(run, data, Resources(cache=cache)))
         assert seen.setdefault(tuple(epochs[-1][0].head.bias.tolist()), kind) == kind
         assert_close(epochs[-1][0], plain[-1][0], least=1)
         for (_, epoch), (_, metrics) in zip(epochs, plain, strict=True):
@@ -237,16 +242,6 @@ def test_a_run_resumes_exactly(tmp_path: Path) -> None:
     next(iter(over_stream(run, blobs(), Resources(), checkpoint)))
     *_, (resumed, _) = over_stream(run, blobs(), Resources(), checkpoint)
     assert_equal(resumed, whole)
-
-
-def test_views_too_many_to_hold_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    run = replace(MIXUP, augment="none")
-    *_, (reference, _) = plain_loop(run, blobs())
-    monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)
-    *_, (student, _) = over_stream(run, blobs(), Resources(cache=Cache(tmp_path, 1)))
-    assert_close(student, reference)
 
 
 def test_a_teacher_is_not_fine_tuned_on_mixed_images() -> None:

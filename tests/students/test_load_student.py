@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def copied(fashion: Results, tmp_path: Path) -> Path:
 def refused(place: object, repeat: int | None = None) -> str:
     """Return the sentence with which a place is refused."""
     with pytest.raises(InputError) as error:
-        kdtune.load_student(place, repeat)  # type: ignore[arg-type]
+        kdtune.load_student(place, repeat)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -95,13 +95,12 @@ def test_students_of_earlier_versions(name: str, tmp_path: Path) -> None:
     results = kdtune.load(folder)
     trial = results.trials[results.trials.config_id == results.best()].iloc[0]
     frame = pd.read_parquet(folder / "trials" / trial.trial_id / "predictions.parquet")
-    val, labels = load_fashion().splits["val"].inputs, load_fashion().splits["val"].labels
-    assert isinstance(val, torch.Tensor)
+    val = load_fashion().splits["val"]
     rows = frame[frame.split == "val"].sort_values("example")
     for place in (folder, copied):
         student = kdtune.load_student(place, int(trial["repeat"]))
-        p = student(val)
-        assert (p.argmax(1) == labels).tolist() == rows.correct.tolist()
+        p = student(val.inputs)
+        assert (p.argmax(1) == val.labels).tolist() == rows.correct.tolist()
         if "p_predicted" in rows:  # not in version 0.1
             want = torch.tensor(rows.p_predicted.to_numpy())
             torch.testing.assert_close(p.max(1).values, want, rtol=0, atol=1e-6)
@@ -120,9 +119,6 @@ def test_earlier_students_of_other_data_need_their_study(tmp_path: Path) -> None
     edit(folder, lambda values: values.pop("preprocessing"))
     edit(folder, lambda values: values.update(image_size=None))
     assert "image size of these students is not known" in refused(around)
-
-
-# -- what can be wrong -------------------------------------------------------------------------
 
 
 def test_places_without_students(fashion: Results, tmp_path: Path) -> None:
@@ -176,46 +172,35 @@ def test_damaged_weights(copied: Path) -> None:
         assert fault in refused(copied)
 
 
-# -- factories of the user's -------------------------------------------------------------------
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of a user's factory, importable."""
-    file = tmp_path / "my_models_of_mine.py"
-    file.write_text("import factories\n\nsmall = lambda k: factories.small_cnn(k, width=2)\n")
+def test_a_factory_that_is_gone_or_has_changed(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, name = tmp_path / "my_models_of_mine.py", "my_models_of_mine"
+    text = "import factories\n\nsmall = lambda k: factories.small_cnn(k, width=2)\n"
+    project.write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide edits within a second
-    yield file
-    forget()
-
-
-def forget() -> None:
-    sys.modules.pop("my_models_of_mine", None)
-
-
-def test_a_factory_that_is_gone_or_has_changed(project: Path, copied: Path) -> None:
-    made = build("my_models_of_mine:small", "none", 10, seed=0)
+    made = build(f"{name}:small", "none", 10, seed=0)
     model = {"name": made.name, "file": str(project), "source": made.source}
     want = kdtune.load_student(copied)(IMAGES)
     edit(copied, lambda values: values["model"].update(model))
     torch.testing.assert_close(kdtune.load_student(copied)(IMAGES), want)
 
-    forget()
-    project.write_text(project.read_text() + "\n\nEPOCHS = 3\n")
+    del sys.modules[name]
+    project.write_text(f"{text}\n\nEPOCHS = 3\n")
     with pytest.warns(UserWarning, match="has changed since the study") as found:
         changed = kdtune.load_student(copied)
     assert str(project) in str(found[0].message)
     torch.testing.assert_close(changed(IMAGES), want)
 
-    for text, words in (
-        (project.read_text().replace("width=2", "width=3"), "fit .*The source of .* has changed."),
+    for other, words in (
+        (text.replace("width=2", "width=3"), "fit .*The source of .* has changed."),
         ("x = 1\n", "has no attribute 'small'"),
     ):
-        forget()
-        project.write_text(text)
+        del sys.modules[name]
+        project.write_text(other)
         assert re.search(words, refused(copied))
-    forget()
+    del sys.modules[name]
     project.unlink()
     message = refused(copied)
     assert "No module named 'my_models_of_mine'" in message and "PYTHONPATH" in message

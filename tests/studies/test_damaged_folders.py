@@ -1,9 +1,9 @@
-"""Folders that lose parts while a study runs or between two calls: the numbers stay the same."""
+"""A folder that loses parts between two calls: the numbers stay the same.
+
+experiments/soak.py damages them while the study runs.
+"""
 
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,34 +16,6 @@ from kdtune.config.study import Study
 from kdtune.storage.records import read_lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_ray", "one_at_a_time")]
-
-
-@contextmanager
-def emptied(cache: Path) -> Iterator[None]:
-    """Empty a cache again and again while the context lasts."""
-    is_over = threading.Event()
-
-    def empty() -> None:
-        while not is_over.wait(0.05):
-            for part in cache.glob("*"):
-                shutil.rmtree(part, ignore_errors=True)
-
-    thread = threading.Thread(target=empty)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
-
-
-def test_a_cache_that_is_emptied_again_and_again(taught: Study) -> None:
-    small = replace(taught, space={"alpha": (0.0, 1.0)}, repeats=1)
-    kdtune.run(small)
-    other = replace(small, name="other", cache=f"{small.cache}-other")
-    with emptied(Path(str(other.cache))):
-        kdtune.run(other)
-    pd.testing.assert_frame_equal(numbers(small.folder), numbers(other.folder))
 
 
 def starts(folder: Path) -> list[str]:

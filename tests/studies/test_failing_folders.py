@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from disks import Disk, why_not
 from drivers import Driver, check_steady, recomputed_epochs, wait_until
+from own_functions import study_of
 
 from kdtune.config.study import Study
 from kdtune.storage.records import read_lines
@@ -31,15 +32,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def study(disk: Disk) -> Study:
-    return Study(
-        train="own_functions:steady",
-        space={"alpha": (0.25, 1.0)},
-        baseline={"alpha": 1.0},
-        repeats=2,
-        epochs=8,
-        out=str(disk.place / "runs"),
-        name="s",
-    )
+    changes = {"space": {"alpha": (0.25, 1.0)}, "repeats": 2, "epochs": 8}
+    return study_of("own_functions:steady", disk.place / "runs", **changes)
 
 
 def start(study: Study, tmp_path: Path, seconds: float = 0.6) -> Driver:

@@ -3,6 +3,7 @@
 The loop is what a user of PyTorch writes for one run: no views, no streams, no cache.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
-from kdtune.reporting.sections import provenance
+from kdtune.reporting.sections import provenance, study_facts
+from kdtune.results.comparison import Criterion
 from kdtune.training.recipe import resolve
 
 TEXT = Run(
@@ -122,3 +124,17 @@ def test_settings_of_images_are_refused() -> None:
     with pytest.raises(InputError, match=r"and got --student-mean 0.5 0.4; leave it out"):
         resolve(replace(TEXT, student_mean=(0.5, 0.4)))
     assert resolve(replace(TEXT, augment="none")) == resolve(TEXT)
+
+
+@pytest.mark.slow  # its numbers: tests/streams/test_extra.py
+@pytest.mark.usefixtures("in_this_process", "without_texts")
+def test_a_study_with_images_without_labels(taught: Study) -> None:
+    run = replace(taught.run, extra="rest", extra_share=0.5, epochs=1)
+    results = kdtune.run(replace(taught, run=run, space={"alpha": (0.2, 1.0)}, repeats=1))
+    share = results.trials.set_index("config/alpha")["config/extra_share"]
+    assert share[0.2] == 0.5 and share.isna()[1.0]  # plain training has none
+    counts = results.epochs.groupby("split").n_examples.unique()
+    assert counts["train"].tolist() == [run.train_images]
+    study = json.loads((taught.folder / "study.json").read_text())
+    assert set(study["fingerprints"]) == {"data", "extra images", "teacher", "student"}
+    assert "images without labels (rest)" in study_facts(results, Criterion())["data"]

@@ -22,7 +22,7 @@ def test_a_driver_holds_the_lock_before_it_reads_the_study(
             FileLock(folder / ".lock").acquire(timeout=0)
         raise InputError("read")
 
-    monkeypatch.setattr("kdtune.raytune.driver.read_if_saved", read)
+    monkeypatch.setattr("kdtune.raytune.folder.read_if_saved", read)
     with pytest.raises(InputError, match="read"):
         kdtune.run(study)
     with (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from drivers import check_steady, recomputed_epochs, wait_until
+from own_functions import study_of
 from s3_service import S3
 
 import kdtune
@@ -103,11 +104,10 @@ def test_a_race_over_ranges_on_a_store(
 ) -> None:
     """TPE, a race, early stopping, confirmation and final repeats under a real Ray."""
     server = s3.url.removeprefix("http://")  # which workers do not have in their environment
-    study = Study(
-        train="own_functions:climbs",
-        out=f"s3://kdtune/{tmp_path.name}?endpoint_override={server}&scheme=http",
+    study = study_of(
+        "own_functions:climbs",
+        f"s3://kdtune/{tmp_path.name}?endpoint_override={server}&scheme=http",
         space={"alpha": Range(0, 0.9), "lr": Range(1e-3, 0.1, log=True)},
-        baseline={"alpha": 1.0},
         epochs=8,
         search="tpe",
         samples=10,
@@ -134,6 +134,9 @@ def test_a_race_over_ranges_on_a_store(
     assert trials.groupby("config_id")["config/alpha"].first().eq(1).sum() == 2  # a fifth of 10
     monkeypatch.setattr("kdtune.raytune.driver.ray_session", None)  # Ray is not even started
     assert len(kdtune.run(study).trials) == len(trials)
+    other = replace(study, train="own_functions:steady", name=study.name)
+    with pytest.raises(InputError, match=r"another study \(train: own_functions:climbs → own"):
+        kdtune.run(other)
 
 
 def test_ctrl_c_exits_130_and_the_same_command_goes_on(
@@ -141,10 +144,10 @@ def test_ctrl_c_exits_130_and_the_same_command_goes_on(
 ) -> None:
     """Interrupted once a run has ended; the worker of the other run dies, too.
 
-    The function finds its state. test_killed_studies.py kills drivers.
+    The function finds its state. experiments/soak.py kills drivers.
     """
-    study = Study(train="own_functions:dies_once", out=str(tmp_path), space={"alpha": (1.0,)})
-    study = replace(study, baseline={"alpha": 1.0}, epochs=8, repeats=2)
+    changes = {"space": {"alpha": (1.0,)}, "epochs": 8, "repeats": 2}
+    study = study_of("own_functions:dies_once", tmp_path, **changes)
     of_ctrl_c = signal.getsignal(signal.SIGINT)
 
     def interrupt() -> None:

@@ -42,7 +42,10 @@ def follow(
     """The first epochs of a run that saves its state, and the student's weights then."""
     student, write = new_student(run), ([] if said is None else said).append
     loop = train(run, student, new_stream(run, student), Eager(file, write=write))
-    return [next(loop) for _ in range(epochs)], student.net.state_dict()
+    first = [next(loop) for _ in range(epochs)]
+    if epochs == run.epochs:
+        next(loop, None)  # the average takes its place
+    return first, student.net.state_dict()
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -57,19 +60,18 @@ def numbers(epochs: list[Epoch]) -> list[dict[str, Metrics]]:
     return [epoch.splits for epoch in epochs]
 
 
-@pytest.mark.parametrize(
-    ("kind", "after"), [*((kind, 2) for kind in KINDS), ("adamw", 1), ("average", 4)]
-)
-def test_a_run_resumes_exactly_where_it_was_cut(kind: str, after: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_resumes_exactly_where_it_was_cut(kind: str, tmp_path: Path) -> None:
     run = KINDS[kind]
     whole, weights = follow(run, tmp_path / "whole", 4)
-    cut, _ = follow(run, tmp_path / "cut", after)
-    rest, resumed = follow(run, tmp_path / "cut", 4)
-    assert numbers(rest) == numbers(whole)
-    assert seconds(rest)[:after] == seconds(cut)
-    assert same(resumed, weights)
-    for split, own in whole[-1].predictions.items():
-        assert same(vars(rest[-1].predictions[split]), vars(own)), split
+    for after in {"adamw": (1, 2), "average": (2, 4)}.get(kind, (2,)):
+        cut, _ = follow(run, tmp_path / f"cut {after}", after)
+        rest, resumed = follow(run, tmp_path / f"cut {after}", 4)
+        assert numbers(rest) == numbers(whole)
+        assert seconds(rest)[:after] == seconds(cut)
+        assert same(resumed, weights)
+        for split, predictions in whole[-1].predictions.items():
+            assert same(vars(rest[-1].predictions[split]), vars(predictions)), split
 
 
 @pytest.fixture(scope="module")

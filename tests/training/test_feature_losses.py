@@ -13,9 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from blobs import CPU, SMALL
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from random_logits import close, gradient
+from random_logits import close, gradient, laws
 from torch import Tensor, nn
 
 from kdtune.config.fields import takes_features
@@ -93,7 +93,7 @@ def test_gradients_of_the_projector_by_hand(loss: str) -> None:
     close(x.grad, slope @ projector.weight.detach())
 
 
-@settings(deadline=None, max_examples=50)
+@laws
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_the_cosine_does_not_depend_on_size_and_is_half_a_distance(a: float, b: float) -> None:
     student, teacher = pair()

@@ -23,7 +23,7 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
 
-FEATURES = replace(RUN, loss="features_mse", epochs=3)
+FEATURES = replace(RUN, loss="features_mse", epochs=2)
 
 
 @pytest.fixture

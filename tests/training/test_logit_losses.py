@@ -342,14 +342,6 @@ def test_laws_of_nkd(temperature: float, seed: int) -> None:
     close(binary[1], binary[0])
 
 
-@pytest.mark.parametrize("name", [name for name in OF_LOGITS if name != "mse"])
-def test_the_same_temperature_is_none(name: str) -> None:
-    student, teacher = pair(torch.float32)
-    none = loss(name, student, teacher, 3.0, None)
-    assert torch.equal(loss(name, student, teacher, 3.0, 3.0), none)
-    assert loss(name, student, teacher, 3.0, 2.0) != none
-
-
 EXTREME = {
     "opposed": ([[1e4, -1e4, 0], [-1e4, 1e4, 1e4]], [[-1e4, 1e4, 0], [1e4, 0, -1e4]]),
     "one-hot teacher": ([[1, 2, 3], [3, 1, 2]], [[1e4, 0, 0], [0, 1e4, 0]]),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from random_logits import laws
 from torch import Tensor
 
 from kdtune.config.run import Run
@@ -22,7 +23,6 @@ from kdtune.training.epoch import Losses, Meter, Outputs, Predictions
 from kdtune.training.losses import objective
 
 N, K = 150, 5
-laws = settings(deadline=None, max_examples=50)
 
 
 def logits(seed: int, scale: float = 2.0, n: int = N) -> Tensor:

@@ -99,14 +99,8 @@ def test_warm_up_and_cosine_are_those_of_torch() -> None:
     run = replace(RUN, lr=0.3, epochs=20, schedule="cosine", warmup_epochs=5)
     optimizer = plain_optimizer(0.3)
     # torch's by epoch: one step an epoch is one batch an epoch
-    sequence = SequentialLR(
-        optimizer,
-        [
-            LinearLR(optimizer, start_factor=1 / 5, total_iters=4),
-            CosineAnnealingLR(optimizer, 15),
-        ],
-        milestones=[5],
-    )
+    parts = [LinearLR(optimizer, 1 / 5, total_iters=4), CosineAnnealingLR(optimizer, 15)]
+    sequence = SequentialLR(optimizer, parts, milestones=[5])
     assert rates(run, steps=1) == pytest.approx(walk(run, sequence, 1, True), rel=1e-9)
 
 

@@ -247,7 +247,7 @@ def test_the_command_writes_the_file_and_refuses_what_it_cannot(
     assert teacher_command.main(study) == 0
     assert f"--teacher {tmp_path / 't.npz'} --augment none" in capsys.readouterr().out
     cases = [
-        ({"dump": "t.csv"}, "must end in .parquet or .npz"),
+        ({"dump": "t.csv"}, "must be a .parquet or .npz file"),
         ({"dump": str(tmp_path / "no" / "t.npz")}, "in a folder that exists"),
         ({"run": replace(run, folds=3)}, "leave out --folds"),
         ({"run": replace(run, teacher_epochs=1, teachers=2)}, "but the study has 2"),

@@ -77,9 +77,6 @@ def test_the_configuration_of_one_run_has_what_differs_from_neutral() -> None:
     assert "loss" not in describe_config(replace(run, alpha=1.0))
 
 
-# A search over the augmentation: one teacher, and ids that older studies keep.
-
-
 SPACE = {"augment": ("crop", "trivial", "none"), "alpha": (0.5, 1.0)}
 
 

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from blobs import CPU, NOWHERE, RUN, SMALL, blobs
-from PIL import Image
+from photos import save_photos
 from reference import build_teacher, plain_loop
 from safetensors.torch import load_file
 from torch import nn
@@ -76,15 +75,11 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
 
 
 def test_predictions_name_the_files_of_a_folder(tmp_path: Path) -> None:
-    for split, name, i in product(("train", "val"), ("ants", "bees"), range(3)):
-        file = tmp_path / "insects" / split / name / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (12, 12), 40 * i).save(file)
-    run = replace(RUN, data=str(tmp_path / "insects"), image_size=12, epochs=1)
-    run = replace(run, teacher=LIBRARY, student=LIBRARY)
+    save_photos(tmp_path / "insects", 3)
+    run = replace(RUN, data=str(tmp_path / "insects"), teacher=LIBRARY, student=LIBRARY, epochs=1)
     list(distill(run, NOWHERE, Resources(), tmp_path))
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
-    assert frame.file.tolist() == [f"val/{n}/{i}.png" for n in ("ants", "bees") for i in range(3)]
+    assert frame.file.tolist() == [f"val/{n}/{i}.png" for n in ("ant", "bee") for i in range(3)]
     assert frame.label.tolist() == [0] * 3 + [1] * 3
 
 

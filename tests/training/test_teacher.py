@@ -7,14 +7,13 @@ import json
 import os
 import shutil
 from dataclasses import asdict, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from blobs import SMALL
-from PIL import Image
+from photos import photo, save, save_photos
 from safetensors.torch import load_file
 from tiny_run import TINY
 
@@ -47,10 +46,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     """A teacher from a file of weights, fine-tuned on a folder of images, and its folder."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("tuned")
-    for split, name, i in product(("train", "val"), ("ants", "bees"), range(3)):
-        file = root / "images" / split / name / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (12, 12), (70 * i, 90 * (name == "ants"), 0)).save(file)
+    save_photos(root / "images", 3)
     weights = root / "initial.safetensors"
     save_weights(build(MODEL, "none", 2, seed=7).net, weights)
     run = Run(data=str(root / "images"), teacher=MODEL, teacher_weights=str(weights), batch_size=3)
@@ -81,7 +77,7 @@ def test_other_content_is_another_teacher(tuned: tuple[Run, Path], tmp_path: Pat
     other = tmp_path / "initial.safetensors"
     save_weights(build(MODEL, "none", 2, seed=8).net, other)
     pixels = shutil.copytree(run.data, tmp_path / "images")
-    Image.new("RGB", (12, 12), (1, 2, 3)).save(pixels / "train" / "ants" / "0.png")
+    save(photo(99), pixels / "train" / "ant" / "0.png")
     changes: list[dict[str, Any]] = [
         {"teacher_weights": str(other)},  # of the same name
         *({"data": str(pixels)}, {"teacher_batch_size": 2}, {"teacher_epochs": 2}, {"seed": 1}),

@@ -29,7 +29,6 @@ from kdtune.training.teacher import initial_teacher
 COUNT, WRONG = 8, 2
 """Images of val, and how many of them lie in the folder of the other class."""
 NEEDS_TIMM = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
-Transform = Callable[[Image.Image], Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def published_transform(name: str) -> Transform:
+def published_transform(name: str) -> Callable[[Image.Image], Tensor]:
     if name.startswith("timm/"):
         import timm
         from timm import data
@@ -120,7 +119,7 @@ def test_a_teacher_reaches_its_published_accuracy(name: str, photos: Path, tmp_p
     assert (measure(replace(run, eval_interpolation=other_word))[1] - logits).abs().max() > 0.05
 
 
-FIRST_WEIGHTS = "models/resnet50-0676ba61.pth"
+FIRST_WEIGHTS = "models/mobilenet_v2-b0353104.pth"
 """IMAGENET1K_V1; the file need not exist here."""
 
 
@@ -128,7 +127,7 @@ FIRST_WEIGHTS = "models/resnet50-0676ba61.pth"
     ("teacher", "weights", "crop", "interpolation"),
     [
         ("mobilenet_v2", "none", 224 / 232, "bilinear"),
-        ("resnet50", FIRST_WEIGHTS, 224 / 256, "bilinear"),
+        ("mobilenet_v2", FIRST_WEIGHTS, 224 / 256, "bilinear"),
         pytest.param("timm/test_efficientnet", "none", 160 / 168, "bicubic", marks=NEEDS_TIMM),
         ("cifar_resnet20", "none", 1, "bilinear"),
         ("factories:tiny_teacher", "none", 0.875, "bilinear"),
@@ -143,10 +142,10 @@ def test_the_default_is_what_the_teacher_publishes(
 
 
 def test_each_default_gives_way_alone(photos: Path) -> None:
-    run = Run(data=str(photos), teacher="efficientnet_b0", teacher_weights="none")
+    run = Run(data=str(photos), teacher="factories:photo_student", teacher_weights="none")
     for change, want in (
         ({"eval_crop": 0.7, "eval_interpolation": "nearest"}, (0.7, "nearest")),
-        ({"eval_interpolation": "nearest"}, (224 / 256, "nearest")),
+        ({"eval_interpolation": "nearest"}, (0.875, "nearest")),
         ({"data": "fashion"}, (1, "bicubic")),  # images of one size, no larger than the input
     ):
         resolved = resolve(replace(run, **change))
