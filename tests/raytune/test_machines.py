@@ -119,6 +119,7 @@ def test_machines_that_the_file_demands_are_waited_for_but_not_for_ever(
     file = {"head_node_type": "all", "max_workers": 2, "available_node_types": kinds}
     one_node.write_text(yaml.safe_dump(file))
     monkeypatch.setattr(machines, "JOIN_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(machines.time, "sleep", lambda seconds: None)
     lines: list[str] = []
     made = Capacity(Study(run=TINY, address="auto"), lines.append)
     assert lines == ["1 of 3 machines have joined, waiting for the others"]

@@ -29,9 +29,6 @@ def study_of(teacher: Any, student: Any, **values: Any) -> Study:
     return Study(run=Run(data=data, teacher=teacher, student=student), **values)
 
 
-# -- copies ------------------------------------------------------------------------------------
-
-
 def test_a_copy_is_the_module_bit_for_bit() -> None:
     net = factories.dropout_student(10).to(memory_format=torch.channels_last)
     net.tied = nn.Parameter(net[-1].weight.data)  # two parameters of one memory
@@ -122,9 +119,6 @@ def test_what_cannot_be_copied_is_refused_in_one_sentence(role: str) -> None:
         assert "\n" not in str(e.value)
 
 
-# -- places ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("values", "ray_init", "words"),
     [
@@ -143,9 +137,7 @@ def test_other_machines_need_names(values: Any, ray_init: Any, words: str) -> No
         freeze_objects(only_model, ray_init)
 
 
-# -- Ray's object store ------------------------------------------------------------------------
-
-
+@pytest.mark.slow  # without the store: studies/test_passed_objects.py
 @pytest.mark.usefixtures("shared_ray")
 def test_workers_have_the_same_objects_once() -> None:
     big = nn.Sequential(nn.Flatten(), nn.Linear(64, 5000), nn.Linear(5000, 10))  # 1.5 MB
