@@ -123,13 +123,13 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     study = _located(replace(study, tracker=(), notify=None))
     check_packages(trackers)
     study = freeze_objects(study, ray_init)
-    mirror = Mirror(study)
+    root, mirror = study.folder, Mirror(study)
     with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:
         if study.uri is not None:
             reach(study.uri)
-        locks.enter_context(lock_study(study.folder))
+        locks.enter_context(lock_study(root))
         locks.enter_context(hold_lease(mirror))
-        folder.remove_parts(study.folder)
+        folder.remove_parts(root)
         mirror.pull(STUDY, PROVENANCE, COSTS, TEACHER_ACCURACY)
         mirror.pull_folders("epochs")
         study, prepared = _begin(study, mirror, ray_init)
@@ -141,13 +141,12 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                 with ray_session(prepared.study, ray_init):
                     shared = share_objects(prepared.study.absolute())
                     _run_trials(replace(prepared, study=shared), mirror, trackers)
-            (study.folder / STUDY).stat()  # it may have been deleted while the study ran
-            data = None if prepared is None else prepared.data
-            folder.finish(study.folder, mirror, study.run, data)
+            (root / STUDY).stat()  # it may have been deleted while the study ran
+            folder.finish(root, mirror, study.run, None if prepared is None else prepared.data)
         except BaseException as error:
             notify(command, study, error)
             raise
-    results = load(study.folder)  # without the lock, which would say that the study still runs
+    results = load(root)  # without the lock, which would say that the study still runs
     notify(command, study, results)
     return results
 
@@ -265,8 +264,8 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
             preparation.train_teachers(display.print_epoch)
             preparation.gate_teachers()
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
-        place = study.uri or study.folder
-        write(f"Running {left}, {count} at a time. Results are written to {place}.")
+        target = study.uri or study.folder
+        write(f"Running {left}, {count} at a time. Results are written to {target}.")
         records = stack.enter_context(Records(study.folder))
         uploader = stack.enter_context(RecordsUploader(mirror, records))
         monitor = stack.enter_context(machines.MachineMonitor(inspection))

@@ -34,8 +34,8 @@ from kdtune.config.records import (
 )
 from kdtune.config.run import COMPARED_BY_CONTENT, HYPERPARAMETERS, Run, active_values
 from kdtune.config.study import OF_FUNCTION, Study
-from kdtune.config.task import Range, Values, covers, name_of
-from kdtune.config.text import InputError, short
+from kdtune.config.task import Range, covers, name_of
+from kdtune.config.text import InputError
 from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import FILE as OPTUNA
 from kdtune.planning.proposals import export_for_optuna
@@ -44,6 +44,7 @@ from kdtune.results.comparison import Criterion
 from kdtune.results.formatting import csv_text
 from kdtune.results.frames import write_frames
 from kdtune.results.results import Results, load
+from kdtune.results.several import as_text
 from kdtune.results.warnings import exported_config
 from kdtune.storage import records
 from kdtune.storage.mirror import Mirror
@@ -243,7 +244,7 @@ def _changed_fields(old: Study, new: Study) -> Iterator[str]:
     """Yield "NAME: OLD → NEW" for each field that defines a study and differs."""
     for name, begun in old.run.study_values:
         if begun is not None and not covers(values := new.all_values(name), (begun,)):
-            yield f"{name}: {begun} → {_shown(values)}"
+            yield f"{name}: {begun} → {as_text(values)}"
     left_out = (*HYPERPARAMETERS, *COMPARED_BY_CONTENT, "repeat", "study_values")
     for name, declared in declarations(Run).items():
         if name in left_out or not declared.setting.defines:
@@ -289,15 +290,9 @@ def _changed_space(old: Study, new: Study) -> Iterator[str]:
         yield "other configurations"
     for name, before, now in differing:
         if isinstance(before, Range) or isinstance(now, Range) or len(before) == len(now) == 1:
-            yield f"{name}: {_shown(before)} → {_shown(now)}"
+            yield f"{name}: {as_text(before)} → {as_text(now)}"
         else:
-            yield f"{name} lacks {_shown(tuple(v for v in before if v not in now))}"
-
-
-def _shown(values: Values) -> str:
-    if isinstance(values, Range):
-        return str(values)
-    return ", ".join(str(v) if isinstance(v, str | None) else short(v, 6) for v in values)
+            yield f"{name} lacks {as_text(tuple(v for v in before if v not in now))}"
 
 
 def _changed_kinds_of_weights(old: Run, new: Run, names: list[str]) -> Iterator[str]:

@@ -69,7 +69,7 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
 def pairing_obstacles(one: Study, other: Study) -> list[str]:
     """Return why the repeats of two studies are independent: "seed 0 and 1"; [] if they pair."""
     differ = [n for n in SHARED_BY_PAIRS if getattr(one.run, n) != getattr(other.run, n)]
-    values = [(n, _shown(getattr(one.run, n)), _shown(getattr(other.run, n))) for n in differ]
+    values = [(n, as_text(getattr(one.run, n)), as_text(getattr(other.run, n))) for n in differ]
     return [f"{name.replace('_', ' ')} {a} and {b}" for name, a, b in values]
 
 
@@ -92,21 +92,22 @@ def _settings(results: Results) -> Iterator[tuple[str, str]]:
             values = study.all_values(name)
             if isinstance(values, tuple) and not any(isinstance(v, str) for v in values):
                 values = tuple(sorted(values, key=lambda value: (value is not None, value)))
-            yield name, _shown(values if study.has_effect(name) else "-")
+            yield name, as_text(values if study.has_effect(name) else "-")
         elif name not in NOT_COMPARED and declared.setting.defines:
             resolved = "augmentation" if name == "augment" else name  # None is a default
-            yield name, _shown(getattr(study.run, resolved))
+            yield name, as_text(getattr(study.run, resolved))
     for f in fields(Study):
         if f.name not in NOT_COMPARED:
-            yield f.name, _shown(getattr(study, f.name))
+            yield f.name, as_text(getattr(study, f.name))
     for name, text in read_saved(results.folder).fingerprints.items():
         if name != "data":
             yield f"fingerprint of the {name}", text
 
 
-def _shown(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return the value of a setting, or its values."""
     if isinstance(value, Sequence) and not isinstance(value, str | Range):
-        return ", ".join(map(_shown, value))
+        return ", ".join(map(as_text, value))
     return short(value, 6) if isinstance(value, float) else str(value)
 
 

@@ -19,6 +19,7 @@ def test_teacher_then_distill_then_search_then_analysis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)  # is slow
     teacher = f"{TEACHER} {tmp_path / 'cache'}"
     student = f"{teacher} {STUDENT}"
 

@@ -3,6 +3,7 @@
 A group is a function that returns the files of one test. The current folder is that of `prepare`.
 """
 
+import difflib
 import hashlib
 import html
 import json
@@ -12,6 +13,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -428,10 +430,6 @@ FAST += ["analysis of own_function"]
 
 
 def difference(name: str, old: str, new: str, most: int = 20) -> Sequence[str]:
-    """Return the lines that differ between a golden and what is there now."""
-    import difflib
-
+    """Return the first lines that differ between a golden and what is there now."""
     lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "golden", "now", "", "", 0, "")
-    shown = [line if len(line) < 400 else f"{line[:400]} ..." for line in lines]
-    more = [f"... and {len(shown) - most} more lines"] if len(shown) > most else []
-    return [name, *shown[:most], *more]
+    return [name, *(line[:400] for line in islice(lines, most))]

@@ -27,7 +27,6 @@ CONFIG = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPER
 CONFIG += ["repeat"]
 FOUR = {at(0.5, 0): [0.3, 0.6, 0.5], at(0.5, 1): [0.4, 0.5, 0.6]}
 FOUR |= {at(1.0, 0): [0.1, 0.2, 0.3], at(1.0, 1): [0.2, 0.3, 0.4]}
-
 RECORDED = DISTILLATION.recorded
 
 

@@ -30,7 +30,7 @@ from kdtune.results.examples import (
     read_thumbnail,
     write_thumbnails,
 )
-from kdtune.statistics.intervals import crossed
+from kdtune.statistics.intervals import corrected_resampled, crossed
 
 LAST = draw({0.1: 0.05, 0.5: 0.0, 1.0: 0.0}, 3)
 
@@ -153,15 +153,13 @@ def test_the_difference_of_a_class_is_worked_by_hand() -> None:
 
 
 def test_the_design_decides_the_interval_of_a_class() -> None:
-    """With 5 folds V = (1/6 + 1/4) s^2; with 3 teachers of 2 repeats the two-way test over them."""
+    """With folds the corrected t test; with 3 teachers of 2 repeats the two-way test over them."""
     made = drawn(repeats=6)
     by_folds = class_accuracies(replace(made, design=Design(folds=5))).iloc[0]
     own = made.correct[:, :, made.label == 0].astype(float)
-    d = (own[0] - own[1]).mean(1)
-    error = np.sqrt((1 / 6 + 1 / 4) * d.var(ddof=1))
-    assert by_folds.p == exact(2 * stats.t.sf(abs(d.mean()) / error, 5))
-    half = stats.t.ppf(1 - 0.05 / 6, 5) * error
-    assert (by_folds.low, by_folds.high) == exact((d.mean() - half, d.mean() + half))
+    estimate = corrected_resampled((own[0] - own[1]).mean(1), 1 / 4)
+    assert by_folds.p == exact(estimate.p)
+    assert (by_folds.low, by_folds.high) == exact(estimate.interval(1 - 0.05 / 3))  # 3 classes
     means = made.predicted.reshape(2, 2, 3, -1)  # repeat r learns from teacher r mod 3
     right = (means == made.label)[:, :, :, made.label == 0].mean(1)
     by_teacher = class_accuracies(replace(made, design=Design(3))).iloc[0]

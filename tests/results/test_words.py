@@ -230,8 +230,6 @@ def test_an_adaptive_number_of_repeats_has_always_valid_statistics() -> None:
 
 RACED = {0.1: [0.6, 0.61], 0.5: [0.7, 0.71], 1.0: [0.65, 0.66]}
 FINAL = {0.5: [0.75, 0.76, 0.74, 0.755], 1.0: [0.7, 0.705, 0.71, 0.7]}
-
-
 STUDIES = {"race": {"policy": "race"}, "auto": {"until_decided": True, "budget": "9runs"}}
 
 

@@ -216,8 +216,7 @@ def test_shares_by_hand() -> None:
     got = variance_shares(signs[:, None, None] * signs[:, None] + signs)
     assert (got.configuration, got.repeat, got.epoch) == exact((0, 0, 0.5), abs=1e-12)
     assert got.residual == exact(0.5)
-    # all equal
-    for block in (np.full((2, 3, 4), 0.1 + 0.2), np.zeros((2, 3, 4))):
+    for block in (np.full((2, 3, 4), 0.1 + 0.2), np.zeros((2, 3, 4))):  # all equal
         got = variance_shares(block)
         assert all(map(math.isnan, (got.configuration, got.repeat, got.epoch, got.residual)))
 

@@ -26,15 +26,13 @@ from kdtune.statistics.tests import (
 exact = pytest.approx
 
 
-def test_holm_by_hand() -> None:
+def test_holm() -> None:
     # 4 x .01, 3 x .03, max(.09, 2 x .04), .5: without the running maximum .04 became .08
     assert holm([0.01, 0.04, 0.03, 0.5]) == exact([0.04, 0.09, 0.09, 0.5])
     assert holm([]) == []
     assert holm([0.03]) == [0.03]
     assert holm([0.6, 0.7]) == [1, 1]
-
-
-def test_holm_is_statsmodels() -> None:
+    # and against statsmodels
     p_values = np.random.default_rng(13).uniform(0, 0.2, 13).round(2)  # some are equal
     want = multipletests(p_values, method="holm")[1]
     assert holm(list(p_values)) == exact(list(want), rel=1e-12, abs=1e-15)
