@@ -33,11 +33,6 @@ from kdtune.data.views import Views
 LABELS = np.arange(10) % 2
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def own_module(monkeypatch):
     """Let a function of the user's return something; return the name that a run is given."""

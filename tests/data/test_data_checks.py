@@ -18,13 +18,6 @@ from kdtune.data.views import Views
 from kdtune.raytune.objects import freeze, thaw
 
 
-@pytest.fixture(autouse=True)
-def own_notes(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
-    # processes that load images end within this time
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
-
-
 @pytest.fixture
 def root(tmp_path):
     save_photos(tmp_path / "photos", 3)

@@ -15,11 +15,9 @@ from kdtune.data.sources import load_data
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
-    """Make train/ and val/ with two images each of ants and bees."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
+def root(tmp_path):
     save_photos(tmp_path / "photos", 2)
-    yield tmp_path / "photos"
+    return tmp_path / "photos"
 
 
 def test_images_are_found_in_the_order_of_torchvision(root):
@@ -93,18 +91,10 @@ def other_classes(root):
     return (f"{root}: train/", "only one of them has bee, wasp")
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        dangling_image,
-        no_utf8_file,
-        escape,
-        a_bomb,
-        no_folder,
-        a_split_that_is_a_file,
-        other_classes,
-    ],
-)
+SPOILED = (dangling_image, no_utf8_file, escape, a_bomb, no_folder, a_split_that_is_a_file)
+
+
+@pytest.mark.parametrize("spoil", [*SPOILED, other_classes])
 def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(root, spoil):
     words = spoil(root)
     with pytest.raises(InputError) as caught:

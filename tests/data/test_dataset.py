@@ -23,11 +23,6 @@ from kdtune.training.recipe import resolve
 RUN = Run(data="fashion", seed=3, repeat=1)
 
 
-@pytest.fixture(autouse=True)
-def own_notes(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "notes"))
-
-
 def make_folder(root):
     """Make train/ and val/ of ants (1 JPEG, 1 grey PNG, a stray .gif) and bees (2 JPEGs)."""
     for split in ("train", "val"):

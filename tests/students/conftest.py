@@ -11,7 +11,6 @@ from kdtune.results.results import Results
 
 @pytest.fixture(scope="session")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for studies."""
     return tmp_path_factory.mktemp("studies")
 
 

@@ -32,7 +32,6 @@ IMAGES = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
 
 @pytest.fixture
 def copied(fashion: Results, tmp_path: Path) -> Path:
-    """The students of a study, copied out of it."""
     return shutil.copytree(fashion.folder / "students", tmp_path / "mine")
 
 
