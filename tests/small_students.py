@@ -84,7 +84,7 @@ def run_here(run: Run, out: Path, name: str, repeats: int = 2, **own: object) ->
     data = StudyData(run)
     study = resolve_study(study, data)
     study.folder.mkdir(parents=True)
-    write_study(study, {}, prepare(study, study, None, {}, data).provenance)
+    write_study(study, {}, prepare(study, study, None, data).provenance)
     with Records(study.folder) as records:
         for config in study.runs():
             for repeat in range(repeats):

@@ -72,17 +72,12 @@ STATES = {
 }
 
 
-@pytest.fixture
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    return uri
-
-
-def test_trials_in_mlflow(database: str) -> None:
+def test_trials_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
+    database = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     printed: list[str] = []
     run_trials("mlflow", printed)
     assert printed == [f"mlflow: experiment tracked of {database}"]

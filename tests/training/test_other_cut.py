@@ -52,7 +52,7 @@ def test_another_seed_or_share_is_warned_of_everywhere(run: Run) -> None:
         (sentence,) = found(other)
         assert sentence.startswith(words) and "--seed and --val-share" in sentence
     study = Study(run=resolve(other))
-    prepared = prepare(study, study, None, {}, StudyData(other))
+    prepared = prepare(study, study, None, StudyData(other))
     assert sentence in prepared.provenance["warnings"]
     assert prepared.warnings[0] == sentence
 
