@@ -173,12 +173,6 @@ def check_that_strangers_are_kept_out(jobs: Jobs) -> None:
     assert "session_name" in allowed[-1], allowed
 
 
-def test_a_wrong_flag_ends_the_job_with_its_exit_code(jobs: Jobs) -> None:
-    job = jobs.submit("--alpha 1.5 --out /mnt/shared/runs")
-    jobs.ends_with(job, 2)
-    assert "error: alpha must lie in [0, 1], but got alpha=1.5\n" in jobs.log(job)
-
-
 def test_a_node_that_does_not_join_is_named(jobs: Jobs) -> None:
     """On h2 Ray cannot be started; what it said there is in the log of the job."""
     broken = jobs.hosts.shared / "broken"

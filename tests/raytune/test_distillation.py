@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import DEFAULT, Mock
 
 import pandas as pd
 import pytest
@@ -204,14 +204,9 @@ def test_each_model_is_measured_once(study: Study) -> None:
 def test_a_model_that_cannot_be_measured_is_a_warning(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = distillation.measure_cost
-
-    def fail_for_teacher(members: Any, role: str, *arguments: Any) -> Any:
-        if role == "teacher":
-            raise RuntimeError("out of memory\nand more")
-        return real(members, role, *arguments)
-
-    monkeypatch.setattr(distillation, "measure_cost", fail_for_teacher)
+    errors = [DEFAULT, RuntimeError("out of memory\nand more")]  # of the student, of the teacher
+    measure = Mock(wraps=distillation.measure_cost, side_effect=errors)
+    monkeypatch.setattr(distillation, "measure_cost", measure)
     reason = f"the cost of the teacher {TINY.teacher} cannot be measured (out of memory)"
     assert measure_costs(study)[1:] == [f"warning: {reason}"]
     assert [cost.role for cost in read_costs(study.folder)] == ["student"]

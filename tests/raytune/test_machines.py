@@ -33,7 +33,6 @@ from kdtune.raytune.machines import (
     preflight,
     report_node,
     trial_resources,
-    trials_on_gpus,
     try_on_gpu,
 )
 from kdtune.storage.store import Store
@@ -303,10 +302,3 @@ def test_machines_that_join_are_inspected_and_those_lost_are_named(
     nodes.remove(OTHER)
     ended = f"{OTHER} was lost; its runs resume from their last checkpoint on other machines"
     assert [*monitor.poll(), *late.poll()] == [ended] * 2
-
-
-@pytest.mark.parametrize(
-    ("gpus", "share", "trials"), [(1, 1, 1), (2, 0.25, 8), (2, 0.4, 4), (4, 2, 2), (1, 2, 0)]
-)
-def test_trials_on_gpus_by_hand(gpus: int, share: float, trials: int) -> None:
-    assert trials_on_gpus(gpus, share) == trials

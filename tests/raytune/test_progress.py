@@ -18,20 +18,18 @@ from simulated_runs import LISTS, curve, make
 
 from kdtune.config.study import Study
 from kdtune.config.text import NodeMismatchError
-from kdtune.planning.ledger import finalists, is_decided
+from kdtune.planning.ledger import finalists
 from kdtune.planning.plan import Plan
 from kdtune.raytune import progress
 from kdtune.raytune.driver import Interrupted
 from kdtune.raytune.folder import write_study
 from kdtune.raytune.progress import (
-    ProgressDisplay,
     describe_outcome,
     describe_state,
     make_table,
     notify,
 )
 from kdtune.results.results import load
-from kdtune.streams.cache import Cache
 
 
 def test_the_table_has_the_best_and_the_baseline() -> None:
@@ -46,48 +44,10 @@ def test_the_table_has_the_best_and_the_baseline() -> None:
     assert "60 completed, best distilled minus best baseline " in " ".join(text.split())
 
 
-def test_whether_it_is_decided() -> None:
-    study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), until_decided=True, budget="99runs")
-    plan = Plan(study, play(study, curve))
-    assert is_decided(plan.ledger) and ", decided (always-valid p = 0.0" in describe_state(plan)
-    small = replace(study, budget="14runs")
-    plan = Plan(small, play(small, curve))
-    assert ", not decided (always-valid p" in describe_state(plan)
-
-
-@pytest.fixture
-def in_notebook(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """A notebook's kernel; what its cell gets: (first output or update, text)."""
-    shown: list[tuple[str, str]] = []
-
-    def display(content: dict[str, str], raw: bool, display_id: bool = False) -> Any:
-        def update(content: dict[str, str], raw: bool) -> None:
-            shown.append(("update", content["text/plain"]))
-
-        assert raw and set(content) <= {"text/plain", "text/html"}
-        shown.append(("output", content.get("text/html", content["text/plain"])))
-        return SimpleNamespace(update=update)
-
-    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
-    monkeypatch.setattr("kdtune.raytune.progress.REFRESH_SECONDS", 0.0)
-    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
-    return shown
-
-
-def test_a_notebook_has_one_output_that_is_replaced(in_notebook, capsys) -> None:  # type: ignore[no-untyped-def]
-    study = make("grid", LISTS, "all")
-    plan = Plan(study, play(study, curve))
-    with ProgressDisplay(plan, Cache(gigabytes=0)) as display:
-        display.print_line("a line")
-        for repeat in range(30):
-            display.advance(f"  alpha 0.1, repeat {repeat}: val acc 0.7")
-            display.refresh()
-        display.refresh()  # nothing is new, so nothing is sent
-    kinds, texts = zip(*in_notebook, strict=True)
-    assert kinds == ("output", *["update"] * 30) and capsys.readouterr().out == "a line\n"
-    assert "alpha 0.1, repeat 28: val acc 0.7" in texts[28]
-    assert "30 of 0 runs ended: 60 completed, best distilled" in texts[-1]
-    assert "val acc 0.7\n" not in texts[-1] and "\x1b" not in "".join(texts)
+def test_a_lead_that_is_not_decided_says_so() -> None:
+    study = make("grid", {"alpha": (0.1, 1.0)}, "all")
+    study = replace(study, until_decided=True, budget="14runs")
+    assert ", not decided (always-valid p" in describe_state(Plan(study, play(study, curve)))
 
 
 SCRIPT = """#!/bin/sh

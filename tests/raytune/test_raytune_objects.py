@@ -103,11 +103,6 @@ def test_a_study_has_its_objects_as_they_were_when_it_began() -> None:
     assert initial_teacher(again.run, load_data(again.run)).fingerprint() != before
 
 
-def test_a_study_without_objects_stays_as_it_is() -> None:
-    for study in (Study(), Study(train="own_functions:wave", space={"alpha": (0.5, 1.0)})):
-        assert freeze_objects(study) is study
-
-
 @pytest.mark.parametrize("role", ["teacher", "student"])
 def test_what_cannot_be_copied_is_refused_in_one_sentence(role: str) -> None:
     net = factories.tiny_teacher(10)

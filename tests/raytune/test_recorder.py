@@ -11,7 +11,6 @@ from uuid import uuid4
 import pytest
 from simulated_runs import LISTS, make
 
-from kdtune.config.files import EPOCHS
 from kdtune.config.text import FolderUnusableError
 from kdtune.planning.plan import Plan
 from kdtune.raytune import recorder as module
@@ -118,18 +117,6 @@ def test_a_run_that_takes_its_machines_down_fails_in_the_end(recorder: Recorder)
         assert trial.run_metadata.num_failures == (number == MAX_LOST_MACHINES // 2)
         recorder.on_trial_error(0, [], trial)
     assert list(ends(recorder).values()) == ["its worker died 3 times"]
-
-
-def test_records_that_are_deleted_end_the_study_at_the_next_step(recorder: Recorder) -> None:
-    """Tune would print what a callback for a trial raises, and go on."""
-    trial = begin(recorder, RepeatSearcher(recorder.plan, lambda: 2))
-    (part,) = (recorder.study.folder / EPOCHS).iterdir()
-    part.unlink()
-    recorder.on_trial_complete(0, [], trial)
-    recorder.on_trial_start(0, [], trial)
-    with pytest.raises(FileNotFoundError) as gone:
-        recorder.on_step_begin(0, [])
-    assert gone.value.filename == str(part)
 
 
 def test_a_run_that_met_an_unusable_folder_ends_the_study_at_the_next_step(

@@ -88,12 +88,6 @@ def driver(study: Study, folder: Path) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def send(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.3)
@@ -181,7 +175,7 @@ def test_a_study_has_one_driver(s3: S3, study: Study, tmp_path: Path) -> None:
     here.push("study.json")
     with driver(study, tmp_path / "other machine") as other:
         assert other.stdout is not None
-        send(other)
+        print(file=other.stdin, flush=True)
         assert other.stdout.readline() == "sent\n"
         words = f"on {socket.gethostname()} by process {other.pid}"
         with pytest.raises(InputError, match=words), hold_lease(here):
@@ -198,7 +192,7 @@ def test_a_study_has_one_driver(s3: S3, study: Study, tmp_path: Path) -> None:
             RecordsUploader(here, records).flush()
             before = contents(here, tmp_path / "before")
             assert {"epochs/00000.jsonl", "epochs/00001.jsonl"} <= set(before)
-            send(other)  # it would upload this as epochs/00001.jsonl
+            print(file=other.stdin, flush=True)  # it would upload this as epochs/00001.jsonl
             other.send_signal(signal.SIGCONT)
             assert other.wait(60) == 0
             said = other.stdout.read()

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import kdtune
@@ -54,15 +53,6 @@ def test_a_trial_without_its_last_epochs_did_not_complete(tiny: Run, tmp_path: P
             records.end(tiny, 0, "completed")
         kinds = [line["kind"] for line in read_lines(folder)[0]]
         assert kinds == ["start", *["epoch"] * epochs, *["end"] * ends]
-
-
-@pytest.mark.parametrize("count", [1, 8, 9, 500])
-def test_correctness_as_text_makes_a_round_trip(count: int) -> None:
-    correct = np.random.default_rng(count).uniform(size=count) < 0.7
-    text = pack_correct(correct)
-    assert len(text) <= count / 6 + 4
-    got = unpack_correct({"n_examples": count, "correct": text})
-    assert got is not None and got.dtype == bool and got.tolist() == correct.tolist()
 
 
 def test_correctness_as_text_by_hand() -> None:
@@ -230,11 +220,3 @@ def test_a_damaged_provenance_is_left_out_and_said(text: bytes, fault: str, fold
     assert sentence.startswith(f"provenance.json is damaged ({fault}")
     if fault == "an object":
         assert sentence in kdtune.load(folder).warnings
-
-
-@pytest.mark.parametrize("name", ["study_v0_1", "study_schema_2", "study_schema_3"])
-def test_every_released_schema_is_as_declared(name: str) -> None:
-    study = read_study(DATA / name)
-    faults: list[str] = []
-    read_provenance(DATA / name, faults)
-    assert read_lines(DATA / name, study)[1] == faults == []

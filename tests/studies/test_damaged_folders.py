@@ -22,9 +22,7 @@ def starts(folder: Path) -> list[str]:
     return [line["trial_id"] for line in read_lines(folder)[0] if line["kind"] == "start"]
 
 
-def test_what_is_deleted_between_two_calls_is_made_again(
-    study: Study, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_deleted_between_two_calls_is_made_again(study: Study) -> None:
     """The teacher is of the study itself; what is left is kept."""
     study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=1)
     kdtune.run(study)
@@ -50,9 +48,4 @@ def test_what_is_deleted_between_two_calls_is_made_again(
     parts = sorted((folder / "epochs").glob("*.jsonl"))
     parts[0].unlink()  # with the first repeat
     kdtune.run(more)
-    pd.testing.assert_frame_equal(numbers(folder), again)
-    (folder / "study.json").unlink()
-    capsys.readouterr()
-    kdtune.run(more)
-    assert f"warning: {folder} has records but no study.json" in capsys.readouterr().out
     pd.testing.assert_frame_equal(numbers(folder), again)

@@ -12,22 +12,6 @@ from own_functions import study_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def tell(driver: Driver, how: str) -> None:
-    """Send a signal to a driver; "all" signals Ray's processes as well, as a closed terminal does.
-
-    So do `timeout` and batch systems.
-    """
-    name, _, whom = how.partition(" ")
-    number = getattr(signal, name)
-    if whom == "all":
-        os.killpg(driver.process.pid, number)
-        return
-    driver.process.send_signal(number)
-    if whom == "twice":
-        time.sleep(0.4)
-        driver.process.send_signal(number)
-
-
 WAYS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGTERM all", "SIGHUP all", "SIGTERM background")
 STARTS, TRAINED = "Ray starts", "runs are trained"
 IGNORED = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
@@ -45,7 +29,15 @@ def test_a_study_that_is_told_to_end(when: str, how: str, tmp_path: Path) -> Non
     with Driver(study, tmp_path / "d", 0.6, code) as driver:
         starts = when == STARTS
         wait_until(lambda: driver.processes("/gcs_server ") if starts else driver.epochs() > 3)
-        tell(driver, how)
+        name, _, whom = how.partition(" ")
+        number = getattr(signal, name)
+        if whom == "all":  # also Ray's processes, as a closed terminal, `timeout`, a batch system
+            os.killpg(driver.process.pid, number)
+        else:
+            driver.process.send_signal(number)
+        if whom == "twice":
+            time.sleep(0.4)
+            driver.process.send_signal(number)
         assert driver.wait() == 130, driver.said()
         said = driver.said()
         assert "run the same command again to resume" in said and "Traceback" not in said

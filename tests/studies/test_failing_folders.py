@@ -36,14 +36,9 @@ def study(disk: Disk) -> Study:
     return study_of("own_functions:steady", disk.place / "runs", **changes)
 
 
-def start(study: Study, tmp_path: Path, seconds: float = 0.6) -> Driver:
-    """Start a driver of the study whose epochs last so long."""
-    return Driver(study, tmp_path / "d", seconds)
-
-
 def resume(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Give the same command again, which completes the study; return what it has printed."""
-    with start(study, tmp_path) as driver:
+    with Driver(study, tmp_path / "d", 0.6) as driver:
         assert driver.wait() == 0, driver.said()
     check_steady(study, tmp_path, monkeypatch)
     return driver.said()
@@ -74,7 +69,7 @@ def test_a_folder_that_fails_in_mid_study(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with start(study, tmp_path) as driver:
+    with Driver(study, tmp_path / "d", 0.6) as driver:
         wait_until(lambda: driver.epochs() >= 3)
         spoil(disk)
         said = end_in_a_sentence(driver)
@@ -90,7 +85,7 @@ def test_parts_of_the_folder_are_deleted_in_mid_study(
     gone: str, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is left is kept: without study.json nothing is computed again."""
-    with start(study, tmp_path) as driver:
+    with Driver(study, tmp_path / "d", 0.6) as driver:
         wait_until(lambda: driver.epochs() >= 3)
         if gone == "study.json":
             (study.folder / gone).unlink()
@@ -109,7 +104,7 @@ def test_parts_of_the_folder_are_deleted_in_mid_study(
 def test_a_silent_mount_is_waited_for(
     disk: Disk, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with start(study, tmp_path) as driver:
+    with Driver(study, tmp_path / "d", 0.6) as driver:
         wait_until(lambda: driver.epochs() >= 3)
         with disk.frozen():
             time.sleep(20)
