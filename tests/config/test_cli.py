@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kdtune.config.cli import parse, parse_command
+from kdtune.config.cli import parse, parse_baseline, parse_command
 from kdtune.config.fields import teacher_recipe
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -38,6 +38,11 @@ def test_words_that_contradict_each_other(line: str, message: str) -> None:
     command, *words = line.split()
     with pytest.raises(InputError, match=re.escape(message)):
         parse_command(command, words)
+
+
+def test_a_baseline_is_one_configuration() -> None:
+    with pytest.raises(InputError, match=r"^--baseline must be .*each name once, but got alpha"):
+        parse_baseline("alpha=1,alpha=0.5")
 
 
 @pytest.mark.parametrize(

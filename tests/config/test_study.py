@@ -235,6 +235,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Study(run=FILE, dump="copy.npz"), "but x.parquet is a file of outputs already"),
     (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),
     (lambda: Study(run=Run(folds=5), policy="race"), "folds must be left out with "),
+    (lambda: Study(run=Run(folds=5), until_decided=True, budget="9h"), "folds must be left out "),
     (lambda: Study(device="cpu", gpus=2), "gpus must be 0 with --device cpu, but got gpus=2"),
     (lambda: Study(space={"temprature": (1.0,)}), "temprature cannot be searched; "),
     (lambda: Study(space={"seed": (1, 2)}), "seed cannot be searched"),
