@@ -68,6 +68,7 @@ def test_what_is_printed_is_read_again(low: float, high: float) -> None:
         ((1, 2), Range(1, 2), False),
         (Range(1, 4), Range(1, 4, log=True), True),
         (Range(1, 4), Range(2, 5), False),
+        (Range(0, 1), (0.1, 1), True),
         (Range(0, 1), Range(0.1, 0.9, logit=True), True),
         (Range(0.1, 0.9, logit=True), (0.5, 1.0), False),
     ],
