@@ -98,6 +98,24 @@ def test_a_package_says_what_each_file_is_for(package: str) -> None:
     assert sorted(re.findall(r"^- (\w+): ", text, re.M)) == sorted(files)
 
 
+SAME_IN_EACH_COMMAND = {"main", "parse", "FLAGS"}
+WITH_FIGURES = {"Results", "load", "run"}
+"""Names of kdtune/search.py, which adds figures to those of the same name below."""
+
+
+def test_a_public_name_is_defined_in_one_package() -> None:
+    packages: dict[str, set[str]] = {}
+    for file, tree in TREES.items():
+        for node in tree.body:
+            targets = getattr(node, "targets", [getattr(node, "target", None)])
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            names += [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            for name in names:
+                packages.setdefault(name, set()).add(file.rpartition("/")[0])
+    twice = {n for n, where in packages.items() if len(where) > 1 and not n.startswith("_")}
+    assert twice - SAME_IN_EACH_COMMAND == WITH_FIGURES
+
+
 def imported(tree: ast.AST) -> Iterator[str]:
     """Yield the modules that a file imports, also in functions and behind TYPE_CHECKING."""
     for node in ast.walk(tree):
