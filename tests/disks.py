@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-IMAGE_BYTES = 64 * 2**20
 EXT4_IOC_SHUTDOWN = 0x8004587D
 """Linux: ends a file system at once, as the loss of its device does."""
 AFTER_A_SYNC = 0
@@ -37,7 +36,7 @@ class Disk:
     def __enter__(self) -> "Disk":
         self.place.mkdir()
         with self._image.open("wb") as image:
-            image.truncate(IMAGE_BYTES)
+            image.truncate(64 * 2**20)
         subprocess.run(["mkfs.ext4", "-q", "-F", self._image], check=True)
         self.mount()
         return self
@@ -46,7 +45,6 @@ class Disk:
         subprocess.run(["umount", "-l", self.place], check=True)
 
     def mount(self) -> None:
-        """Mount it."""
         # a loop device may be in use by another process in the same moment
         subprocess.run(["mount", "-o", "loop", self._image, self.place], check=True)
 

@@ -81,7 +81,6 @@ class Driver:
         return list(self.processes("ray::ImplicitFunc"))
 
     def epochs(self) -> int:
-        """Return the number of epochs that are recorded."""
         return epochs(self.study.folder)
 
     def wait(self, seconds: float = 240) -> int:

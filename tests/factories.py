@@ -19,7 +19,6 @@ def tiny_student(classes: int) -> nn.Module:
 
 
 def bare_student(classes: int) -> nn.Module:
-    """A student without preprocessing."""
     net = tiny_student(classes)
     del net.preprocessing
     return net

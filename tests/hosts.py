@@ -18,7 +18,6 @@ from pathlib import Path
 INIT = Path(__file__).parent / "host_init.sh"
 LOCK = Path("/run/kdtune-hosts.lock")
 SWITCH = "kdt-sw"
-DISK = "1500m"
 PROBE = """exec >/dev/null 2>&1
 set -e
 ip link add v0 type veth peer v1
@@ -91,12 +90,11 @@ class Hosts:
         call("ip", "-n", space, "link", "set", "eth0", "up")
 
     def on(self, name: str) -> None:
-        """Power a machine on."""
         home = self.folder / name
         disk = home / "disk"
         disk.mkdir(parents=True, exist_ok=True)
         if not disk.is_mount():  # here, not in the machine, so that it outlives a power cut
-            call("mount", "-t", "tmpfs", "-o", f"size={DISK},mode=755", f"kdt-{name}", disk)
+            call("mount", "-t", "tmpfs", "-o", "size=1500m,mode=755", f"kdt-{name}", disk)
         (home / "ready").unlink(missing_ok=True)
         space = ["ip", "netns", "exec", f"kdt-{name}", "unshare", "--mount", "--pid", "--uts"]
         init = [str(INIT), name, self.addresses[name], str(self.folder), str(self.venv)]
@@ -129,7 +127,6 @@ class Hosts:
         call("ip", "-n", SWITCH, "link", "set", f"v{name}", "down")
 
     def plug(self, name: str) -> None:
-        """Put it in again."""
         call("ip", "-n", SWITCH, "link", "set", f"v{name}", "up")
 
     def start(self, name: str, command: str, log: Path | None = None) -> "subprocess.Popen[bytes]":

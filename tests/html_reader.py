@@ -32,7 +32,6 @@ class Reader(HTMLParser):
 
     @property
     def text(self) -> str:
-        """The whole text, unchanged."""
         return "".join(text for _, text in self.pieces)
 
     @property
@@ -43,5 +42,4 @@ class Reader(HTMLParser):
 
     @property
     def data(self) -> dict:
-        """The data embedded as JSON."""
         return json.loads(next(text for text in self.within("script") if text.startswith("{")))

@@ -47,7 +47,6 @@ class Cluster:
         hosts.run("ctl", "umask 077; ray get-auth-token --generate")
 
     def up(self, config: dict[str, Any]) -> None:
-        """Run `ray up` as in the README."""
         (self.checkout / "cluster.yaml").write_text(yaml.safe_dump(config))
         self.user(UP)
 

@@ -18,7 +18,6 @@ Line = dict[str, Any]
 
 
 def start_of(run: Any) -> Line:
-    """Return the record of a run's start."""
     return _line("start", run, config=run.config, epochs=run.epochs, phase=phase_of(run.repeat))
 
 

@@ -165,7 +165,6 @@ def write_round(
 
 
 def write_final(folder: Path, final: Mapping[float, Sequence[float]], first: int = 2000) -> None:
-    """Write final repeats of alphas."""
     runs = {at(a, first + r): acc for a, accs in final.items() for r, acc in enumerate(accs)}
     write_records(folder, {run: curve(acc, run.epochs) for run, acc in runs.items()}, phase="final")
 

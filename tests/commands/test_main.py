@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 import kdtune
-from kdtune.__main__ import main
 from kdtune.config.cli import run_and_exit
 from kdtune.config.text import Diverged, InputError
 
@@ -47,24 +46,6 @@ def shell(script: str, cwd: Path, **variables: str | None) -> subprocess.Complet
     printed = ran.stdout + ran.stderr
     assert "Traceback" not in printed and "Exception ignored" not in printed, printed
     return ran
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--gpus 4", "COMMAND must be a command of kdtune, but got --gpus"),
-        ("analysis no-such-run", "a study must be a folder"),
-    ],
-)
-def test_a_refusal_is_one_line(
-    words: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["kdtune", *words.split()])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out) == (2, "")
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,7 @@ def test_flags_of_several_numbers_are_one_value() -> None:
     ("line", "message"),
     [
         ("search --stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
-        ("search --loss kl kl", "loss must list each value once, but got kl twice"),
-        ("search --epochs 1.5", "epochs must be whole numbers or one range of them, LOW..HIGH"),
         (f"search {'a' * 256}.py", "EXPERIMENT must be a path"),
-        ("convert --from keras --from timm", "a flag must be given once, but got --from"),
     ],
 )
 def test_words_that_contradict_each_other(line: str, message: str) -> None:
@@ -46,7 +43,6 @@ def test_words_that_contradict_each_other(line: str, message: str) -> None:
 def test_a_baseline_is_one_configuration() -> None:
     with pytest.raises(InputError, match=r"^--baseline must be .*each name once, but got alpha"):
         parse_baseline("alpha=1,alpha=0.5")
-    assert parse_baseline("alpha=1,student=small") == {"alpha": 1, "student": "small"}
 
 
 @pytest.mark.parametrize(

@@ -194,23 +194,6 @@ def test_a_grid_has_no_duplicates_and_every_setting_at_alpha_1_unless_taken_out(
     assert [run.alpha for run in only.runs()] == [1] and only.searched == []
 
 
-def test_ranges_in_a_study() -> None:
-    ranges = {"lr": Range(1e-4, 0.1, log=True), "epochs": Range(5, 50), "loss": ("mse", "kl")}
-    study = Study(space=ranges, search="tpe")
-    assert Study.from_json(study.to_json()) == study
-    assert study.searched == ["alpha", "lr", "epochs", "loss"] and study.runs() == []
-    odds = replace(study, space={"alpha": Range(0.001, 0.999, logit=True)})
-    assert Study.from_json(odds.to_json()) == odds
-
-
-def test_which_study_extends_which() -> None:
-    lists = Study(space={"alpha": (0.1, 1), "lr": (0.01, 0.1)})
-    wider = replace(lists, space={"alpha": (0.1, 0.5, 1), "lr": (0.01, 0.1)})
-    assert wider.covers(lists) and not lists.covers(wider)
-    ranges = Study(search="tpe", space={"alpha": Range(0, 1), "lr": Range(1e-3, 1)})
-    assert ranges.covers(lists) and ranges.covers(ranges) and not lists.covers(ranges)
-
-
 def test_derive_seed() -> None:
     # printf '["init", 0, 3]' | sha256sum: the first 16 digits, halved
     assert derive_seed("init", 0, 3) == 0x26DC0D4E395F000A >> 1 == 1400063848969371653
@@ -250,21 +233,12 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Study(space={"loss": Range(0, 1)}, search="tpe"), "loss must be text"),
     (lambda: check_packages(("absent",)), "needs absent: pip install 'kdtune[absent]'"),
     (lambda: Study(run=FILE, dump="copy.npz"), "but x.parquet is a file of outputs already"),
-    (lambda: Run(teachers=4, folds=5), "teachers must be 1 with --folds"),
     (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),
     (lambda: Study(run=Run(folds=5), policy="race"), "folds must be left out with "),
-    (
-        lambda: Study(run=Run(folds=5), until_decided=True, budget="9h"),
-        "folds must be left out with",
-    ),
+    (lambda: Study(run=Run(folds=5), until_decided=True, budget="9h"), "folds must be left out "),
     (lambda: Study(device="cpu", gpus=2), "gpus must be 0 with --device cpu, but got gpus=2"),
     (lambda: Study(space={"temprature": (1.0,)}), "temprature cannot be searched; "),
     (lambda: Study(space={"seed": (1, 2)}), "seed cannot be searched"),
-    (
-        lambda: Study(run=Run(alpha=1), space={"temperature": (1, 4)}),
-        "temperature is searched, but has no effect in any",
-    ),
-    (lambda: Study(tracker=("mlflow", "mlflow")), "tracker must be among mlflow, wandb, each"),
     (lambda: Study(metric="val/nll"), "metric must be left out without train="),
     (lambda: Study(space={"teacher": ("a/x.npz", "b/x.npz")}), "different names, but got a/x.npz"),
     (
@@ -360,6 +334,8 @@ def test_study_json_has_the_study_and_what_it_is_made_of() -> None:
     assert values["run"]["epochs"] == STUDY.run.epochs and migrate(values) == values
     assert values["space"]["lr"].pop("logit") is False  # which earlier versions did not know
     assert Study.from_json(json.dumps(values)) == STUDY
+    odds = replace(STUDY, space={"alpha": Range(0.001, 0.999, logit=True)})
+    assert Study.from_json(odds.to_json()) == odds
     newer = json.dumps(values | {"schema": SCHEMA + 1, "new field": 1})
     with pytest.raises(InputError, match=r"newer version of kdtune \(schema 5, .*update"):
         Study.from_json(newer)

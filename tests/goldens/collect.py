@@ -147,7 +147,8 @@ def configurations() -> Files:
         else:
             refused += 1
     blocks = [[one[0] for one in found[k : k + BLOCK]] for k in range(0, len(found), BLOCK)]
-    values = {"refused": refused, "first": blocks[0], "sha256": [digest(*ids) for ids in blocks]}
+    hashes = [hashlib.sha256("\n".join(ids).encode()).hexdigest() for ids in blocks]
+    values = {"refused": refused, "first": blocks[0], "sha256": hashes}
     return {
         "numbers/configurations/ids.json": as_json(values),
         "numbers/configurations/first.json": as_json(dict(found[:BLOCK])),
@@ -404,11 +405,6 @@ def as_csv(frame: pd.DataFrame) -> str:
             hashed = hashlib.sha256(block.tobytes()).hexdigest()
             rows.append(f"sha256 of {len(block)} rows from row {k}: {hashed}")
     return "\n".join([head, types, *rows]) + "\n"
-
-
-def digest(*texts: str) -> str:
-    """Return the sha256 of texts."""
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 GROUPS: dict[str, Callable[[], Files]] = {

@@ -330,18 +330,14 @@ def test_repeats_are_added_until_each_student_is_decided() -> None:
     assert large < small and not is_decided(plan.ledger)
 
 
-def save(study: Study, lines: list[Line]) -> None:
-    (study.folder / "epochs").mkdir(parents=True)
-    (study.folder / "study.json").write_text(study.to_json())
-    text = "\n".join(json.dumps(line) for line in lines)
-    (study.folder / "epochs" / "00000.jsonl").write_text(text)
-
-
 def test_a_warm_start_suggests_the_best_of_the_other_study_first(tmp_path: Path) -> None:
     """The first ones after the default: alpha 0.5, and lr 1e-2 in place of 1e-3, the nearest."""
     other = Study(name="other", out=str(tmp_path), run=RUN, space=LISTS)
     lines = play(other, curve)
-    save(other, lines)
+    (other.folder / "epochs").mkdir(parents=True)
+    (other.folder / "study.json").write_text(other.to_json())
+    text = "\n".join(json.dumps(line) for line in lines)
+    (other.folder / "epochs" / "00000.jsonl").write_text(text)
     space = {"alpha": (0.1, 0.5), "lr": Range(1e-2, 1, log=True)}  # lr 1e-3 is outside
     study = Study(run=RUN, search="tpe", samples=16, plain_share=0.25, space=space, repeats=1)
     warm = play(replace(study, warm_start=str(other.folder)), curve)

@@ -66,12 +66,6 @@ def open_in_browser(folder: Path, scratch: Path) -> tuple[dict[str, Any], list[s
     return json.loads(unescape(output[1])), asked, set(own), done.stderr
 
 
-def cells_of(text: str) -> list[str]:
-    """Return the text of each cell of the page as it is without its script."""
-    cells = re.findall(r"<td>(.*?)</td>", text, re.DOTALL)
-    return [unescape(re.sub(r"<[^>]+>", "", cell)) for cell in cells]
-
-
 def test_the_report_in_a_browser(tmp_path: Path) -> None:
     """Of long names and words, many rows, a heat map and importance."""
     runs = grid([0.1, 0.3, 0.9, 1.0], temperature=[1.0, 4.0], lr=[0.0123, 0.123])
@@ -82,7 +76,8 @@ def test_the_report_in_a_browser(tmp_path: Path) -> None:
     figures = {figure.name: inline(figure) for figure in all_figures(made, Criterion())}
     text = html(made, Criterion(), figures)
     (made.folder / "report.html").write_text(text, "utf-8")
-    static = [" ".join(cell.split()) for cell in cells_of(text)]
+    static = [re.sub(r"<[^>]+>", "", x) for x in re.findall(r"<td>(.*?)</td>", text, re.DOTALL)]
+    static = [" ".join(unescape(cell).split()) for cell in static]
     found, served, asked, console = open_in_browser(made.folder, tmp_path)
     assert sorted(set(served)) == ["/report.html", "/wrapper.html"]
     assert asked and all(re.match(r"http://127\.0\.0\.1:\d+/report\.html$", a) for a in asked)

@@ -70,17 +70,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return kdtune.load(folder)
 
 
-def curve(results: Results, metric: str, shown: list[str], last: int | None = None):
-    return learning_curve(results, metric, curve_data(results, shown, last))
-
-
-def means(picture) -> dict:
-    """Return the labelled lines except the teacher's."""
-    (axes,) = picture.figure.axes
-    named = {line.get_label(): line for line in axes.lines}
-    return {k: v for k, v in named.items() if not k.startswith("_") and k != "teacher"}
-
-
 def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
     file = pd.read_csv(CSV).rename(columns={"rep": "repeat"})
     frame = curve_frame(file, "alpha", "epoch_acc_l")
@@ -97,11 +86,13 @@ def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
 
 
 def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(started) -> None:
-    picture = curve(started, "loss", shown_configs(started, CRITERION))
+    shown = curve_data(started, shown_configs(started, CRITERION), None)
+    picture = learning_curve(started, "loss", shown)
     epochs = started.epochs.merge(started.trials[["trial_id", "status"]])
     epochs = epochs[epochs.status == "completed"]
     (axes,) = picture.figure.axes
-    lines = means(picture)
+    lines = {x.get_label(): x for x in axes.lines if x.get_label()[0] != "_"}
+    lines.pop("teacher", None)
     assert len(lines) == 3
     for name, line in lines.items():
         alpha, n = re.fullmatch(r"alpha = ([\d.]+) \(n = (\d)\)", name).groups()

@@ -44,10 +44,7 @@ def within(criterion: Criterion, trials: pd.DataFrame | None = None) -> str:
     return best_within(phases, COSTS, criterion, criterion.limits, ["alpha", "student"])
 
 
-_numbers = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12)
-
-
-@given(_numbers)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
 def test_the_frontier_against_brute_force(points: list[tuple[int, int]]) -> None:
     want = []
     for c, v in points:

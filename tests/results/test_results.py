@@ -1,5 +1,6 @@
 """Results of a study: dataframes, texts and flags; studies of training functions."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +37,25 @@ def test_a_race_of_one_arm_is_judged_by_its_final_repeats(tmp_path: Path) -> Non
 SCORES = {0.1: [0.8, 0.82, 0.84], 1.0: [0.7, 0.73, 0.7]}
 
 
-def write(folder: Path, sign: int = 1, **changes: Any) -> kdtune.Results:
-    """Write a study of three repeats; with sign -1 its metric is to be minimised."""
-    own: dict[str, Any] = {"space": {"alpha": tuple(SCORES)}, "baseline": {"alpha": 1.0}}
-    mode = "max" if sign > 0 else "min"
-    study = Study(
-        train="own_functions:wave", metric="val/gain", mode=mode, repeats=3, **own | changes
-    )
+def write(folder: Path, scores: Iterable[list[float]], name: str, **own: Any) -> kdtune.Results:
+    """Write a study of three repeats with the scores of each configuration."""
+    study = Study(train="own_functions:wave", repeats=3, **own)
     folder.mkdir()
     (folder / "study.json").write_text(study.to_json())
     with Records(folder) as records:
-        for run in study.runs():
-            for repeat in range(3):
-                one, value = run.at(repeat), sign * SCORES[float(run.value("alpha"))][repeat]
-                records.start(one, 0)
-                for epoch in range(2):
-                    splits = {"val": {"gain": value, "cost": float(epoch)}}
-                    records.epoch(one, 0, epoch, 1.0, splits)
-                records.end(one, 0, "completed")
+        for run, values in zip(study.runs(), scores, strict=True):
+            for repeat, value in enumerate(values):
+                records.start(run.at(repeat), 0)
+                records.epoch(run.at(repeat), 0, 0, 1.0, {"val": {name: value}})
+                records.end(run.at(repeat), 0, "completed")
     return kdtune.load(folder)
 
 
 def test_what_is_minimised_is_the_mirror_of_what_is_maximised(tmp_path: Path) -> None:
-    up, down = (write(tmp_path / str(sign), sign) for sign in (1, -1))
+    own = {"space": {"alpha": tuple(SCORES)}, "baseline": {"alpha": 1.0}, "metric": "val/gain"}
+    up = write(tmp_path / "up", SCORES.values(), "gain", mode="max", **own)
+    negative = [[-value for value in values] for values in SCORES.values()]
+    down = write(tmp_path / "down", negative, "gain", mode="min", **own)
     ours, theirs = up.compare().iloc[0], down.compare().iloc[0]
     assert ours["diff"] == pytest.approx(0.11) and theirs["diff"] == pytest.approx(-0.11)
     assert (ours.low, ours.high) == pytest.approx((-theirs.high, -theirs.low))
@@ -71,21 +68,11 @@ def test_what_is_minimised_is_the_mirror_of_what_is_maximised(tmp_path: Path) ->
 def test_names_and_values_that_are_not_distillations(tmp_path: Path) -> None:
     """Names of columns, numbers as teachers, mixed lists and large whole numbers."""
     space = {"status": ("a", "b"), "teacher": (10001, 10002), "mixed": ("sqrt", 0.5)}
-    study = Study(train="own_functions:wave", space=space, baseline={"status": "a"}, repeats=3)
-    folder = tmp_path / "study"
-    folder.mkdir()
-    (folder / "study.json").write_text(study.to_json())
-    with Records(folder) as records:
-        for number, run in enumerate(study.runs()):
-            for repeat in range(3):
-                records.start(run.at(repeat), 0)
-                value = 0.5 + 0.01 * number + 0.001 * repeat * (number % 2)
-                records.epoch(run.at(repeat), 0, 0, 1.0, {"val": {"acc": value}})
-                records.end(run.at(repeat), 0, "completed")
-    results = kdtune.load(folder)
+    scores = ([0.5 + 0.01 * k + 0.001 * r * (k % 2) for r in range(3)] for k in range(8))
+    results = write(tmp_path / "study", scores, "acc", space=space, baseline={"status": "a"})
     assert results.trials.label.nunique() == 8
     assert "teacher = 10001" in results.trials.label[0] + results.trials.label[23]
     assert len(results.summary(full=True)) == 8 and "status" in results.text()
-    write_frames(folder, results.frames)
-    saved = pd.read_parquet(folder / "trials.parquet")
+    write_frames(results.folder, results.frames)
+    saved = pd.read_parquet(results.folder / "trials.parquet")
     assert set(saved["config/mixed"]) == {"sqrt", "0.5"}

@@ -12,7 +12,7 @@ from study_folders import RUN, draw, edit_records, make, write_study
 
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
-from kdtune.results.several import SideBySide, list_studies, load_several, text
+from kdtune.results.several import list_studies, load_several, text
 from kdtune.statistics.tests import holm
 
 exact = pytest.approx
@@ -42,13 +42,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
-def side(places: list[str]) -> SideBySide:
-    return load_several(places)
-
-
-def test_pairs_where_the_seeds_allow_and_welch_elsewhere(side: SideBySide) -> None:
-    table = side.comparisons[side.comparisons.split == "test"].set_index(["study", "pair"])
+def test_pairs_where_the_seeds_allow_and_welch_elsewhere(places: list[str]) -> None:
+    table = load_several(places).comparisons.query("split == 'test'").set_index(["study", "pair"])
     assert list(table.index) == [("b", "best"), ("b", "plain"), ("c", "best"), ("c", "plain")]
     assert table.paired["b"].all() and not table.paired["c"].any()
     assert set(table.why["c"]) == {"seed 0 and 1"}

@@ -55,22 +55,11 @@ def said(last) -> str:
     return verdict(compare(trials_of(last), DEFAULT), DEFAULT, ["alpha"], context)
 
 
-def alone(sd: float) -> Components:
-    """Return the components of differences that vary over repeats alone."""
-    return Components(sd**2, math.nan, math.nan)
-
-
-def amount(text: str) -> tuple[float, float]:
-    """Return the printed difference and half the width of the printed interval."""
-    value, low, high = map(float, AMOUNT.search(text).groups())
-    return value, (high - low) / 2
-
-
 def test_of_a_small_effect_the_repeats_for_80_percent_power_are_given() -> None:
     # 0.7 points, differences of sd 1.4: half an sd, which wants some 34 repeats
     d = np.array([0.021, -0.007, 0.021, -0.007])
     text = said({0.5: 0.8 + d, 1.0: [0.8] * 4})
-    parts = alone(d.std(ddof=1))
+    parts = Components(d.std(ddof=1) ** 2, math.nan, math.nan)
     gain = shrunk([d.mean()], [parts.error(4, math.nan)], 0)
     needed = repeats_needed(gain, parts)
     assert (
@@ -134,8 +123,8 @@ def check(text: str, last) -> str:
             return kind
         # the interval of the family excludes 0, and so does what is printed of it
         assert (row.low if sign > 0 else -row.high) > 0
-        value, half = amount(text)
-        low, high = (float(end) for end in AMOUNT.search(text).groups()[1:])
+        value, low, high = map(float, AMOUNT.search(text).groups())
+        half = (high - low) / 2
         # each end to two digits of the half width
         step = 10 ** math.floor(math.log10(50 * (row.high - row.low) or 1e-3)) / 10
         assert half == exact(50 * (row.high - row.low), abs=0.51 * step + 1e-9)

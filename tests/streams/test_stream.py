@@ -89,13 +89,6 @@ def test_equals_the_plain_loop(kind: str, teacher_folder: Path, tmp_path: Path) 
         assert_same(student, last, reference, means)
 
 
-def test_loader_workers_change_nothing(teacher_folder: Path) -> None:
-    run = replace(RUN, trainable="head")
-    *_, (reference, means) = plain_loop(run, teacher_folder, workers=2)
-    student, (*_, last) = over_stream(run, teacher_folder, Resources(loader_workers=2))
-    assert_same(student, last, reference, means)
-
-
 @pytest.mark.parametrize("gigabytes", [0, 1])
 @pytest.mark.parametrize(
     ("trainable", "augment", "shards"),  # of 32 views: of train, of val and of test
@@ -140,17 +133,6 @@ def entries(folder: Path) -> list[Path]:
 
 def count_kinds(folder: Path) -> Counter[str]:
     return Counter(file.parent.parent.name for file in entries(folder))
-
-
-def test_a_second_configuration_builds_nothing(teacher_folder: Path, tmp_path: Path) -> None:
-    resources = Resources(cache=Cache(tmp_path, 1))
-    over_stream(RUN, teacher_folder, resources)
-    before = entries(tmp_path)
-    assert count_kinds(tmp_path)["logits"] == RUN.epochs + 2  # of train; of val and test
-    losses = {"alpha": 0.1, "temperature": 1.0, "lr": 0.1}
-    for change in (losses, {"loss": "mse", "batch_size": 20, "optimizer": "sgd"}):
-        over_stream(replace(RUN, **change), teacher_folder, resources)
-    assert entries(tmp_path) == before
 
 
 def test_the_key_holds_data_weights_and_threads(teacher_folder: Path, tmp_path: Path) -> None:

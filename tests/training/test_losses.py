@@ -48,20 +48,6 @@ def test_a_dead_term_that_overflowed_stays_dead() -> None:
     assert total(1, three, infinite) == total(0, nan, three) == 3
 
 
-@pytest.mark.parametrize("smoothing", [0.1, 0.4])
-def test_a_uniform_teacher_is_label_smoothing(smoothing: float) -> None:
-    """kl at T = 1 and alpha = 1 - epsilon; both losses differ by the uniform entropy alone."""
-    student = STUDENT.clone().requires_grad_()
-    uniform = Batch(LABELS, teacher=torch.zeros(B, K, dtype=torch.float64))
-    distilled = losses(Run(alpha=1 - smoothing, temperature=1.0), uniform, student).loss
-    smoothed = losses(Run(alpha=1.0, label_smoothing=smoothing), BATCH, student).loss
-    close(distilled + smoothing * math.log(K), smoothed)
-    of_torch = F.cross_entropy(student, LABELS, label_smoothing=smoothing)
-    for got in (distilled, smoothed):
-        want = gradient(of_torch, student)
-        torch.testing.assert_close(gradient(got, student), want, rtol=1e-12, atol=1e-15)
-
-
 def test_smoothing_enters_the_loss_and_not_the_metric() -> None:
     got = losses(Run(alpha=0.3, label_smoothing=0.2), BATCH)
     hard = F.cross_entropy(STUDENT, LABELS)

@@ -9,7 +9,7 @@ from random_logits import LABELS, K, close, gradient, pair
 
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
-from kdtune.training.losses import check_objective, check_searched, find_objective, objective
+from kdtune.training.losses import check_objective, check_searched, objective
 
 SOUND = {
     "cosine": ("", "1 - torch.nn.functional.cosine_similarity(student, teacher).mean()"),
@@ -86,14 +86,6 @@ def test_an_objective_of_the_user(own: str) -> None:
 def test_an_objective_that_cannot_work_is_refused(name: str, message: str, own: str) -> None:
     with pytest.raises(InputError, match=message):
         check_objective(Run(loss=f"{own}:{name}"), K)
-
-
-def test_an_objective_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="no_such_module:f cannot be imported"):
-        objective(Run(loss="no_such_module:f"))
-    words = r"loss must be one of kl, mse, dkd, .* or module:function"
-    with pytest.raises(InputError, match=words):
-        find_objective("KL")
 
 
 def test_searching_what_an_objective_of_the_user_does_not_take(own: str) -> None:

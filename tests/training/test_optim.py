@@ -10,16 +10,13 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     LambdaLR,
-    LinearLR,
     LRScheduler,
     MultiStepLR,
     OneCycleLR,
-    SequentialLR,
     StepLR,
 )
 
 from kdtune.config.run import Run
-from kdtune.config.text import InputError
 from kdtune.training.loop import (
     is_stepped_by_batch,
     make_optimizer,
@@ -94,24 +91,8 @@ def test_without_warm_up_the_rates_are_torchs_to_the_last_bit(schedule: Any) -> 
     assert rates(run) == walk(run, torchs, STEPS, schedule == "onecycle")
 
 
-def test_warm_up_and_cosine_are_those_of_torch() -> None:
-    """As torchvision's references: LinearLR, then CosineAnnealingLR."""
-    run = replace(RUN, lr=0.3, epochs=20, schedule="cosine", warmup_epochs=5)
-    optimizer = plain_optimizer(0.3)
-    # torch's by epoch: one step an epoch is one batch an epoch
-    parts = [LinearLR(optimizer, 1 / 5, total_iters=4), CosineAnnealingLR(optimizer, 15)]
-    sequence = SequentialLR(optimizer, parts, milestones=[5])
-    assert rates(run, steps=1) == pytest.approx(walk(run, sequence, 1, True), rel=1e-9)
-
-
 def test_milestones_of_short_runs_never_come_before_the_first_epoch() -> None:
     assert milestones(replace(RUN, epochs=1, lr_milestones=(0.1, 0.9))) == [1, 1]
-
-
-def test_a_warm_up_as_long_as_the_training_is_refused() -> None:
-    run = replace(RUN, epochs=3, warmup_epochs=3)
-    with pytest.raises(InputError, match="--warmup-epochs must be less than --epochs"):
-        make_scheduler(run, make_optimizer(run, new_student(run)), STEPS)
 
 
 def stepped(run: Run, scale: float) -> list[float]:

@@ -119,15 +119,11 @@ def test_a_teacher_reaches_its_published_accuracy(name: str, photos: Path, tmp_p
     assert (measure(replace(run, eval_interpolation=other_word))[1] - logits).abs().max() > 0.05
 
 
-FIRST_WEIGHTS = "models/mobilenet_v2-b0353104.pth"
-"""IMAGENET1K_V1; the file need not exist here."""
-
-
 @pytest.mark.parametrize(
     ("teacher", "weights", "crop", "interpolation"),
     [
         ("mobilenet_v2", "none", 224 / 232, "bilinear"),
-        ("mobilenet_v2", FIRST_WEIGHTS, 224 / 256, "bilinear"),
+        ("mobilenet_v2", "no/mobilenet_v2-b0353104.pth", 224 / 256, "bilinear"),  # the first ones
         pytest.param("timm/test_efficientnet", "none", 160 / 168, "bicubic", marks=NEEDS_TIMM),
         ("cifar_resnet20", "none", 1, "bilinear"),
         ("factories:tiny_teacher", "none", 0.875, "bilinear"),
