@@ -101,7 +101,7 @@ def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.5) -> str:
 
 def list_some(names: Sequence[str], most: int, separator: str = ", ") -> str:
     """Return names in words: of many the first `most`, and how many there are besides."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    more = f"{separator}and {len(names) - most:,} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 
 

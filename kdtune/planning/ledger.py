@@ -156,7 +156,7 @@ class Ledger:
     @property
     def table(self) -> Table:
         """Scores of the search, [configurations, repeats]; NaN in rows of excluded ones."""
-        return np.array(self._rows).reshape(-1, self.study.repeats)
+        return np.array(self._rows, dtype=float).reshape(-1, self.study.repeats)
 
     @property
     def open_round(self) -> Round | None:

@@ -27,7 +27,7 @@ from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_plac
 from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.progress import print_recipe
 from kdtune.raytune.recorder import SilenceWatch
-from kdtune.results import warnings as results
+from kdtune.results.warnings import check_teachers
 from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, SavedStudy, pack_correct
@@ -338,7 +338,7 @@ class TeacherPreparation:
 
         keys, least = [training.key_of(run) for run in runs], study.run.teacher_min_acc
         try:
-            results.check_teachers(study.folder, keys, measure_missing, least, self.write)
+            check_teachers(study.folder, keys, measure_missing, least, self.write)
         finally:
             self.mirror.push(TEACHER_ACCURACY)
 

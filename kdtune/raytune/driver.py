@@ -120,8 +120,8 @@ class Interrupted(KeyboardInterrupt):
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
     trackers, command = study.tracker, study.notify
-    study = _located(replace(study, tracker=(), notify=None))
     check_packages(trackers)
+    study = _located(replace(study, tracker=(), notify=None))
     study = freeze_objects(study, ray_init)
     root, mirror = study.folder, Mirror(study)
     with not_writable_by_all(), _outages_as_interrupts(study), ExitStack() as locks:
@@ -187,14 +187,15 @@ def _begin(
     saved, data = folder.read_if_saved(asked.folder), None
     study = asked if saved is None else folder.merge_with_saved(asked, saved)
     lines = [] if saved is None else read_lines(study.folder, study)[0]
-    is_done, begun = saved is not None and Plan(study, lines).is_done, study.run
+    is_done = saved is not None and Plan(study, lines).is_done
+    run_as_saved = study.run
     if study.train is None:
         if not is_done:  # each setting that follows from data and models gets its value
             check_objects(study)
             data = StudyData(study.run)
             study = resolve_study(study, data, begun=saved is not None)
         mirror.pull(*distillation.files_of_teachers(study))
-    if saved is None or study.run != begun:  # ids of records are those of the resolved study
+    if saved is None or study.run != run_as_saved:  # ids of records are those of the resolved study
         lines, _ = read_lines(study.folder, study)
     if saved is None and lines:
         print(f"warning: {study.folder} has records but no {STUDY}; they are taken as its own")

@@ -326,6 +326,7 @@ class SilenceWatch:
         self._write_line = write
         self._heard: dict[str, float] = {}
         self._processes: dict[str, str] = {}
+        self._named: set[str] = set()
         self._longest = 0.0
         self._polled = time.monotonic()
 
@@ -334,6 +335,7 @@ class SilenceWatch:
         now = time.monotonic()
         self._longest = max(self._longest, now - self._heard.get(name, now))
         self._heard[name], self._processes[name] = now, process
+        self._named.discard(name)
 
     def forget(self, name: str) -> None:
         """Watch a run no longer, until it is heard again."""
@@ -352,13 +354,13 @@ class SilenceWatch:
         was_away = now - self._polled > AWAY_SECONDS
         self._polled = now
         limit = max(SILENT_SECONDS, SILENT_EPOCHS * self._longest)
-        for name, heard in list(self._heard.items()):
+        for name, heard in self._heard.items():
             if was_away:  # what was reported meanwhile has not been read yet
                 self._heard[name] = now
-            elif now - heard > limit:
+            elif now - heard > limit and name not in self._named:
+                self._named.add(name)  # once, until it is heard again
                 self._write_line(
                     f"warning: {name}: no epoch for {(now - heard) / 60:.0f} minutes; if "
                     f"{self._processes[name]} hangs, end it (kill -9): the run resumes from its "
                     f"last checkpoint"
                 )
-                self.forget(name)  # named once, until it is heard again

@@ -376,9 +376,15 @@ def fine_tune(
         fit.student, of_run.classes, model.preprocessing, of_run.fingerprint, has_cut_val
     )
     save_weights(model.net, folder / WEIGHTS, finished.metadata)
-    record = {"run": asdict(fit), "classes": of_run.classes, "epochs": fit.epochs}
-    record |= {"data": origin.data, "weights": origin.weights, **_outcome(model, epochs, kept)}
-    record["acc_before"] = None if before is None else before.share
+    record = {
+        "run": asdict(fit),
+        "classes": of_run.classes,
+        "data": origin.data,
+        "weights": origin.weights,
+        "epochs": fit.epochs,
+        "acc_before": None if before is None else before.share,
+        **_outcome(model, epochs, kept),
+    }
     with atomic_write(folder / RECORD) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
     delete_states(checkpoint.file)

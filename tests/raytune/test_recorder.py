@@ -250,6 +250,8 @@ def test_a_run_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = lines
     assert line.startswith("warning: a: no epoch for 17 minutes; if process 7 on h0 hangs, end it")
     pass_time(2000)
+    watch.hear("a")  # the longest silence is now that of which it was named
+    pass_time(3000)
     assert len(lines) == 1
 
 
