@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from kdtune.config.fields import MAX_INTEGER, MAX_NUMBER, Config, Hyperparameter, Value, takes
-from kdtune.config.text import InputError, import_named, shown
+from kdtune.config.text import InputError, first_line, import_named, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -555,7 +555,7 @@ def check_signature(function: object, name: str) -> None:
     except TypeError as error:
         raise InputError(
             f"{name} must be a function train(config, repeat) or train(config, repeat, folder), "
-            f"but {error}"
+            f"but {first_line(error)}"
         ) from None
 
 

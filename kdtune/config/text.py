@@ -190,7 +190,10 @@ def first_line(error: BaseException, length: int = 200) -> str:
 
     It may quote what others wrote, so nothing in it acts on the terminal, see `text.printable`.
     """
-    text = str(error).strip() or repr(error)
+    try:
+        text = str(error).strip() or repr(error)
+    except Exception:  # a class of the user's may raise here as well
+        text = f"a {type(error).__name__} without a message"
     return printable(text.splitlines()[0][:length])
 
 

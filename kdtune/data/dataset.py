@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import stat
 import time
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,9 @@ def hash_files(root: Path, files: Sequence[str]) -> HashedFiles:
         stats = [os.stat(file) for file in files]
     except OSError as error:
         raise InputError(unreadable(str(error.filename), error)) from None
+    for file, status in zip(files, stats, strict=True):
+        if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
+            raise InputError(f"the image {printable(file)} is no file; remove it")
     stamps = torch.tensor([_stamp(s) for s in stats], dtype=torch.int64)
     seen = (
         f"{f.absolute()}\0{s.st_size}\0{s.st_mtime_ns}\0{s.st_ctime_ns}\0"
@@ -274,13 +278,15 @@ class Split:
         file = str(self.inputs[index])
         stamp, number = self.stamps[index].tolist()
         try:
-            status, content = os.stat(file), Path(file).read_bytes()
-            # also afterwards: a file may be overwritten while it is read
-            if _stamp(status) == stamp == stamp_of(file):
-                return content
-            if content_number(hashlib.sha256(content).digest()) == number:
-                self.stamps[index, 0] = _stamp(status)
-                return content
+            status = os.stat(file)
+            if stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
+                content = Path(file).read_bytes()
+                # also afterwards: a file may be overwritten while it is read
+                if _stamp(status) == stamp == stamp_of(file):
+                    return content
+                if content_number(hashlib.sha256(content).digest()) == number:
+                    self.stamps[index, 0] = _stamp(status)
+                    return content
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:

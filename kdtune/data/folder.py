@@ -186,10 +186,13 @@ def load_folder(root: Path) -> Data:
     splits = {name: _read_split(folder) for name, folder in folders.items()}
     classes = splits["train"].classes
     for name, split in splits.items():
-        if others := {*split.classes} ^ {*classes}:
+        if split.classes != classes:
+            other = folders[name].name
+            of_train, of_other = {*classes} - {*split.classes}, {*split.classes} - {*classes}
             raise InputError(
-                f"{root}: train/ and {folders[name].name}/ must hold the same classes, but only "
-                f"one of them has {', '.join(sorted(others))}; add or remove these folders"
+                f"{root}: train/ and {other}/ must hold the same classes, but train/ alone has "
+                f"{', '.join(sorted(of_train)) or 'none'} and {other}/ alone has "
+                f"{', '.join(sorted(of_other)) or 'none'}; add or remove these folders"
             )
     if len(classes) < 2:
         raise InputError(f"{root} must hold at least two classes, but has {classes[0]} alone")

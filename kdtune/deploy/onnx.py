@@ -243,11 +243,12 @@ def predictor(file: Path, threads: int = 1) -> Predict:
 
 
 @contextlib.contextmanager
-def exporting(advice: str) -> Iterator[None]:
+def exporting(advice: str, verb: str = "exported") -> Iterator[None]:
     """Hide what exporters print, and turn every exception that they raise into an InputError.
 
     Args:
         advice: what would do.
+        verb: what cannot be done with the student.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -260,7 +261,7 @@ def exporting(advice: str) -> Iterator[None]:
         while cause.__cause__ is not None:  # torch.onnx wraps the reason several times
             cause = cause.__cause__
         reason = f"{type(cause).__name__}: {first_line(cause, 160)}"
-        raise InputError(f"the student cannot be exported ({reason}); {advice}") from error
+        raise InputError(f"the student cannot be {verb} ({reason}); {advice}") from error
     finally:
         logging.disable(disabled)
 
@@ -442,7 +443,7 @@ def _quantized(model: Any, views: Tensor, name: str, method: str) -> Any:
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with exporting("leave --int8 out"), temporary(model) as source:
+    with exporting("leave --int8 out", "quantized"), temporary(model) as source:
         prepared, target = (str(source.with_name(f"{part}.onnx")) for part in ("prepared", "int8"))
         # folds batch norm into convolutions; onnx infers all shapes that quantization needs
         quant_pre_process(str(source), prepared, skip_symbolic_shape=True)

@@ -288,8 +288,13 @@ def save_weights(net: nn.Module, file: Path, metadata: dict[str, str] | None = N
 
 def saved_state(net: nn.Module) -> dict[str, Tensor]:
     """Return the network's state dict as safetensors takes it: no tensors that share memory."""
-    state = net.state_dict().items()
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state}
+    state, memories = dict[str, Tensor](), set[int]()
+    for name, value in net.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        state[name] = value.clone() if memory in memories else value  # of tied weights
+        memories.add(memory)
+    return state
 
 
 def licence_of(net: nn.Module, name: str, weights: str) -> str:

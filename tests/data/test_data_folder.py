@@ -88,10 +88,15 @@ def a_split_that_is_a_file(root):
 
 def other_classes(root):
     (root / "val" / "bee").rename(root / "val" / "wasp")
-    return (f"{root}: train/", "only one of them has bee, wasp")
+    return (f"{root}: train/", "train/ alone has bee and val/ alone has wasp")
 
 
-SPOILED = (dangling_image, no_utf8_file, escape, a_bomb, no_folder, a_split_that_is_a_file)
+def a_pipe(root):
+    os.mkfifo(root / "train" / "bee" / "pipe.png")
+    return ("pipe.png is no file; remove it",)
+
+
+SPOILED = (dangling_image, no_utf8_file, escape, a_bomb, no_folder, a_split_that_is_a_file, a_pipe)
 
 
 @pytest.mark.parametrize("spoil", [*SPOILED, other_classes])
