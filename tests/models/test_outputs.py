@@ -128,7 +128,7 @@ PARQUET: list[tuple[dict[str, Any], str]] = [
     ({"logits": [GOOD, [-1e300, 0, 0, 0]]}, r"row 1 .*of float32, .* got \[-1e\+300, 0"),
     (
         {TOP: [["bee"], ["emu"]], OF_TOP: [[0.5], [0.5]]},
-        "row 1 .*ant, bee, cat and 1 more.* got .'emu",
+        "row 1 .*ant, bee, cat, and 1 more.* got .'emu",
     ),
     ({TOP: [[1, 1]], OF_TOP: [[0.5, 0.1]]}, r"once.* got \[1, 1"),
     ({TOP: [[1, 2]], OF_TOP: [[0.9, 0.9]]}, "a sum of at most 1"),
