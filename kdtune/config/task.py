@@ -544,10 +544,10 @@ def load_function(name: str) -> Train:
     return function
 
 
-def check_signature(function: object, name: str) -> None:
+def check_signature(function: Any, name: str) -> None:
     """Raise InputError unless a function can be called as train(config, repeat[, folder])."""
     try:
-        signature = inspect.signature(function)  # type: ignore[arg-type]
+        signature = inspect.signature(function)
         folder = {"folder": None} if "folder" in signature.parameters else {}
         signature.bind({}, 0, **folder)
     except ValueError:  # of a compiled function

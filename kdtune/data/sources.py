@@ -55,7 +55,7 @@ _OTHERS: Mapping[str, Mapping[str, Sequence[_Arguments]]] = {
     "EMNIST": {
         "train": [{"split": "balanced", "train": True}],
         "test": [{"split": "balanced", "train": False}],
-    }
+    },
 }
 """Arguments for each split of datasets that follow none of the conventions."""
 _NO_DATA_SETS = {"ImageFolder", "DatasetFolder", "VisionDataset", "LSUNClass"}

@@ -118,16 +118,15 @@ def _warnings(
     study: Study, data: Data, models: StudyModels, faults: Sequence[str]
 ) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful, `faults` among them."""
-    used = len({run.teacher_number for run in recipe.numbered(study, recipe.teachers(study))})
     other_views = list(training.find_other_views(study, data, models))
-    fault = Cache(study.cache, study.cache_gb).fault()
     yield from flags_without_effect(study)
     yield from data.warnings
     yield from faults
     yield from other_views
     yield from describe_fixed_students(study)
-    if fault:
+    if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault
+    used = len({run.teacher_number for run in recipe.numbered(study, recipe.teachers(study))})
     if used < study.run.teachers:
         yield f"--repeats {study.repeats} uses only {used} of --teachers {study.run.teachers}"
     if not study.has_plain:

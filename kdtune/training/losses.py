@@ -1,6 +1,5 @@
 """Distillation losses: pure functions, and the table of them."""
 
-import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -20,7 +19,7 @@ from kdtune.config.fields import (
     terms_of,
 )
 from kdtune.config.run import Run
-from kdtune.config.text import InputError, user_code
+from kdtune.config.text import InputError, import_named, user_code
 
 # Distillation losses of logits: pure functions of logits [B, K] and labels [B].
 #
@@ -342,12 +341,10 @@ def find_objective(loss: str) -> Objective:
     """
     if loss in OBJECTIVES:
         return OBJECTIVES[loss]
-    module, colon, name = loss.partition(":")
-    if not colon:
+    if ":" not in loss:
         names = ", ".join(OBJECTIVES)
         raise InputError(f"loss must be one of {names} or module:function, but got loss={loss!r}")
-    with user_code(f"the objective {loss} cannot be imported"):
-        function: Any = getattr(importlib.import_module(module), name)
+    function: Any = import_named("the objective", loss)
     if not callable(function):
         kind = type(function).__name__
         raise InputError(f"{loss} must be a function, but it is of type {kind}")

@@ -382,8 +382,7 @@ def fine_tune(
         "data": origin.data,
         "weights": origin.weights,
         "epochs": fit.epochs,
-        "acc_before": None if before is None else before.share,
-        **_outcome(model, epochs, kept),
+        **_outcome(model, before, epochs, kept),
     }
     with atomic_write(folder / RECORD) as part:
         part.write_text(json.dumps(record, indent=2), encoding="utf-8")
@@ -393,11 +392,14 @@ def fine_tune(
     )
 
 
-def _outcome(model: Classifier, epochs: Sequence[Epoch], kept: Epoch) -> dict[str, Any]:
-    """Return what is recorded of the epochs of a teacher's training."""
+def _outcome(
+    model: Classifier, before: Accuracy | None, epochs: Sequence[Epoch], kept: Epoch
+) -> dict[str, Any]:
+    """Return what is recorded of a teacher's training, and of its accuracy before it."""
     record = {
         "preprocessing": asdict(model.preprocessing),
         "kept_epoch": kept.number,
+        "acc_before": None if before is None else before.share,
         "history": [
             {"epoch": e.number} | {split: values["acc"] for split, values in e.splits.items()}
             for e in epochs
