@@ -89,21 +89,34 @@ def ray_stack() -> Iterator[ExitStack]:
         yield stack
 
 
+@pytest.fixture(scope="session")
+def s3_credentials() -> Iterator[None]:
+    """Credentials in the environment, until the last test: Ray and the server end in any order."""
+    from s3_service import ENVIRONMENT
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_CA_BUNDLE", raising=False)
+        yield
+
+
 @pytest.fixture
-def shared_ray(ray_stack: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> None:
+def shared_ray(
+    ray_stack: ExitStack, s3_credentials: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """A Ray with 2 CPUs that runs already, for studies whose start of Ray is not the point.
 
     Its workers have the environment of its start, with caches of their own.
     """
     import ray
-    from s3_service import ENVIRONMENT
 
     from kdtune.config.study import Study
     from kdtune.raytune.session import environment_set, ray_session
 
     if not ray.is_initialized():
         caches = str(tmp_path_factory.mktemp("caches"))
-        ray_stack.enter_context(environment_set(XDG_CACHE_HOME=caches, **ENVIRONMENT))
+        ray_stack.enter_context(environment_set(XDG_CACHE_HOME=caches))
         init = {"num_cpus": 2, "include_dashboard": False}
         ray_stack.enter_context(ray_session(Study(gpus=0), init))
 
@@ -171,15 +184,12 @@ def no_shared_ray(ray_stack: ExitStack) -> None:
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def s3(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One server for all tests; every test has a prefix of its own."""
     pytest.importorskip("moto", reason="pip install -e '.[dev]' brings moto")
-    from s3_service import ENVIRONMENT, S3
+    from s3_service import S3
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_CA_BUNDLE", raising=False)
         server = S3(tmp_path_factory.mktemp("s3"))
         patch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
