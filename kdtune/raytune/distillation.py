@@ -95,7 +95,7 @@ def prepare(asked: Study, study: Study, saved: SavedStudy | None, data: StudyDat
     models = StudyModels.of(study, study_data)
     rows = recipe.recipe_rows(asked, study, saved.study if saved else None, study_data, models)
     recipe_lines = recipe.format_recipe(rows)
-    faults = recipe.find_faults(study, study_data)
+    faults = [*recipe.find_faults(study, study_data), *recipe.find_new_heads(models, study_data)]
     transforms = recipe.transforms_of(study, study_data, models, faults)
     epochs = partial(distillation_epochs, contents=Contents.of(data))
     return PreparedStudy(
