@@ -23,6 +23,7 @@ from kdtune.data.sources import StudyData, load_data
 from kdtune.models.registry import build, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, save_weights
 from kdtune.streams.views import Resources
+from kdtune.training import teacher
 from kdtune.training.loop import Checkpoint
 from kdtune.training.recipe import resolve
 from kdtune.training.teacher import (
@@ -251,8 +252,12 @@ def test_a_folder_without_the_teacher_that_is_asked_for(
         resolve(replace(SMALL, teacher_weights=str(tmp_path)))
 
 
-def test_accuracy_is_that_of_a_plain_loop(other: Path) -> None:
+@pytest.mark.parametrize(("most", "of"), [(20, None), (9, 20)])
+def test_accuracy_is_that_of_a_plain_loop(
+    other: Path, monkeypatch: pytest.MonkeyPatch, most: int, of: int | None
+) -> None:
     """The images have the size of the model's input, so nothing is resized."""
+    monkeypatch.setattr(teacher, "MAX_TRAIN_IMAGES", most)
     run = resolve(replace(SMALL, teacher_weights=str(other), teacher_epochs=0, train_images=20))
     (measured,) = measure_accuracy(run, [run], other, Resources(), StudyData(run))
     data = load_data(run)
@@ -260,8 +265,10 @@ def test_accuracy_is_that_of_a_plain_loop(other: Path) -> None:
     model.eval()
     for split, value in measured.splits.items():
         images, labels = data.splits[split].inputs, data.splits[split].labels
+        assert value.of == (of if split == "train" else None)
         if split == "train":
-            images, labels = images[data.subset(run)], labels[data.subset(run)]
+            chosen = data.subset(replace(run, train_images=most))
+            images, labels = images[chosen], labels[chosen]
         with torch.no_grad():
             logits = model.net((images.float() / 255 - 0.5) / 0.25)
         assert (value.correct, value.n) == (int((logits.argmax(1) == labels).sum()), len(labels))
