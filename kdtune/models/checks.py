@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from kdtune.config.fields import Role
 from kdtune.config.records import Cost
 from kdtune.config.text import InputError, are_images, first_line, user_code
-from kdtune.models.classifier import Classifier, describe_assumption
+from kdtune.models.classifier import Classifier, describe_missing_preprocessing
 from kdtune.models.outputs import combine
 from kdtune.models.weights import saved_state
 
@@ -42,8 +42,8 @@ def probe(
             random or depend on the other examples of a batch, or their gradient reaches no
             parameter.
     """
-    if are_images(views) and not model.is_normalized:
-        warnings.warn(describe_assumption(model), stacklevel=1)
+    if are_images(views) and not model.has_normalization:
+        warnings.warn(describe_missing_preprocessing(model), stacklevel=1)
     before = views.clone()
     trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
     gradients: Sequence[Tensor | None] = ()

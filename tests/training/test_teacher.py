@@ -23,18 +23,18 @@ from kdtune.data.sources import StudyData, load_data
 from kdtune.models.registry import build, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, save_weights
 from kdtune.streams.views import Resources
-from kdtune.training import teacher
+from kdtune.training import teachers
 from kdtune.training.loop import Checkpoint
 from kdtune.training.recipe import resolve
-from kdtune.training.teacher import (
+from kdtune.training.teachers import (
     describe_training,
     find_unmeasured,
     fine_tune,
+    fine_tuning_run,
     is_ready,
     load_teacher,
     measure_accuracy,
     recorded_recipe,
-    teacher_run,
     with_members,
 )
 
@@ -118,7 +118,7 @@ def test_a_teacher_of_version_0_1_is_known(tuned: tuple[Run, Path], tmp_path: Pa
     """Its record has neither the weights' hash nor the fields that came later."""
     run, folder = tuned[0], shutil.copytree(tuned[1], tmp_path / "teacher")
     record = json.loads((folder / RECORD).read_text())
-    fields = asdict(teacher_run(resolve(run)))
+    fields = asdict(fine_tuning_run(resolve(run)))
     written = json.loads((DATA / "study_v0_1" / "teacher" / RECORD).read_text())["run"]
     fields = {name: fields[name] for name in written}
     old = {"run": fields, "data": record["data"], "classes": record["classes"]}
@@ -216,7 +216,7 @@ def test_the_folder_of_a_study_is_its_teacher(other: Path, tmp_path: Path) -> No
     teacher = load_teacher(run, load_data(run), tmp_path)
     assert (teacher.preprocessing.mean, teacher.preprocessing.std) == ((0.5,), (0.25,))
     described = build_model(run, "teacher", 3, seed=0, weights="none")  # sizes, records
-    assert described.preprocessing == teacher.preprocessing and described.is_normalized
+    assert described.preprocessing == teacher.preprocessing and described.has_normalization
     flagged = load_teacher(replace(run, teacher_mean=(0.1,)), load_data(run), tmp_path)
     assert (flagged.preprocessing.mean, flagged.preprocessing.std) == ((0.1,), (0.25,))
     # the file alone suffices, under any name
@@ -257,7 +257,7 @@ def test_accuracy_is_that_of_a_plain_loop(
     other: Path, monkeypatch: pytest.MonkeyPatch, most: int, of: int | None
 ) -> None:
     """The images have the size of the model's input, so nothing is resized."""
-    monkeypatch.setattr(teacher, "MAX_TRAIN_IMAGES", most)
+    monkeypatch.setattr(teachers, "MAX_TRAIN_IMAGES", most)
     run = resolve(replace(SMALL, teacher_weights=str(other), teacher_epochs=0, train_images=20))
     (measured,) = measure_accuracy(run, [run], other, Resources(), StudyData(run))
     data = load_data(run)
