@@ -29,7 +29,8 @@ def main(study: Study) -> int:
     run = resolve(study.run, data=data)
     check(run, "repeat", run.repeat >= 0, "be 0 or more")
     resources = local_resources(study, data.of(run).photos, progress.show_build)
-    check_run(run, data)
+    for warning in check_run(run, data):
+        progress.print_line(f"warning: {warning}")
     for teacher, folder in missing_teachers(run, run.teacher_members, root, data):
         train_teacher(teacher, folder, resources, data, progress)
     report_accuracy(run, [run], study.folder, resources, data, progress)
