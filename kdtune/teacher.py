@@ -23,7 +23,14 @@ from kdtune.models.weights import WEIGHTS
 from kdtune.results.warnings import check_teachers
 from kdtune.streams.views import Resources, local_resources
 from kdtune.training import teacher as training
-from kdtune.training.recipe import Progress, numbered, resolve_study, teachers, whole_teachers
+from kdtune.training.recipe import (
+    Progress,
+    find_faults,
+    numbered,
+    resolve_study,
+    teachers,
+    whole_teachers,
+)
 
 
 def main(study: Study) -> int:
@@ -49,7 +56,7 @@ def main(study: Study) -> int:
     runs = numbered(study, whole_teachers(study))
     if file is not None:  # it has the outputs for views of the teacher's own size
         runs = [training.with_views_of_teacher(run, data.of(run)) for run in runs]
-    gate(study.run, runs, study.folder, resources, data, progress)
+    gate(study, runs, resources, data, progress)
     if file is not None:
         counts = training.dump_teacher(runs[0], root, resources, file, data.of(runs[0]))
         shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
@@ -98,19 +105,15 @@ def train_teacher(
 
 
 def gate(
-    run: Run,
-    teachers: list[Run],
-    folder: Path,
-    resources: Resources,
-    data: StudyData,
-    progress: Progress,
+    study: Study, teachers: list[Run], resources: Resources, data: StudyData, progress: Progress
 ) -> None:
-    """Print the accuracy of teachers with what is wrong; measure it if it is not known.
+    """Print what is wrong with the data, and the accuracy of teachers with what is wrong there.
+
+    The accuracy is measured if it is not known.
 
     Args:
-        run: The run, or the base run of the study, that has the teachers.
-        teachers: It with each teacher.
-        folder: Of the study.
+        study: The study, resolved.
+        teachers: Its run with each teacher.
         resources: Device, cache and loader workers.
         data: The data of the study.
         progress: Prints each line.
@@ -118,6 +121,9 @@ def gate(
     Raises:
         InputError: One is less accurate than --teacher-min-acc.
     """
+    run, folder, whole = study.run, study.folder, data.with_extra(study.run)
+    for fault in (*whole.warnings, *find_faults(study, whole)):
+        progress.print_line(f"warning: {fault}")
     root, runs = folder / "teacher", training.with_members(teachers)
 
     def measure(recorded: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
