@@ -302,9 +302,6 @@ class Study:
         Each setting of the other hyperparameters is also there with the values of the baseline
         (alpha = 1), unless plain_share is 0. Empty for "random" and "tpe", which propose
         configurations during the search. They are of `Run`, or `FunctionRun` with `train`.
-
-        Raises:
-            InputError: Two different configurations have the same id.
         """
         if self.search != "grid":
             return []
@@ -322,12 +319,7 @@ class Study:
         for space in spaces:
             for sample in itertools.product(*space.values()):
                 run = self.base_run.sample(repeat=0, **dict(zip(space, sample, strict=True)))
-                first = runs.setdefault(run.config_id, run)
-                if first is not run and first.config != run.config:
-                    raise InputError(
-                        f"the configurations {first.config} and {run.config} have the same id "
-                        f"{run.config_id}; change one of the values a little"
-                    )
+                runs.setdefault(run.identity, run)
         return list(runs.values())
 
     @property
@@ -368,7 +360,7 @@ class Study:
     def covers(self, other: Study) -> bool:
         """Return True if every configuration of the other study is possible in this one."""
         if self.search == other.search == "grid":
-            return {r.config_id for r in other.runs()} <= {r.config_id for r in self.runs()}
+            return {r.identity for r in other.runs()} <= {r.identity for r in self.runs()}
         return all(covers(self.values(n), other.values(n)) for n in self.task.names)
 
     @property
