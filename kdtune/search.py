@@ -15,7 +15,7 @@ if __name__ == "__main__":
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdtune.config.study import Study, check_new
+from kdtune.config.study import Study, check_new_study
 from kdtune.config.text import InputError, printable_lines, shown
 from kdtune.results import results
 
@@ -100,7 +100,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """
     if not isinstance(study, Study):
         raise InputError(f"study must be a kdtune.Study, but got {shown(study)}")
-    check_new(study)
+    check_new_study(study)
     from kdtune.raytune import driver
 
     return _with_figures(driver.run(study, ray_init))

@@ -699,11 +699,11 @@ def check_packages(names: Sequence[str]) -> None:
 # A study that has not begun.
 
 
-DIGITS = 6
+TABLE_DIGITS = 6
 """Significant digits of a hyperparameter in a table."""
 
 
-def check_new(study: Study) -> None:
+def check_new_study(study: Study) -> None:
     """Raise InputError if a new study names a path that does not exist, or a value twice.
 
     Commands call it before they load torch and Ray. A study that has begun is left to the driver:
@@ -716,11 +716,11 @@ def check_new(study: Study) -> None:
             raise missing_path(requirement, path)
     for name, values in study.space.items():
         numbers = () if isinstance(values, Range) else values
-        texts = [short(v, DIGITS) for v in dict.fromkeys(numbers) if isinstance(v, float)]
+        texts = [short(v, TABLE_DIGITS) for v in dict.fromkeys(numbers) if isinstance(v, float)]
         if twice := [text for text in texts if texts.count(text) > 1]:
             raise InputError(
-                f"the values of {name} must differ in the {DIGITS} digits that tables show, but "
-                f"got {twice[0]} twice; leave one of them out"
+                f"the values of {name} must differ in the {TABLE_DIGITS} digits that tables show, "
+                f"but got {twice[0]} twice; leave one of them out"
             )
 
 

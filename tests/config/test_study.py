@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, SCHEMA, Run, derive_seed, migrate
-from kdtune.config.study import Study, check_new, check_packages, flags_without_effect
+from kdtune.config.study import Study, check_new_study, check_packages, flags_without_effect
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
 
@@ -277,12 +277,12 @@ def test_what_a_new_study_names_must_exist_and_be_told_apart(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    check_new(Study(run=Run(data="photos"), space={"alpha": (0.5, 0.5, 1.0)}))
+    check_new_study(Study(run=Run(data="photos"), space={"alpha": (0.5, 0.5, 1.0)}))
     with pytest.raises(InputError, match=words):
-        check_new(study)
+        check_new_study(study)
     study.folder.mkdir(parents=True)
     (study.folder / "study.json").touch()
-    check_new(study)  # it has begun: its data may be elsewhere
+    check_new_study(study)  # it has begun: its data may be elsewhere
 
 
 LONG = {"epochs": Range(6, 20), "warmup_epochs": Range(0, 5)}
