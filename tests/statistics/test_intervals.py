@@ -233,11 +233,13 @@ def test_two_repeats_and_equal_ones_give_no_interval() -> None:
             assert all(map(math.isnan, (estimate.error, estimate.p, *estimate.interval())))
     for table in (np.zeros((6, 5)), np.full((6, 5), 0.1)):  # nothing is known about new repeats
         assert math.isnan(crossed(table).error) and math.isnan(over_repeats(table.mean(1)).error)
-    # six equal differences, each of the same image: the error is that of the images
-    row = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
-    estimate = crossed(np.tile(row, (6, 1)))
-    assert estimate.error == pytest.approx(row.std(ddof=1) / math.sqrt(5))
-    assert math.isnan(over_repeats(np.tile(row, (6, 1)).mean(1)).error)
+    # three equal differences of 6 in 153 images: the test is that of the images; repeats alone have
+    # a sign-flip test, with a larger p
+    row = np.where(np.arange(153) < 6, 1.0, 0.0)
+    estimate, of_images = crossed(np.tile(row, (3, 1))), stats.ttest_1samp(row, 0)
+    assert (estimate.error, estimate.p) == exact((stats.sem(row), of_images.pvalue))
+    assert math.isnan(over_repeats(np.tile(row, (3, 1)).mean(1)).error)
+    assert estimate.p < 0.02 and paired_difference([6 / 153] * 3, [0] * 3).p == 0.25
 
 
 def test_new_images_never_narrow_an_interval() -> None:

@@ -24,6 +24,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData, load_data
 from kdtune.raytune.folder import check_same, is_moved
+from kdtune.results.warnings import find_teacher_faults
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import (
@@ -90,6 +91,26 @@ def test_the_file_equals_the_network_bit_for_bit(
         for each in map(resolve, (run, with_file(run, made / f"t.{suffix}")))
     ]
     assert accuracies[0] == accuracies[1] and set(accuracies[0]) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize(
+    ("change", "is_found"),
+    [
+        (lambda p: p, True),
+        (lambda p: p / p.max(), False),  # between 0 and 1, with other sums
+        (lambda p: p + np.linspace(-1, 1, p.shape[1]), False),  # with the sum 1, some below 0
+    ],
+)
+def test_probabilities_under_the_name_of_logits(
+    made: Path, tmp_path: Path, change: Callable[[Any], Any], is_found: bool
+) -> None:
+    arrays = dict(np.load(made / "t.npz"))
+    for name in (f"{split}_logits" for split in ("train", "val", "test")):
+        arrays[name] = change(torch.from_numpy(arrays[name]).softmax(1).numpy())
+    np.savez(tmp_path / "t.npz", **arrays)
+    run = resolve(with_file(PLAIN, tmp_path / "t.npz"))
+    (record,) = measure_accuracy(run, [run], NOWHERE, Resources(), StudyData(run))
+    assert any("as probabilities" in x for x in find_teacher_faults([record])) == is_found
 
 
 def test_the_baseline_may_augment_and_is_measured_on_val(made: Path, tmp_path: Path) -> None:
