@@ -8,15 +8,17 @@ if __name__ == "__main__":
 
     start("distill")  # refuses wrong flags before torch is loaded; does not return
 
+from dataclasses import replace
+
 from kdtune.config.fields import check
 from kdtune.config.files import check_links
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData
 from kdtune.streams.views import local_resources
-from kdtune.teacher import gate, train_teacher
+from kdtune.teacher import report_accuracy, train_teacher
 from kdtune.training.recipe import Progress, describe_config, resolve
 from kdtune.training.run import check_run, distill
-from kdtune.training.teacher import missing_teachers
+from kdtune.training.teachers import missing_teachers
 
 
 def main(study: Study) -> int:
@@ -27,12 +29,14 @@ def main(study: Study) -> int:
     check_links(study.folder)
     data, root, progress = StudyData(study.run), study.folder / "teacher", Progress()
     run = resolve(study.run, data=data)
+    study = replace(study, run=run)
     check(run, "repeat", run.repeat >= 0, "be 0 or more")
     resources = local_resources(study, data.of(run).photos, progress.show_build)
-    check_run(run, data)
+    for warning in check_run(run, data):
+        progress.print_line(f"warning: {warning}")
     for teacher, folder in missing_teachers(run, run.teacher_members, root, data):
         train_teacher(teacher, folder, resources, data, progress)
-    gate(run, [run], study.folder, resources, data, progress)
+    report_accuracy(study, [run], resources, data, progress)
     progress.print_line(
         f"Training the student {run.student}: repeat {run.repeat}, {describe_config(run)}."
     )

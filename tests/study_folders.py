@@ -70,12 +70,12 @@ def write_records(
 
 
 def edit_records(folder: Path, change: Callable[[dict], None]) -> None:
-    """Change lines of the first part of the records, in place."""
-    file = folder / "epochs" / "00000.jsonl"
-    lines = [json.loads(text) for text in file.read_text().splitlines()]
-    for line in lines:
-        change(line)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    """Change lines of the records, in place."""
+    for file in (folder / "epochs").glob("*.jsonl"):
+        lines = [json.loads(text) for text in file.read_text().splitlines()]
+        for line in lines:
+            change(line)
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def starting_repository(folder: Path) -> Results:
@@ -83,7 +83,8 @@ def starting_repository(folder: Path) -> Results:
 
     One of the four files of alpha = 0.5 holds 2 epochs of 25.
     """
-    run = Run(loss="mse", schedule="step", trainable="head", lr=1e-3, data="hymenoptera_data")
+    run = Run(loss="mse", schedule="step", trainable="head", batch_norm="train", lr=1e-3)
+    run = replace(run, data="hymenoptera_data")
     study = Study(run=run, space={"alpha": (0.0, 0.5, 1.0)}, repeats=4)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.json").write_text(study.to_json())
@@ -244,6 +245,7 @@ def write_predictions(
             parts.append(pd.DataFrame(columns | {"correct": correct}))
     frame = pd.concat(parts, ignore_index=True)
     frame.to_parquet(results.folder / PREDICTIONS, index=False)
+    edit_records(results.folder, lambda x: x.get("split") in splits and x.update(n_examples=images))
     if classes:
         record = {"classes": list(classes), "python": "3.12.1", "versions": {"kdtune": "0.2"}}
         (results.folder / PROVENANCE).write_text(json.dumps(record))

@@ -18,7 +18,7 @@ from tiny_run import CPU, TINY, assert_close, assert_equal, new_stream, over_str
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
-from kdtune.data.arrays import with_extra
+from kdtune.data.arrays import add_extra
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data, load_fashion
 from kdtune.data.views import Views
@@ -64,7 +64,7 @@ def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifie
 
     `unlabelled` are the numbers of images without labels in the batches of an epoch.
     """
-    data = with_extra(load_data(run), run)
+    data = add_extra(load_data(run), run)
     teacher = build_teacher(run, folder, data).place(CPU, run.precision)
     student = make_student(run, load_data(run)).place(CPU, run.precision)
     teacher.set_mode(False)
@@ -85,7 +85,7 @@ def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifie
             y = labels[step * n :][:n]
             more = torch.stack([next(others) for _ in range(count)])
             x = torch.cat([views[step * n :][:n], more])
-            student.set_mode(True, run.batch_norm == "train")
+            student.set_mode(True, run.batch_norm_mode == "train")
             torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
             logits = student(x)
             with torch.no_grad():
@@ -110,7 +110,7 @@ KINDS = {
     "only the teacher": {"alpha": 0.0},
     "no augmentation": {"augment": "none"},
     "dropout": {"student": "factories:dropout_student"},
-    "head, batch norm train": {"trainable": "head"},
+    "head, batch norm train": {"trainable": "head", "batch_norm": "train"},
     "head, batch norm eval": FROZEN,
     "head, eval, no augmentation": FROZEN | {"augment": "none"},
     "head, dropout": FROZEN | {"student": "factories:dropout_student"},
@@ -147,13 +147,13 @@ def test_equals_the_plain_loop(
 
 def test_labels_of_these_images_change_no_bit(teacher_folder: Path) -> None:
     run = replace(RUN, loss="dkd")
-    data = with_extra(load_data(run), run)
+    data = add_extra(load_data(run), run)
     want, epochs = over_stream(run, teacher_folder, data=data)
     own = data.splits["extra"]
     random = replace(own, labels=torch.randint(10, (EXTRA,)))
     with_labels = replace(data, splits={**data.splits, "extra": random})
     bare = replace(run, extra=f"{__name__}:bare_images")
-    for changed, other in ((run, with_labels), (bare, with_extra(load_data(bare), bare))):
+    for changed, other in ((run, with_labels), (bare, add_extra(load_data(bare), bare))):
         assert other.extra.fingerprint == data.extra.fingerprint
         student, found = over_stream(changed, teacher_folder, data=other)
         assert_equal(student, want)

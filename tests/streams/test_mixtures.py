@@ -31,7 +31,7 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import Checkpoint, train
 from kdtune.training.recipe import resolve
-from kdtune.training.teacher import teacher_run
+from kdtune.training.teachers import fine_tuning_run
 
 MIXUP = replace(RUN, mixup=0.4, epochs=2)
 
@@ -74,7 +74,7 @@ def plain_loop(run: Run, data: Data, workers: int = 0) -> Iterator[tuple[Classif
         for step, x in enumerate(views):
             y = split.labels[order][count : count + len(x)]
             x, share, other = mix_by_hand(run, epoch, step, x)
-            student.set_mode(True, run.batch_norm == "train")
+            student.set_mode(True, run.batch_norm_mode == "train")
             torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
             logits = student(x)
             with torch.no_grad():
@@ -128,7 +128,7 @@ KINDS = {
     "no augmentation": {"mixup": 0.4, "augment": "none"},
     "last batch of one": {"cutmix": 1.0, "batch_size": 20, "batch_norm": "eval"},
     "dropout": {"mixup": 0.4, "student": "factories:dropout_student", "image_size": 24},
-    "head": {"mixup": 0.4, "trainable": "head"},
+    "head": {"mixup": 0.4, "trainable": "head", "batch_norm": "train"},
     "head, cutmix, batch norm eval": {"cutmix": 1.0, "trainable": "head", "batch_norm": "eval"},
     "head, no augmentation": {
         **{"mixup": 0.4, "cutmix": 0.4, "trainable": "head"},
@@ -246,5 +246,5 @@ def test_a_run_resumes_exactly(tmp_path: Path) -> None:
 
 def test_a_teacher_is_not_fine_tuned_on_mixed_images() -> None:
     run = resolve(replace(MIXUP, cutmix=1.0, teacher_epochs=1))
-    assert not teacher_run(run).mixes
-    assert teacher_run(run) == teacher_run(replace(run, mixup=0.0, cutmix=0.0))
+    assert not fine_tuning_run(run).mixes
+    assert fine_tuning_run(run) == fine_tuning_run(replace(run, mixup=0.0, cutmix=0.0))

@@ -28,7 +28,7 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import check_features, make_projector
 from kdtune.training.losses import OBJECTIVES, check_objective, objective
 from kdtune.training.run import check_run, check_study, make_student, try_batch
-from kdtune.training.teacher import initial_teacher
+from kdtune.training.teachers import initial_teacher
 
 B, D = 6, 5
 LABELS = torch.arange(B) % D
@@ -161,8 +161,9 @@ class Tokens(nn.Module):
         return self.head(x[:, 0]).mean(1)
 
 
+HEAD = {"trainable": "head", "allow_random_backbone": True}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "frozen": ({"trainable": "head"}, "--trainable must be all with --loss features_mse, since a"),
+    "frozen": (HEAD, "--trainable must be all with --loss features_mse, since a"),
     "ensemble": (
         {"teacher": "factories:tiny_teacher+factories:dropout_student", "image_size": 24},
         r"but --teacher factories:tiny_teacher\+factories:dropout_student is an ensemble; use",

@@ -24,7 +24,7 @@ from kdtune.models.weights import save_weights
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import StudyModels, resolve, transforms_of
-from kdtune.training.teacher import initial_teacher
+from kdtune.training.teachers import initial_teacher
 
 COUNT, WRONG = 8, 2
 """Images of val, and how many of them lie in the folder of the other class."""
@@ -146,6 +146,18 @@ def test_each_default_gives_way_alone(photos: Path) -> None:
     ):
         resolved = resolve(replace(run, **change))
         assert (resolved.eval_crop, resolved.eval_interpolation) == want
+
+
+@pytest.mark.parametrize(
+    ("side", "augment", "crop"), [(64, "crop", 1), (65, "resized-crop", 224 / 232)]
+)
+def test_image_files_that_are_all_small_are_like_images_of_one_size(
+    side: int, augment: str, crop: float, tmp_path: Path
+) -> None:
+    for seed, place in enumerate(("train/a", "train/b", "val/a", "val/b"), 1):
+        save(photo(seed, 20, side if seed == 4 else 32), tmp_path / place / "one.png")
+    run = resolve(Run(data=str(tmp_path), teacher="mobilenet_v2", teacher_weights="none"))
+    assert (run.augment, run.teacher_augment, run.eval_crop) == (augment, augment, crop)
 
 
 def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing(
