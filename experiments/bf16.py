@@ -23,7 +23,7 @@ from kdtune.config.study import Study, fashion
 from kdtune.statistics.intervals import Interval, paired_difference
 from kdtune.streams.views import Resources, has_bf16
 from kdtune.training.run import distill
-from kdtune.training.teacher import fine_tune
+from kdtune.training.teachers import fine_tune
 
 TOLERANCE = 0.01
 

@@ -28,7 +28,7 @@ from kdtune.raytune.driver import run as search
 from kdtune.storage.records import read_lines
 from kdtune.streams.views import Resources
 from kdtune.training.run import distill
-from kdtune.training.teacher import fine_tune
+from kdtune.training.teachers import fine_tune
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop

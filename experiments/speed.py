@@ -44,7 +44,7 @@ from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources, has_bf16
 from kdtune.training.run import clear_cached_models, distill, make_student
-from kdtune.training.teacher import initial_network
+from kdtune.training.teachers import initial_network
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop

@@ -13,10 +13,10 @@ from kdtune.config.files import check_links
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData
 from kdtune.streams.views import local_resources
-from kdtune.teacher import gate, train_teacher
+from kdtune.teacher import report_accuracy, train_teacher
 from kdtune.training.recipe import Progress, describe_config, resolve
 from kdtune.training.run import check_run, distill
-from kdtune.training.teacher import missing_teachers
+from kdtune.training.teachers import missing_teachers
 
 
 def main(study: Study) -> int:
@@ -32,7 +32,7 @@ def main(study: Study) -> int:
     check_run(run, data)
     for teacher, folder in missing_teachers(run, run.teacher_members, root, data):
         train_teacher(teacher, folder, resources, data, progress)
-    gate(run, [run], study.folder, resources, data, progress)
+    report_accuracy(run, [run], study.folder, resources, data, progress)
     progress.print_line(
         f"Training the student {run.student}: repeat {run.repeat}, {describe_config(run)}."
     )

@@ -22,8 +22,8 @@ from kdtune.data.sources import StudyData
 from kdtune.models.weights import WEIGHTS
 from kdtune.results.warnings import check_teachers
 from kdtune.streams.views import Resources, local_resources
-from kdtune.training import teacher as training
-from kdtune.training.recipe import Progress, numbered, resolve_study, teachers, whole_teachers
+from kdtune.training import recipe, teachers
+from kdtune.training.recipe import Progress, numbered, resolve_study, whole_teachers
 
 
 def main(study: Study) -> int:
@@ -37,7 +37,7 @@ def main(study: Study) -> int:
     data = StudyData(study.run)
     study = resolve_study(study, data)
     if file is not None:
-        training.check_dump(study, file)
+        teachers.check_dump(study, file)
     study = replace(study, repeats=max(study.repeats, study.run.teachers))  # train all N
     check_links(study.folder)
     root, progress = study.folder / "teacher", Progress()
@@ -48,17 +48,17 @@ def main(study: Study) -> int:
         _train_missing(study, root, resources, data, progress)
     runs = numbered(study, whole_teachers(study))
     if file is not None:  # it has the outputs for views of the teacher's own size
-        runs = [training.with_views_of_teacher(run, data.of(run)) for run in runs]
-    gate(study.run, runs, study.folder, resources, data, progress)
+        runs = [teachers.with_views_of_teacher(run, data.of(run)) for run in runs]
+    report_accuracy(study.run, runs, study.folder, resources, data, progress)
     if file is not None:
-        counts = training.dump_teacher(runs[0], root, resources, file, data.of(runs[0]))
+        counts = teachers.dump_teacher(runs[0], root, resources, file, data.of(runs[0]))
         shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
         progress.print_line(
             f"Wrote the teacher's logits to {file} ({shown}). kdtune.search uses them with "
             f"--teacher {file} --augment none."
         )
     if study.run.teacher_epochs:
-        is_one = len(numbered(study, teachers(study))) == 1
+        is_one = len(numbered(study, recipe.teachers(study))) == 1
         weights = study.folder if is_one else "FILE, one of those above"
         progress.print_line(
             f"kdtune.search with the same --name and teacher flags uses it. Other studies of these "
@@ -71,14 +71,14 @@ def _train_missing(
     study: Study, root: Path, resources: Resources, data: StudyData, progress: Progress
 ) -> None:
     """Fine-tune the teachers that are not ready."""
-    for run in numbered(study, teachers(study)):
-        folder = root / training.teacher_place(study.run, run)
-        if not training.missing_teachers(study.run, [run], root, data):
+    for run in numbered(study, recipe.teachers(study)):
+        folder = root / teachers.teacher_folder(study.run, run)
+        if not teachers.missing_teachers(study.run, [run], root, data):
             progress.print_line(f"the teacher is ready: {folder / WEIGHTS}")
             continue
         data_of_run = data.of(run)
         verify(data_of_run)
-        training.probe_teacher(run, data_of_run, training.initial_teacher(run, data_of_run))
+        teachers.probe_teacher(run, data_of_run, teachers.initial_teacher(run, data_of_run))
         train_teacher(run, folder, resources, data, progress)
         progress.print_line(f"Wrote the teacher to {folder / WEIGHTS}.")
 
@@ -87,9 +87,9 @@ def train_teacher(
     run: Run, folder: Path, resources: Resources, data: StudyData, progress: Progress
 ) -> None:
     """Fine-tune a teacher and print its epochs; raise InputError if its training diverges."""
-    progress.print_line(training.describe_training(run, data.of(run)))
+    progress.print_line(teachers.describe_training(run, data.of(run)))
     try:
-        for epoch in training.fine_tune(
+        for epoch in teachers.fine_tune(
             run, folder, resources, write=progress.print_line, data=data
         ):
             progress.print_line(epoch)
@@ -97,19 +97,19 @@ def train_teacher(
         raise InputError(f"the teacher could not be trained: {error} (--teacher-lr)") from None
 
 
-def gate(
+def report_accuracy(
     run: Run,
-    teachers: list[Run],
+    runs: list[Run],
     folder: Path,
     resources: Resources,
     data: StudyData,
     progress: Progress,
 ) -> None:
-    """Print the accuracy of teachers with what is wrong; measure it if it is not known.
+    """Print the accuracy of teachers, with warnings; measure what is not recorded.
 
     Args:
         run: The run, or the base run of the study, that has the teachers.
-        teachers: It with each teacher.
+        runs: The run with each teacher.
         folder: Of the study.
         resources: Device, cache and loader workers.
         data: The data of the study.
@@ -118,11 +118,11 @@ def gate(
     Raises:
         InputError: One is less accurate than --teacher-min-acc.
     """
-    root, runs = folder / "teacher", training.with_members(teachers)
+    root, runs = folder / "teacher", teachers.with_members(runs)
 
     def measure(recorded: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-        missing = training.find_unmeasured(run, runs, root, recorded, data)
-        return training.measure_accuracy(run, missing, root, resources, data)
+        missing = teachers.find_unmeasured(run, runs, root, recorded, data)
+        return teachers.measure_accuracy(run, missing, root, resources, data)
 
-    keys = [training.key_of(teacher) for teacher in runs]
+    keys = [teachers.key_of(each) for each in runs]
     check_teachers(folder, keys, measure, run.teacher_min_acc, progress.print_line)

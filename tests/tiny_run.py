@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from kdtune.config.run import Run
-from kdtune.data.arrays import with_extra
+from kdtune.data.arrays import add_extra
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
 from kdtune.models.classifier import Classifier
@@ -15,7 +15,7 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import Checkpoint, train
 from kdtune.training.run import make_student
-from kdtune.training.teacher import fine_tune, load_teacher
+from kdtune.training.teachers import fine_tune, load_teacher
 
 CPU = torch.device("cpu")
 TINY = Run(
@@ -53,7 +53,7 @@ def new_stream(
     if isinstance(teacher, Path):
         teacher = load_teacher(run, own, teacher).place(CPU, run.precision)  # type: ignore[assignment]
     frozen = None if teacher is None else Teacher.of([teacher])  # type: ignore[list-item]
-    data = data or with_extra(own, run)
+    data = data or add_extra(own, run)
     return student, Stream(run, data, student, frozen, resources or Resources())
 
 

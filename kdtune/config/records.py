@@ -63,8 +63,9 @@ class Cost:
     """Median time of one example, from view to logits, in milliseconds."""
     latency_ms_iqr: _Number | None
     """Interquartile range of that time. None: too few measurements."""
-    latency32_ms: _Number
-    """Median time of a batch of 32 examples, in milliseconds."""
+    latency32_ms: _Number | None
+    """Median time of a batch of 32 examples, in milliseconds. None: it would have taken more than
+    the second that is for the latencies of a model."""
     latency32_ms_iqr: _Number | None
     """Interquartile range of that time. None: too few measurements."""
     threads: _Whole
@@ -138,6 +139,8 @@ class Accuracy:
     """Examples that are classified correctly."""
     largest_class: int
     """Examples of the most frequent class."""
+    of: int | None = None
+    """Examples of the split, if only some of them were measured."""
 
     def __post_init__(self) -> None:
         if not (self.n > 0 <= self.correct <= self.n and 0 <= self.largest_class <= self.n):
@@ -172,7 +175,7 @@ class TeacherAccuracy:
     classes: int
     """Number of classes K."""
     splits: Mapping[str, Accuracy]
-    """By split: train (the images that students learn from, not augmented), val, perhaps test."""
+    """By split: train (images that students learn from, not augmented), val, perhaps test."""
     fingerprint: str
     """Hash of everything that the accuracy depends on."""
     acc_before: float | None = None

@@ -518,7 +518,7 @@ def parse_metric(text: str, split: str = "val") -> str:
 
 
 def name_of(train: Train | str) -> str:
-    """Return module:function of a training function; raise InputError if it is none."""
+    """Return module:function of a training function; raise InputError for anything else."""
     if isinstance(train, str):
         home, _, attribute = train.partition(":")
         if home and attribute:

@@ -276,7 +276,7 @@ def _describe_fault(error: BaseException) -> str:
     return f"{text}{line}"
 
 
-def is_users_own(file: str) -> bool:
+def is_user_file(file: str) -> bool:
     """Return True if a file belongs neither to Python nor to a package nor to kdtune."""
     packages = {"site-packages", "dist-packages"}
     return not file.startswith(_NOT_THE_USERS) and not packages & set(Path(file).parts)

@@ -426,7 +426,7 @@ UnlabelledImages = tuple[Split, Extra, tuple[str, ...]]
 """Images of a folder or function, where they come from, and warnings."""
 
 
-def with_extra(data: Data, run: Run, images: UnlabelledImages | None = None) -> Data:
+def add_extra(data: Data, run: Run, images: UnlabelledImages | None = None) -> Data:
     """Return the data with the run's images without labels as the split "extra".
 
     Args:

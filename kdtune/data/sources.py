@@ -23,12 +23,12 @@ from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import (
     UnlabelledImages,
+    add_extra,
     class_names,
     load_user_data,
     make_data,
     read_dataset,
     read_extra,
-    with_extra,
 )
 from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val
 from kdtune.data.folder import load_folder
@@ -58,8 +58,8 @@ _OTHERS: Mapping[str, Mapping[str, Sequence[_Arguments]]] = {
     },
 }
 """Arguments for each split of datasets that follow none of the conventions."""
-_NO_DATA_SETS = {"ImageFolder", "DatasetFolder", "VisionDataset", "LSUNClass"}
-"""Names in torchvision.datasets that are no data sets of their own."""
+_NOT_DATASETS = {"ImageFolder", "DatasetFolder", "VisionDataset", "LSUNClass"}
+"""Names in torchvision.datasets that are no datasets: base classes, and a part of LSUN."""
 
 
 def load_torchvision(name: str, root: str | None, download: bool) -> Data:
@@ -70,7 +70,7 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
 
     Args:
         name: of the class in torchvision.datasets.
-        root: folder that holds its files; None: torchvision in the user's cache folder.
+        root: folder that holds its files. None: the folder torchvision in the user's cache folder.
         download: download files that are missing.
 
     Returns:
@@ -79,32 +79,40 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
     Raises:
         InputError: there is no such dataset, or its files are missing.
     """
-    full, make = f"torchvision:{name}", _dataset_class(name)
+    data_name, dataset_class = f"torchvision:{name}", _dataset_class(name)
     folder = Path(root).expanduser() if root else cache_folder() / "torchvision"
-    parameters = inspect.signature(make).parameters
-    convention = next(word for word in _CONVENTIONS if word in parameters or not word)
+    parameters = inspect.signature(dataset_class).parameters
+    convention = next((word for word in ("train", "split") if word in parameters), "")
     datasets = {}
     for split, candidates in _OTHERS.get(name, _CONVENTIONS[convention]).items():
-        made = (_make(full, make, folder, arguments, download) for arguments in candidates)
+        made = (
+            _make_dataset(data_name, dataset_class, folder, arguments, download)
+            for arguments in candidates
+        )
         dataset = next((dataset for dataset in made if dataset is not None), None)
         if dataset is not None:
             datasets[split] = dataset
     if "train" not in datasets:
-        raise InputError(f"{full} has no split for training; use it through module:factory")
-    raw = {s: read_dataset(dataset, f"{full} ({s})") for s, dataset in datasets.items()}
-    return make_data(full, raw, class_names(datasets["train"]), os.path.abspath(folder))
+        raise InputError(
+            f"{data_name} has no split for training; write a function that returns its splits, and "
+            f"name it: --data module:function"
+        )
+    raw = {s: read_dataset(dataset, f"{data_name} ({s})") for s, dataset in datasets.items()}
+    return make_data(data_name, raw, class_names(datasets["train"]), os.path.abspath(folder))
 
 
 @cache
 def dataset_names() -> list[str]:
-    """Return the names of torchvision's datasets of labelled images that need a folder alone."""
-    names = sorted(set(torchvision.datasets.__all__) - _NO_DATA_SETS)
-    return [name for name in names if _is_labelled(getattr(torchvision.datasets, name))]
+    """Return the names of torchvision's datasets of labelled images that only need a folder."""
+    names = sorted(set(torchvision.datasets.__all__) - _NOT_DATASETS)
+    return [name for name in names if _is_supported(getattr(torchvision.datasets, name))]
 
 
-def _is_labelled(make: Any) -> bool:
-    parameters = inspect.signature(make).parameters.values()
+def _is_supported(dataset_class: Any) -> bool:
+    """Return True for labelled images whose class requires no argument but root and split."""
+    parameters = inspect.signature(dataset_class).parameters.values()
     needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    # a class with labels takes a transform of them, or passes its keywords on to one that does
     labelled = any(p.name == "target_transform" or p.kind is p.VAR_KEYWORD for p in parameters)
     return labelled and needed in (["root"], ["root", "split"])
 
@@ -116,39 +124,44 @@ def _dataset_class(name: str) -> Any:
     near = {other.lower(): f"torchvision:{other}" for other in names}
     close = [near[word] for word in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
     hint = f"; did you mean {', '.join(close)}?" if close else ""
-    raise InputError(f"torchvision has no dataset of labelled images named {name}{hint}")
+    raise InputError(f"torchvision has no dataset {name} of labelled images{hint}")
 
 
-def _make(full: str, make: Any, root: Path, arguments: _Arguments, download: bool) -> Any:
-    """Return the dataset of some arguments; None if its class has no such split.
+def _make_dataset(
+    data_name: str, dataset_class: Any, root: Path, arguments: _Arguments, download: bool
+) -> Any:
+    """Return the dataset that a class makes of these arguments; None if it has no such split.
 
     Raises InputError if its files are missing or cannot be downloaded.
     """
-    # also if a base class takes it, for the class that passes all arguments on
-    can_download = any("download" in inspect.signature(c.__init__).parameters for c in make.__mro__)
+    # a class may pass its keywords on, so the parameter may be one of a base class
+    signatures = (inspect.signature(base.__init__) for base in dataset_class.__mro__)
+    can_download = any("download" in signature.parameters for signature in signatures)
     try:
         if not (download and can_download):
-            return make(str(root), **arguments)
+            return dataset_class(str(root), **arguments)
         root.mkdir(parents=True, exist_ok=True)
         # processes of one machine download once
-        with FileLock(root / f".{full.partition(':')[2]}.lock"):
-            return make(str(root), **arguments, download=True)
-    except Exception as error:  # each dataset raises errors of its own
+        with FileLock(root / f".{data_name.partition(':')[2]}.lock"):
+            return dataset_class(str(root), **arguments, download=True)
+    except Exception as error:  # the datasets raise many kinds
+        # " You can use download=True" is advice for callers in Python; the remedy names the flag
         reason = first_line(error).partition(" You can use")[0].rstrip(".")
+        # how torchvision refuses a split that the class does not have
         if isinstance(error, ValueError) and reason.startswith("Unknown value"):
             return None
-        fault = f"{'downloaded to' if download and can_download else 'read from'} {root}"
+        attempt = f"{'downloaded to' if download and can_download else 'read from'} {root}"
         remedy = ", or download them (--download)" if can_download and not download else ""
         raise InputError(
-            f"{full} cannot be {fault} ({reason}). Name the folder of its files (--data-root "
-            f"FOLDER){remedy}."
+            f"{data_name} cannot be {attempt} ({reason}). Name the folder of its files "
+            f"(--data-root FOLDER){remedy}."
         ) from None
 
 
 # Data sets by name or path.
 #
-# A name is an entry of `SOURCES`, torchvision:NAME, module:factory or that of a passed object;
-# anything else is the path of a folder of images.
+# A name is an entry of `SOURCES`, torchvision:NAME, module:factory or object:NAME (passed in
+# Python); anything else is the path of a folder of images.
 
 
 def load_fashion() -> Data:
@@ -167,11 +180,11 @@ def load_fashion() -> Data:
 
 
 SOURCES: Mapping[str, Callable[[], Data]] = {"fashion": load_fashion}
-"""Functions that load the data sets that have a name."""
+"""Loaders of the data sets that are part of kdtune, by name."""
 
 
-MAX_CUTS = 4
-"""Cuts of a study's data that are kept; each may hold a copy of the examples that are tensors."""
+MAX_CACHED_DATA = 4
+"""Size of each cache of `StudyData`; an entry may hold a copy of the examples that are tensors."""
 
 
 class StudyData:
@@ -188,10 +201,10 @@ class StudyData:
     def __init__(self, run: Run):
         self.run = run
         self.token = uuid4().hex
-        """Identifies this reading of the data among all others."""
+        """Random; tells this reading of the data from all others."""
         self._whole = _read(run)
-        self._cuts: dict[object, Data] = {}
-        self._with_extra: dict[object, Data] = {}
+        self._cut_cache: dict[object, Data] = {}
+        self._extra_cache: dict[object, Data] = {}
 
     def of(self, run: Run) -> Data:
         """Return the data of a run, with a val that is cut from train if they have none.
@@ -200,11 +213,11 @@ class StudyData:
         """
         if run.folds is not None:
             fold = FoldCut(run.seed, run.folds, run.split_repeat)
-            return _once(self._cuts, fold, lambda: cut_fold(self._whole, fold))
+            return _cached(self._cut_cache, fold, lambda: cut_fold(self._whole, fold))
         if "val" in self._whole.splits:
             return self._whole
         cut = ValCut(run.seed, run.val_share)
-        return _once(self._cuts, cut, lambda: cut_val(self._whole, cut))
+        return _cached(self._cut_cache, cut, lambda: cut_val(self._whole, cut))
 
     def with_extra(self, run: Run) -> Data:
         """Return the data of a run with its images without labels as the split "extra".
@@ -216,7 +229,7 @@ class StudyData:
         if run.extra is None:
             return data
         key = (data, run.train_images, run.seed)
-        return _once(self._with_extra, key, lambda: with_extra(data, run, self._extra))
+        return _cached(self._extra_cache, key, lambda: add_extra(data, run, self._extra))
 
     @cached_property
     def _extra(self) -> UnlabelledImages | None:
@@ -224,12 +237,12 @@ class StudyData:
         return None if extra is None or extra == REST else read_extra(extra)
 
 
-def _once(made: dict[object, Data], key: object, make: Callable[[], Data]) -> Data:
-    """Return made[key], made if it is not there; the `MAX_CUTS` that were used last are kept."""
-    made[key] = made.pop(key) if key in made else make()
-    while len(made) > MAX_CUTS:
-        del made[next(iter(made))]
-    return made[key]
+def _cached(cache: dict[object, Data], key: object, make: Callable[[], Data]) -> Data:
+    """Return an entry of a cache, made if it is missing; the least recently used one is dropped."""
+    cache[key] = cache.pop(key) if key in cache else make()  # moves it to the end of the dict
+    while len(cache) > MAX_CACHED_DATA:
+        del cache[next(iter(cache))]
+    return cache[key]
 
 
 def load_data(run: Run) -> Data:
@@ -250,7 +263,7 @@ def _read(run: Run) -> Data:
         folder = Path(name).expanduser()
         if folder.name in dataset_names() and not folder.exists():
             raise InputError(
-                f"there is no folder {folder}; the dataset of torchvision is "
+                f"there is no folder {folder}; for the dataset of torchvision, give "
                 f"--data torchvision:{folder.name}"
             )
         return load_folder(folder)

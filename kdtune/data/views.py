@@ -48,7 +48,7 @@ AUGMENTATIONS: Mapping[Augment, Augmentation] = {
 """Augmentations by name, without "none"."""
 
 
-def shifted(images: Tensor, seeds: Sequence[int]) -> Tensor:
+def padded_crop(images: Tensor, seeds: Sequence[int]) -> Tensor:
     """Return the images, each padded by an eighth, cropped and perhaps flipped.
 
     Args:
@@ -74,10 +74,10 @@ def shifted(images: Tensor, seeds: Sequence[int]) -> Tensor:
 def resized_crop(image: Tensor, size: int, seed: int) -> Tensor:
     """Return a random resized crop, perhaps flipped, uint8 [C, size, size]."""
     crop, flip = v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()
-    return with_seed(seed, lambda x: flip(crop(x)), image)
+    return apply_seeded(seed, lambda x: flip(crop(x)), image)
 
 
-def with_seed(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+def apply_seeded(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     """Return an image, uint8 [C, H, W], changed at random with a seed.
 
     Torchvision's transforms draw from torch's global generator and take no other, so it is seeded
@@ -129,7 +129,7 @@ class Resizing:
         return cropped
 
 
-def evaluation(run: Run, files: bool) -> Resizing:
+def eval_resizing(run: Run, files: bool) -> Resizing:
     """Return how a run resizes images for evaluation.
 
     Args:
@@ -163,8 +163,9 @@ class Views(Dataset[Tensor]):
     ):
         self.split, self.index = split, index
         self.augment, self.size, self.orientation = run.augmentation, size, run.orientation
-        self.evaluation = evaluation(run, files=split.kind == "files")
-        self.key = None if epoch is None else (name, run.seed, run.repeat, epoch)
+        self.eval_resizing = eval_resizing(run, files=split.kind == "files")
+        # None: views for evaluation
+        self.seed_parts = None if epoch is None else (name, run.seed, run.repeat, epoch)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -172,22 +173,22 @@ class Views(Dataset[Tensor]):
     def __getitem__(self, positions: Sequence[int]) -> Tensor:
         index = self.index[positions]
         if self.split.kind == "tensors":
-            assert isinstance(self.split.inputs, Tensor)  # noqa: S101 - tensors are a Tensor
+            assert isinstance(self.split.inputs, Tensor)  # noqa: S101 - this kind is one Tensor
             return self.split.inputs[index]
-        if self.key is None or self.augment == "none":
-            return self._resized(index, self.evaluation)
+        if self.seed_parts is None or self.augment == "none":
+            return self._resized(index, self.eval_resizing)
         augmentation = AUGMENTATIONS[self.augment]
         crop = augmentation.crop or ("resized-crop" if self.split.kind == "files" else "crop")
-        seeds = [derive_seed(*self.key, i) for i in index.tolist()]
+        seeds = [derive_seed(*self.seed_parts, i) for i in index.tolist()]
         if crop == "crop":
-            views = shifted(self._resized(index, replace(self.evaluation, crop=1.0)), seeds)
+            views = padded_crop(self._resized(index, replace(self.eval_resizing, crop=1.0)), seeds)
         else:
             images = zip(map(self._example, index.tolist()), seeds, strict=True)
             views = torch.stack([resized_crop(x, self.size, s) for x, s in images])
         if (change := augmentation.change) is None:
             return views
         pairs = zip(views, seeds, strict=True)
-        return torch.stack([with_seed(derive_seed(s, "change"), change, x) for x, s in pairs])
+        return torch.stack([apply_seeded(derive_seed(s, "change"), change, x) for x, s in pairs])
 
     def batches(self, size: int = _LOADER_BATCH, workers: int = 0) -> Iterator[Tensor]:
         """Yield all views in order, uint8 [B, C, H, W] or tensors [B, ...] with B <= size.
@@ -196,10 +197,10 @@ class Views(Dataset[Tensor]):
             size: views in a batch.
             workers: processes that make them; 0 for this one.
         """
-        if self.split.kind == "tensors":  # to send them takes longer than to make them
+        if self.split.kind == "tensors":  # sending them between processes takes longer
             workers = 0
         # A batch is one item, since cropping a batch of 28 x 28 at once takes a third of the time.
-        # With another generator, a loader does not advance the global one.
+        # A loader draws from the global generator unless it gets another one.
         loader = DataLoader(
             self,
             batch_size=None,
@@ -223,7 +224,7 @@ class Views(Dataset[Tensor]):
         return self.split.example(index, self.orientation)
 
 
-def samples(data: Data, run: Run, size: int) -> Tensor:
+def probe_views(data: Data, run: Run, size: int) -> Tensor:
     """Return the evaluation views of two examples of val, [2, ...], to try models on."""
     split = data.splits["val"]
     index = torch.arange(2) % len(split)
@@ -264,7 +265,7 @@ class Mixture:
     partners: Tensor
     """Position in the batch of the image that each one is mixed with, int64 [B]."""
     share: float
-    """Share of each image's own label, in [0, 1]; that of its partner's is the rest."""
+    """Share of each image's own label, in [0, 1]; its partner's label has 1 - share."""
     box: Box | None
     """CutMix: the pixels that are the partner's. None: mixup."""
 
@@ -299,7 +300,7 @@ class Mixture:
         box = box_around(centre, share, height, width)
         return Mixture(partners, 1 - box.area / (height * width), box)
 
-    def of(self, views: Tensor) -> Tensor:
+    def apply(self, views: Tensor) -> Tensor:
         """Return the mixed views, of the same type and shape.
 
         Args:

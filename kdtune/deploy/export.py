@@ -169,7 +169,7 @@ def export(
     subject = Subject.of(results, repeat)
     folder = results.folder / STUDENTS
     if int8:
-        subject.required_data  # noqa: B018 - before any work
+        subject.require_data()  # before any work
     config_id, best = exported_config(results.folder, results.study), results.best()
     if best is not None and config_id and config_id != best:
         write(

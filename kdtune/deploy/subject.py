@@ -32,34 +32,37 @@ RANDOM_VIEWS = 256
 
 @dataclass(frozen=True)
 class Subject:
-    """A student, its study and the data that it was trained and judged on."""
+    """A student to export, with its study and the data that it was trained and evaluated on."""
 
     results: Results
     student: TrainedStudent
     signature: Signature
     data: Data | None
-    """None if they are gone."""
-    reason: str
-    """Why the data are gone, as a sentence; else ""."""
+    """None if they cannot be used, see `data_fault`."""
+    data_fault: str
+    """Why the data cannot be used, as a sentence; else ""."""
 
     @staticmethod
     def of(results: Results, repeat: int | None) -> "Subject":
-        """Load a student of a study, and its data if they are there.
+        """Load a student of a study, and its data if they can be used.
 
         Raises:
             InputError: the student cannot be loaded, or its input is not known.
         """
         student = load_student(results.folder, repeat)
-        data, reason, sample = None, "", None
         try:
             data = _load_data(results, student)
             sample = next(_views(data, "val", torch.arange(1), student).batches())
         except InputError as error:
-            data, reason = None, str(error).rstrip(".")
-        return Subject(results, student, Signature.of(student, sample), data, reason)
+            fault = str(error).rstrip(".")
+            return Subject(results, student, Signature.of(student, None), None, fault)
+        return Subject(results, student, Signature.of(student, sample), data, "")
 
     def of_repeat(self, repeat: int) -> "Subject":
-        """Return the subject of another repeat; only with folds are its data others, and read.
+        """Return the student of another repeat as a subject.
+
+        The data are read again if they could not be used, and with folds, where each repeat has
+        another train and val.
 
         Raises:
             InputError: the student cannot be loaded.
@@ -68,29 +71,28 @@ class Subject:
             return Subject.of(self.results, repeat)
         return replace(self, student=load_student(self.results.folder, repeat))
 
-    @property
-    def required_data(self) -> Data:
-        """The data, for int8.
+    def require_data(self) -> Data:
+        """Return the data, without which there is no int8.
 
         Raises:
-            InputError: they are gone.
+            InputError: they cannot be used.
         """
         if self.data is None:
             raise InputError(
                 f"--int8 needs the study's data, to calibrate and to compare with float32, but "
-                f"{self.reason}; put the data back, or leave --int8 out"
+                f"{self.data_fault}; put the data back, or leave --int8 out"
             )
         return self.data
 
     @property
     def split(self) -> str:
-        """The split that judges: test, or val if there is no test."""
+        """The split that files are checked and evaluated on: test, or val if there is no test."""
         return "test" if self.data is not None and "test" in self.data.splits else "val"
 
     @property
     def labels(self) -> Tensor:
         """Classes of the split's examples, int64 [N]."""
-        return self.required_data.splits[self.split].labels
+        return self.require_data().splits[self.split].labels
 
     @property
     def examples(self) -> str:
@@ -106,9 +108,9 @@ class Subject:
 
     @property
     def resizes(self) -> bool:
-        """Whether images must be resized before they are given to the exported model.
+        """Whether users must resize images for the exported model.
 
-        True for images if the data are gone.
+        True for images if the data cannot be used.
         """
         inputs = None if self.data is None else self.data.splits[self.split].inputs
         if isinstance(inputs, Tensor):
@@ -125,7 +127,7 @@ class Subject:
 
     def calibration(self) -> Tensor:
         """Return views of train examples that the student saw, for calibration, [B, ...]."""
-        data = self.required_data
+        data = self.require_data()
         index = data.subset(self.student.record.configured_run)
         view = next(_views(data, "train", index[:1], self.student).batches())
         chosen = calibration_index(index, view.numel())
@@ -136,7 +138,7 @@ def _load_data(results: Results, student: TrainedStudent) -> Data:
     """Return the data of the student's study.
 
     Raises:
-        InputError: the data are gone, cannot be read, or are not those of the study.
+        InputError: the data are missing, cannot be read, or are not those of the study.
     """
     run = replace(student.record.configured_run, repeat=student.repeat)
     data = load_data(run)
@@ -150,13 +152,15 @@ def _load_data(results: Results, student: TrainedStudent) -> Data:
 def _views(data: Data, split: str, index: Tensor, student: TrainedStudent) -> Views:
     """Return views of examples as the student sees them without augmentation."""
     run = student.record.configured_run
-    return Views(data.splits[split], index, run, student.image_size or 0)
+    size = student.image_size or 0  # data that are no images have no size
+    return Views(data.splits[split], index, run, size)
 
 
 # The files beside an exported file: its JSON file, and the model card.
 
 
 BEST, INT8 = "best", "best-int8"
+"""Names of the exported files, without suffix."""
 CARD, EARLIER_CARD = "README.md", "README.old.md"
 
 
@@ -179,7 +183,7 @@ def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
 
 
 def read_facts(folder: Path, config_id: str) -> list[Facts]:
-    """Return what is said of each exported file in students/, by the JSON files beside them.
+    """Return the description of each exported file in students/, float32 before int8.
 
     Args:
         folder: students/.
@@ -187,7 +191,7 @@ def read_facts(folder: Path, config_id: str) -> list[Facts]:
     """
     described = []
     for file in sorted(folder.glob(f"{BEST}*.json"), key=lambda f: (INT8 in f.name, f.name)):
-        with suppress(OSError, ValueError):  # or not ours
+        with suppress(OSError, ValueError):  # damaged, or not written by kdtune
             facts = Facts.model_validate_json(file.read_bytes())
             is_there = facts.file == file.stem and (folder / file.stem).is_file()
             if is_there and facts.config_id == config_id:

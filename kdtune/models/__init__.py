@@ -1,6 +1,8 @@
 """Teachers and students by name, with their preprocessing and weights (torch).
 
-- registry: teachers and students by name, and the source that a factory depends on
+- registry: teachers and students by name
+- code_hash: hash of the code behind a model: of objects passed in Python, and of modules of the
+  user
 - classifier: classifiers: a network with its preprocessing, from views to logits
 - weights: weights as state dicts; nothing is unpickled
 - cifar: ResNets for CIFAR of He et al. (2015, section 4.2), with the layer names of published

@@ -3,22 +3,23 @@
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import Timer, set_torch_threads, timer
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from kdtune.config.fields import Role
 from kdtune.config.records import Cost
 from kdtune.config.text import InputError, are_images, first_line, user_code
-from kdtune.models.classifier import Classifier, describe_assumption
+from kdtune.models.classifier import Classifier, describe_missing_preprocessing
 from kdtune.models.outputs import combine
 from kdtune.models.weights import saved_state
 
@@ -41,8 +42,8 @@ def probe(
             random or depend on the other examples of a batch, or their gradient reaches no
             parameter.
     """
-    if are_images(views) and not model.is_normalized:
-        warnings.warn(describe_assumption(model), stacklevel=1)
+    if are_images(views) and not model.has_normalization:
+        warnings.warn(describe_missing_preprocessing(model), stacklevel=1)
     before = views.clone()
     trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
     gradients: Sequence[Tensor | None] = ()
@@ -133,8 +134,9 @@ def check_last_batch(
 
 Forward = Callable[[Tensor], Tensor]
 """From views [B, ...] to logits [B, K]."""
-MIN_SECONDS, MAX_SECONDS = 0.2, 10.0
-"""Time of the measurement of one latency: at least, and at most unless one batch takes longer."""
+MIN_SECONDS, MAX_SECONDS = 0.2, 1.0
+"""Time of the measurement of one latency, at least if it fits; and of all latencies of a model, at
+most unless a single pass takes longer. ResNet50 and ResNet18 took 20 s for 1 and 32 images."""
 MIN_BLOCKS = 3
 """Blocks of calls without which there is no interquartile range."""
 
@@ -163,15 +165,13 @@ def measure_cost(
     def forward(batch: Tensor) -> Tensor:
         return combine([member(batch) for member in members])
 
-    first = views[:1]
-    batch = views[torch.arange(32, device=device) % len(views)]
-    (one_ms, one_iqr), (many_ms, many_iqr) = (_time(forward, x, threads) for x in (first, batch))
+    (one_ms, one_iqr), (many_ms, many_iqr) = _latencies(forward, views, threads)
     return Cost(
         role=role,
         model="+".join(member.name for member in members),
         params=sum(p.numel() for p in parameters),
         bytes=sum(len(save(saved_state(member.net))) for member in members),
-        flops=count_flops(forward, first),
+        flops=count_flops(forward, views[:1]),
         latency_ms=one_ms,
         latency_ms_iqr=one_iqr,
         latency32_ms=many_ms,
@@ -184,33 +184,65 @@ def measure_cost(
     )
 
 
-def _time(forward: Forward, views: Tensor, threads: int) -> tuple[float, float | None]:
-    """Return the median time of a forward pass and its interquartile range, in milliseconds."""
-    timer = Timer("run(views)", globals={"run": forward, "views": views}, num_threads=threads)
-    with torch.inference_mode():
-        # any spread is accepted, since it is reported
-        seen = timer.adaptive_autorange(
-            float("inf"), min_run_time=MIN_SECONDS, max_run_time=MAX_SECONDS
-        )
+_Latency = tuple[float, float | None]
+"""Median time of a batch and its interquartile range, in milliseconds."""
+
+
+def _latencies(
+    forward: Forward, views: Tensor, threads: int
+) -> tuple[_Latency, _Latency | tuple[None, None]]:
+    """Return the latencies of a batch of 1 and of 32; of 32 (None, None) if there is no time."""
+    one = views[:1]
+    many = views[torch.arange(32, device=views.device) % len(views)]
+    with torch.inference_mode(), set_torch_threads(threads):
+        started = timer()
+        forward(one)
+        first, end = timer() - started, started + MAX_SECONDS
+        latency = _time(forward, one, threads, first, end) or (1e3 * first, None)
+        # a batch of 32 hardly takes longer than 32 batches of one
+        return latency, _time(forward, many, threads, 32e-3 * latency[0], end) or (None, None)
+
+
+def _time(
+    forward: Forward, views: Tensor, threads: int, expected: float, end: float
+) -> _Latency | None:
+    """Return the latency of a batch that takes about `expected` seconds; None if `end` is near."""
+    seconds = end - timer() - 2 * expected  # a pass to warm up, and the last one
+    if seconds <= 0:
+        return None
+    measured = Timer("run(views)", globals={"run": forward, "views": views}, num_threads=threads)
+    # any spread is accepted, since it is reported
+    seen = measured.adaptive_autorange(
+        float("inf"), min_run_time=min(MIN_SECONDS, seconds), max_run_time=seconds
+    )
     return 1e3 * seen.median, 1e3 * seen.iqr if len(seen.times) >= MIN_BLOCKS else None
 
 
 def count_flops(forward: Forward, views: Tensor) -> int | None:
     """Return the FLOPs of a forward pass; a multiply-add counts as two.
 
+    The pass has shapes alone. Only a model that needs values, too, computes them. What a model
+    keeps of a pass must be there from an earlier one, else it keeps a tensor without values.
+
     Returns None if the counter knows none of the operations, or the model has operations that are
     not PyTorch's own and that it does not know.
     """
-    try:
-        with (
-            torch.no_grad(),
-            _without_fused_kernels(),
-            _ForeignOperations() as foreign,
-            FlopCounterMode(display=False) as counter,
-        ):
-            forward(views)
-    except Exception:  # the counter may fail on any operation; the study does not need it
-        return None
+    for shapes in (FakeTensorMode(allow_non_fake_inputs=True), None):
+        # the model or the counter may fail on any operation; the study does not need it
+        with suppress(Exception):
+            return _count_flops(forward, views, shapes)
+    return None
+
+
+def _count_flops(forward: Forward, views: Tensor, shapes: FakeTensorMode | None) -> int | None:
+    with (
+        torch.no_grad(),
+        _without_fused_kernels(),
+        shapes or nullcontext(),
+        _ForeignOperations() as foreign,
+        FlopCounterMode(display=False) as counter,
+    ):
+        forward(views if shapes is None else shapes.from_tensor(views))
     return None if foreign.names else counter.get_total_flops() or None
 
 

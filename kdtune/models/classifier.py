@@ -77,7 +77,9 @@ class Preprocessing:
         return self.normalized(views, mean, std)
 
     def normalized(self, views: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        """Return the model's input as `__call__` does, with numbers that the caller keeps.
+        """Return the model's input as `__call__` does, with mean and std that the caller passes.
+
+        `TrainedStudent` has them as buffers, so that a traced graph has them as constants.
 
         Args:
             views: uint8 [B, C, H, W].
@@ -93,8 +95,9 @@ class Preprocessing:
 
     @property
     def identity(self) -> str:
-        """Text that changes with everything that the input depends on, given the view."""
-        # as in version 0.1, which had neither the other interpolations nor the crop
+        """Text that changes with everything that the model's input depends on, besides the view."""
+        # Fingerprints of version 0.1 must stay valid, which knew bilinear alone. `crop` changes the
+        # view, which is hashed elsewhere.
         named = (f"{name}={getattr(self, name)!r}" for name in ("size", "channels", "mean", "std"))
         text = f"Preprocessing({', '.join(named)})"
         return text if self.interpolation == "bilinear" else f"{text}, {self.interpolation}"
@@ -114,7 +117,7 @@ def _shrunk(x: Tensor, size: int, interpolation: Interpolation) -> Tensor:
     if interpolation == "nearest":
         return F.interpolate(x, [size, size], mode="nearest-exact")
     x = F.interpolate(x, [size, size], mode=interpolation, antialias=True, align_corners=False)
-    # as for bytes, which cannot overshoot
+    # bicubic overshoots; bytes would be clipped to the range
     return x.clamp(0, 1) if interpolation == "bicubic" else x
 
 
@@ -134,19 +137,19 @@ def _shown(values: tuple[float, ...]) -> str:
 def published_by_torchvision(name: str, weights: str) -> Preprocessing:
     """Return the preprocessing of a model of torchvision.
 
-    It is that of the weights if the file has the name of published ones, else that of the default
-    ones.
+    Weights that torchvision publishes are recognised by their file name. For others it is the
+    preprocessing of the default weights.
     """
     published = torchvision.models.get_model_weights(name)
     file = Path(weights).name
     entry = next((w for w in published if Path(w.url).name == file), published.DEFAULT)
-    return _of_torchvision(entry.transforms())
+    return _from_transforms(entry.transforms())
 
 
 def published_by_timm(config: Mapping[str, Any]) -> Preprocessing:
     """Return the preprocessing that timm publishes for weights (`pretrained_cfg`).
 
-    The images of a transform with the crop mode "squash" are cropped here, not distorted.
+    Where the crop mode of timm is "squash", the image is cropped here, not distorted.
     """
     channels, size, _ = config["input_size"]
     share = config.get("crop_pct") or 1.0
@@ -158,8 +161,8 @@ def published_by_timm(config: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(size, channels, mean, std, interpolation, size / resized)
 
 
-def of_module(net: nn.Module, name: str) -> Preprocessing | None:
-    """Return the preprocessing that a user's module has; None if it has none.
+def preprocessing_of(net: nn.Module, name: str) -> Preprocessing | None:
+    """Return the preprocessing that a user's module declares; None if it declares none.
 
     It is the attribute `preprocessing`: a `Preprocessing`, a dict of its fields, the transforms of
     torchvision's weights or a configuration of timm. Modules of timm have `pretrained_cfg`.
@@ -175,7 +178,7 @@ def of_module(net: nn.Module, name: str) -> Preprocessing | None:
             value = next(
                 (c for c in configs if isinstance(c, Mapping) and needed <= c.keys()), None
             )
-        return None if value is None else _read(value)
+        return None if value is None else _parse_preprocessing(value)
     except Exception as error:  # the user's, or of an object that only looks like a library's
         raise InputError(
             f"the preprocessing of {name} is not valid ({first_line(error, 200)}); give a dict "
@@ -184,17 +187,17 @@ def of_module(net: nn.Module, name: str) -> Preprocessing | None:
         ) from None
 
 
-def _read(value: Any) -> Preprocessing:
+def _parse_preprocessing(value: Any) -> Preprocessing:
     if isinstance(value, Preprocessing):
         return value
     if hasattr(value, "crop_size") and hasattr(value, "resize_size"):
-        return _of_torchvision(value)
+        return _from_transforms(value)
     if "input_size" in value:  # timm.data.resolve_data_config
         return published_by_timm(value)
     return Preprocessing(**value)
 
 
-def _of_torchvision(transforms: Any) -> Preprocessing:
+def _from_transforms(transforms: Any) -> Preprocessing:
     """Return the preprocessing of torchvision's preset for the evaluation of a classifier."""
     (size, *_), (resized, *_) = transforms.crop_size, transforms.resize_size
     word = transforms.interpolation.value.removesuffix("-exact")
@@ -222,16 +225,17 @@ class Classifier(nn.Module):
         source: digest of the source code of a user's factory, part of the fingerprint.
 
     Raises:
-        InputError: the network has no Linear or Conv2d layer to be its head, or weights that cannot
-            be trained or saved.
+        InputError: the network has no Linear or Conv2d layer to be its head, or layers or weights
+            that cannot be read.
     """
 
     def __init__(
         self, name: str, net: nn.Module, preprocessing: Preprocessing | None, source: str = ""
     ):
         super().__init__()
-        with user_code(f"the layers and weights of {name} cannot be read"):  # of lazy layers
-            str(net)  # a part of the fingerprint
+        # `fingerprint` reads these; lazy layers have no weights yet, so they fail here already
+        with user_code(f"the layers and weights of {name} cannot be read"):
+            str(net)
             for value in net.state_dict().values():
                 value.detach().cpu()
         layers = [n for n, m in net.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
@@ -239,12 +243,14 @@ class Classifier(nn.Module):
             raise InputError(f"{name} must have a Linear or Conv2d layer as its head")
         self.name, self.net, self.source = name, net, source
         self.preprocessing = preprocessing or Preprocessing()
-        self.is_normalized = preprocessing is not None
+        self.has_normalization = preprocessing is not None
+        """Whether mean and std are those of the model or of flags; if not, images are only scaled
+        to [0, 1]."""
         self.head_name: str = layers[-1]
         self.has_new_head = False
         """Whether its head is random, since that of its weights was for other classes."""
         self.precision: Precision = "fp32"
-        self.format = torch.contiguous_format
+        self.memory_format = torch.contiguous_format
 
     @property
     def head(self) -> nn.Module:
@@ -276,7 +282,7 @@ class Classifier(nn.Module):
         """Return the logits of the views and their features, the input of the head, in one pass.
 
         Returns:
-            float32 [B, K], with the bits of `forward`, and float32 [B, D].
+            float32 [B, K], bit-identical to `forward`, and float32 [B, D].
         """
         seen: list[Tensor] = []
         hook = self.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -298,13 +304,19 @@ class Classifier(nn.Module):
     ) -> "Classifier":
         """Move the model to a device, precision and memory format, and return it."""
         self.precision = precision
-        self.format = MEMORY_FORMATS[layout]
+        self.memory_format = MEMORY_FORMATS[layout]
         if any(value.ndim == 5 for value in self.state_dict().values()):  # of 3-d convolutions
-            self.format = torch.contiguous_format  # channels_last is for four dimensions only
-        return self.to(device, memory_format=self.format)  # type: ignore[call-overload, no-any-return]
+            self.memory_format = (
+                torch.contiguous_format
+            )  # channels_last is for four dimensions only
+        return self.to(device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def freeze(self, head: bool = True) -> "Classifier":
-        """Freeze the whole model, or all of it but the head, and return it."""
+        """Freeze the model and return it.
+
+        Args:
+            head: whether the head is frozen, too.
+        """
         self.requires_grad_(False)
         self.head.requires_grad_(not head)
         return self
@@ -344,7 +356,7 @@ class Classifier(nn.Module):
 
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
         if x.ndim == 4:
-            x = x.contiguous(memory_format=self.format)
+            x = x.contiguous(memory_format=self.memory_format)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             y = module(x)
         if not isinstance(y, Tensor) or not y.is_floating_point():
@@ -356,8 +368,8 @@ class Classifier(nn.Module):
         return y.float()
 
 
-def describe_assumption(model: Classifier) -> str:
-    """Return the sentences that warn of a model without a preprocessing of its own."""
+def describe_missing_preprocessing(model: Classifier) -> str:
+    """Return a warning of a model without a preprocessing."""
     return (
         f"the model {model.name} has no preprocessing, so its images are only scaled to [0, 1] "
         f"(mean 0, std 1). If it was trained with normalised images, its predictions are wrong: "

@@ -84,7 +84,7 @@ class OutputTeacher:
     record: OutputsRecord | None = None
     """What the file says about itself."""
 
-    is_normalized = True
+    has_normalization = True
     """It has no input that a wrong preprocessing could spoil."""
 
     @property

@@ -19,11 +19,11 @@ from kdtune.config.text import FolderUnusableError, InputError, UserError, first
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
-from kdtune.data.views import samples
+from kdtune.data.views import probe_views
 from kdtune.models.checks import measure_cost
 from kdtune.models.outputs import networks
 from kdtune.models.weights import RECORD, WEIGHTS
-from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_place
+from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_folder
 from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.progress import print_recipe
 from kdtune.raytune.recorder import SilenceWatch
@@ -33,8 +33,7 @@ from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, SavedStudy, pack_correct
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources, device_of, view_size
-from kdtune.training import recipe
-from kdtune.training import teacher as training
+from kdtune.training import recipe, teachers
 from kdtune.training.recipe import StudyModels
 from kdtune.training.run import clear_cached_models, distill, make_student
 
@@ -74,14 +73,16 @@ class PreparedStudy:
         return "" if self.data is None else find_changes(self.data.with_extra(self.data.run))
 
 
-def prepare(asked: Study, study: Study, saved: SavedStudy | None, data: StudyData) -> PreparedStudy:
+def prepare(
+    asked: Study, study: Study, saved: SavedStudy | None, study_data: StudyData
+) -> PreparedStudy:
     """Prepare a study of distillation that has trials left, before Ray starts.
 
     Args:
         asked: The study as it was asked for.
         study: The study as it is run.
         saved: What its folder holds.
-        data: Its data.
+        study_data: Its data.
 
     Raises:
         InputError: A finished teacher is damaged, or others may write the cache.
@@ -89,23 +90,23 @@ def prepare(asked: Study, study: Study, saved: SavedStudy | None, data: StudyDat
     Cache(study.cache, study.cache_gb).check()
     members = recipe.numbered(study, recipe.teachers(study))
     # raises InputError if a finished teacher is damaged
-    training.missing_teachers(study.run, members, study.folder / "teacher", data)
-    study_data = data.with_extra(study.run)
-    data_set = data_record(study_data)
-    models = StudyModels.of(study, study_data)
-    rows = recipe.recipe_rows(asked, study, saved.study if saved else None, study_data, models)
+    teachers.missing_teachers(study.run, members, study.folder / "teacher", study_data)
+    data = study_data.with_extra(study.run)
+    data_set = data_record(data)
+    models = StudyModels.of(study, data)
+    rows = recipe.recipe_rows(asked, study, saved.study if saved else None, data, models)
     recipe_lines = recipe.format_recipe(rows)
-    faults = recipe.find_faults(study, study_data)
-    transforms = recipe.transforms_of(study, study_data, models, faults)
-    epochs = partial(distillation_epochs, contents=Contents.of(data))
+    faults = recipe.find_faults(study, data)
+    transforms = recipe.transforms_of(study, data, models, faults)
+    epochs = partial(distillation_epochs, contents=Contents.of(study_data))
     return PreparedStudy(
         study,
         partial(run_trial, epochs),
-        warnings=list(_warnings(study, study_data, models, faults)),
-        data=data,
+        warnings=list(_warnings(study, data, models, faults)),
+        data=study_data,
         recipe_lines=recipe_lines,
         provenance={
-            "classes": study_data.classes,
+            "classes": data.classes,
             "data_set": data_set,
             "recipe": [row._asdict() for row in rows],
             **transforms,
@@ -118,7 +119,7 @@ def _warnings(
     study: Study, data: Data, models: StudyModels, faults: Sequence[str]
 ) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful, `faults` among them."""
-    other_views = list(training.find_other_views(study, data, models))
+    other_views = list(teachers.find_other_views(study, data, models))
     yield from flags_without_effect(study)
     yield from data.warnings
     yield from faults
@@ -149,7 +150,7 @@ def distillation_epochs(
         reporter: Gets sentences about the machine and its files.
         contents: What the data of the study must be.
     """
-    place = trial_place(run)
+    place = trial_folder(run)
     cache = Cache(study.cache, study.cache_gb, owner=str(study.folder))
     try:
         # the store has the last state only; pull() also deletes the one before, which a run that
@@ -202,10 +203,10 @@ def _pull_teacher(run: Run, mirror: Mirror, data: StudyData) -> None:
         InputError: The teacher on the store is damaged, too.
     """
     with suppress(InputError):
-        if training.is_ready(run, mirror.folder / "teacher", data):
+        if teachers.is_ready(run, mirror.folder / "teacher", data):
             return
     mirror.pull(*_files_of(run, run.teacher_members))
-    training.is_ready(run, mirror.folder / "teacher", data)
+    teachers.is_ready(run, mirror.folder / "teacher", data)
 
 
 def files_of_teachers(study: Study) -> list[str]:
@@ -214,7 +215,9 @@ def files_of_teachers(study: Study) -> list[str]:
 
 
 def _files_of(run: Run, members: Iterable[Run]) -> list[str]:
-    folders = [PurePosixPath("teacher") / training.teacher_place(run, member) for member in members]
+    folders = [
+        PurePosixPath("teacher") / teachers.teacher_folder(run, member) for member in members
+    ]
     return [str(folder / name) for folder in folders for name in (WEIGHTS, RECORD)]
 
 
@@ -251,7 +254,7 @@ class TeacherTrainer:
             mirror.pull_folders("teacher")
             # not in the background: the training deletes its last checkpoint
             push = partial(mirror.push, "teacher")
-            for epoch in training.fine_tune(run, folder, resources, push, lines.append, data):
+            for epoch in teachers.fine_tune(run, folder, resources, push, lines.append, data):
                 for line in (*lines, str(epoch)):  # Ray's streaming sends to an inner iterator
                     yield line
                 lines.clear()
@@ -287,8 +290,8 @@ class TeacherPreparation:
         study, root, trainer = self.study, self.study.folder / "teacher", None
         runs = recipe.numbered(study, recipe.teachers(study))
         try:
-            for run, folder in training.missing_teachers(study.run, runs, root, self.data):
-                self.write(training.describe_training(run, self.data.of(run)))
+            for run, folder in teachers.missing_teachers(study.run, runs, root, self.data):
+                self.write(teachers.describe_training(run, self.data.of(run)))
                 trainer = trainer or self._start_trainer()
                 streaming = trainer.train.options(num_returns="streaming")
                 references = streaming.remote(study, run, folder, Contents.of(self.data))
@@ -322,20 +325,20 @@ class TeacherPreparation:
                     return
                 yield ray.get(reference)
 
-    def gate_teachers(self) -> None:
+    def report_teacher_accuracy(self) -> None:
         """Measure the accuracy of the teachers once, and print it with warnings of weak ones.
 
         Raises InputError if one is less accurate than --teacher-min-acc.
         """
         study, root = self.study, self.study.folder / "teacher"
-        runs = training.with_members(recipe.numbered(study, recipe.whole_teachers(study)))
+        runs = teachers.with_members(recipe.numbered(study, recipe.whole_teachers(study)))
         self.mirror.pull(*files_of_teachers(study))  # perhaps another machine has trained them
 
         def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
-            missing = training.find_unmeasured(study.run, runs, root, measured, self.data)
+            missing = teachers.find_unmeasured(study.run, runs, root, measured, self.data)
             return self._measure(missing) if missing else []
 
-        keys, least = [training.key_of(run) for run in runs], study.run.teacher_min_acc
+        keys, least = [teachers.key_of(run) for run in runs], study.run.teacher_min_acc
         try:
             check_teachers(study.folder, keys, measure_missing, least, self.write)
         finally:
@@ -394,7 +397,7 @@ def measure_teachers(study: Study, runs: list[Run], data: StudyData) -> list[Tea
     with folder_faults_described(study.folder):
         for run in runs:
             _pull_teacher(run, mirror, data)
-        return training.measure_accuracy(study.run, runs, study.folder / "teacher", resources, data)
+        return teachers.measure_accuracy(study.run, runs, study.folder / "teacher", resources, data)
 
 
 # Cost of the study's students and teachers, measured once before its trials.
@@ -465,8 +468,8 @@ def measure_all(study: Study, missing: Missing, data: StudyData) -> tuple[list[C
 def _measure_cost(study: Study, data: Data, role: Role, name: str) -> Cost:
     run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
     student = make_student(run, data)
-    teacher = [training.initial_teacher(member, data) for member in run.teacher_members]
-    views = samples(data, run, view_size(run, data, student, *teacher))
+    teacher = [teachers.initial_teacher(member, data) for member in run.teacher_members]
+    views = probe_views(data, run, view_size(run, data, student, *teacher))
     members = (student,) if role == "student" else networks(teacher)
     placed = [model.place(device_of(study), run.precision) for model in members]
     return replace(measure_cost(placed, role, views, study.cpus_per_trial or 1), model=name)

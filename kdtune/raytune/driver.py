@@ -284,7 +284,7 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
             )
             preparation.measure_costs()
             preparation.train_teachers(display.print_epoch)
-            preparation.gate_teachers()
+            preparation.report_teacher_accuracy()
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         target = study.uri or study.folder
         write(f"Running {left}, {count} at a time. Results are written to {target}.")

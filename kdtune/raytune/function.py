@@ -260,7 +260,7 @@ def run_trial(make_epochs: MakeEpochs, config: dict[str, Any], study: Study) -> 
         study: The study.
     """
     run = study.base_run.sample(**config)
-    place = trial_place(run)
+    place = trial_folder(run)
     mirror, reporter, error = Mirror(study), Reporter(study, run), None
     try:
         with closing(make_epochs(study, run, mirror, reporter)) as epochs:
@@ -276,7 +276,7 @@ def run_trial(make_epochs: MakeEpochs, config: dict[str, Any], study: Study) -> 
     reporter.report(error)
 
 
-def trial_place(run: BaseRun) -> str:
+def trial_folder(run: BaseRun) -> str:
     """Return the folder of a run's trial, below that of its study."""
     return f"trials/{run.trial_id}"
 
@@ -290,7 +290,7 @@ def function_epochs(
     A function that resumes after them does not yield them again. What it has written to its folder
     it finds there.
     """
-    place = trial_place(run)
+    place = trial_folder(run)
     files = f"{place}/{TRIAL_FILES}"
     folder = study.folder / files
     mirror.pull_folders(files)

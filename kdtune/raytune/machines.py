@@ -25,7 +25,7 @@ from kdtune.config.study import Study
 from kdtune.config.task import check_signature, ends_of, load_function, name_of
 from kdtune.config.text import InputError, NodeMismatchError, RayLostError, first_line
 from kdtune.data.sources import StudyData
-from kdtune.models.registry import ObjectSource, source_digest
+from kdtune.models.code_hash import ObjectSource, source_digest
 from kdtune.raytune.session import check_address, environment_set
 from kdtune.results.formatting import markdown
 from kdtune.storage.store import ConflictError, Store

@@ -20,7 +20,7 @@ from kdtune.config.study import Study, object_names
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import load_user_data
 from kdtune.data.dataset import Data
-from kdtune.models.registry import source_of
+from kdtune.models.code_hash import source_of
 
 # Copies of passed models as bytes, for the driver and for Ray's workers.
 #

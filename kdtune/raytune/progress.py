@@ -170,7 +170,7 @@ class ProgressDisplay(Progress):
 
     def _building(self) -> str:
         first = next(self.cache.building(), None)
-        return describe_build(*first) if first else ""
+        return describe_build(first.what, first.done, first.total) if first else ""
 
 
 def make_table(plan: Plan) -> Table:

@@ -491,7 +491,8 @@ def _accuracy_cell(record: TeacherAccuracy, split: str) -> str | Cell:
     if (value := record.splits.get(split)) is None:
         return "-"
     low, high = (f"{100 * end:.1f}" for end in wilson_interval(value.correct, value.n))
-    return interval_cell(f"{value} of {value.n:,}", low, high)
+    total = f" (of {value.of:,})" if value.of else ""
+    return interval_cell(f"{value} of {value.n:,}{total}", low, high)
 
 
 def _share(acc: float | None) -> str:

@@ -292,34 +292,52 @@ def compare(
             sets, there is no interval for these images and p_max_t is NaN.
 
     Returns:
-        One row per configuration, best first: config_id, label, config/*, diff (mean difference
-        from the baseline), sd (of the differences over repeats), error (standard error of diff),
-        df, low, high (ends of the simultaneous 95 % t interval: Bonferroni over all rows),
-        low_here, high_here (the same over repeats alone, for these images), n (common repeats),
-        n_units (teachers if they are the sample, else repeats), n_images (NaN: only repeats vary),
-        var_repeat, var_image, var_rest (variance components of the differences), correlation (over
-        repeats), p (t test), wins, ties, losses, p_better (win rate), baseline (its config_id),
-        p_holm, p_max_t (sign-flip test over repeats; NaN for n < 6). A statistic is NaN where n is
-        too small for it. Empty if there is no baseline, or nothing to compare with it.
+        One row per configuration, best first; empty if there is no baseline, or nothing to compare
+        with it. A statistic is NaN where n is too small for it. The columns:
+
+        - config_id, label, config/*: the configuration
+        - baseline: config_id of its baseline
+        - diff, sd, error: mean difference from the baseline, SD of the differences over repeats,
+          standard error of diff
+        - low, high, df: simultaneous 95 % t interval (Bonferroni over all rows)
+        - low_here, high_here: the same over repeats alone, for these images
+        - n, n_units, n_images: common repeats; teachers if they are the sample, else repeats;
+          images (NaN: only repeats vary)
+        - var_repeat, var_image, var_rest: variance components of the differences
+        - correlation: of configuration and baseline over repeats
+        - p, p_holm, p_max_t: t test; adjusted by Holm; sign-flip test over repeats (NaN for n < 6)
+        - wins, ties, losses, p_better: numbers of repeats; win rate
     """
     values = criterion.by_repeat(trials).dropna(axis=1, how="all")
     configs = completed_configs(trials)
-    can_be = criterion.is_baseline(configs)
-    groups = criterion.groups(configs)
-    candidates = {g: [c for c in values if can_be[c] and groups[c] == g] for g in groups.unique()}
-    best = {g: best_config(values[cs], criterion.sign) for g, cs in candidates.items() if cs}
-    baselines = {c: best[groups[c]] for c in values if not can_be[c] and groups[c] in best}
+    baselines = _find_baselines(values, configs, criterion)
     if not baselines:
         return pd.DataFrame()
     pairs = make_pairs(completed(trials), values, baselines, read, design)
     table = compare_pairs(pairs, criterion).assign(
         config_id=list(baselines), baseline=list(baselines.values())
     )
-    table["p_holm"] = over_known(table.p)
+    table["p_holm"] = holm_without_nan(table.p)
     table["p_max_t"] = max_t_over_repeats(values, baselines, design)
     if anytime_level is not None:
         table = _at_any_time(table, pairs, anytime_level)
     return best_first(configs.reset_index().merge(table, on="config_id"), criterion.sign)
+
+
+def _find_baselines(
+    values: pd.DataFrame, configs: pd.DataFrame, criterion: Criterion
+) -> dict[str, str]:
+    """Return the baseline of each configuration to compare: the best one of its group.
+
+    A group without a baseline, see `Criterion.groups`, is left out.
+    """
+    is_baseline, groups = criterion.is_baseline(configs), criterion.groups(configs)
+    best = {}
+    for group in groups.unique():
+        candidates = [c for c in values if is_baseline[c] and groups[c] == group]
+        if candidates:
+            best[group] = best_config(values[candidates], criterion.sign)
+    return {c: best[groups[c]] for c in values if not is_baseline[c] and groups[c] in best}
 
 
 def compare_pairs(
@@ -421,14 +439,14 @@ def _at_any_time(table: pd.DataFrame, pairs: list[Pair], level: float) -> pd.Dat
     each = level / len(pairs)
     ends = [test.interval(each) for test in tests]
     p = pd.Series([test.p for test in tests], index=table.index)
-    table = table.assign(p=p, p_holm=over_known(p), p_max_t=math.nan)
+    table = table.assign(p=p, p_holm=holm_without_nan(p), p_max_t=math.nan)
     table["undecidable"] = [test.is_undecidable(each) for test in tests]
     table["least_decidable"] = [test.least_decidable(each) for test in tests]
     table = table.assign(low_here=math.nan, high_here=math.nan)
     return table.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
 
 
-def over_known(p_values: pd.Series) -> pd.Series:
+def holm_without_nan(p_values: pd.Series) -> pd.Series:
     """Return p values adjusted by Holm's method; NaN stays NaN and does not count."""
     finite = p_values.dropna()
     return pd.Series(holm(list(finite)), index=finite.index, dtype=float).reindex(p_values.index)

@@ -147,6 +147,7 @@ def cost_note(costs: pd.DataFrame) -> str:
     return sentence(
         "cost note",
         machines=list(dict.fromkeys(_machines(costs))),
+        is_partial=bool(costs.latency32_ms.isna().any()),
         is_busy=bool((costs.latency_ms_iqr > MAX_RELATIVE_IQR * costs.latency_ms).any()),
         limit=MAX_RELATIVE_IQR,
         file=COSTS,
@@ -193,9 +194,9 @@ def _device(cost: pd.Series) -> str:
 
 
 def with_iqr(median: float, iqr: float) -> str:
-    """Return a median and its interquartile range, e.g. "0.264 (IQR 0.013)"."""
+    """Return a median and its interquartile range, e.g. "0.264 (IQR 0.013)"; "-" without one."""
     if pd.isna(iqr):
-        return f"{median:.3g}"
+        return "-" if pd.isna(median) else f"{median:.3g}"
     digits = decimals(iqr, median)
     return f"{median:.{digits}f} (IQR {iqr:.{digits}f})"
 

@@ -187,7 +187,7 @@ def class_accuracies(arms: BothArms) -> pd.DataFrame:
         row |= dict(zip(ARMS, by_repeat.mean(1), strict=True))
         rows.append(row | pair.statistics(1, level, most=1.0))
     table = pd.DataFrame(rows)
-    table["p_holm"] = comparison.over_known(table.p)
+    table["p_holm"] = comparison.holm_without_nan(table.p)
     return table[["class", "images", *ARMS, "diff", "low", "high", "p", "p_holm"]]
 
 

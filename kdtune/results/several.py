@@ -264,7 +264,7 @@ class SideBySide:
             table = comparison.compare_samples(pairs, self.criterion, m=len(pairs))
             names = [(kind, a.study, a.label, b.label) for kind, a, b in compared]
             table[["pair", "study", "label", "against"]] = names
-            parts.append(table.assign(split=split, p_holm=comparison.over_known(table.p)))
+            parts.append(table.assign(split=split, p_holm=comparison.holm_without_nan(table.p)))
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     def _pairs(self) -> Iterator[tuple[str, Candidate, Candidate]]:

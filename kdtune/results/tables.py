@@ -423,7 +423,7 @@ class TableComparison:
         table = self.runs.labels.to_frame("label").join(self.runs.configs.add_prefix("config/"))
         table = table.loc[others].rename_axis("config_id").reset_index()
         table = table.join(comparison.compare_samples(pairs, self.criterion))
-        p_holm = comparison.over_known(table.p)
+        p_holm = comparison.holm_without_nan(table.p)
         table = table.assign(baseline=baseline, p_holm=p_holm, p_max_t=math.nan)
         if table.paired.all():
             table["p_max_t"] = max_t_over_repeats(self.values, dict.fromkeys(others, baseline))

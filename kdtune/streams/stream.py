@@ -42,7 +42,7 @@ def mixed(run: Run, epoch: int, batches: Iterable[Batch], shape: torch.Size) -> 
         mixture = Mixture.draw(run, epoch, number, len(batch), shape)
         yield replace(
             batch,
-            views=None if batch.views is None else mixture.of(batch.views),
+            views=None if batch.views is None else mixture.apply(batch.views),
             partners=batch.labels[mixture.partners],
             shares=torch.full((len(batch),), mixture.share),
         )

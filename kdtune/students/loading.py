@@ -20,7 +20,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, first_line
 from kdtune.data.sources import SOURCES
-from kdtune.data.views import evaluation
+from kdtune.data.views import eval_resizing
 from kdtune.models.classifier import Classifier, Preprocessing
 from kdtune.models.registry import build, build_model
 from kdtune.models.weights import check_finite, differences
@@ -171,7 +171,6 @@ def _repeat(name: str) -> int | None:
 # Loading of trained students.
 
 
-AGAIN = "copy the file again, or choose another repeat"
 OF_VIEWS = ("image_size", "orientation", "eval_crop", "eval_interpolation")
 """Entries of the record's preprocessing that turn an image into a view."""
 
@@ -267,13 +266,19 @@ def _read_weights(students: Students, repeat: int) -> tuple[Path, Mapping[str, T
         fetch_file(students.uri, f"{STUDENTS}/{file.name}", students.folder.parent)
     recorded = next((s.sha256 for s in students.record.students if s.repeat == repeat), "")
     try:
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
         state: dict[str, Tensor] = load_file(file)
-        if recorded and recorded != content:
-            raise OSError("its content is not what the study wrote, by its SHA-256")
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file} is damaged ({first_line(error)}); {AGAIN}") from None
+        raise _damaged(file, first_line(error)) from None
+    if recorded and recorded != digest:
+        raise _damaged(file, "its content is not what the study wrote, by its SHA-256")
     return file, state
+
+
+def _damaged(file: Path, reason: str) -> InputError:
+    return InputError(
+        f"{file} is damaged ({reason}); copy the file again, or choose another repeat"
+    )
 
 
 def _build(
@@ -334,5 +339,5 @@ def _student_input(record: StudentsRecord) -> StudentInput:
     if view.kind == "tensors" or steps is None:
         return StudentInput(view.shape, dtype)
     fields = {key: value for key, value in steps.items() if key not in OF_VIEWS}
-    resizing = evaluation(run, files=view.kind == "files")
+    resizing = eval_resizing(run, files=view.kind == "files")
     return StudentInput(view.shape, dtype, resizing, Preprocessing(**fields), run.orientation)

@@ -30,8 +30,12 @@ from kdtune.config.text import InputError, printable_lines
 from kdtune.data.checks import find_copies
 from kdtune.data.dataset import Data, DataKind
 from kdtune.data.sources import StudyData, load_data
-from kdtune.data.views import evaluation
-from kdtune.models.classifier import Classifier, describe_assumption, describe_preprocessing
+from kdtune.data.views import eval_resizing
+from kdtune.models.classifier import (
+    Classifier,
+    describe_missing_preprocessing,
+    describe_preprocessing,
+)
 from kdtune.models.outputs import Model, OutputsRecord, OutputTeacher, networks, read_outputs_record
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import FinishedTeacher, licence_of, read_finished, teacher_file
@@ -141,7 +145,7 @@ def _evaluation(run: Run, data: Data) -> dict[str, Any]:
     published = untrained(first, data, role).preprocessing
     images = data.splits["val"].inputs
     small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
-    crop = evaluation(run, files=data.photos).crop if published.crop is None else published.crop
+    crop = eval_resizing(run, files=data.photos).crop if published.crop is None else published.crop
     return {"eval_crop": 1.0 if small else crop, "eval_interpolation": published.interpolation}
 
 
@@ -473,7 +477,7 @@ def _input_rows(asked: Study, models: StudyModels) -> Iterator[RecipeRow]:
         for name, (run, model) in by_name.items():
             if not isinstance(model, Classifier):  # a file of outputs, which has no input
                 continue
-            source = "model's own" if model.is_normalized else "not known"
+            source = "model's own" if model.has_normalization else "not known"
             if read_finished(Path(run.weights_of(role)).expanduser()) is not None:
                 source = "finished teacher"
             if any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING):
@@ -573,8 +577,8 @@ def transforms_of(
     sources = {f"student {m.name}": asdict(_source_of(run, m)) for run, m in models.students}
     named = {f"teacher {model.name}": model for model in networks(of_teachers)}
     named |= {f"student {model.name}": model for model in of_students}
-    assumed = {model.name: model for model in named.values() if not model.is_normalized}
-    sentences = list(map(describe_assumption, assumed.values())) if are_images else []
+    assumed = {model.name: model for model in named.values() if not model.has_normalization}
+    sentences = list(map(describe_missing_preprocessing, assumed.values())) if are_images else []
     sentences += [*describe_fixed_students(study), *faults, *data.warnings]
     return {
         "views": views if are_images else {},

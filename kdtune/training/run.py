@@ -17,11 +17,12 @@ from kdtune.config.task import Range, ends_of
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData
-from kdtune.data.views import check_mixing, samples
+from kdtune.data.views import check_mixing, probe_views
 from kdtune.models.checks import check_last_batch, probe
 from kdtune.models.classifier import Classifier
+from kdtune.models.code_hash import source_digest
 from kdtune.models.outputs import Model, Teacher, combine, networks
-from kdtune.models.registry import PREPROCESSING, build_model, source_digest
+from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
@@ -29,11 +30,11 @@ from kdtune.training.epoch import Epoch, check_features, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, own_objectives
 from kdtune.training.recipe import resolve, students, teachers
-from kdtune.training.teacher import (
+from kdtune.training.teachers import (
     initial_teacher,
     load_teacher,
     probe_teacher,
-    teacher_place,
+    teacher_folder,
     weights_of_members,
 )
 
@@ -56,7 +57,7 @@ def distill(
 
     Args:
         run: The configuration; at alpha = 1 the teacher is only measured.
-        teacher: Folder of the fine-tuned teachers, see `teacher_place` (not used if
+        teacher: Folder of the fine-tuned teachers, see `teacher_folder` (not used if
             `run.teacher_epochs` is 0).
         resources: Device, cache and loader workers.
         folder: Where the checkpoint and, at the end, the student's weights and its predictions are
@@ -103,7 +104,7 @@ def _teacher_of(run: Run, data: Data, root: Path, device: torch.device) -> Teach
         replace(Run(), **{n: getattr(member, n) for n in names}, teacher_epochs=is_tuned)
         for member in run.teacher_members
     )
-    folders = tuple(root / teacher_place(run, member) for member in run.teacher_members)
+    folders = tuple(root / teacher_folder(run, member) for member in run.teacher_members)
     changed = tuple(map(_modified_ns, weights_of_members(run, run, root)))
     # objects of Python under one name may be others
     key = (members, folders, changed, run.objects, device)
@@ -302,7 +303,7 @@ class OneBatch:
         student.set_mode(True, run.batch_norm == "train")
         if run.trainable == "head":
             student.freeze(head=False)
-        two = samples(data, run, view_size(run, data, *teacher, student))
+        two = probe_views(data, run, view_size(run, data, *teacher, student))
         count = INFERENCE_BATCH[device.type]
         views = two[torch.arange(max(count, run.batch_size)) % len(two)].to(device)
         labels = torch.zeros(run.batch_size, dtype=torch.int64, device=device)

@@ -27,7 +27,7 @@ from kdtune.config.text import InputError
 
 def test_costs_survive_their_file_and_fields_of_a_later_version(tmp_path: Path) -> None:
     assert read_costs(tmp_path) == []
-    costs = [cost("a"), replace(cost("b", "teacher"), flops=None, latency_ms_iqr=None)]
+    costs = [cost("a"), replace(cost("b", "teacher"), flops=None, latency32_ms=None)]
     write_costs(tmp_path, costs)
     assert read_costs(tmp_path) == costs
     saved = json.loads((tmp_path / COSTS).read_text())

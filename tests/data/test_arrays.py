@@ -23,7 +23,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
-from kdtune.data.arrays import with_extra
+from kdtune.data.arrays import add_extra
 from kdtune.data.checks import data_record, describe_data, find_copies
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
@@ -228,7 +228,10 @@ def test_a_subset_of_files_has_the_images_of_its_indices(load, tmp_path):
     ("run", "words"),
     [
         ({"data": "torchvision:SVHN"}, r"cannot be read from .*nowhere \(Dataset not.*--download"),
-        ({"data": "torchvision:CIFAR"}, r"images named CIFAR; did you mean torchvision:CIFAR10"),
+        (
+            {"data": "torchvision:CIFAR"},
+            r"dataset CIFAR of labelled images; did you mean torchvision:CIFAR10",
+        ),
         ({"data": "/no/CIFAR10"}, "no folder /no/CIFAR10; .* --data torchvision:CIFAR10"),
     ],
 )
@@ -251,7 +254,7 @@ REST = Run(train_images=300, extra="rest")
 
 
 def with_images(run: Run) -> Data:
-    return with_extra(load_data(run), run)
+    return add_extra(load_data(run), run)
 
 
 @cache

@@ -10,7 +10,7 @@ from photos import photo, save, save_photos
 
 from kdtune.config.run import Run
 from kdtune.config.text import DataChangedError, InputError
-from kdtune.data.arrays import with_extra
+from kdtune.data.arrays import add_extra
 from kdtune.data.checks import Contents, describe_data, find_changes, find_copies
 from kdtune.data.dataset import Data, Split, ValCut, cut_val
 from kdtune.data.sources import StudyData, load_data
@@ -88,13 +88,13 @@ def test_files_of_passed_data_are_compared_by_content_on_another_machine(root):
 
 def test_subsets_folds_and_cuts_keep_the_stamps(root):
     for run in (Run(data=str(root), folds=2), Run(data=str(root), extra="rest", train_images=2)):
-        data = with_extra(load_data(run), run)
+        data = add_extra(load_data(run), run)
         for split in data.splits.values():
             assert split.stamps is not None and len(split.stamps) == len(split)
             assert split.changed_files() == []
     extra = replace(run, extra=str(root / "val"))
     changed = root / "val" / "bee" / "2.png"
-    data = with_extra(load_data(extra), extra)
+    data = add_extra(load_data(extra), extra)
     save(photo(50), changed)
     assert data.splits["extra"].changed_files() == [str(changed)]
 

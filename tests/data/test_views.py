@@ -21,7 +21,7 @@ from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data, Split
 from kdtune.data.sources import load_data
-from kdtune.data.views import Box, Mixture, Views, box_around, check_mixing, samples
+from kdtune.data.views import Box, Mixture, Views, box_around, check_mixing, probe_views
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 INDEX = torch.arange(5, 69)
@@ -138,7 +138,9 @@ def test_augmentation_does_not_change_evaluation_views(tmp_path):
     runs = [replace(run, eval_crop=0.8, eval_interpolation="bicubic") for run in runs]
     first, *others = [next(Views(files, torch.arange(3), run, 40).batches()) for run in runs]
     assert all(torch.equal(views, first) for views in others)
-    assert torch.equal(samples(data, RUN, 28), split.inputs[:2])  # images of this size are as is
+    assert torch.equal(
+        probe_views(data, RUN, 28), split.inputs[:2]
+    )  # images of this size are as is
     views = training_views(replace(RUN, augment="none"))
     assert torch.equal(views, data.splits["train"].inputs[INDEX])
 
@@ -194,27 +196,27 @@ def test_boxes_worked_by_hand() -> None:
 def test_mixup_by_hand_rounds_images_and_not_numbers() -> None:
     partners = torch.tensor([1, 0])
     images = torch.tensor([[11, 250], [20, 0]], dtype=torch.uint8).view(2, 1, 1, 2)
-    mixed = Mixture(partners, 0.7, None).of(images)
+    mixed = Mixture(partners, 0.7, None).apply(images)
     assert mixed.dtype == torch.uint8
     assert mixed.flatten().tolist() == [14, 175, 17, 75]  # of 13.7, 175, 17.3 and 75
     numbers = torch.tensor([[1.0, 3.0], [2.0, 0.5]])
     want = [[1.25, 2.375], [1.75, 1.125]]
-    assert Mixture(partners, 0.75, None).of(numbers).tolist() == want
+    assert Mixture(partners, 0.75, None).apply(numbers).tolist() == want
 
 
 def test_blocks_of_images_change_no_pixel() -> None:
     images = torch.randint(0, 256, (40, *PHOTO), dtype=torch.uint8)
     partners = torch.randperm(40)
     whole = (images.float() * 0.613 + images[partners].float() * (1 - 0.613)).round()
-    assert torch.equal(Mixture(partners, 0.613, None).of(images), whole.to(torch.uint8))
+    assert torch.equal(Mixture(partners, 0.613, None).apply(images), whole.to(torch.uint8))
 
 
 def test_a_share_of_1_changes_nothing() -> None:
     views = torch.arange(24, dtype=torch.uint8).view(4, 1, 2, 3)
     before, partners = views.clone(), torch.tensor([2, 0, 3, 1])
     for box in (None, Box(1, 1, 0, 3)):
-        assert torch.equal(Mixture(partners, 1.0, box).of(views), before)
-    Mixture(partners, 0.0, Box(0, 2, 0, 3)).of(views)
+        assert torch.equal(Mixture(partners, 1.0, box).apply(views), before)
+    Mixture(partners, 0.0, Box(0, 2, 0, 3)).apply(views)
     assert torch.equal(views, before)  # nor do mixtures change the views of the cache
 
 

@@ -17,7 +17,7 @@ from kdtune.models.classifier import (
     Classifier,
     Preprocessing,
     fashion_student,
-    of_module,
+    preprocessing_of,
     published_by_timm,
     published_by_torchvision,
 )
@@ -85,7 +85,7 @@ def test_preprocessing_of_timm_is_that_of_its_transform() -> None:
     assert published_by_timm(config | {"interpolation": "lanczos"}).interpolation == "bicubic"
     net = timm.create_model("test_efficientnet", num_classes=3)  # needs no attribute
     model = build("timm/test_efficientnet", "none", 3, seed=0)
-    assert str(model.net) == str(net) and of_module(net, "mine:net") == model.preprocessing
+    assert str(model.net) == str(net) and preprocessing_of(net, "mine:net") == model.preprocessing
     config = net.pretrained_cfg
     assert model.preprocessing.mean == config["mean"] and model.preprocessing.std == config["std"]
     assert model.preprocessing.size == config["input_size"][1]
@@ -107,7 +107,7 @@ def test_preprocessing_of_timm_is_that_of_its_transform() -> None:
     ],
 )
 def test_what_a_module_may_have(attribute: object, expected: Preprocessing | None) -> None:
-    assert of_module(SimpleNamespace(preprocessing=attribute), "mine:net") == expected
+    assert preprocessing_of(SimpleNamespace(preprocessing=attribute), "mine:net") == expected
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_what_a_module_may_have(attribute: object, expected: Preprocessing | Non
 )
 def test_a_wrong_attribute_gets_one_sentence(attribute: object, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        of_module(SimpleNamespace(preprocessing=attribute), "mine:net")
+        preprocessing_of(SimpleNamespace(preprocessing=attribute), "mine:net")
     text = str(caught.value)
     assert text.startswith("the preprocessing of mine:net is not valid (") and "\n" not in text
     assert "give a dict such as" in text

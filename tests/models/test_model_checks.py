@@ -1,12 +1,17 @@
 """Checks of models on views, in one sentence each, and costs by hand; see hostile_models.py."""
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from kdtune.config.text import InputError
+from kdtune.models import checks
 from kdtune.models.checks import count_flops, measure_cost, probe
 from kdtune.models.classifier import Classifier, Preprocessing
 from kdtune.models.registry import build
@@ -66,12 +71,29 @@ def test_costs_of_a_linear_layer_and_an_ensemble(tmp_path: Path) -> None:
     cost = measure_cost(members[:1], "student", FEW, threads=1)
     assert (cost.role, cost.model, cost.params) == ("student", "made", 10 * 5 + 5)
     assert cost.flops == 2 * 10 * 5
-    assert 0 < cost.latency_ms < 1000 and 0 < cost.latency32_ms < 1000
+    assert 0 < cost.latency_ms < 1000 and 0 < (cost.latency32_ms or 0) < 1000
     assert cost.latency_ms_iqr is not None and cost.latency_ms_iqr >= 0
     save_weights(members[0].net, tmp_path / "student.safetensors")
     assert cost.bytes == (tmp_path / "student.safetensors").stat().st_size
     cost = measure_cost(members, "teacher", FEW)
     assert (cost.model, cost.params, cost.flops) == ("made+made+made", 3 * 55, 3 * 100)
+
+
+class Slow(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.03)
+        return x
+
+
+def test_the_latencies_of_a_model_take_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 times 30 ms do not fit into it; a single pass is timed in any case."""
+    slow = classifier(nn.Flatten(), Slow(), nn.Linear(10, 5))
+    cost = measure_cost([slow], "student", FEW)
+    assert cost.latency_ms > 30 and cost.latency_ms_iqr is not None
+    assert cost.latency32_ms is None and cost.latency32_ms_iqr is None
+    monkeypatch.setattr(checks, "MAX_SECONDS", 0.05)
+    cost = measure_cost([slow], "student", FEW)
+    assert cost.latency_ms > 30 and cost.latency_ms_iqr is None and cost.flops == 2 * 10 * 5
 
 
 def test_threads_and_running_statistics_are_left_as_they_were() -> None:
@@ -105,6 +127,46 @@ def test_flops_of_other_layers(
     views = torch.zeros(1, 1, *shape, dtype=torch.uint8)
     assert count_flops(classifier(*layers).eval(), views) == 2 * multiply_adds
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Asking(nn.Module):
+    """A layer that needs the values of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("model", "side"),
+    [
+        ("cifar_resnet20", 32),
+        ("resnet18", 64),
+        ("mobilenet_v3_small", 64),
+        ("timm/tf_efficientnet_lite0", 64),
+        ("timm/vit_tiny_patch16_224", 224),
+        ("kdtune.models:fashion_teacher", 28),
+        ("factories:photo_student", 64),
+        (classifier(Asking(), nn.Flatten(), nn.Linear(10, 5)), 0),
+    ],
+)
+def test_flops_are_counted_from_shapes_if_these_are_enough(
+    model: str | Classifier, side: int
+) -> None:
+    net = build(model, "none", 10, seed=0) if isinstance(model, str) else model
+    shape = (1, net.preprocessing.channels or 1, side, side)
+    views = torch.zeros(shape, dtype=torch.uint8) if side else FEW[:1]
+    kinds, counter = list[type](), FlopCounterMode(display=False)
+
+    def forward(x: Tensor) -> Tensor:
+        kinds.append(type(x))
+        return net(x)
+
+    net.set_mode(False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter knows no other
+        net(views)
+    assert count_flops(forward, views) == counter.get_total_flops() > 0
+    assert kinds == [FakeTensor, Tensor][: 2 - bool(side)]
+    assert torch.equal(net(views), net(views))  # the model has kept no tensor without values
 
 
 def test_operations_without_a_count_have_no_flops() -> None:

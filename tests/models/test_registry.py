@@ -22,7 +22,8 @@ from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.models.checks import probe
 from kdtune.models.classifier import Classifier, fashion_student
-from kdtune.models.registry import CLASS_KEYWORDS, ObjectSource, build, build_model, call_factory
+from kdtune.models.code_hash import ObjectSource
+from kdtune.models.registry import CLASS_KEYWORDS, build, build_model, call_factory
 from kdtune.models.weights import save_weights
 
 TEACHER, STUDENT = "kdtune.models:fashion_teacher", "kdtune.models:fashion_student"

@@ -26,7 +26,7 @@ from kdtune.storage.mirror import Mirror, fetch
 from kdtune.storage.records import unpack_correct
 from kdtune.training.loop import Checkpoint
 from kdtune.training.recipe import resolve_study
-from kdtune.training.teacher import RECORD, WEIGHTS
+from kdtune.training.teachers import RECORD, WEIGHTS
 
 
 @pytest.fixture
@@ -129,7 +129,9 @@ def check(study: Study) -> list[str]:
     """Start the study's gate as the driver does; return what it says."""
     lines, mirror, core = list[str](), Mirror(study), TrialResources(1, 0)
     mirror.pull(TEACHER_ACCURACY)
-    TeacherPreparation(study, StudyData(study.run), mirror, core, lines.append).gate_teachers()
+    TeacherPreparation(
+        study, StudyData(study.run), mirror, core, lines.append
+    ).report_teacher_accuracy()
     return lines
 
 

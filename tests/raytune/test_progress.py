@@ -32,6 +32,7 @@ from kdtune.raytune.progress import (
     notify,
 )
 from kdtune.results.results import load
+from kdtune.streams.cache import Building
 
 
 def test_the_table_has_the_best_and_the_baseline() -> None:
@@ -52,7 +53,9 @@ def test_a_lead_that_is_not_decided_says_so() -> None:
     assert ", not decided (always-valid p" in describe_state(Plan(study, play(study, curve)))
 
 
-def test_the_time_left_is_estimated_before_the_first_run_ends() -> None:
+def test_the_time_left_is_estimated_before_the_first_run_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """4 of 2 x 3 x 8 epochs are done, of a second each, and two runs share the other 44."""
     study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), repeats=3)
     plan = Plan(study)
@@ -62,7 +65,11 @@ def test_the_time_left_is_estimated_before_the_first_run_ends() -> None:
     assert describe_time_left(plan) == ""
     for line in islice(rest_of(first, plan, curve), 4):
         plan.add_record(line)
-    assert describe_time_left(plan) == "about 0:00:22 left (estimate from 4 epochs)"
+    cache: Any = SimpleNamespace(building=lambda: iter([Building("logits", 3, 8, "")]))
+    progress.ProgressDisplay(plan, cache).refresh()
+    build, state = capsys.readouterr().out.splitlines()
+    assert build == "  building logits (3 of 8)"
+    assert state == "  2 running, about 0:00:22 left (estimate from 4 epochs)"
     raced = replace(study, policy="race")  # of which the number of runs is not known
     assert describe_time_left(Plan(raced, play(study, curve)[:5])) == ""
 

@@ -18,7 +18,7 @@ from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
 from kdtune.raytune.objects import freeze, freeze_objects, share_objects, thaw
 from kdtune.training.run import make_student
-from kdtune.training.teacher import initial_teacher
+from kdtune.training.teachers import initial_teacher
 
 IMAGES = torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8)
 LABELS = torch.arange(40) % 10

@@ -1,5 +1,6 @@
 """What students cost beside what they achieve: frames, frontier, the best within limits."""
 
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -10,7 +11,7 @@ from study_folders import at, cost, trials_of
 
 from kdtune.config.records import Limits
 from kdtune.results.comparison import Criterion
-from kdtune.results.costs import best_within, cost_frame, frontier, pareto
+from kdtune.results.costs import best_within, cost_frame, cost_text, frontier, pareto
 from kdtune.storage.records import FinalPair, Round
 
 exact = pytest.approx
@@ -42,6 +43,15 @@ def two_students() -> pd.DataFrame:
 def within(criterion: Criterion, trials: pd.DataFrame | None = None) -> str:
     phases = [two_students() if trials is None else trials]
     return best_within(phases, COSTS, criterion, criterion.limits, ["alpha", "student"])
+
+
+def test_a_number_that_was_not_measured_is_a_dash() -> None:
+    unknown = replace(cost(SMALL), flops=None, latency_ms_iqr=None, latency32_ms=None)
+    _, table, note = cost_text(cost_frame([unknown, cost(LARGE)]), [])
+    cells = [line.replace(" ", "").split("|")[-4:-1] for line in table.splitlines()[2:]]
+    assert cells == [["-", "0.25", "-"], ["745k", "0.250(IQR0.013)", "2"]]
+    assert '("-": the measurement would have taken more than a second)' in note
+    assert '"-"' not in cost_text(COSTS, [])[-1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))

@@ -133,12 +133,12 @@ GOOD = TeacherAccuracy(
     epochs=5,
     weights="runs/x/teacher/teacher.safetensors",
     classes=10,
-    splits={"train": Accuracy(300, 297, 30), "val": Accuracy(500, 450, 50)},
+    splits={"train": Accuracy(300, 297, 30, of=2_000), "val": Accuracy(500, 450, 50)},
     fingerprint="f",
     acc_before=0.85,
     acc_after=0.9,
 )
-WORDS = "Accuracy of the teacher big (5 epochs): 99.0% on train (n = 300), 90.0% on val (n = 500)."
+WORDS = "big (5 epochs): 99.0% on train (n = 300 of 2,000), 90.0% on val (n = 500)."
 
 
 def of_val(correct: int, largest: int = 50) -> TeacherAccuracy:
@@ -168,7 +168,7 @@ def test_the_least_accuracy_of_a_teacher(tmp_path: Path) -> None:
     write_teacher_accuracy(tmp_path, [GOOD])
     lines: list[str] = []
     check_teachers(tmp_path, [GOOD.key], lambda recorded: [], 0.9, lines.append)
-    assert lines == [WORDS]
+    assert lines == [f"Accuracy of the teacher {WORDS}"]
     words = r"at least 0.95 on val .* but has 0.9000 \(450 of 500\) .* runs/x/teacher/teacher"
     with pytest.raises(InputError, match=words):
         check_teachers(tmp_path, [GOOD.key], lambda recorded: [], 0.95, lines.append)

@@ -18,7 +18,7 @@ from tiny_run import CPU, TINY, assert_close, assert_equal, new_stream, over_str
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
-from kdtune.data.arrays import with_extra
+from kdtune.data.arrays import add_extra
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data, load_fashion
 from kdtune.data.views import Views
@@ -64,7 +64,7 @@ def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifie
 
     `unlabelled` are the numbers of images without labels in the batches of an epoch.
     """
-    data = with_extra(load_data(run), run)
+    data = add_extra(load_data(run), run)
     teacher = build_teacher(run, folder, data).place(CPU, run.precision)
     student = make_student(run, load_data(run)).place(CPU, run.precision)
     teacher.set_mode(False)
@@ -147,13 +147,13 @@ def test_equals_the_plain_loop(
 
 def test_labels_of_these_images_change_no_bit(teacher_folder: Path) -> None:
     run = replace(RUN, loss="dkd")
-    data = with_extra(load_data(run), run)
+    data = add_extra(load_data(run), run)
     want, epochs = over_stream(run, teacher_folder, data=data)
     own = data.splits["extra"]
     random = replace(own, labels=torch.randint(10, (EXTRA,)))
     with_labels = replace(data, splits={**data.splits, "extra": random})
     bare = replace(run, extra=f"{__name__}:bare_images")
-    for changed, other in ((run, with_labels), (bare, with_extra(load_data(bare), bare))):
+    for changed, other in ((run, with_labels), (bare, add_extra(load_data(bare), bare))):
         assert other.extra.fingerprint == data.extra.fingerprint
         student, found = over_stream(changed, teacher_folder, data=other)
         assert_equal(student, want)

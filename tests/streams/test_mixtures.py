@@ -31,7 +31,7 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import Checkpoint, train
 from kdtune.training.recipe import resolve
-from kdtune.training.teacher import teacher_run
+from kdtune.training.teachers import fine_tuning_run
 
 MIXUP = replace(RUN, mixup=0.4, epochs=2)
 
@@ -246,5 +246,5 @@ def test_a_run_resumes_exactly(tmp_path: Path) -> None:
 
 def test_a_teacher_is_not_fine_tuned_on_mixed_images() -> None:
     run = resolve(replace(MIXUP, cutmix=1.0, teacher_epochs=1))
-    assert not teacher_run(run).mixes
-    assert teacher_run(run) == teacher_run(replace(run, mixup=0.0, cutmix=0.0))
+    assert not fine_tuning_run(run).mixes
+    assert fine_tuning_run(run) == fine_tuning_run(replace(run, mixup=0.0, cutmix=0.0))

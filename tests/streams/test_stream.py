@@ -21,7 +21,7 @@ from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
-from kdtune.training.teacher import load_teacher
+from kdtune.training.teachers import load_teacher
 
 RUN = replace(TINY, data="own_data:clothes", augment="crop", train_images=43, epochs=2)
 ALONE = {"trainable": "head", "augment": "none", "batch_norm": "eval"}

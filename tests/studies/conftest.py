@@ -9,7 +9,7 @@ import ray
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.training.teacher import WEIGHTS
+from kdtune.training.teachers import WEIGHTS
 
 
 @pytest.fixture(autouse=True)

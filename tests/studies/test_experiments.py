@@ -12,7 +12,7 @@ from kdtune.config.cli import parse
 from kdtune.training.loop import milestones
 from kdtune.training.losses import objective, total
 from kdtune.training.recipe import resolve
-from kdtune.training.teacher import teacher_run
+from kdtune.training.teachers import fine_tuning_run
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 
@@ -36,7 +36,7 @@ def test_settings_are_those_of_the_published_study(name: str) -> None:
 def test_the_recipe_of_the_cifar_tables() -> None:
     """RepDistiller, commit b84f547: train_teacher.py, and train_student.py -r 0.1 -a 0.9."""
     study = parse("search", [str(FOLDER / "cifar_recipe.py")])
-    for own in (study.run, teacher_run(resolve(replace(study.run, data="fashion")))):
+    for own in (study.run, fine_tuning_run(resolve(replace(study.run, data="fashion")))):
         assert (own.optimizer, own.lr, own.momentum, own.weight_decay) == ("sgd", 0.05, 0.9, 5e-4)
         assert (own.schedule, milestones(own), own.lr_gamma) == ("multistep", [150, 180, 210], 0.1)
         assert (own.epochs, own.batch_size, own.augmentation) == (240, 64, "crop")

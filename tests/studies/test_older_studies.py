@@ -22,7 +22,7 @@ from kdtune.config.study import Study
 from kdtune.data.sources import StudyData
 from kdtune.storage.records import Round, read_lines, read_saved
 from kdtune.training.recipe import resolve_study
-from kdtune.training.teacher import missing_teachers
+from kdtune.training.teachers import missing_teachers
 
 DATA = Path(__file__).parents[1] / "data"
 COMMAND = (

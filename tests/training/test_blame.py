@@ -13,7 +13,7 @@ from kdtune.models.outputs import Teacher
 from kdtune.models.registry import build
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
-from kdtune.training import teacher as evaluation
+from kdtune.training import teachers
 from kdtune.training.loop import train
 from kdtune.training.losses import check_objective
 
@@ -68,7 +68,7 @@ def test_the_accuracy_of_a_teacher_without_finite_logits_is_not_measured() -> No
     run = replace(RUN, teacher=NAN)
     teacher = Teacher.of([build(run.teacher, "none", 3, seed=0)])
     with pytest.raises(InputError, match=r"NaN or infinite for 30 of 30 examples of val \(first"):
-        evaluation.evaluate(run, blobs(), teacher, Resources(), ["val"])
+        teachers.evaluate(run, blobs(), teacher, Resources(), ["val"])
 
 
 def test_an_objective_must_leave_its_arguments_and_have_a_slope() -> None:

@@ -28,7 +28,7 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import check_features, make_projector
 from kdtune.training.losses import OBJECTIVES, check_objective, objective
 from kdtune.training.run import check_run, check_study, make_student, try_batch
-from kdtune.training.teacher import initial_teacher
+from kdtune.training.teachers import initial_teacher
 
 B, D = 6, 5
 LABELS = torch.arange(B) % D

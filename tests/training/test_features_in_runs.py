@@ -14,7 +14,7 @@ from tiny_run import assert_close
 from torch import Tensor
 
 from kdtune.config.run import Run
-from kdtune.data.arrays import with_extra
+from kdtune.data.arrays import add_extra
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher
 from kdtune.streams.cache import Cache
@@ -34,7 +34,7 @@ def teacher() -> Classifier:
 def new_stream(
     run: Run, teacher: Classifier, resources: Resources | None = None
 ) -> tuple[Classifier, Stream]:
-    student, data = new_student(run), with_extra(blobs(), run)
+    student, data = new_student(run), add_extra(blobs(), run)
     return student, Stream(run, data, student, Teacher.of([teacher]), resources or Resources())
 
 

@@ -19,7 +19,7 @@ from kdtune.models.weights import WEIGHTS, FinishedTeacher, read_finished, save_
 from kdtune.raytune.distillation import prepare
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import find_other_cuts, resolve
-from kdtune.training.teacher import fine_tune, initial_teacher
+from kdtune.training.teachers import fine_tune, initial_teacher
 
 
 def write_images(root: Path, *splits: str) -> str:

@@ -34,7 +34,7 @@ from kdtune.training.recipe import (
     transforms_of,
 )
 from kdtune.training.run import check_run, check_study, distill
-from kdtune.training.teacher import (
+from kdtune.training.teachers import (
     dump_teacher,
     find_other_views,
     load_output_teacher,

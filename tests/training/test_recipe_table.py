@@ -17,7 +17,7 @@ from kdtune.training.recipe import (
     recipe_rows,
     resolve_study,
 )
-from kdtune.training.teacher import recorded_recipe
+from kdtune.training.teachers import recorded_recipe
 
 
 def rows(asked: Study, saved: Study | None = None) -> dict[str, RecipeRow]:

@@ -42,7 +42,7 @@ from kdtune.training.run import (
     initial_student,
     make_student,
 )
-from kdtune.training.teacher import fine_tune, initial_teacher
+from kdtune.training.teachers import fine_tune, initial_teacher
 
 LIBRARY = "cifar_resnet20"
 """Of the models that are no functions of the user: their students are kept and reset."""

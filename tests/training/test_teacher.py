@@ -23,17 +23,18 @@ from kdtune.data.sources import StudyData, load_data
 from kdtune.models.registry import build, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, save_weights
 from kdtune.streams.views import Resources
+from kdtune.training import teachers
 from kdtune.training.loop import Checkpoint
 from kdtune.training.recipe import resolve
-from kdtune.training.teacher import (
+from kdtune.training.teachers import (
     describe_training,
     find_unmeasured,
     fine_tune,
+    fine_tuning_run,
     is_ready,
     load_teacher,
     measure_accuracy,
     recorded_recipe,
-    teacher_run,
     with_members,
 )
 
@@ -117,7 +118,7 @@ def test_a_teacher_of_version_0_1_is_known(tuned: tuple[Run, Path], tmp_path: Pa
     """Its record has neither the weights' hash nor the fields that came later."""
     run, folder = tuned[0], shutil.copytree(tuned[1], tmp_path / "teacher")
     record = json.loads((folder / RECORD).read_text())
-    fields = asdict(teacher_run(resolve(run)))
+    fields = asdict(fine_tuning_run(resolve(run)))
     written = json.loads((DATA / "study_v0_1" / "teacher" / RECORD).read_text())["run"]
     fields = {name: fields[name] for name in written}
     old = {"run": fields, "data": record["data"], "classes": record["classes"]}
@@ -215,7 +216,7 @@ def test_the_folder_of_a_study_is_its_teacher(other: Path, tmp_path: Path) -> No
     teacher = load_teacher(run, load_data(run), tmp_path)
     assert (teacher.preprocessing.mean, teacher.preprocessing.std) == ((0.5,), (0.25,))
     described = build_model(run, "teacher", 3, seed=0, weights="none")  # sizes, records
-    assert described.preprocessing == teacher.preprocessing and described.is_normalized
+    assert described.preprocessing == teacher.preprocessing and described.has_normalization
     flagged = load_teacher(replace(run, teacher_mean=(0.1,)), load_data(run), tmp_path)
     assert (flagged.preprocessing.mean, flagged.preprocessing.std) == ((0.1,), (0.25,))
     # the file alone suffices, under any name
@@ -251,8 +252,12 @@ def test_a_folder_without_the_teacher_that_is_asked_for(
         resolve(replace(SMALL, teacher_weights=str(tmp_path)))
 
 
-def test_accuracy_is_that_of_a_plain_loop(other: Path) -> None:
+@pytest.mark.parametrize(("most", "of"), [(20, None), (9, 20)])
+def test_accuracy_is_that_of_a_plain_loop(
+    other: Path, monkeypatch: pytest.MonkeyPatch, most: int, of: int | None
+) -> None:
     """The images have the size of the model's input, so nothing is resized."""
+    monkeypatch.setattr(teachers, "MAX_TRAIN_IMAGES", most)
     run = resolve(replace(SMALL, teacher_weights=str(other), teacher_epochs=0, train_images=20))
     (measured,) = measure_accuracy(run, [run], other, Resources(), StudyData(run))
     data = load_data(run)
@@ -260,8 +265,10 @@ def test_accuracy_is_that_of_a_plain_loop(other: Path) -> None:
     model.eval()
     for split, value in measured.splits.items():
         images, labels = data.splits[split].inputs, data.splits[split].labels
+        assert value.of == (of if split == "train" else None)
         if split == "train":
-            images, labels = images[data.subset(run)], labels[data.subset(run)]
+            chosen = data.subset(replace(run, train_images=most))
+            images, labels = images[chosen], labels[chosen]
         with torch.no_grad():
             logits = model.net((images.float() / 255 - 0.5) / 0.25)
         assert (value.correct, value.n) == (int((logits.argmax(1) == labels).sum()), len(labels))

@@ -24,7 +24,7 @@ from kdtune.models.weights import save_weights
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import StudyModels, resolve, transforms_of
-from kdtune.training.teacher import initial_teacher
+from kdtune.training.teachers import initial_teacher
 
 COUNT, WRONG = 8, 2
 """Images of val, and how many of them lie in the folder of the other class."""

@@ -22,7 +22,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
-from kdtune.data.views import samples
+from kdtune.data.views import probe_views
 from kdtune.models import outputs
 from kdtune.models.checks import check_last_batch, probe
 from kdtune.models.classifier import Classifier
@@ -47,6 +47,11 @@ from kdtune.training.recipe import (
 # Accuracy of a teacher on the splits of the data, over the stream that the runs share.
 
 
+MAX_TRAIN_IMAGES = 500
+"""Training images whose accuracy is measured if no run needs the teacher's logits of them. 500 give
+a share of 90 % to 3 points; a ResNet50 took 0.15 s an image on a core."""
+
+
 def evaluate(
     run: Run, data: Data, teacher: Teacher, resources: Resources, splits: Sequence[str]
 ) -> dict[str, Accuracy]:
@@ -57,16 +62,18 @@ def evaluate(
         data: The run's data.
         teacher: On the device of the resources; it is frozen.
         resources: Device, cache and loader workers.
-        splits: Names of splits. Of train only the images that the run's student learns from are
-            taken, without augmentation.
+        splits: Names of splits. Of train only images that the run's student learns from are taken,
+            without augmentation: all, or `MAX_TRAIN_IMAGES` of them (but one of each class),
+            evenly over the classes, if runs need other logits.
 
     Raises:
         InputError: Some of its logits are NaN or infinite.
     """
     accuracies = {}
     for split in filter(data.splits.__contains__, splits):
-        logits, labels = logits_of_split(run, data, teacher, resources, split)
-        wrong = ~logits.isfinite().all(1)  # argmax says nothing then
+        sample = _measured(run, data, teacher) if split == "train" else run
+        logits, labels = logits_of_split(sample, data, teacher, resources, split)
+        wrong = ~logits.isfinite().all(1)  # the argmax of NaN is no prediction
         if wrong.any():
             raise InputError(
                 f"the teacher {run.teacher} must return finite logits, but they are NaN or "
@@ -75,8 +82,19 @@ def evaluate(
                 f"examples"
             )
         correct = int((logits.argmax(1) == labels).sum())
-        accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()))
+        total = len(data.subset(run)) if sample is not run else None
+        accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()), total)
     return accuracies
+
+
+def _measured(run: Run, data: Data, teacher: Teacher) -> Run:
+    """Return the run, with fewer training images if all would take long for this alone."""
+    count, most = len(data.subset(run)), max(MAX_TRAIN_IMAGES, len(data.classes))
+    if data.fold is not None:
+        most = min(most, data.fold.smallest_train)
+    if run.augmentation == "none" or teacher.outputs is not None or count <= most:
+        return run
+    return replace(run, train_images=most)
 
 
 def logits_of_split(
@@ -100,11 +118,11 @@ def logits_of_split(
 
 _NAMES = [field.name for field in fields(Run)]
 RECIPE = [n for n in _NAMES if f"teacher_{n}" in _NAMES and n != "temperature"]
-"""Fields of a run with a counterpart teacher_NAME that trains the teacher. teacher_temperature is
-none: it belongs to the student's loss."""
+"""Fields of a run with a counterpart teacher_NAME that trains the teacher. teacher_temperature does
+not train it: it belongs to the student's loss."""
 
 
-def teacher_run(run: Run) -> Run:
+def fine_tuning_run(run: Run) -> Run:
     """Return the run that fine-tunes the teacher (no ensemble) by its own recipe, as a student.
 
     Args:
@@ -132,7 +150,7 @@ def recorded_recipe(run: Run, data: Data) -> dict[str, Any]:
 
     Hyperparameters without effect on it are None, so they distinguish no teachers.
     """
-    fit = teacher_run(run)
+    fit = fine_tuning_run(run)
     names = ["seed", "precision", "image_size", "train_images", "teacher_keep"]
     names += [f"student_{name}" for name in PREPROCESSING]
     if fit.augmentation != "resized-crop":
@@ -239,7 +257,7 @@ def _file_hash(file: Path, size: int, modified_ns: int) -> str:
 # Fine-tuning of a teacher: the training loop of a student, without a teacher.
 
 
-def teacher_place(run: Run, member: Run) -> str:
+def teacher_folder(run: Run, member: Run) -> str:
     """Return the folder of a fine-tuned teacher, relative to that of all teachers of a study.
 
     It is "" for the study's first teacher, number 0.
@@ -280,7 +298,7 @@ def missing_teachers(
     """
     missing = []
     for member in members:
-        folder = root / teacher_place(run, member)
+        folder = root / teacher_folder(run, member)
         if member.teacher_epochs != 0:
             of_member = data.of(member)  # with folds, each repeat has other data
             if origin_of_saved(member, of_member, folder) != origin_of(member, of_member):
@@ -296,7 +314,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def describe_training(run: Run, data: Data) -> str:
     """Return the line that says how a resolved run's teacher is being fine-tuned."""
-    fit = teacher_run(run)
+    fit = fine_tuning_run(run)
     model = untrained(fit, data, "student")
     counts = [sum(p.numel() for p in part.parameters()) for part in (model.net, model.head)]
     layers = f"all layers, {counts[0]:,} parameters"
@@ -307,7 +325,7 @@ def describe_training(run: Run, data: Data) -> str:
         after = ", ".join(str(number) for number in milestones(fit) if number < fit.epochs)
         schedule += f", × {fit.lr_gamma:g} after epochs {after}" if after else ""
     noun = "examples" if data.kind == "tensors" else "images"
-    name = ", ".join(filter(None, (fit.student, _which(run))))
+    name = ", ".join(filter(None, (fit.student, _describe_number(run))))
     epochs = f"{fit.epochs} epoch{'s' * (fit.epochs > 1)}"
     decay = f", weight decay {fit.weight_decay:g}" if fit.weight_decay else ""
     return (
@@ -345,7 +363,7 @@ def fine_tune(
     """
     data = data or StudyData(run)
     run = resolve(run, data=data)
-    fit, of_run = teacher_run(run), data.of(run)
+    fit, of_run = fine_tuning_run(run), data.of(run)
     origin = origin_of(run, of_run)
     if origin_of_saved(run, of_run, folder) not in (None, origin):
         raise InputError(
@@ -371,32 +389,35 @@ def fine_tune(
     if checkpoint.best is not None:
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
-    has_cut_val = of_run.cut is not None or of_run.fold is not None
-    finished = FinishedTeacher(
-        fit.student, of_run.classes, model.preprocessing, of_run.fingerprint, has_cut_val
-    )
-    save_weights(model.net, folder / WEIGHTS, finished.metadata)
-    record = {
-        "run": asdict(fit),
-        "classes": of_run.classes,
-        "data": origin.data,
-        "weights": origin.weights,
-        "epochs": fit.epochs,
-        **_outcome(model, before, epochs, kept),
-    }
-    with atomic_write(folder / RECORD) as part:
-        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    _save_teacher(folder, model, of_run, fit, origin, before, epochs, kept)
     delete_states(checkpoint.file)
     write(
         f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
     )
 
 
-def _outcome(
-    model: Classifier, before: Accuracy | None, epochs: Sequence[Epoch], kept: Epoch
-) -> dict[str, Any]:
-    """Return what is recorded of a teacher's training, and of its accuracy before it."""
+def _save_teacher(
+    folder: Path,
+    model: Classifier,
+    data: Data,
+    fit: Run,
+    origin: Origin,
+    before: Accuracy | None,
+    epochs: Sequence[Epoch],
+    kept: Epoch,
+) -> None:
+    """Write a teacher's weights, and teacher.json: how it was trained, and its accuracy."""
+    has_cut_val = data.cut is not None or data.fold is not None
+    finished = FinishedTeacher(
+        model.name, data.classes, model.preprocessing, data.fingerprint, has_cut_val
+    )
+    save_weights(model.net, folder / WEIGHTS, finished.metadata)
     record = {
+        "run": asdict(fit),
+        "classes": data.classes,
+        "data": origin.data,
+        "weights": origin.weights,
+        "epochs": fit.epochs,
         "preprocessing": asdict(model.preprocessing),
         "kept_epoch": kept.number,
         "acc_before": None if before is None else before.share,
@@ -405,7 +426,10 @@ def _outcome(
             for e in epochs
         ],
     }
-    return record | {split: metrics for split, metrics in kept.splits.items() if split != "train"}
+    record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
+    # last, since a folder without the record counts as one without a teacher
+    with atomic_write(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
 def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | None:
@@ -413,13 +437,14 @@ def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | N
 
     It is None if the head has random weights, since the accuracy would be that of chance.
     """
+    # a factory may load weights itself, even with "none"
     if run.weights_of("teacher") == "none" and ":" not in run.teacher:
         return None
     model = initial_network(run, data).place(resources.device, run.precision)
     if model.has_new_head:
         return None
     logits_only = replace(resources, teacher_features=False)  # no student learns from this teacher
-    return evaluate(teacher_run(run), data, Teacher.of([model]), logits_only, ["val"])["val"]
+    return evaluate(fine_tuning_run(run), data, Teacher.of([model]), logits_only, ["val"])["val"]
 
 
 def load_teacher(run: Run, data: Data, folder: Path) -> Model:
@@ -459,15 +484,15 @@ def probe_teacher(
     outputs processes none.
     """
     size = view_size(run, data, teacher, student)
-    views = samples(data, run, size)
+    views = probe_views(data, run, size)
     if isinstance(teacher, Classifier):
         whole = run.teacher_trainable != "head"
         learns = run.teacher_epochs != 0
         probe(teacher, views, len(data.classes), whole=whole, learns=learns)
         if learns:
-            tuned = teacher_run(run)
-            if whole and tuned.batch_norm == "train":
-                count, sizes = len(data.subset(tuned)), [tuned.batch_size]
+            tuning = fine_tuning_run(run)
+            if whole and tuning.batch_norm == "train":
+                count, sizes = len(data.subset(tuning)), [tuning.batch_size]
                 check_last_batch(teacher, views, count, sizes, "--teacher-batch-size")
     return views
 
@@ -490,97 +515,103 @@ def key_of(run: Run) -> TeacherKey:
 
 
 def find_unmeasured(
-    run: Run, teachers: Sequence[Run], root: Path, known: Sequence[TeacherAccuracy], data: StudyData
+    base_run: Run,
+    teachers: Sequence[Run],
+    root: Path,
+    recorded: Sequence[TeacherAccuracy],
+    data: StudyData,
 ) -> list[Run]:
-    """Return the teachers whose accuracy is not known, or was measured on other images or weights.
+    """Return the teachers without a recorded accuracy, or with one of other images or weights.
 
     Args:
-        run: The run that has the teachers, or the base run of their study.
+        base_run: The run that has the teachers, or the base run of their study.
         teachers: The run with each teacher, see `with_members`.
         root: Folder of all teachers, which are ready.
-        known: What was measured before.
+        recorded: Accuracies that were measured before.
         data: The data of the study.
     """
-    measured = {record.key: record.fingerprint for record in known}
+    measured = {record.key: record.fingerprint for record in recorded}
     return [
-        each for each in teachers if measured.get(key_of(each)) != _load(run, each, root, data)[2]
+        run for run in teachers if measured.get(key_of(run)) != _load(base_run, run, root, data)[2]
     ]
 
 
 def measure_accuracy(
-    run: Run, teachers: Sequence[Run], root: Path, resources: Resources, data: StudyData
+    base_run: Run, teachers: Sequence[Run], root: Path, resources: Resources, data: StudyData
 ) -> list[TeacherAccuracy]:
     """Return the accuracy of teachers, see `find_unmeasured`; `resources` names device and cache.
 
     The logits of val and test are those that the runs need, and come from the same cache.
     """
     measured = []
-    for each in teachers:
-        of_run, teacher, fingerprint = _load(run, each, root, data)
+    for run in teachers:
+        of_run, teacher, fingerprint = _load(base_run, run, root, data)
         for model in teacher.models:
-            model.place(resources.device, run.precision)
-        tuned = each.teacher_epochs and len(each.teacher_members) == 1
-        record = read_record(root / teacher_place(run, each)) if tuned else {}
+            model.place(resources.device, base_run.precision)
+        is_tuned = run.teacher_epochs and len(run.teacher_members) == 1
+        record = read_record(root / teacher_folder(base_run, run)) if is_tuned else {}
         measured.append(
             TeacherAccuracy(
-                teacher=each.teacher,
-                epochs=each.teacher_epochs or 0,
-                weights=", ".join(weights_of_members(run, each, root)),
+                teacher=run.teacher,
+                epochs=run.teacher_epochs or 0,
+                weights=", ".join(weights_of_members(base_run, run, root)),
                 classes=len(of_run.classes),
-                splits=evaluate(each, of_run, teacher, resources, _SPLITS),
+                splits=evaluate(run, of_run, teacher, resources, _SPLITS),
                 fingerprint=fingerprint,
                 acc_before=record.get("acc_before"),
                 acc_after=record.get("val", {}).get("acc"),
-                number=each.teacher_number,
-                which=_which(each),
+                number=run.teacher_number,
+                which=_describe_number(run),
             )
         )
     return measured
 
 
-def _which(run: Run) -> str:
+def _describe_number(run: Run) -> str:
     """Return which of several equal teachers a run has, in words; "" if there is one."""
     if run.folds and run.teacher_epochs:
         return f"repeat {run.teacher_number}"
     return f"number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
 
 
-def _load(run: Run, each: Run, root: Path, of_study: StudyData) -> tuple[Data, Teacher, str]:
+def _load(base_run: Run, run: Run, root: Path, study_data: StudyData) -> tuple[Data, Teacher, str]:
     """Return the data and the teacher of a run, on the CPU, and the fingerprint of both.
 
     These 16 hex digits change with everything that the accuracies depend on.
     """
-    data = of_study.of(each)
-    teacher = Teacher.of(_load_members(run, each, data, root))
+    data = study_data.of(run)
+    teacher = Teacher.of(_load_members(base_run, run, data, root))
     names = ["image_size", "eval_crop", "eval_interpolation", "teacher_interpolation"]
     names += ["train_images", "seed", "precision", "student", "student_size"]
     parts = [data.fingerprint, *teacher.fingerprints]
-    parts += [str(getattr(each, name)) for name in names]
+    parts += [str(getattr(run, name)) for name in names]
     # earlier versions did not name it, and it has no effect on other data
-    if each.orientation != "stored" and data.kind == "files":
+    if run.orientation != "stored" and data.kind == "files":
         parts.append("exif")
     return data, teacher, hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _load_members(run: Run, each: Run, data: Data, root: Path) -> list[Model]:
-    """Return the models of the teacher of `each`, on the CPU: one, or an ensemble's members."""
-    members = each.teacher_members
-    return [load_teacher(member, data, root / teacher_place(run, member)) for member in members]
+def _load_members(base_run: Run, run: Run, data: Data, root: Path) -> list[Model]:
+    """Return the models of a run's teacher, on the CPU: one, or an ensemble's members."""
+    members = run.teacher_members
+    return [
+        load_teacher(member, data, root / teacher_folder(base_run, member)) for member in members
+    ]
 
 
-def weights_of_members(run: Run, each: Run, root: Path) -> list[str]:
+def weights_of_members(base_run: Run, run: Run, root: Path) -> list[str]:
     """Return where the weights of the members of a teacher are.
 
     Args:
-        run: The run that has the teacher, or the base run of its study.
-        each: The run with this teacher.
+        base_run: The run that has the teacher, or the base run of its study.
+        run: The run with this teacher.
         root: Folder of all teachers.
     """
     return [
-        str(root / teacher_place(run, member) / WEIGHTS)
-        if each.teacher_epochs
+        str(root / teacher_folder(base_run, member) / WEIGHTS)
+        if run.teacher_epochs
         else member.weights_of("teacher")
-        for member in each.teacher_members
+        for member in run.teacher_members
     ]
 
 
@@ -735,7 +766,7 @@ def _whole_split(
 def find_other_views(study: Study, data: Data, models: StudyModels) -> Iterator[str]:
     """Yield a sentence for each file of outputs that was made of other views than the students'.
 
-    Nothing is known, and so nothing said, of files that kdtune has not written.
+    Files that kdtune has not written are skipped, since they do not record their views.
 
     Args:
         study: The study, resolved.
