@@ -70,12 +70,12 @@ def write_records(
 
 
 def edit_records(folder: Path, change: Callable[[dict], None]) -> None:
-    """Change lines of the first part of the records, in place."""
-    file = folder / "epochs" / "00000.jsonl"
-    lines = [json.loads(text) for text in file.read_text().splitlines()]
-    for line in lines:
-        change(line)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    """Change lines of the records, in place."""
+    for file in (folder / "epochs").glob("*.jsonl"):
+        lines = [json.loads(text) for text in file.read_text().splitlines()]
+        for line in lines:
+            change(line)
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def starting_repository(folder: Path) -> Results:
@@ -244,6 +244,7 @@ def write_predictions(
             parts.append(pd.DataFrame(columns | {"correct": correct}))
     frame = pd.concat(parts, ignore_index=True)
     frame.to_parquet(results.folder / PREDICTIONS, index=False)
+    edit_records(results.folder, lambda x: x.get("split") in splits and x.update(n_examples=images))
     if classes:
         record = {"classes": list(classes), "python": "3.12.1", "versions": {"kdtune": "0.2"}}
         (results.folder / PROVENANCE).write_text(json.dumps(record))

@@ -486,6 +486,10 @@ Weights = str | tuple[str, ...]
 """One value for all models, or MODEL=WEIGHTS for each of several."""
 OUTPUT_SUFFIXES = (".parquet", ".npz")
 """Endings of the files of teachers that are only a file of outputs."""
+FORMS_OF_DATA = (
+    '--data must be "fashion", torchvision:NAME (such as torchvision:CIFAR10), module:factory or a '
+    "folder with train/ and val/"
+)
 REST = "rest"
 """Value of `Run.extra`: the images of train that `Run.train_images` leaves out."""
 OBJECT = "object:"

@@ -156,10 +156,21 @@ def existing_file(subject: str, field: str, path: str, suffix: str = "") -> Path
     file = Path(path).expanduser()
     if file.is_file() and file.name.endswith(suffix):
         return file
-    others = [other.name for other in file.parent.glob(f"*{suffix or '.*'}") if other != file]
     kind = f" ({suffix})" if suffix else ""
-    hint = did_you_mean(file.name, others, 0.6)
-    raise InputError(f"{subject} must be a file{kind}, but {describe_missing(file)}{hint}")
+    raise missing_path(f"{subject} must be a file{kind}", file, f"*{suffix or '.*'}")
+
+
+def missing_path(requirement: str, path: Path, pattern: str = "*") -> InputError:
+    """Return the error for a path that is not usable, with the most similar name in its folder.
+
+    Args:
+        requirement: What the user must give, such as "an experiment must be a file".
+        path: What is not one.
+        pattern: Of the names that are similar.
+    """
+    others = [other.name for other in path.parent.glob(pattern) if other != path]
+    hint = did_you_mean(path.name, others, 0.6)
+    return InputError(f"{requirement}, but {describe_missing(path)}{hint}")
 
 
 def describe_missing(path: Path) -> str:

@@ -186,6 +186,8 @@ class TeacherAccuracy:
     """Number of the teacher among those of one recipe, see `Run.teacher_number`."""
     which: str = ""
     """The number in words; "" if there is one teacher of this recipe."""
+    like_probabilities: bool = False
+    """Whether it is a file whose logits look like probabilities."""
 
     @property
     def key(self) -> TeacherKey:

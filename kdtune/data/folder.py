@@ -12,6 +12,8 @@ import PIL
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from kdtune.config.fields import FORMS_OF_DATA
+from kdtune.config.files import missing_path
 from kdtune.config.text import VAL_NAMES, InputError, hidden_characters, list_some, printable, shown
 from kdtune.data.dataset import Data, Split, decode, hash_files, keep_note, name_splits, read_note
 
@@ -262,10 +264,7 @@ def _read_split(folder: Path) -> _Split:
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split; raise InputError without train, or with two of val."""
     if not root.is_dir():
-        raise InputError(
-            f'data must be "fashion", torchvision:NAME, module:factory or a folder with train/ and '
-            f"val/, but there is no folder {root}; give one (--data FOLDER)"
-        )
+        raise missing_path(FORMS_OF_DATA, root)
     names = _list_folder(root)
     for name in names:  # a split that is a file, or a link that leads nowhere
         if name in ("train", *VAL_NAMES, "test") and not (root / name).is_dir():

@@ -92,6 +92,14 @@ class OutputTeacher:
         """The views that the outputs were made of, as far as they are known."""
         return Preprocessing() if self.record is None else self.record.preprocessing_of_views
 
+    @property
+    def like_probabilities(self) -> bool:
+        """Whether the logits of each example lie in [0, 1] and have the sum 1, within 0.01."""
+        numbers = torch.cat(list(self.logits.values()))
+        numbers = numbers[~numbers.isnan().any(1)]
+        is_one = (numbers.sum(1) - 1).abs() <= _TOLERANCE
+        return bool(((numbers >= 0) & (numbers <= 1)).all() and is_one.all())
+
     def fingerprint(self) -> str:
         """Return the digest, as `Classifier.fingerprint` returns a network's."""
         return self.digest

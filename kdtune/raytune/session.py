@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from ray._private import ray_constants, utils
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from kdtune.config.files import RAY_PREFIX
+from kdtune.config.files import RAY_PREFIX, distrust_of
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, RayLostError, UserError, first_line
 from kdtune.storage.folder import temporary_folders
@@ -361,12 +361,20 @@ def _remove_abandoned(place: Path) -> None:
 
 
 def _temporary_place() -> str:
-    """Return the first temporary folder with room and a path short enough for Ray's sockets."""
+    """Return the first temporary folder with room and a path short enough for Ray's sockets.
+
+    Raises InputError if there is none, or if others could put a folder in the place of Ray's.
+    """
     limit = SOCKET_PATH_BYTES - len(RAY_SOCKET) - 1
     folders = [str(folder) for folder in temporary_folders()]
     for folder in folders:
         is_writable = os.access(folder, os.W_OK | os.X_OK) and len(os.fsencode(folder)) <= limit
         if is_writable and shutil.disk_usage(folder).free >= RAY_ROOM_BYTES:
+            if distrust := distrust_of(Path(folder, f"{RAY_PREFIX}ray")):
+                raise InputError(
+                    f"Ray's temporary folder must be one that only you may rename, but {distrust}; "
+                    f"name another place with TMPDIR, or protect it as /tmp is (chmod +t)"
+                )
             return folder
     raise InputError(
         f"Ray's temporary files need a writable folder with {RAY_ROOM_BYTES / 1e6:g} MB of free "

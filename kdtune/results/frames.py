@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kdtune.config.files import PREDICTIONS, atomic_write
+from kdtune.config.files import PREDICTIONS, TRIALS, atomic_write
 from kdtune.config.run import DISTILLATION, LIKE, OF_STUDY, complete
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Metric, Task
@@ -220,7 +220,7 @@ def _tables(
     tables: dict[str, Any] = {}
     for trial in trial_ids:
         with suppress(*_UNREADABLE):
-            tables[trial] = _read(folder / "trials" / trial / PREDICTIONS, names)
+            tables[trial] = _read(folder / TRIALS / trial / PREDICTIONS, names)
     if missing := [trial for trial in trial_ids if trial not in tables]:
         with suppress(*_UNREADABLE):
             tables |= _split(_read(folder / PREDICTIONS, names), missing)
@@ -272,6 +272,8 @@ _SPLITS = ("train", "val", "test")
 _LINE = ("kind", "trial_id", "config_id", "repeat", "attempt", "time", "split", CORRECT)
 """What a record of an epoch holds besides its number, its seconds and its metrics."""
 _ENDING = ["status", "error", "node"]
+INCONSISTENT = "inconsistent"
+"""Status of a trial that has ended and whose predictions contradict its records."""
 
 
 @dataclass(frozen=True)
@@ -283,9 +285,9 @@ class Frames:
     split, n_examples, the recorded metrics, seconds. A metric that was not recorded is NaN."""
     trials: pd.DataFrame
     """One row per trial: trial_id, config_id, label, config/*, repeat, phase (search, confirm or
-    final), status (completed, pruned, failed, truncated, running or dropped), error (of a dropped
-    run the reason), n_epochs, n_epochs_planned, val/<metric>@last, @best, @last-5-avg,
-    test/<metric>@last, seconds, node.
+    final), status (completed, pruned, failed, truncated, inconsistent, running or dropped), error
+    (of a dropped run the reason), n_epochs, n_epochs_planned, val/<metric>@last, @best,
+    @last-5-avg, test/<metric>@last, seconds, node.
     An inactive hyperparameter is None or NaN, and one that is unset and stands for the value of
     another has that one's (teacher_temperature that of temperature); the label, e.g. "alpha = 0.5,
     T = 4", never is."""
@@ -337,7 +339,7 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
     endings = [_ending(ends.get(t), unended, drops.get(t)) for t in starts]
     trials = pd.concat([started, pd.DataFrame(endings, columns=_ENDING)], axis=1)
     metrics = study.task.with_metrics(epochs.metrics)
-    table = _trials(trials, frame, metrics)
+    table = _find_contradictions(folder, _trials(trials, frame, metrics), frame, metrics)
     return Frames(frame, table, incomplete, running, last, round_, metrics.recorded)
 
 
@@ -349,7 +351,8 @@ def add_derived(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:
 
 def write_frames(folder: Path, frames: Frames) -> None:
     """Write epochs.parquet, trials.parquet and the trials' predictions.parquet into one folder."""
-    predictions = read_predictions(folder, list(frames.trials.trial_id))
+    usable = frames.trials[frames.trials.status != INCONSISTENT]
+    predictions = read_predictions(folder, list(usable.trial_id))
     for name, frame in (
         ("epochs.parquet", frames.epochs),
         ("trials.parquet", frames.trials),
@@ -456,6 +459,49 @@ def _trials(trials: pd.DataFrame, epochs: pd.DataFrame, task: Task) -> pd.DataFr
     first += ["n_epochs_planned"]
     trials = trials.reindex(columns=[*first, *metrics, "seconds", "node"])
     return trials.sort_values(["config_id", "repeat"], ignore_index=True)
+
+
+def _find_contradictions(
+    folder: Path, trials: pd.DataFrame, epochs: pd.DataFrame, task: Task
+) -> pd.DataFrame:
+    """Return the trials; the completed ones whose predictions contradict their records are marked.
+
+    Nobody can tell which of the two is right, so such a trial counts in no table.
+    """
+    counts = epochs.groupby(["trial_id", "split"]).n_examples.last().to_dict()
+    completed = trials[trials.status == "completed"].set_index("trial_id")
+    means = completed.filter(like=f"/{task.score}@last").to_dict("index")
+    column, faults = CORRECT if task.is_distillation else task.score, dict[str, str]()
+    names = ["trial_id", "split", column]
+    for trial, table in _tables(folder, list(completed.index), names).items():
+        found: list[Line] = []
+        with suppress(KeyError, ValueError, NotImplementedError):  # it lacks a column, or has texts
+            groups = table.group_by(names[:2], use_threads=False)
+            found = groups.aggregate([(column, "count"), (column, "mean")]).to_pylist()
+        for group in found:
+            split, n, mean = group["split"], group[f"{column}_count"], group[f"{column}_mean"]
+            recorded = means[trial].get(f"{split}/{task.score}@last", np.nan)
+            of_all = counts.get((trial, split), 0)
+            if group["trial_id"] != trial:
+                fault = f"is that of the run {group['trial_id']}"
+            elif of_all not in (0, n):  # 0: not recorded
+                fault = f"has {n} examples of {split}, but the records say {of_all}"
+            elif n and abs(mean - recorded) * n > 0.75:  # one correct example more or less makes 1
+                metric = f"the {split} {task.metrics[task.score].label}"
+                fault = f"has {metric} {mean:.4g}, but the records say {recorded:.4g}"
+            else:
+                continue
+            file = Path(TRIALS, trial, PREDICTIONS)
+            file = file if (folder / file).is_file() else Path(PREDICTIONS)
+            faults[trial] = (
+                f"{file} {fault}; delete this file if the records are right, else repeat the run: "
+                f"--drop, then --rerun-dropped"
+            )
+    if not faults:
+        return trials
+    marked, texts = trials.trial_id.isin(faults), trials.trial_id.map(faults)
+    status, error = trials.status.mask(marked, INCONSISTENT), trials.error.mask(marked, texts)
+    return trials.assign(status=status, error=error)
 
 
 def _select_epochs(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:

@@ -100,6 +100,8 @@ specificity iou miou dice error err ece correct
 """Words in the names of metrics that are shares."""
 _MAX_DIGITS = 4
 """Numbers with more significant digits than these were measured, not set."""
+_UNIT_GAP = 10
+"""A share and a percentage of one metric differ by a factor of 100, values in one unit by less."""
 _MAX_LISTED = 5
 """Runs or configurations that a warning names."""
 _CONFIG = "kdtune/config"
@@ -253,6 +255,7 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
             names = list_some(runs.names(fewer), _MAX_LISTED, "; ")
             runs.warn("fewer examples", example=columns.example, runs=names)
     runs.values = runs.last.groupby(runs.key)[columns.metrics].mean().reset_index()
+    _check_units(runs)
     counts = runs.values.groupby(_CONFIG).size().reindex(configs.index, fill_value=0)
     if fewer := [f"{runs.labels[c]}: {n}" for c, n in counts.items() if n < counts.max()]:
         runs.warn("fewer repeats", most=counts.max(), configs=list_some(fewer, _MAX_LISTED, "; "))
@@ -324,6 +327,17 @@ def _find_other_hyperparameters(runs: Runs) -> None:
             runs.confounded.append(name)
         elif of_config > 1 and of_run == 1 and of_repeat > 1 and n <= n_runs / 2:
             runs.warn("possible hyperparameter", name=name)
+
+
+def _check_units(runs: Runs) -> None:
+    """Warn of metrics that look like a share in some runs and like a percentage in the others."""
+    for name in runs.columns.metrics:
+        values = runs.values[name]
+        is_share, low = values <= 1, values[values > 1].min()
+        if unit_of(name, values, False) == "percent" and low > _UNIT_GAP * values[is_share].max():
+            names = list_some(runs.names(runs.values[is_share]), _MAX_LISTED, "; ")
+            numbers = {"low": low, "count": is_share.sum(), "total": len(values)}
+            runs.warn("mixed units", name=name, runs=names, **numbers)
 
 
 def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:

@@ -25,7 +25,7 @@ from kdtune.config.task import Task
 from kdtune.config.text import InputError
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, completed
 from kdtune.results.design import p_text
-from kdtune.results.frames import Frames, config_label, trials_with_predictions
+from kdtune.results.frames import INCONSISTENT, Frames, config_label, trials_with_predictions
 from kdtune.results.words import sentence
 from kdtune.statistics.intervals import binomial_p, chance_level
 
@@ -50,7 +50,7 @@ def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
 
 def describe_status(study: Study, frames: Frames) -> str:
     """Return the progress of a study, e.g. "complete: 40 runs"."""
-    counts = dict.fromkeys(("completed", "failed", "pruned", "dropped"), 0)
+    counts = dict.fromkeys(("completed", "failed", "pruned", INCONSISTENT, "dropped"), 0)
     counts |= frames.trials.status.value_counts().to_dict()
     # of an adaptive search only the trials that have started are known
     planned = len(frames.trials) + _count_missing(study, frames.trials)
@@ -84,7 +84,7 @@ class _Checked(NamedTuple):
 
 
 _Facts = Iterator[Mapping[str, Any]]
-EXCLUDED = ("failed", "truncated", "dropped")
+EXCLUDED = ("failed", "truncated", INCONSISTENT, "dropped")
 """Status of runs that are named, with the reason, in this order."""
 
 
@@ -283,6 +283,8 @@ def find_teacher_faults(records: Sequence[TeacherAccuracy]) -> Iterator[str]:
         if by_chance:
             of_file = is_output_file(record.teacher)
             yield sentence("teacher by chance", record=record, splits=by_chance, of_file=of_file)
+        if record.like_probabilities:
+            yield sentence("probabilities", record=record)
         before, after = record.acc_before, record.acc_after
         if before is not None and after is not None and after < before:
             yield sentence("teacher got worse", record=record)

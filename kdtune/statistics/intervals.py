@@ -215,7 +215,8 @@ class Estimate:
     df: float
     here: tuple[float, float] = (math.nan, math.nan)
     """Standard error and degrees of freedom of the same mean for these images only, where the
-    estimate is for new images: its interval is then never narrower, its p value never smaller."""
+    estimate is for new images: its t interval is then never narrower, the p value of its t test
+    never smaller. Where all repeats are equal the error is 0, and only the images vary."""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the ends of the t interval: mean +- t(df, (1 + level) / 2) error; NaN without."""
@@ -318,7 +319,8 @@ def crossed(table: ArrayLike) -> Estimate:
     estimates: where repeats dominate and the few of a study happen to vary little, they come out
     large and the interval narrow. With 4 repeats, 2,000 images and 26 configurations 8.8 % of null
     studies found one that helps. So an interval is at least as wide as that of `over_repeats`,
-    which is exact there. Intervals of 95 % then cover 94 to 98 % for R in {4, 8, 16} and N from
+    which is exact there (it has no width where all repeats differ equally, but the images still
+    vary). Intervals of 95 % then cover 94 to 98 % for R in {4, 8, 16} and N from
     153 to 5,000 (experiments/coverage.py).
 
     Args:

@@ -73,7 +73,7 @@ def max_t(differences: ArrayLike, seed: int = 0) -> list[float]:
 
 def _sign_patterns(n: int, seed: int) -> NDArray[np.float64]:
     """Return patterns of n signs, the observed one (all +) first: all for n <= 14, else 20,000."""
-    if n <= 14:  # a pattern and its negative have the same |t|: the first sign stays +
+    if n <= 14:  # a pattern and its negative have the same |t|: the last sign stays +
         patterns = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
         return 1.0 - 2.0 * patterns.astype(np.float64)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (20_000, n))

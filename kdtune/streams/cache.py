@@ -432,8 +432,8 @@ class Cache:
         if self.limit and (distrust := distrust_of(self.folder)):
             raise InputError(
                 f"the cache must be a folder that only you may write, but {distrust}, who could "
-                f"change the logits that runs read; name another one (--cache FOLDER), or close it "
-                f"to others (chmod go-w, chown)"
+                f"change the logits that runs read; name another one (--cache FOLDER), or delete "
+                f"it: what others have put there would be trusted if it became yours"
             )
 
     def fault(self) -> str | None:

@@ -562,6 +562,8 @@ def measure_accuracy(
                 acc_after=record.get("val", {}).get("acc"),
                 number=run.teacher_number,
                 which=_describe_number(run),
+                like_probabilities=teacher.outputs is not None
+                and teacher.outputs.like_probabilities,
             )
         )
     return measured

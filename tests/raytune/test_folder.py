@@ -86,8 +86,8 @@ def test_what_a_study_has_given_outlives_the_folders_of_its_runs(made: kdtune.Re
     assert weights == set(first.trial_id) == set(made.trials.trial_id)
 
     shutil.rmtree(folder / "trials")
-    write_records(folder, {at(0.5, 2): [0.1, 0.2, 0.8]})
     new = frame[frame.trial_id == at(0.5, 0).trial_id].assign(trial_id=at(0.5, 2).trial_id)
+    write_records(folder, {at(0.5, 2): [0.1, 0.2, new.correct.mean()]})
     train_of(folder, [at(0.5, 2).trial_id], new)
     finish(folder, Mirror(study))
     assert students(folder) == best_students(3)
@@ -132,7 +132,7 @@ def test_a_new_best_whose_students_were_deleted_is_said_with_the_remedy(
 ) -> None:
     folder = made.folder
     finish(folder, Mirror(made.study))
-    write_records(folder, {at(1.0, r): [0.9, 0.95, 0.99] for r in (1, 2)})  # now it is the best
+    write_records(folder, {at(1.0, 2): [0.9, 0.95, 0.99]})  # now it is the best
     new = folder / "trials" / at(1.0, 2).trial_id
     new.mkdir()
     (new / STUDENT).write_text("new")

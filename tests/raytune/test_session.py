@@ -281,6 +281,20 @@ def test_what_the_user_has_set_is_kept(settings: dict[str, str]) -> None:
         assert {name: os.environ[name] for name in AUTH if name in os.environ} == settings
 
 
+def test_a_place_where_others_may_rename_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(local_ray, "SOCKET_PATH_BYTES", 1000)
+    tmp_path.chmod(0o777)
+    words = f"is inside {tmp_path}, which may be written by every user; name another place"
+    with pytest.raises(InputError, match=words), local_ray._private_folder():
+        pass
+    tmp_path.chmod(0o1777)
+    with local_ray._private_folder() as folder:
+        assert folder.parent.parent == tmp_path
+
+
 def test_abandoned_folders_are_removed_and_those_in_use_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

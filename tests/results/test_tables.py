@@ -144,6 +144,14 @@ def test_rows_that_count_once_or_not_at_all() -> None:
     assert compare(nothing).verdict.startswith("No conclusion")
 
 
+@pytest.mark.parametrize(("low", "count"), [(0.75, 1), (8.0, 0), (None, 0)])
+def test_shares_beside_percent(low: float | None, count: int) -> None:
+    frame = table()
+    frame["acc"] = (100 * frame.acc).where(frame.index != 3, low or 100 * frame.acc)
+    words = "acc is at most 1 in 1 of 24 runs (alpha = 0, seed = 3) and at least 6"
+    assert [text.startswith(words) for text in compare(frame).warnings] == [True] * count
+
+
 def test_runs_that_end_at_different_epochs() -> None:
     epochs = pd.concat([table().assign(epoch=e) for e in range(4)])
     whole = compare(epochs, epoch="epoch")

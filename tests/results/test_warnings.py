@@ -126,6 +126,38 @@ def test_files_deleted_by_hand(kept: Results) -> None:
     assert warnings_of(folder) == [students, predictions.format(1, ID)]
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (None, "has the val accuracy {acc}, but the records say 0.1"),
+        (
+            lambda own, other: own.assign(correct=True),
+            "has the val accuracy 1, but the records say",
+        ),
+        (lambda own, other: own[::2], "has 250 examples of val, but the records say 500"),
+        (lambda own, other: other, f"is that of the run {at(1.0, 1).trial_id}"),
+    ],
+    ids=["record", "all correct", "half of the rows", "swapped"],
+)
+def test_predictions_that_contradict_the_records(kept: Results, change, fault: str) -> None:
+    """The run counts nowhere, since nobody can tell which of the two is right."""
+    file, other = (kept.folder / "trials" / at(a, 1).trial_id / PREDICTIONS for a in (0.5, 1.0))
+    frame = pd.read_parquet(file)
+    if change is None:
+        edit_records(
+            kept.folder, lambda x: x["trial_id"] == ID and "acc" in x and x.update(acc=0.1)
+        )
+    else:
+        change(frame, pd.read_parquet(other)).to_parquet(file)
+    (warning,) = (made := kdtune.load(kept.folder)).warnings
+    assert warning.startswith(f"inconsistent run excluded: {ID}, alpha = 0.5, repeat 1, 3 of 3 epo")
+    assert f"(trials/{ID}/{PREDICTIONS} {fault.format(acc=frame.correct.mean())}" in warning
+    assert made.status == "complete: 5 runs, 1 inconsistent"
+    assert made.compare().n.tolist() == [2] and ID not in set(made.predictions().trial_id)
+    file.unlink()  # the records are right
+    assert "inconsistent" not in set(kdtune.load(kept.folder).trials.status)
+
+
 # Teachers
 
 GOOD = TeacherAccuracy(

@@ -374,7 +374,7 @@ def test_a_study_refuses_a_folder_that_all_may_write(cache):
     assert str(refused.value) == (
         f"the cache must be a folder that only you may write, but {cache.folder} may be written by "
         f"every user, who could change the logits that runs read; name another one (--cache "
-        f"FOLDER), or close it to others (chmod go-w, chown)"
+        f"FOLDER), or delete it: what others have put there would be trusted if it became yours"
     )
     Resources.of(Study(cache=str(cache.folder), cache_gb=0))  # no cache is used
     place = cache.folder / "new"

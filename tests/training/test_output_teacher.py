@@ -24,6 +24,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData, load_data
 from kdtune.raytune.folder import check_same, is_moved
+from kdtune.results.warnings import find_teacher_faults
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import (
@@ -90,6 +91,21 @@ def test_the_file_equals_the_network_bit_for_bit(
         for each in map(resolve, (run, with_file(run, made / f"t.{suffix}")))
     ]
     assert accuracies[0] == accuracies[1] and set(accuracies[0]) == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1, 0), (1, 1), (2, 0)])
+def test_probabilities_under_the_name_of_logits(
+    made: Path, tmp_path: Path, factor: float, shift: float
+) -> None:
+    """Named if they lie between 0 and 1 and have the sum 1; a shift or a factor leaves one."""
+    arrays = dict(np.load(made / "t.npz"))
+    for name in ("train_logits", "val_logits", "test_logits"):
+        p = factor * torch.from_numpy(arrays[name]).softmax(1).numpy()
+        arrays[name] = p + shift * np.linspace(-1, 1, p.shape[1])  # whose sum is 0
+    np.savez(tmp_path / "t.npz", **arrays)
+    run = resolve(with_file(PLAIN, tmp_path / "t.npz"))
+    records = measure_accuracy(run, [run], NOWHERE, Resources(), StudyData(run))
+    assert any("as prob" in x for x in find_teacher_faults(records)) == ((factor, shift) == (1, 0))
 
 
 def test_the_baseline_may_augment_and_is_measured_on_val(made: Path, tmp_path: Path) -> None:
