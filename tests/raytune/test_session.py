@@ -53,18 +53,32 @@ def raylet(no_shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
         process.kill()
 
 
+@pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])
 def test_a_lost_raylet_ends_a_driver_that_does_not_end_by_itself(
-    raylet: Any, monkeypatch: pytest.MonkeyPatch
+    arrived: bool,
+    code: int,
+    raylet: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ends: list[str] = []
-    monkeypatch.setattr(local_ray, "_end", ends.append)
-    monkeypatch.setattr(local_ray, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(local_ray, "GRACE_SECONDS", 0.2)
+    """As interrupted if it was told to end."""
+    codes: list[int] = []
+    monkeypatch.setattr(local_ray.os, "_exit", codes.append)
+    values = {"WATCH_SECONDS": 0.05, "GRACE_SECONDS": 0.2, "_arrived": threading.Event()}
+    for name, value in (values | {"_kill_ray": lambda: None}).items():
+        monkeypatch.setattr(local_ray, name, value)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with ended_if_ray_is_lost():
+    if arrived:
+        local_ray._arrived.set()
+    with local_ray.summarised(lambda: "3 of 4 runs", print), ended_if_ray_is_lost():
         raylet.kill()
-        wait_until(lambda: bool(ends), 10)
-    assert "Ray's process raylet has ended" in ends[0] and "docs/security.md" in ends[0]
+        wait_until(lambda: bool(codes), 10)
+    said = capsys.readouterr()
+    assert codes == [code] and said.out == "So far: 3 of 4 runs\n" * arrived
+    resume = "interrupted; run the same command again to resume\n"
+    lost = "error: Ray's process raylet has ended (it was killed"
+    assert said.err.startswith(resume if arrived else lost)
+    assert ("docs/security.md" in said.err) is not arrived
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -87,25 +101,6 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
         local_ray._arrived.clear()
     with pytest.raises(RayLostError):
         check_local_ray()
-
-
-@pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])
-def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
-    arrived: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    codes: list[int] = []
-    monkeypatch.setattr(local_ray.os, "_exit", codes.append)
-    monkeypatch.setattr(local_ray, "_kill_ray", lambda: None)
-    monkeypatch.setattr(local_ray, "_arrived", threading.Event())
-    if arrived:
-        local_ray._arrived.set()
-    with local_ray.summarised(lambda: "3 of 4 runs", print):
-        local_ray._end("it is lost")
-    said = capsys.readouterr()
-    assert codes == [code]
-    assert said.out == "So far: 3 of 4 runs\n" * arrived
-    resume = "interrupted; run the same command again to resume\n"
-    assert said.err == (resume if arrived else "error: it is lost\n")
 
 
 def test_a_second_study_of_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
