@@ -8,6 +8,8 @@ if __name__ == "__main__":
 
     start("distill")  # refuses wrong flags before torch is loaded; does not return
 
+from dataclasses import replace
+
 from kdtune.config.fields import check
 from kdtune.config.files import check_links
 from kdtune.config.study import Study
@@ -27,12 +29,14 @@ def main(study: Study) -> int:
     check_links(study.folder)
     data, root, progress = StudyData(study.run), study.folder / "teacher", Progress()
     run = resolve(study.run, data=data)
+    study = replace(study, run=run)
     check(run, "repeat", run.repeat >= 0, "be 0 or more")
     resources = local_resources(study, data.of(run).photos, progress.show_build)
-    check_run(run, data)
+    for warning in check_run(run, data):
+        progress.print_line(f"warning: {warning}")
     for teacher, folder in missing_teachers(run, run.teacher_members, root, data):
         train_teacher(teacher, folder, resources, data, progress)
-    report_accuracy(run, [run], study.folder, resources, data, progress)
+    report_accuracy(study, [run], resources, data, progress)
     progress.print_line(
         f"Training the student {run.student}: repeat {run.repeat}, {describe_config(run)}."
     )

@@ -49,7 +49,7 @@ def main(study: Study) -> int:
     runs = numbered(study, whole_teachers(study))
     if file is not None:  # it has the outputs for views of the teacher's own size
         runs = [teachers.with_views_of_teacher(run, data.of(run)) for run in runs]
-    report_accuracy(study.run, runs, study.folder, resources, data, progress)
+    report_accuracy(study, runs, resources, data, progress)
     if file is not None:
         counts = teachers.dump_teacher(runs[0], root, resources, file, data.of(runs[0]))
         shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
@@ -98,19 +98,13 @@ def train_teacher(
 
 
 def report_accuracy(
-    run: Run,
-    runs: list[Run],
-    folder: Path,
-    resources: Resources,
-    data: StudyData,
-    progress: Progress,
+    study: Study, runs: list[Run], resources: Resources, data: StudyData, progress: Progress
 ) -> None:
-    """Print the accuracy of teachers, with warnings; measure what is not recorded.
+    """Print warnings of the data and the accuracy of teachers; measure what is not recorded.
 
     Args:
-        run: The run, or the base run of the study, that has the teachers.
-        runs: The run with each teacher.
-        folder: Of the study.
+        study: The study, resolved.
+        runs: Its run with each teacher.
         resources: Device, cache and loader workers.
         data: The data of the study.
         progress: Prints each line.
@@ -118,6 +112,9 @@ def report_accuracy(
     Raises:
         InputError: One is less accurate than --teacher-min-acc.
     """
+    run, folder, whole = study.run, study.folder, data.with_extra(study.run)
+    for fault in (*whole.warnings, *recipe.find_faults(study, whole)):
+        progress.print_line(f"warning: {fault}")
     root, runs = folder / "teacher", teachers.with_members(runs)
 
     def measure(recorded: list[TeacherAccuracy]) -> list[TeacherAccuracy]:

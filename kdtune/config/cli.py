@@ -42,7 +42,7 @@ from kdtune.config.fields import (
 )
 from kdtune.config.files import existing_file, not_writable_by_all
 from kdtune.config.run import DISTILLATION, Run
-from kdtune.config.study import Scope, Study, fashion
+from kdtune.config.study import Scope, Study, check_new_study, fashion
 from kdtune.config.task import Range, ends_of
 from kdtune.config.text import InputError, UserError, printable, printable_lines, shown, user_code
 
@@ -121,6 +121,8 @@ def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
             print(f"kdtune {__version__}")
             return 0
         argument = parse_command(command, arguments)
+        if isinstance(argument, Study):
+            check_new_study(argument)
         with not_writable_by_all():
             # the module under its own name: Ray cannot unpickle what `__main__` defines
             return int(import_module(f"kdtune.{command}").main(argument))

@@ -6,7 +6,7 @@ import pwd
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -99,13 +99,17 @@ def delete_states(file: Path) -> None:
         state.unlink(missing_ok=True)
 
 
-def check_links(folder: Path) -> None:
+def check_links(folder: Path, written: Sequence[str] = ("*", "*/*")) -> None:
     """Raise InputError if something in a study's folder leads out of it when it is written.
 
     Folders there must be no symbolic links, and nothing in Ray's own folder may be one. The study's
     folder itself may be reached through a link. Other files may be links: they are replaced.
+
+    Args:
+        folder: Of the study, or of a report.
+        written: Patterns of what is written there.
     """
-    for entry in (*folder.glob("*"), *folder.glob("*/*")):
+    for entry in (entry for pattern in written for entry in folder.glob(pattern)):
         is_followed = entry.name in FOLDERS or entry.parent == folder / RAY
         if entry.is_symlink() and (is_followed or entry.is_dir()):
             raise InputError(
@@ -156,10 +160,21 @@ def existing_file(subject: str, field: str, path: str, suffix: str = "") -> Path
     file = Path(path).expanduser()
     if file.is_file() and file.name.endswith(suffix):
         return file
-    others = [other.name for other in file.parent.glob(f"*{suffix or '.*'}") if other != file]
     kind = f" ({suffix})" if suffix else ""
-    hint = did_you_mean(file.name, others, 0.6)
-    raise InputError(f"{subject} must be a file{kind}, but {describe_missing(file)}{hint}")
+    raise missing_path(f"{subject} must be a file{kind}", file, f"*{suffix or '.*'}")
+
+
+def missing_path(requirement: str, path: Path, pattern: str = "*") -> InputError:
+    """Return the error for a path that is not usable, with the most similar name in its folder.
+
+    Args:
+        requirement: What the user must give, such as "an experiment must be a file".
+        path: What is not one.
+        pattern: Of the names that are similar.
+    """
+    others = [other.name for other in path.parent.glob(pattern) if other != path]
+    hint = did_you_mean(path.name, others, 0.6)
+    return InputError(f"{requirement}, but {describe_missing(path)}{hint}")
 
 
 def describe_missing(path: Path) -> str:

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from kdtune.config.fields import (
+    FORMS_OF_DATA,
     ONLY_SEARCH,
     BelowOne,
     Bounds,
@@ -26,16 +27,19 @@ from kdtune.config.fields import (
     Params,
     Positive,
     Repeats,
+    Role,
     Setting,
     Value,
     check,
     check_fields,
+    is_named_data,
+    is_named_extra,
     is_object,
     is_output_file,
     name_of_data,
     pairs,
 )
-from kdtune.config.files import cache_folder, join_uri
+from kdtune.config.files import STUDY, cache_folder, join_uri, missing_path
 from kdtune.config.objects import KINDS, missing_error
 from kdtune.config.records import Limits
 from kdtune.config.run import (
@@ -68,7 +72,7 @@ from kdtune.config.task import (
     parse_metric,
     to_list_or_range,
 )
-from kdtune.config.text import InputError, did_you_mean, shown
+from kdtune.config.text import InputError, did_you_mean, short, shown
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -302,9 +306,6 @@ class Study:
         Each setting of the other hyperparameters is also there with the values of the baseline
         (alpha = 1), unless plain_share is 0. Empty for "random" and "tpe", which propose
         configurations during the search. They are of `Run`, or `FunctionRun` with `train`.
-
-        Raises:
-            InputError: Two different configurations have the same id.
         """
         if self.search != "grid":
             return []
@@ -322,12 +323,7 @@ class Study:
         for space in spaces:
             for sample in itertools.product(*space.values()):
                 run = self.base_run.sample(repeat=0, **dict(zip(space, sample, strict=True)))
-                first = runs.setdefault(run.config_id, run)
-                if first is not run and first.config != run.config:
-                    raise InputError(
-                        f"the configurations {first.config} and {run.config} have the same id "
-                        f"{run.config_id}; change one of the values a little"
-                    )
+                runs.setdefault(run.identity, run)
         return list(runs.values())
 
     @property
@@ -368,7 +364,7 @@ class Study:
     def covers(self, other: Study) -> bool:
         """Return True if every configuration of the other study is possible in this one."""
         if self.search == other.search == "grid":
-            return {r.config_id for r in other.runs()} <= {r.config_id for r in self.runs()}
+            return {r.identity for r in other.runs()} <= {r.identity for r in self.runs()}
         return all(covers(self.values(n), other.values(n)) for n in self.task.names)
 
     @property
@@ -698,6 +694,52 @@ def check_packages(names: Sequence[str]) -> None:
         spec = find_spec(name)
         if spec is None or spec.origin is None:  # a folder, such as that of wandb's runs
             raise InputError(f"--tracker {name} needs {name}: pip install 'kdtune[{name}]'")
+
+
+# A study that has not begun.
+
+
+TABLE_DIGITS = 6
+"""Significant digits of a hyperparameter in a table."""
+
+
+def check_new_study(study: Study) -> None:
+    """Raise InputError if a new study names a path that does not exist, or a value twice.
+
+    Commands call it before they load torch and Ray. A study that has begun is left to the driver:
+    its data may have moved, and its values are what they are.
+    """
+    if study.uri is not None or (study.folder / STUDY).exists():
+        return
+    for requirement, name in _paths(study) if study.train is None else ():
+        if not (path := Path(name).expanduser()).exists():
+            raise missing_path(requirement, path)
+    for name, values in study.space.items():
+        numbers = () if isinstance(values, Range) else values
+        texts = [short(v, TABLE_DIGITS) for v in dict.fromkeys(numbers) if isinstance(v, float)]
+        if twice := [text for text in texts if texts.count(text) > 1]:
+            raise InputError(
+                f"the values of {name} must differ in the {TABLE_DIGITS} digits that tables show, "
+                f"but got {twice[0]} twice; leave one of them out"
+            )
+
+
+def _paths(study: Study) -> Iterator[tuple[str, str]]:
+    """Yield the paths that a study of distillation names, each with what it must be."""
+    run = study.run
+    if not is_named_data(run.data):
+        yield FORMS_OF_DATA, run.data
+    if run.extra is not None and not is_named_extra(run.extra):
+        yield "--extra must be rest, module:factory or a folder", run.extra
+    if study.warm_start is not None:
+        yield "--warm-start must be the folder of a study", study.warm_start
+    for role in get_args(Role):
+        for model in models_of(study.values(role)):
+            weights = replace(run, **{role: model}).weights_of(role)  # type: ignore[arg-type]
+            if is_output_file(model):
+                yield "a teacher without a network must be a file of its outputs", weights
+            elif weights not in ("default", "none"):
+                yield f'--{role}-weights must be "default", "none" or a file', weights
 
 
 # Objects and files of outputs: those that the space lists, those that the study lacks.

@@ -296,10 +296,10 @@ class Task:
         others = {n: config[other] for n, other in self.like.items() if config[n] is None}
         return {**config, **others}
 
-    def config_id(self, config: Config, study_values: Mapping[str, Value | None]) -> str:
-        """Return eight hex digits that name a canonical configuration.
+    def identity(self, config: Config, study_values: Mapping[str, Value | None]) -> str:
+        """Return a text that tells a canonical configuration from all others.
 
-        A hyperparameter that a later version adds changes no id of an old study.
+        A hyperparameter that a later version adds changes nothing in an old study.
 
         Args:
             config: The configuration, see `canonical`.
@@ -315,8 +315,7 @@ class Task:
             return value is not None and value != neutral
 
         counted = {name: value for name, value in config.items() if counts(name, value)}
-        text = json.dumps(counted, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return json.dumps(counted, sort_keys=True)
 
     def is_baseline(self, config: Mapping[str, Any]) -> bool:
         """Return True if a configuration has the values of the baseline."""
@@ -378,7 +377,7 @@ class BaseRun(ABC):
     repeat: int
     seed: int
     study_values: tuple[tuple[str, Value | None], ...] = ()
-    """See `Task.config_id`."""
+    """See `Task.identity`."""
 
     @property
     @abstractmethod
@@ -391,9 +390,14 @@ class BaseRun(ABC):
         return self.task.canonical({name: self.value(name) for name in self.task.names})
 
     @cached_property
+    def identity(self) -> str:
+        """What tells the configuration from all others, the same in every repeat."""
+        return self.task.identity(self.config, dict(self.study_values))
+
+    @cached_property
     def config_id(self) -> str:
-        """Eight hex digits that name the configuration, the same in every repeat."""
-        return self.task.config_id(self.config, dict(self.study_values))
+        """Eight hex digits that name the configuration; rarely, two have the same."""
+        return hashlib.sha256(self.identity.encode()).hexdigest()[:8]
 
     @abstractmethod
     def sample(self, **values: Any) -> Self:

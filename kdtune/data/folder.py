@@ -4,14 +4,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 import PIL
 import torch
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from kdtune.config.fields import FORMS_OF_DATA
+from kdtune.config.files import missing_path
 from kdtune.config.text import VAL_NAMES, InputError, hidden_characters, list_some, printable, shown
 from kdtune.data.dataset import Data, Split, decode, hash_files, keep_note, name_splits, read_note
 
@@ -159,6 +163,31 @@ def _verify(splits: Sequence[Split], fingerprint: str) -> None:
     keep_note(note, "")
 
 
+SMALL = 64
+"""Pixels of the larger side up to which image files count as small."""
+
+
+def small_side(data: Data) -> int | None:
+    """Return the largest side of a data set's image files in pixels if all are small, else None.
+
+    Only the heads of files are read, up to the first image that is not small.
+    """
+    labelled = [split.inputs for name, split in data.splits.items() if name != "extra"]
+    files = [file for inputs in labelled if isinstance(inputs, tuple) for file in inputs]
+    note = f"{data.fingerprint}-largest-side"
+    if (noted := read_note(note)) is not None and noted.isdecimal():
+        return int(noted)
+    largest = 0
+    for file in files:
+        with suppress(OSError), Image.open(file) as image:  # `verify` names a file without an image
+            largest = max(largest, *image.size)
+        if largest > SMALL:
+            return None
+    if largest:
+        keep_note(note, str(largest))
+    return largest or None
+
+
 def _decoding_fault(file: str) -> str:
     """Return a sentence if the image cannot be decoded, else ""."""
     try:
@@ -262,10 +291,7 @@ def _read_split(folder: Path) -> _Split:
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split; raise InputError without train, or with two of val."""
     if not root.is_dir():
-        raise InputError(
-            f'data must be "fashion", torchvision:NAME, module:factory or a folder with train/ and '
-            f"val/, but there is no folder {root}; give one (--data FOLDER)"
-        )
+        raise missing_path(FORMS_OF_DATA, root)
     names = _list_folder(root)
     for name in names:  # a split that is a file, or a link that leads nowhere
         if name in ("train", *VAL_NAMES, "test") and not (root / name).is_dir():

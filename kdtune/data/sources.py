@@ -260,13 +260,7 @@ def _read(run: Run) -> Data:
     if name in SOURCES:
         return SOURCES[name]()
     if not is_named_data(name):
-        folder = Path(name).expanduser()
-        if folder.name in dataset_names() and not folder.exists():
-            raise InputError(
-                f"there is no folder {folder}; for the dataset of torchvision, give "
-                f"--data torchvision:{folder.name}"
-            )
-        return load_folder(folder)
+        return load_folder(Path(name).expanduser())
     if name.startswith("torchvision:"):
         return load_torchvision(name.removeprefix("torchvision:"), run.data_root, run.download)
     return load_user_data(name)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from kdtune.config.files import atomic_write, describe_missing
+from kdtune.config.files import atomic_write, missing_path
 from kdtune.config.text import DAMAGED, InputError, first_line, printable
 from kdtune.models.classifier import Preprocessing
 
@@ -187,9 +187,7 @@ def load_weights(name: str, weights: str) -> StateDict:
         return _default_weights(name)
     file = Path(weights).expanduser()
     if not file.is_file():
-        raise InputError(
-            f'weights must be "default", "none" or a file, but {describe_missing(file)}'
-        )
+        raise missing_path('weights must be "default", "none" or a file', file)
     return read_checkpoint(file)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kdtune.config.study import BUDGET, Study, recorded_run
 from kdtune.config.task import BaseRun
+from kdtune.config.text import InputError
 from kdtune.statistics import selection as racing
 from kdtune.statistics.selection import Table, rungs
 from kdtune.statistics.tests import AnytimeTest
@@ -204,8 +205,20 @@ class Ledger:
         return value
 
     def add_config(self, run: BaseRun) -> ConfigState:
-        """Add the configuration of a run as a new row of the table."""
+        """Add the configuration of a run as a new row of the table.
+
+        Raises:
+            InputError: Another configuration has the same id.
+        """
         run = run.at(0)
+        if run.config_id in self.configs:  # of 32 bits: two of 1,000 have the same in 1 of 9,000
+            configs = (self.configs[run.config_id].run.config, run.config)
+            names = [n for n, value in run.config.items() if value != configs[0][n]]
+            first, second = (", ".join(f"{n} = {config[n]}" for n in names) for config in configs)
+            raise InputError(
+                f"the configurations with {first} and with {second} have the same id, "
+                f"{run.config_id}, and cannot be told apart; change one of the values a little"
+            )
         state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
         self._rows.append([math.nan] * self.study.repeats)
         self.by_row.append(state)
@@ -461,9 +474,10 @@ def default_of_round(ledger: Ledger) -> list[ConfigState]:
 
 def _recipes_default(ledger: Ledger) -> str | None:
     """Return the recipe's default; None if it was not suggested, or would fail once more."""
-    default = ledger.study.default
-    state = ledger.configs.get(default.config_id) if default is not None else None
-    if state is None:
+    if (default := ledger.study.default) is None:
+        return None
+    state = ledger.configs.get(default.config_id)
+    if state is None or state.run.identity != default.identity:
         return None
     before = {status for r, status in state.status.items() if phase_of(r) != "final"}
     return None if before & {"failed", "dropped"} else state.run.config_id

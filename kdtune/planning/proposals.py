@@ -138,6 +138,8 @@ class ConfigSampler:
     def suggest(self, number: int) -> BaseRun | None:
         """Return a configuration not suggested before; None where there is no other.
 
+        One that has the id of another, which is rare, counts as suggested.
+
         Args:
             number: of the suggestion, from 0; decides its arm and its seed.
         """

@@ -24,7 +24,7 @@ from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
 from kdtune.results.comparison import Criterion
 from kdtune.results.formatting import cell
-from kdtune.results.results import Results
+from kdtune.results.results import Results, task_of
 from kdtune.results.words import sentence, undecidable_sentence
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.streams.cache import Cache
@@ -208,7 +208,8 @@ def describe_state(plan: Plan) -> str:
 
 def describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
-    pairs, criterion = ledger.decisions(plan.ledger), Criterion(task=plan.study.task)
+    pairs = ledger.decisions(plan.ledger)
+    criterion = Criterion(task=task_of(plan.study, plan.study.folder))
     tests = [(decision.test, decision.level) for decision in pairs]
     return sentence(
         "auto ended",
@@ -223,7 +224,7 @@ def describe_end(plan: Plan) -> str:
 def _describe_lead(
     plan: Plan, pair: ledger.Finalists, baseline: ledger.ConfigState, distilled: ledger.ConfigState
 ) -> str:
-    criterion = Criterion(task=plan.study.task)
+    criterion = Criterion(task=task_of(plan.study, plan.study.folder))
     sign = criterion.scale * criterion.sign
     if final := ledger.final_test(plan.ledger, pair).differences:
         mean = sign * sum(final) / len(final)

@@ -18,7 +18,7 @@ from kdtune.config.objects import Passed
 from kdtune.config.records import InputRecord, ModelRecord, StudentsRecord, read_students_record
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.text import InputError, first_line
+from kdtune.config.text import InputError, first_line, shown
 from kdtune.data.sources import SOURCES
 from kdtune.data.views import eval_resizing
 from kdtune.models.classifier import Classifier, Preprocessing
@@ -220,6 +220,10 @@ def load_student(
     if isinstance(place, Study):
         source = place.uri or place.folder
     elif not isinstance(place, str | Path):
+        if not isinstance(getattr(place, "study", None), Study):
+            raise InputError(
+                f"place must be a study, its results or a path, but got {shown(place)}"
+            )
         is_here = (place.folder / STUDENTS).is_dir() or place.study.uri is None
         source = place.folder if is_here else place.study.uri
     students = find_students(source)

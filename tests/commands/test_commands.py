@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from own_data import clothes
 
 import kdtune.analysis
 import kdtune.distill
@@ -12,6 +13,19 @@ from kdtune.config.cli import parse, parse_command
 
 TEACHER = "--teacher-epochs 1 --gpus 0 --teacher factories:tiny_teacher --cache"
 STUDENT = "--train-images 60 --epochs 2 --student factories:tiny_student"
+
+
+def test_images_of_val_in_train_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared = dict.fromkeys(("train", "val"), clothes()["train"])
+    monkeypatch.setattr("own_data.shared", lambda: shared, raising=False)
+    words = f"{TEACHER} {tmp_path / 'cache'} --data own_data:shared --teacher-weights none"
+    assert kdtune.teacher.main(parse("teacher", words.split())) == 0
+    words += " --student factories:tiny_student --student-weights none --epochs 1"
+    assert kdtune.distill.main(parse("distill", words.split())) == 0
+    assert capsys.readouterr().out.count("warning: 200 of the 200 images in val are also in") == 2
 
 
 @pytest.mark.usefixtures("in_this_process")

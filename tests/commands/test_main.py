@@ -69,7 +69,9 @@ def test_exit_codes(
     assert capsys.readouterr().err.startswith(printed)
 
 
-@pytest.mark.parametrize("line", ["serach", "search --alpa 1", "analysis -h"])
+@pytest.mark.parametrize(
+    "line", ["serach", "search --alpa 1", "analysis -h", "search --data x", "distill --data x"]
+)
 def test_it_answers_without_heavy_modules(line: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "kdtune", *line.split()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
@@ -82,6 +84,10 @@ def test_public_names_are_those_of_their_modules_and_load_neither_torch_nor_pand
     for name in kdtune.__all__:
         module = import_module(f"kdtune.{kdtune._MODULES[name]}")
         assert getattr(kdtune, name) is getattr(module, name)
+    for take in (kdtune.load, kdtune.load_student, kdtune.run):
+        for value in (None, 5):
+            with pytest.raises(InputError, match=f"must be .*, but got {value}"):
+                take(value)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="module 'kdtune' has no attribute 'Stduy'"):
         kdtune.Stduy  # noqa: B018
     code = (

@@ -40,6 +40,12 @@ def test_words_that_contradict_each_other(line: str, message: str) -> None:
         parse_command(command, words)
 
 
+def test_flags_count_as_given_and_values_do_not() -> None:
+    study = parse("search", ["--teacher_weights", "none", "--name", "cache"])  # as tyro takes them
+    assert set(study.flags) == {"teacher_weights", "name"}
+    assert study.run.teacher_epochs is None  # these weights have a recipe of their own
+
+
 def test_a_baseline_is_one_configuration() -> None:
     with pytest.raises(InputError, match=r"^--baseline must be .*each name once, but got alpha"):
         parse_baseline("alpha=1,alpha=0.5")

@@ -78,7 +78,7 @@ def a_bomb(root):
 
 def no_folder(root):
     root.rename(root.parent / "gone")
-    return (f"there is no folder {root}",)
+    return (f"{root} does not exist",)
 
 
 def a_split_that_is_a_file(root):

@@ -11,6 +11,7 @@ from simulated_runs import LISTS, RANGES, RUN, curve, make
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.planning.ledger import (
     Arm,
     Ledger,
@@ -47,6 +48,20 @@ def test_budgets() -> None:
         ("1.5h", RunCost(0, 0, 5400), True),
     ):
         assert cost.reaches(budget) is reached
+
+
+def test_configurations_of_one_id_are_refused_or_never_suggested() -> None:
+    """An id has 32 bits of a hash: these two share theirs."""
+    study = Study(space={"lr": (0.04539525, 0.0467785)}, plain_share=0)
+    first, second = study.runs()
+    assert first.config_id == second.config_id and first.identity != second.identity
+    words = r"with lr = 0.04539525 and with lr = 0.0467785 have the same id"
+    with pytest.raises(InputError, match=words):
+        Plan(study)
+    one, other = (Study(run=Run(lr=run.lr), plain_share=0) for run in (first, second))
+    assert one.covers(one) and not one.covers(other)
+    plan = Plan(replace(study, search="random", samples=9))
+    assert [plan.next_run() is None for _ in range(9)] == [False] * 8 + [True]
 
 
 def lines_of(run: Run, scores: list[float] | None) -> list[dict]:

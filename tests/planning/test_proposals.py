@@ -157,19 +157,6 @@ def test_extreme_ends_are_kept(ends: tuple[float, float]) -> None:
         assert searched_distribution(values)._contains(odds)
 
 
-def peaked(run: Run) -> list[float]:
-    """Return accuracies that are best at alpha = 0.004, by the distance in log-odds."""
-    odds = logit(min(max(run.alpha, 1e-4), 1 - 1e-4))
-    return [0.8 - 0.02 * abs(odds - logit(0.004))] * RUN.epochs
-
-
-def test_tpe_finds_a_small_alpha() -> None:
-    lines = play(replace(STUDY, repeats=1), peaked)
-    alphas = [line["config"]["alpha"] for line in lines if line["kind"] == "start"]
-    near = [abs(logit(alpha) - logit(0.004)) < 1 for alpha in alphas[15:]]
-    assert np.mean(near) > 2 * 2 / (logit(0.999) - logit(0.001))  # twice what chance gives
-
-
 def exported(study: Study, lines: list[Line]) -> optuna.Study:
     """Return the study as Optuna reads its export."""
     study.folder.mkdir(parents=True, exist_ok=True)
@@ -194,41 +181,7 @@ def test_the_sampler_holds_log_odds_and_the_export_true_values(tmp_path: Path) -
         assert done.distributions["alpha"] == optuna.distributions.FloatDistribution(0.001, 1.0)
 
 
-SOFTENED = {"temperature", "teacher_temperature"}
-TAKEN = {
-    "kl": SOFTENED,
-    "mse": set(),
-    "dkd": SOFTENED | {"dkd_alpha", "dkd_beta"},
-    "ls": SOFTENED,
-    "dist": SOFTENED | {"dist_beta", "dist_gamma"},
-    "nkd": SOFTENED | {"nkd_gamma"},
-    "kl+dist": SOFTENED | {"dist_beta", "dist_gamma", "loss_weight"},
-    "mse+mine:f": SOFTENED
-    | {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma", "nkd_gamma", "loss_weight"},
-}
-LOSS_RANGES = dict.fromkeys(("temperature", "teacher_temperature"), Range(1, 20, log=True)) | {
-    "dkd_alpha": Range(0, 2),
-    "dkd_beta": Range(0, 8),
-    "dist_beta": Range(0, 4),
-    "dist_gamma": Range(0, 4),
-    "nkd_gamma": Range(0, 3),
-    "loss_weight": Range(0.1, 10),
-}
-SPACE = {"loss": tuple(TAKEN), "alpha": Range(0, 0.9), **LOSS_RANGES}
 PAIRS = {"temperature": (1.0, 4.0), "teacher_temperature": (1.0, 4.0), "alpha": (0.5,)}
-
-
-def test_each_loss_has_its_own_hyperparameters() -> None:
-    run = replace(RUN, teacher_temperature=2.0)
-    study = Study(run=run, search="tpe", samples=60, plain_share=0.1, repeats=1, space=SPACE)
-    plan = Plan(study, play(study, curve))
-    runs = [state.run for state in plan.ledger.configs.values()]
-    assert {run.loss for run in runs if run.alpha != 1} == set(TAKEN)
-    for run in runs:
-        taken = set() if run.alpha == 1 else TAKEN[run.loss]
-        assert {name for name in LOSS_RANGES if run.config[name] is not None} == taken, run.loss
-        for name in taken:
-            assert LOSS_RANGES[name].low <= run.config[name] <= LOSS_RANGES[name].high
 
 
 def test_equal_temperatures_are_one_configuration() -> None:
