@@ -153,7 +153,7 @@ def distillation_epochs(
         contents: What the data of the study must be.
     """
     place = trial_folder(run)
-    cache = Cache(study.cache, study.cache_gb)
+    cache = Cache(study.cache, study.cache_gb, owner=str(study.folder))
     try:
         # the store has the last state only; pull() also deletes the one before, which a run that
         # was dropped meanwhile may have left on this machine
