@@ -39,7 +39,7 @@ from kdtune.config.fields import (
     name_of_data,
     pairs,
 )
-from kdtune.config.files import STUDY, cache_folder, join_uri, missing_path
+from kdtune.config.files import STUDY, cache_folder, check_exists, join_uri
 from kdtune.config.objects import KINDS, missing_error
 from kdtune.config.records import Limits
 from kdtune.config.run import (
@@ -712,8 +712,7 @@ def check_new_study(study: Study) -> None:
     if study.uri is not None or (study.folder / STUDY).exists():
         return
     for requirement, name in _paths(study) if study.train is None else ():
-        if not (path := Path(name).expanduser()).exists():
-            raise missing_path(requirement, path)
+        check_exists(requirement, name)
     for name, values in study.space.items():
         numbers = () if isinstance(values, Range) else values
         texts = [short(v, TABLE_DIGITS) for v in dict.fromkeys(numbers) if isinstance(v, float)]
