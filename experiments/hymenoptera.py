@@ -5,7 +5,8 @@
 Source: github.com/anvelezec/distillation. The teacher is fine-tuned for 25 epochs, all layers; of
 the student only the head learns while its batch norm layers stay in train mode, as that code really
 did. Weights are torchvision's ImageNet weights, which need the internet; without it
-`--teacher-weights none --student-weights none` runs the study from random weights.
+`--teacher-weights none --student-weights none --trainable all` trains whole models from random
+weights.
 """
 
 from kdtune import Run, Study

@@ -87,6 +87,7 @@ class Row:
             student="resnet18",
             student_weights="none",
             trainable=self.trainable,
+            batch_norm="train",
             precision=self.precision,
             loss="mse",
             epochs=self.epochs,

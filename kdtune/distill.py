@@ -32,7 +32,8 @@ def main(study: Study) -> int:
     study = replace(study, run=run)
     check(run, "repeat", run.repeat >= 0, "be 0 or more")
     resources = local_resources(study, data.of(run).photos, progress.show_build)
-    check_run(run, data)
+    for warning in check_run(run, data):
+        progress.print_line(f"warning: {warning}")
     for teacher, folder in missing_teachers(run, run.teacher_members, root, data):
         train_teacher(teacher, folder, resources, data, progress)
     report_accuracy(study, [run], resources, data, progress)

@@ -92,7 +92,7 @@ def plain_loop(
         batches = zip(views.batches(run.batch_size, workers), labels, strict=True)
         for step, (x, y) in enumerate(batches):
             x, y = x.to(where), y.to(where)
-            student.set_mode(True, run.batch_norm == "train")
+            student.set_mode(True, run.batch_norm_mode == "train")
             torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
             logits = student(x)
             with torch.set_grad_enabled(teacher_backward):

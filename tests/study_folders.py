@@ -83,7 +83,8 @@ def starting_repository(folder: Path) -> Results:
 
     One of the four files of alpha = 0.5 holds 2 epochs of 25.
     """
-    run = Run(loss="mse", schedule="step", trainable="head", lr=1e-3, data="hymenoptera_data")
+    run = Run(loss="mse", schedule="step", trainable="head", batch_norm="train", lr=1e-3)
+    run = replace(run, data="hymenoptera_data")
     study = Study(run=run, space={"alpha": (0.0, 0.5, 1.0)}, repeats=4)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.json").write_text(study.to_json())

@@ -143,7 +143,8 @@ class Run(BaseRun):
     augment: Annotated[Augment | None, _OF_ALL] = None
     """Augmentation of the training images: "crop" (pad by an eighth, crop, flip), "resized-crop"
     (RandomResizedCrop, flip), "trivial" (crop or resized-crop as the data need it, then
-    TrivialAugment) or "none". None: "crop" for images of one size, "resized-crop" for files."""
+    TrivialAugment) or "none". None: "crop" for images of one size and for files of at most 64
+    pixels, "resized-crop" for other files."""
     orientation: Annotated[Orientation | None, _RESOLVED] = None
     """Orientation of image files: "exif" (rotated and mirrored as their EXIF data say, as viewers
     show them) or "stored" (as the pixels are stored in the file). None: exif; but stored for a
@@ -151,7 +152,8 @@ class Run(BaseRun):
     eval_crop: Annotated[PositiveShare | None, _RESOLVED] = None
     """Side of the central crop of val and test images, as a share of the resized image's shorter
     side; 1 crops only to a square. None: that of the teacher's published evaluation transform, else
-    0.875; but 1 for images of one size that are no larger than the teacher's input."""
+    0.875; but 1 for images of one size, and files of at most 64 pixels, that are no larger than the
+    teacher's input."""
     eval_interpolation: Annotated[Interpolation | None, _RESOLVED] = None
     """Interpolation with which val and test images are resized, and those of train unless
     RandomResizedCrop does it. None: that of the teacher's published evaluation transform, else
@@ -241,9 +243,13 @@ class Run(BaseRun):
     the model."""
     trainable: Annotated[Trainable, Hyperparameter()] = "all"
     """Layers of the student that are trained: all, or only the head (its last layer)."""
-    batch_norm: Annotated[BatchNorm, Hyperparameter()] = "train"
+    batch_norm: Annotated[BatchNorm | None, Hyperparameter(resolved=True)] = None
     """Mode of the student's batch norm layers during training: "train" (batch statistics; running
-    statistics change even under a frozen backbone) or "eval" (running statistics, frozen)."""
+    statistics change even under a frozen backbone) or "eval" (running statistics, frozen). None:
+    train, "eval" where only the head is trained; but train for a study that an earlier version of
+    kdtune began."""
+    allow_random_backbone: Annotated[bool, Setting(commands=OF_STUDENT, defines=False)] = False
+    """Train the head alone (--trainable head) also of a student with random weights."""
     loss: Annotated[str, Hyperparameter(unless=_BASELINE, metavar=_LOSSES)] = "kl"
     """Distillation loss: "kl" (KL divergence of the softened probabilities, times T squared), "mse"
     (of the logits), "dkd" (decoupled: label and other classes apart), "ls" (kl of standardised
@@ -369,6 +375,15 @@ class Run(BaseRun):
             return run
         teacher = {n: v for n, v in self.study_values if n in OF_TEACHER}
         return replace(run, **teacher)  # type: ignore[arg-type]
+
+    def value(self, name: str) -> Value:
+        """Return the value of a hyperparameter, whether it has an effect or not."""
+        return self.batch_norm_mode if name == "batch_norm" else super().value(name)
+
+    @property
+    def batch_norm_mode(self) -> BatchNorm:
+        """Mode of the student's batch norm layers; unset, what its trainable layers need."""
+        return self.batch_norm or ("eval" if self.trainable == "head" else "train")
 
     @property
     def split_repeat(self) -> int:
@@ -759,8 +774,9 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
 #     2   `schema`, `fingerprints` of data, teacher and student, and the fields of the study
 #     3   the teacher has a recipe of its own (teacher_*), val and test a transform of their own
 #     4   the finalists are recorded before their final repeats start, see `storage.records`
+#     5   without `batch_norm`, a student of which only the head is trained has it in eval mode
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 def check_schema(values: Mapping[str, Any], noun: str = "this study") -> int:
@@ -799,7 +815,8 @@ def migrate(
         # earlier versions kept the students of all runs: a resumed study must not delete them
         migrated = {"keep": "all", **migrated, "run": migrate_run(values["run"])}
     if isinstance(run := migrated.get("run"), Mapping):
-        migrated["run"] = {**_BEFORE_ORIENTATION, **run}
+        before = _BEFORE_ORIENTATION | ({"batch_norm": "train"} if schema <= 4 else {})
+        migrated["run"] = {**before, **run}
     return migrated | {"schema": SCHEMA}
 
 

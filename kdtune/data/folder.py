@@ -4,12 +4,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 import PIL
 import torch
+from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdtune.config.fields import FORMS_OF_DATA
@@ -159,6 +161,31 @@ def _verify(splits: Sequence[Split], fingerprint: str) -> None:
     if faults:
         raise InputError(f"{list_some(faults, 1)}; replace it, make it readable or remove it")
     keep_note(note, "")
+
+
+SMALL = 64
+"""Pixels of the larger side up to which image files count as small."""
+
+
+def small_side(data: Data) -> int | None:
+    """Return the largest side of a data set's image files in pixels if all are small, else None.
+
+    Only the heads of files are read, up to the first image that is not small.
+    """
+    labelled = [split.inputs for name, split in data.splits.items() if name != "extra"]
+    files = [file for inputs in labelled if isinstance(inputs, tuple) for file in inputs]
+    note = f"{data.fingerprint}-largest-side"
+    if (noted := read_note(note)) is not None and noted.isdecimal():
+        return int(noted)
+    largest = 0
+    for file in files:
+        with suppress(OSError), Image.open(file) as image:  # `verify` names a file without an image
+            largest = max(largest, *image.size)
+        if largest > SMALL:
+            return None
+    if largest:
+        keep_note(note, str(largest))
+    return largest or None
 
 
 def _decoding_fault(file: str) -> str:

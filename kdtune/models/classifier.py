@@ -265,6 +265,11 @@ class Classifier(nn.Module):
         return weight.shape[1]
 
     @property
+    def has_batch_norm(self) -> bool:
+        """Whether a layer normalises by the other examples of a batch in train mode."""
+        return any(isinstance(module, _BatchNorm) for module in self.modules())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all parameters and buffers that a state dict has."""
         return sum(value.nbytes for value in self.net.state_dict().values())

@@ -213,14 +213,14 @@ class Keys:
         """
         run = self.run
         parts = self._views(split, epoch) | self._computation | _of_part(part)
-        parts |= {"student": student, "batch_norm": run.batch_norm}
+        parts |= {"student": student, "batch_norm": run.batch_norm_mode}
         by_batch = split == "train" and not per_image
         # With batch norm in train mode, val and test are evaluated with running statistics, which
         # follow the training batches of all epochs so far. So these features, too, depend on the
         # epoch, on what the batches are made of, and on how the images of train are augmented.
-        if by_batch or run.batch_norm == "train":
+        if by_batch or run.batch_norm_mode == "train":
             parts |= self._batches(epoch) | (self._mixing if run.mixes else {})
-        if split != "train" and run.batch_norm == "train":
+        if split != "train" and run.batch_norm_mode == "train":
             transform = self._transform("train")
             parts |= {f"train_{name}": value for name, value in transform.items()}
         return Key("features", parts)

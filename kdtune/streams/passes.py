@@ -39,7 +39,7 @@ class Features:
         self.student = student.freeze(head=False)
         # of the initial weights: a run that is resumed loads its statistics afterwards
         self.fingerprint = fingerprint or student.fingerprint(with_head=False)
-        self._updates_statistics = self.run.batch_norm == "train"
+        self._updates_statistics = self.run.batch_norm_mode == "train"
 
     def get(
         self,

@@ -482,10 +482,10 @@ def views_are_read_again(run: Run, split: str, data: Data, teacher: Sequence[Mod
     if not teacher:  # fine-tuning reads each view of train once; val would be worth little
         return False
     # with batch norm in train mode, each share of images without labels has other features
-    if run.trainable == "all" or (run.unlabelled_per_batch and run.batch_norm == "train"):
+    if run.trainable == "all" or (run.unlabelled_per_batch and run.batch_norm_mode == "train"):
         return True
     # features replace views, but those of val are computed after each epoch of drifting statistics
-    return run.batch_norm == "train" and split != "train"
+    return run.batch_norm_mode == "train" and split != "train"
 
 
 class ShardedViews:

@@ -429,7 +429,7 @@ def _train_epoch(training: Training, stream: Stream, number: int) -> Meter:
     by_batch = is_stepped_by_batch(run)
     for step, batch in enumerate(stream.train(number)):
         if step == 0 and batch.features is None:  # a head on cached features has no mode
-            training.student.set_mode(True, run.batch_norm == "train")
+            training.student.set_mode(True, run.batch_norm_mode == "train")
         seed_step(run, number, step)
         outputs, losses = training.step(batch)
         labelled = batch.labelled

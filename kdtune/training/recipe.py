@@ -29,6 +29,7 @@ from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
 from kdtune.data.checks import find_copies
 from kdtune.data.dataset import Data, DataKind
+from kdtune.data.folder import small_side
 from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import eval_resizing
 from kdtune.models.classifier import (
@@ -44,14 +45,16 @@ from kdtune.streams.views import view_shape, view_size
 # Settings of a run that follow from its data and models where they are not given.
 
 
-OF_EACH_MODEL = {"teacher_interpolation", "student_interpolation"}
-"""Settings for which None is the value of each model, since a study may have several."""
+OF_EACH_MODEL = {"teacher_interpolation", "student_interpolation", "batch_norm"}
+"""Settings for which None is the value of each model, or of each value of `trainable`, since a
+study may have several."""
 DEFAULT_AUGMENT: dict[DataKind, Augment] = {
     "files": "resized-crop",
     "images": "crop",
     "tensors": "none",
 }
-"""Augmentation by the kind of data."""
+"""Augmentation by the kind of data; small image files have that of images. Of these a resized crop
+shows so little that a teacher was right on 57 % of the views, and on 92 % of test."""
 OF_INPUT = ("orientation", "eval_crop", "eval_interpolation")
 """Settings of the transform of val and test images."""
 BEFORE_ORIENTATION = {"orientation": "stored"}
@@ -119,7 +122,7 @@ def _teacher_recipe(run: Run, data: Data, members: Sequence[Run]) -> dict[str, A
 
 def _transforms(run: Run, data: Data) -> dict[str, Any]:
     """Return the defaults of the augmentations and of the evaluation transform."""
-    default = DEFAULT_AUGMENT[data.kind]
+    default = _default_augment(data)
     values = {"augment": default, "teacher_augment": run.augment or default, "orientation": "exif"}
     if data.kind == "tensors":
         _refuse_image_settings(run, data)
@@ -144,7 +147,8 @@ def _evaluation(run: Run, data: Data) -> dict[str, Any]:
         role = "student"  # nothing else is known
     published = untrained(first, data, role).preprocessing
     images = data.splits["val"].inputs
-    small = isinstance(images, Tensor) and min(images.shape[-2:]) <= (published.size or math.inf)
+    side = min(images.shape[-2:]) if isinstance(images, Tensor) else small_side(data)
+    small = side is not None and side <= (published.size or math.inf)
     crop = eval_resizing(run, files=data.photos).crop if published.crop is None else published.crop
     return {"eval_crop": 1.0 if small else crop, "eval_interpolation": published.interpolation}
 
@@ -181,6 +185,8 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
     """
     study_data = data.of(study.run)
     run = _with_searched_augment(study, study_data)
+    if len(trainable := set(_names(study, "trainable"))) == 1:
+        run = replace(run, batch_norm=replace(run, trainable=trainable.pop()).batch_norm_mode)
     study = replace(study, run=resolve(run, teachers(study), data))
     if study.run.image_size is not None or len(students(study)) * len(teachers(study)) == 1:
         return study
@@ -213,7 +219,11 @@ def _with_searched_augment(study: Study, data: Data) -> Run:
     if data.kind == "tensors":
         for value in ends_of(values):
             _refuse_image_settings(replace(run, augment=value), data)  # type: ignore[arg-type]
-    return replace(run, teacher_augment=run.teacher_augment or DEFAULT_AUGMENT[data.kind])
+    return replace(run, teacher_augment=run.teacher_augment or _default_augment(data))
+
+
+def _default_augment(data: Data) -> Augment:
+    return DEFAULT_AUGMENT["images" if small_side(data) else data.kind]
 
 
 def untrained(run: Run, data: Data, role: Role) -> Classifier:
@@ -308,7 +318,7 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 
 UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
 UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
-UNSHOWN |= {"train", "dump", "val_share"}
+UNSHOWN |= {"train", "dump", "val_share", "allow_random_backbone"}
 UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 ONLY_WITH = {
     "samples": ("search", ("random", "tpe")),
@@ -450,6 +460,8 @@ def _source(
         return "the file"
     if name in asked.flags and (before == now or saved is None):
         return "flag"
+    if name == "batch_norm" and before == now == "eval" and not _is_set(asked, name):
+        return "default for --trainable head"
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
         if saved is not None:
@@ -465,6 +477,10 @@ def _source(
     if now != (of_fashion if study.run.data == "fashion" else of_others):
         return "experiment"
     return "default" if of_fashion == of_others else by_data
+
+
+def _is_set(study: Study, name: str) -> bool:
+    return name in study.space or getattr(study.run, name) is not None
 
 
 def _input_rows(asked: Study, models: StudyModels) -> Iterator[RecipeRow]:
@@ -501,6 +517,56 @@ def find_faults(study: Study, data: Data) -> list[str]:
         data: Its data, with any images without labels.
     """
     return [*find_copies(data), *find_other_cuts(study, data)]
+
+
+def check_frozen_students(study: Study, data: Data, is_new: bool) -> list[str]:
+    """Return a sentence for each student from whose frozen backbone little can be learned.
+
+    Raises:
+        InputError: The study is new, and a backbone is random without --allow-random-backbone.
+    """
+    if "head" not in _names(study, "trainable"):
+        return []
+    heads = [replace(run, trainable="head") for run in students(study)]
+    modes = study.space.get("batch_norm", (heads[0].batch_norm_mode,))
+    sentences = []
+    for run in heads:
+        if "train" in modes and untrained(run, data, "student").has_batch_norm:  # type: ignore[operator]
+            sentences.append(
+                f"only the head of the student {run.student} is trained, but its batch norm is in "
+                f"train mode (--batch-norm train): in training the frozen layers normalise each "
+                f"image by the others of its batch, and on val and test by averages of these, not "
+                f"of the data that they were trained on, so features and accuracy are usually "
+                f"worse (0.51 in place of 0.71 with --batch-norm eval on 400 photographs)"
+            )
+        if not _has_random_backbone(run, data):
+            continue
+        fault = f"the backbone of the student {run.student} is random, so its head alone learns"
+        if is_new and not run.allow_random_backbone:
+            raise InputError(
+                f"--trainable head must have a student with trained weights, but {fault}; train "
+                f"the whole network (--trainable all), give weights (--student-weights FILE), or "
+                f"allow it (--allow-random-backbone)"
+            )
+        sentences.append(f"{fault} (--trainable head)")
+    return sentences
+
+
+def _has_random_backbone(run: Run, data: Data) -> bool:
+    """Return True if two seeds give a student no equal matrix below its head.
+
+    Weights that a user's factory loads by itself are the same with each seed; there is no other
+    way to know of them.
+    """
+    if run.weights_of("student") != "none":
+        return False
+    first, second = (build_model(run, "student", len(data.classes), seed=seed) for seed in (0, 1))
+    are_equal = [
+        torch.equal(one, other)
+        for one, other in zip(first.parameters(), second.parameters(), strict=True)
+        if one.ndim > 1 and one is not first.head.weight and bool((one != one.flatten()[0]).any())
+    ]
+    return bool(are_equal) and not any(are_equal)
 
 
 def find_other_cuts(study: Study, data: Data) -> list[str]:

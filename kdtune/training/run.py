@@ -29,7 +29,7 @@ from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
 from kdtune.training.epoch import Epoch, check_features, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, own_objectives
-from kdtune.training.recipe import resolve, students, teachers
+from kdtune.training.recipe import check_frozen_students, resolve, students, teachers
 from kdtune.training.teachers import (
     initial_teacher,
     load_teacher,
@@ -189,13 +189,18 @@ def clear_cached_models() -> None:
     _idle.clear()
 
 
-def check_run(run: Run, data: StudyData | None = None) -> None:
-    """Raise InputError, before any work, if the run's data, models or objective cannot work."""
+def check_run(run: Run, data: StudyData | None = None) -> list[str]:
+    """Raise InputError, before any work, if the run's data, models or objective cannot work.
+
+    Returns the sentences of `check_frozen_students`.
+    """
     data = data or StudyData(run)
     run = resolve(run, data=data)
     of_run = data.with_extra(run)
     check_objective(run, len(of_run.classes))
-    check_study(Study(name="one", run=run), of_run, fingerprints=False)
+    study = Study(name="one", run=run)
+    check_study(study, of_run, fingerprints=False)
+    return check_frozen_students(study, of_run, is_new=True)
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:
@@ -300,7 +305,7 @@ class OneBatch:
         student = make_student(run, data).place(device, run.precision)
         for model in teacher:
             model.place(device, run.precision).freeze().set_mode(False)
-        student.set_mode(True, run.batch_norm == "train")
+        student.set_mode(True, run.batch_norm_mode == "train")
         if run.trainable == "head":
             student.freeze(head=False)
         two = probe_views(data, run, view_size(run, data, *teacher, student))

@@ -125,7 +125,7 @@ def test_number_of_the_teacher(values: dict[str, Any], numbers: list[int]) -> No
     ],
 )
 def test_canonical_nulls_what_has_no_effect(changes: dict[str, Any], dead: set[str]) -> None:
-    config = {name: getattr(Run(), name) for name in HYPERPARAMETERS} | changes
+    config = {name: Run().value(name) for name in HYPERPARAMETERS} | changes
     canonical = DISTILLATION.canonical(config)
     assert canonical == {n: None if n in dead else v for n, v in config.items()}
     run = replace(Run(extra="photos"), **changes)
@@ -354,14 +354,14 @@ def test_what_a_version_migrates() -> None:
 
 def test_study_json_has_the_study_and_what_it_is_made_of() -> None:
     values = json.loads(STUDY.to_json({"data": "d"}))
-    assert values["schema"] == SCHEMA == 4 and values["fingerprints"] == {"data": "d"}
+    assert values["schema"] == SCHEMA == 5 and values["fingerprints"] == {"data": "d"}
     assert values["run"]["epochs"] == STUDY.run.epochs and migrate(values) == values
     assert values["space"]["lr"].pop("logit") is False  # which earlier versions did not know
     assert Study.from_json(json.dumps(values)) == STUDY
     odds = replace(STUDY, space={"alpha": Range(0.001, 0.999, logit=True)})
     assert Study.from_json(odds.to_json()) == odds
     newer = json.dumps(values | {"schema": SCHEMA + 1, "new field": 1})
-    with pytest.raises(InputError, match=r"newer version of kdtune \(schema 5, .*update"):
+    with pytest.raises(InputError, match=r"newer version of kdtune \(schema 6, .*update"):
         Study.from_json(newer)
 
 

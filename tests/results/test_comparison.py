@@ -114,22 +114,16 @@ def test_configurations_without_the_metric_are_not_compared(tmp_path) -> None:
     assert not len(kdtune.load(tmp_path).compare(Criterion("kl")))
 
 
-def test_holm_counts_only_comparisons_with_a_p_value() -> None:
-    last = draw(EFFECTS, 4)
-    last[0.9] = [last[0.9][0], None, None, None]  # one common repeat
-    table = compared(last)
-    assert math.isnan(table.p_holm[0.9])
-    two = table.loc[[0.1, 0.5]]
-    assert two.p_holm.tolist() == exact(holm(list(two.p)))
-
-
-def test_max_t_uses_configurations_with_all_repeats() -> None:
+@pytest.mark.parametrize("missing", [1, 6])
+def test_adjusted_p_values_count_comparisons_that_have_one(missing: int) -> None:
+    """Max-T uses configurations with all repeats, Holm those with enough common ones."""
     last = draw(EFFECTS, 7)
-    last[0.9] = [None, *last[0.9][1:]]
-    table = compared(last)
-    assert math.isnan(table.p_max_t[0.9])
-    d = np.array([np.subtract(last[a], last[1.0]) for a in (0.5, 0.1)]).T
+    last[0.9] = [None] * missing + last[0.9][missing:]
+    table, d = compared(last), np.array([np.subtract(last[a], last[1.0]) for a in (0.5, 0.1)]).T
+    assert math.isnan(table.p_max_t[0.9]) and math.isnan(table.p_holm[0.9]) == (missing == 6)
     assert table.p_max_t[[0.5, 0.1]].tolist() == exact(max_t(d))
+    tested = table[table.p.notna()]
+    assert tested.p_holm.tolist() == exact(holm(list(tested.p)))
 
 
 @pytest.mark.parametrize("text", ["", "alpha", "alpha=", "=1", "alpa=1", "alpha=1,", "repeat=0"])

@@ -62,10 +62,6 @@ def test_both_arms_have_the_same_repeats_and_images(made) -> None:
         assert val.correct[arm].mean(1).tolist() == pytest.approx(list(want))
 
 
-def test_a_study_without_a_test_split_has_arms_on_val(made) -> None:
-    assert list(edit(made, lambda frame: frame[frame.split == "val"])) == ["val"]
-
-
 def test_incomplete_predictions_are_left_out(made) -> None:
     own = read_arms(made, Criterion())["test"].configs[1]
     trial = made.trials[made.trials.config_id == own].trial_id.iloc[1]

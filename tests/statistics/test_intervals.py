@@ -50,19 +50,6 @@ def test_mean_interval_by_hand() -> None:
     assert (share.low, share.high) == (0, 1)
 
 
-@settings(deadline=None)
-@given(samples, st.sampled_from([0.8, 0.95, 0.99]))
-def test_mean_interval_is_scipys(sample: list[float], level: float) -> None:
-    interval = mean_interval(sample, level)
-    assert interval.mean == exact(np.mean(sample), abs=1e-12)
-    assert interval.sd == exact(np.std(sample, ddof=1), abs=1e-12)
-    if interval.sd > 1e-9:
-        low, high = stats.t.interval(
-            level, len(sample) - 1, loc=np.mean(sample), scale=stats.sem(sample)
-        )
-        assert (interval.low, interval.high) == exact((low, high), rel=1e-9, abs=1e-9)
-
-
 def test_too_few_and_equal_numbers_have_no_interval() -> None:
     one = mean_interval([0.7])
     assert (one.mean, one.n) == (0.7, 1)
@@ -72,9 +59,6 @@ def test_too_few_and_equal_numbers_have_no_interval() -> None:
     difference = paired_difference([0.7], [0.5])
     assert difference.interval.mean == exact(0.2)
     assert math.isnan(difference.p) and math.isnan(difference.correlation)
-    equal = mean_interval([0.5, 0.5, 0.5])
-    assert (equal.mean, equal.sd, equal.n) == (0.5, 0, 3)
-    assert math.isnan(equal.low) and math.isnan(equal.high)
     two = paired_difference([2, 5], [1, 2])
     assert (two.interval.mean, two.interval.n, two.wins) == (2, 2, 2)
     assert all(map(math.isnan, (two.p, two.correlation, two.interval.low)))
@@ -103,10 +87,9 @@ def test_the_paired_t_test_is_scipys_and_its_laws(seed: int, n: int, effect: flo
     a += effect
     got, want = paired_difference(a, b), stats.ttest_rel(a, b)
     assert got.p == exact(want.pvalue, rel=1e-12 * n)
-    ends = want.confidence_interval(0.95)
-    assert (got.interval.low, got.interval.high) == exact(
-        (ends.low, ends.high), rel=1e-12, abs=1e-15
-    )
+    for level in (0.8, 0.95, 0.99):
+        interval, ends = paired_difference(a, b, level).interval, want.confidence_interval(level)
+        assert (interval.low, interval.high) == exact((ends.low, ends.high), rel=1e-12, abs=1e-15)
     swapped = paired_difference(b, a)
     assert swapped.p == exact(got.p)
     assert (swapped.interval.low, swapped.interval.high) == exact(

@@ -85,7 +85,7 @@ def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifie
             y = labels[step * n :][:n]
             more = torch.stack([next(others) for _ in range(count)])
             x = torch.cat([views[step * n :][:n], more])
-            student.set_mode(True, run.batch_norm == "train")
+            student.set_mode(True, run.batch_norm_mode == "train")
             torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
             logits = student(x)
             with torch.no_grad():
@@ -110,7 +110,7 @@ KINDS = {
     "only the teacher": {"alpha": 0.0},
     "no augmentation": {"augment": "none"},
     "dropout": {"student": "factories:dropout_student"},
-    "head, batch norm train": {"trainable": "head"},
+    "head, batch norm train": {"trainable": "head", "batch_norm": "train"},
     "head, batch norm eval": FROZEN,
     "head, eval, no augmentation": FROZEN | {"augment": "none"},
     "head, dropout": FROZEN | {"student": "factories:dropout_student"},

@@ -15,7 +15,7 @@ from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.streams.cache import Key, Keys
 
 CPU = torch.device("cpu")
-RUN = Run(train_images=100, trainable="head", seed=3, repeat=2)
+RUN = Run(train_images=100, trainable="head", batch_norm="train", seed=3, repeat=2)
 KEYS = Keys(RUN, "data", 28, CPU, 32)
 
 MAKERS: dict[str, Callable[..., Key]] = {

@@ -74,7 +74,7 @@ def plain_loop(run: Run, data: Data, workers: int = 0) -> Iterator[tuple[Classif
         for step, x in enumerate(views):
             y = split.labels[order][count : count + len(x)]
             x, share, other = mix_by_hand(run, epoch, step, x)
-            student.set_mode(True, run.batch_norm == "train")
+            student.set_mode(True, run.batch_norm_mode == "train")
             torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
             logits = student(x)
             with torch.no_grad():
@@ -128,7 +128,7 @@ KINDS = {
     "no augmentation": {"mixup": 0.4, "augment": "none"},
     "last batch of one": {"cutmix": 1.0, "batch_size": 20, "batch_norm": "eval"},
     "dropout": {"mixup": 0.4, "student": "factories:dropout_student", "image_size": 24},
-    "head": {"mixup": 0.4, "trainable": "head"},
+    "head": {"mixup": 0.4, "trainable": "head", "batch_norm": "train"},
     "head, cutmix, batch norm eval": {"cutmix": 1.0, "trainable": "head", "batch_norm": "eval"},
     "head, no augmentation": {
         **{"mixup": 0.4, "cutmix": 0.4, "trainable": "head"},

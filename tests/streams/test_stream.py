@@ -31,9 +31,10 @@ KINDS = {
     "all, alpha 0": {"alpha": 0.0},
     "all, dropout": {"student": "factories:dropout_student"},
     "all, batch norm eval": {"batch_norm": "eval"},
-    "head, batch norm train": {"trainable": "head"},
+    "head, batch norm train": {"trainable": "head", "batch_norm": "train"},
     "head, batch norm eval": {"trainable": "head", "batch_norm": "eval"},
-    "head, dropout": {"trainable": "head", "student": "factories:dropout_student"},
+    "head, dropout": ALONE
+    | {"student": "factories:dropout_student", "augment": "crop", "batch_norm": "train"},
     "all, resized crop": {"augment": "resized-crop", "image_size": 20},
     "head, random numbers": ALONE | {"student": "factories:dropout_student"},
     "head, of the whole batch": ALONE | {"student": f"{__name__}:mixing"},
@@ -103,7 +104,7 @@ def test_views_too_many_to_hold_are_made_again_or_stored_in_shards(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = replace(RUN, trainable=trainable, augment=augment)
+    run = replace(RUN, trainable=trainable, augment=augment, batch_norm="train")
     *_, (reference, means) = plain_loop(run, teacher_folder)
     monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)  # one inference batch
     made: list[Tensor] = []
@@ -167,7 +168,7 @@ def test_val_features_after_other_training_images_are_not_shared(
     teacher_folder: Path, tmp_path: Path
 ) -> None:
     """Running statistics follow the training images, and features of val follow these."""
-    run = replace(RUN, trainable="head")
+    run = replace(RUN, trainable="head", batch_norm="train")
     resources = Resources(cache=Cache(tmp_path, 1))
     for change in ({}, {"augment": "none"}, {"mixup": 0.4}, {"train_images": 40}):
         _, cached = over_stream(replace(run, **change), teacher_folder, resources)

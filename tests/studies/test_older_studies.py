@@ -14,12 +14,14 @@ import pandas as pd
 import pytest
 from play import play
 from simulated_runs import curve
+from tiny_run import TINY
 
 import kdtune
 from kdtune.config.cli import parse
 from kdtune.config.run import SCHEMA
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData
+from kdtune.raytune.folder import merge_with_saved
 from kdtune.storage.records import Round, read_lines, read_saved
 from kdtune.training.recipe import resolve_study
 from kdtune.training.teachers import missing_teachers
@@ -104,3 +106,21 @@ def test_it_is_extended(study: Study, saved: Path, capsys: pytest.CaptureFixture
     assert "Training the teacher" not in said  # the saved one is used
     unknown = "no fingerprint to compare the teacher and the student with" in said
     assert unknown == (saved.name == "study_v0_1")
+
+
+@pytest.mark.parametrize("left_out", [set(), {"batch_norm"}])
+def test_a_head_alone_keeps_the_batch_norm_of_its_study(left_out: set[str], tmp_path: Path) -> None:
+    """Until schema 4 it was in train mode unless a flag said otherwise; new studies have eval."""
+    asked = Study(run=replace(TINY, trainable="head"), out=str(tmp_path))
+    old = replace(asked, run=replace(asked.run, batch_norm="train"))
+    values = json.loads(old.to_json()) | {"schema": 4}
+    values["run"] = {name: v for name, v in values["run"].items() if name not in left_out}
+    asked.folder.mkdir()
+    (asked.folder / "study.json").write_text(json.dumps(values))
+    data, merged = StudyData(TINY), merge_with_saved(asked, read_saved(asked.folder))
+    resumed, new = resolve_study(merged, data, begun=True), resolve_study(asked, data)
+    assert (resumed.run.batch_norm, new.run.batch_norm) == ("train", "eval")
+    assert [run.config_id for run in resumed.runs()] == [run.config_id for run in old.runs()]
+    both = resolve_study(replace(asked, space={"trainable": ("all", "head")}), data)
+    modes = {run.trainable: run.config["batch_norm"] for run in both.runs()}
+    assert modes == {"all": "train", "head": "eval"}

@@ -79,7 +79,7 @@ def plain_loop(run: Run, arrays: Arrays, student: nn.Module, teacher: nn.Module)
 
 @pytest.mark.usefixtures("in_this_process", "without_texts")
 def test_a_study_of_text_equals_the_plain_loop(tmp_path: Path) -> None:
-    run = TEXT
+    run = replace(TEXT, allow_random_backbone=True)
     study = Study(
         name="other",
         out=str(tmp_path / "runs"),

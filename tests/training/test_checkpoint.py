@@ -26,7 +26,9 @@ KINDS = {
     "adamw": replace(DROPOUT, optimizer="adamw", lr=0.01),
     "warm-up": replace(DROPOUT, schedule="multistep", warmup_epochs=2, optimizer="nesterov"),
     "average": replace(CUT, epochs=4),
-    "average of the head": replace(DROPOUT, ema=0.7, trainable="head", schedule="cosine"),
+    "average of the head": replace(
+        DROPOUT, ema=0.7, trainable="head", batch_norm="train", schedule="cosine"
+    ),
 }
 
 

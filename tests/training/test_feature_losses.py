@@ -161,8 +161,9 @@ class Tokens(nn.Module):
         return self.head(x[:, 0]).mean(1)
 
 
+HEAD = {"trainable": "head", "allow_random_backbone": True}
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
-    "frozen": ({"trainable": "head"}, "--trainable must be all with --loss features_mse, since a"),
+    "frozen": (HEAD, "--trainable must be all with --loss features_mse, since a"),
     "ensemble": (
         {"teacher": "factories:tiny_teacher+factories:dropout_student", "image_size": 24},
         r"but --teacher factories:tiny_teacher\+factories:dropout_student is an ensemble; use",

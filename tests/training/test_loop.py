@@ -39,7 +39,7 @@ KINDS = {
     "adamw, onecycle, only the teacher": {"optimizer": "adamw", "lr": 0.01, "schedule": "onecycle"}
     | {"alpha": 0.0, "temperature": 1.0},
     "only the labels, another repeat": {"alpha": 1.0, "repeat": 2, "seed": 1},
-    "head": {"trainable": "head", "schedule": "cosine", "weight_decay": 0.1},
+    "head": {"trainable": "head", "batch_norm": "train", "schedule": "cosine", "weight_decay": 0.1},
     "average, batch norm eval": {"ema": 0.6, "batch_norm": "eval"},
     "average of the head": {"ema": 0.6, "trainable": "head"},
     "dropout": {"student": "factories:dropout_student", "image_size": 24},

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import factories
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +13,7 @@ from blobs import CPU, NOWHERE, RUN, SMALL, blobs
 from photos import save_photos
 from reference import build_teacher, plain_loop
 from safetensors.torch import load_file
+from tiny_run import TINY
 from torch import nn
 from torch.optim import SGD
 
@@ -32,7 +34,7 @@ from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Predictions, save_predictions
-from kdtune.training.recipe import Progress, resolve
+from kdtune.training.recipe import Progress, check_frozen_students, resolve
 from kdtune.training.run import (
     STUDENT,
     check_objectives,
@@ -273,6 +275,44 @@ def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], sentence: st
     if changes.get("student", ":").endswith("batch"):
         check_run(replace(run, **changes, batch_norm="eval"))
         check_run(replace(run, **changes | {"train_images": 34}))
+
+
+def with_weights_of_its_own(classes: int) -> nn.Module:
+    net = factories.tiny_student(classes)
+    weight = net[0].weight  # type: ignore[index]
+    nn.init.orthogonal_(weight, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    return net
+
+
+LOADED = {"student": f"{__name__}:with_weights_of_its_own"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({}, ["is random, so its head alone learns"]),
+        ({"student": "cifar_resnet20"}, ["is random"]),
+        (LOADED, []),
+        (
+            LOADED | {"batch_norm": "train"},
+            ["its batch norm is in train mode (--batch-n"],
+        ),
+        ({"batch_norm": "train"}, ["its batch norm is in train mode", "is random"]),
+        ({"trainable": "all", "batch_norm": "train"}, []),
+    ],
+)
+def test_a_frozen_backbone_must_be_worth_something(changes: dict, sentences: list[str]) -> None:
+    run, data = replace(TINY, **{"trainable": "head"} | changes), load_data(TINY)
+    found = check_frozen_students(Study(run=run), data, is_new=False)
+    assert len(found) == len(sentences)
+    assert all(part in text for part, text in zip(sentences, found, strict=True))
+    if "random" not in str(sentences):
+        assert check_frozen_students(Study(run=run), data, is_new=True) == found
+        return
+    with pytest.raises(InputError, match=r"--trainable all.*--allow-random-backbone"):
+        check_frozen_students(Study(run=run), data, is_new=True)
+    allowed = replace(run, allow_random_backbone=True)
+    assert check_frozen_students(Study(run=allowed), data, is_new=True) == found
 
 
 def test_the_checks_name_what_the_run_is_made_of() -> None:

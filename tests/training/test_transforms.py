@@ -148,6 +148,18 @@ def test_each_default_gives_way_alone(photos: Path) -> None:
         assert (resolved.eval_crop, resolved.eval_interpolation) == want
 
 
+@pytest.mark.parametrize(
+    ("side", "augment", "crop"), [(64, "crop", 1), (65, "resized-crop", 224 / 232)]
+)
+def test_image_files_that_are_all_small_are_like_images_of_one_size(
+    side: int, augment: str, crop: float, tmp_path: Path
+) -> None:
+    for seed, place in enumerate(("train/a", "train/b", "val/a", "val/b"), 1):
+        save(photo(seed, 20, side if seed == 4 else 32), tmp_path / place / "one.png")
+    run = resolve(Run(data=str(tmp_path), teacher="mobilenet_v2", teacher_weights="none"))
+    assert (run.augment, run.teacher_augment, run.eval_crop) == (augment, augment, crop)
+
+
 def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing(
     photos: Path,
 ) -> None:
