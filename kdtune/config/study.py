@@ -235,6 +235,9 @@ class Study:
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
+        check(self, "baseline", isinstance(self.baseline, Mapping), "be a dict of values")
+        check(self, "unless", isinstance(self.unless, Mapping), "be a dict of dicts")
+        check(self, "tracker", isinstance(self.tracker, str | list | tuple), "be a list of names")
         names = (self.tracker,) if isinstance(self.tracker, str) else tuple(self.tracker)
         object.__setattr__(self, "tracker", names)
         if self.train is None:
