@@ -6,7 +6,7 @@ import pwd
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from glob import has_magic
 from pathlib import Path
@@ -100,13 +100,17 @@ def delete_states(file: Path) -> None:
         state.unlink(missing_ok=True)
 
 
-def check_links(folder: Path) -> None:
+def check_links(folder: Path, written: Sequence[str] = ("*", "*/*")) -> None:
     """Raise InputError if something in a study's folder leads out of it when it is written.
 
     Folders there must be no symbolic links, and nothing in Ray's own folder may be one. The study's
     folder itself may be reached through a link. Other files may be links: they are replaced.
+
+    Args:
+        folder: Of the study, or of a report.
+        written: Patterns of what is written there.
     """
-    for entry in (*folder.glob("*"), *folder.glob("*/*")):
+    for entry in (entry for pattern in written for entry in folder.glob(pattern)):
         is_followed = entry.name in FOLDERS or entry.parent == folder / RAY
         if entry.is_symlink() and (is_followed or entry.is_dir()):
             raise InputError(

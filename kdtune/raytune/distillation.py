@@ -96,7 +96,7 @@ def prepare(
     models = StudyModels.of(study, data)
     rows = recipe.recipe_rows(asked, study, saved.study if saved else None, data, models)
     recipe_lines = recipe.format_recipe(rows)
-    faults = recipe.find_faults(study, data)
+    faults = [*recipe.find_faults(study, data), *recipe.find_new_heads(models, data)]
     faults += recipe.check_frozen_students(study, data, is_new=saved is None)
     transforms = recipe.transforms_of(study, data, models, faults)
     epochs = partial(distillation_epochs, contents=Contents.of(study_data))
@@ -152,7 +152,7 @@ def distillation_epochs(
         contents: What the data of the study must be.
     """
     place = trial_folder(run)
-    cache = Cache(study.cache, study.cache_gb)
+    cache = Cache(study.cache, study.cache_gb, owner=str(study.folder))
     try:
         # the store has the last state only; pull() also deletes the one before, which a run that
         # was dropped meanwhile may have left on this machine

@@ -12,7 +12,9 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ import kdtune
 from kdtune.config.files import RAY_PREFIX
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, RayLostError
+from kdtune.raytune import driver
 from kdtune.raytune import session as local_ray
 from kdtune.raytune.session import (
     RAY_DEFAULTS,
@@ -61,7 +64,7 @@ def test_a_lost_raylet_ends_a_driver_that_does_not_end_by_itself(
     with ended_if_ray_is_lost():
         raylet.kill()
         wait_until(lambda: bool(ends), 10)
-    assert "Ray's process raylet has ended" in ends[0]
+    assert "Ray's process raylet has ended" in ends[0] and "docs/security.md" in ends[0]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -105,6 +108,15 @@ def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
     assert said.err == (resume if arrived else "error: it is lost\n")
 
 
+def test_a_second_study_of_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor() as pool:
+        second = partial(pool.submit, driver.run, Study())
+        monkeypatch.setattr(driver, "check_packages", lambda _: second().result())
+        for _ in range(2):  # the first one's end frees the process
+            with pytest.raises(InputError, match="this process runs another study"):
+                driver.run(Study())
+
+
 # -- a local Ray --
 
 
@@ -146,6 +158,15 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
     assert not folder.exists()
     assert ray_constants.ENABLE_RAY_CLUSTER
     assert signal.getsignal(signal.SIGTERM) is on_sigterm  # Ray has one of its own
+
+
+@pytest.mark.usefixtures("session")
+def test_rays_lines_have_no_colours_outside_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line: dict[str, Any] = {"lines": ["it has died"], "pid": "raylet", "is_err": True}
+    ray._private.worker.print_to_stdstream(line, ignore_prefix=False)
+    assert capsys.readouterr().err == "(raylet) it has died\n"
 
 
 CONNECT = """
