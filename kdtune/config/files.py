@@ -8,6 +8,7 @@ import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
@@ -162,6 +163,13 @@ def existing_file(subject: str, field: str, path: str, suffix: str = "") -> Path
         return file
     kind = f" ({suffix})" if suffix else ""
     raise missing_path(f"{subject} must be a file{kind}", file, f"*{suffix or '.*'}")
+
+
+def check_exists(requirement: str, name: str) -> None:
+    """Raise InputError, see `missing_path`, if a path that is no URI or pattern does not exist."""
+    path = Path(name).expanduser()
+    if "://" not in name and not has_magic(name) and not path.exists():
+        raise missing_path(requirement, path)
 
 
 def missing_path(requirement: str, path: Path, pattern: str = "*") -> InputError:
