@@ -128,7 +128,7 @@ def test_files_deleted_by_hand(kept: Results) -> None:
         f"the folders of 2 of 6 completed runs are gone ({', '.join(gone)}): their students are no "
         "longer available",
         "the predictions of {} of 6 completed runs are gone ({}): comparisons that need them hold "
-        "for these val images only",
+        "for this val split only",
     )
     assert warnings_of(folder) == [students, predictions.format(2, ", ".join(gone))]
     of_study[of_study.trial_id == gone[0]].to_parquet(folder / PREDICTIONS)
