@@ -60,19 +60,22 @@ run() {
 # Run a node of the Ray cluster until SIGTERM: ray_node FOLDER FLAGS...
 # Ray's files are in FOLDER ("": a new one), which only the user can read and which is removed. Ray
 # takes free ports, since other jobs may use the node, and the job's cores and GPUs, not the node's.
+# Ray's agents live on for seconds after `ray start`: its process group (setsid) is killed.
 ray_node() {
   local folder=$1 ray='' told='' code
   shift
   umask 077
   trap 'told=yes; [ -z "$ray" ] || kill -TERM "$ray"' TERM INT
   [ -n "$folder" ] || folder=$(mktemp -d "${TMPDIR:-/tmp}/slurm-kdtune-XXXXXX") || return
-  ray start "$@" --block --temp-dir="$folder/ray" --node-name="$SLURMD_NODENAME" \
+  setsid ray start "$@" --block --temp-dir="$folder/ray" --node-name="$SLURMD_NODENAME" \
     --num-cpus="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" \
     --object-store-memory=200000000 --dashboard-agent-listen-port=0 --disable-usage-stats \
     >"$folder/log" 2>&1 &
   ray=$!
+  [ -z "$told" ] || kill -TERM "$ray" # the signal came before its process
   await "$ray"
   code=$?
+  for _ in {1..50}; do kill -KILL -- "-$ray" 2>/dev/null || break; sleep 0.1; done
   [ -e "$folder/ray/ray_current_cluster" ] || sed "s/^/$SLURMD_NODENAME: /" "$folder/log" >&2
   rm -rf "$folder"
   [ -n "$told" ] || return "$code" # ray start ends with 1 at SIGTERM

@@ -2,7 +2,7 @@
 
     python experiments/speed.py --data hymenoptera_data
 
-Prints the table of experiments/README.md, in about 24 minutes on two cores. Each measurement is
+Prints the table of experiments/README.md, in about half an hour on two cores. Each measurement is
 written to --out at once; run the same command again to resume after an interruption. Rows with bf16
 are left out on CPUs without bf16 instructions.
 
@@ -25,11 +25,13 @@ import platform
 import re
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from kdtune.config.study import Study
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
+from kdtune.storage.records import read_lines
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources, has_bf16
 from kdtune.training.run import clear_cached_models, distill, make_student
@@ -50,6 +53,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop
 
 NOWHERE = Path("no-teacher-folder")
+COMMAND = ["data", "teacher", "teacher_weights", "teacher_epochs", "student", "student_weights"]
+COMMAND += ["trainable", "precision", "loss", "epochs"]
+"""Fields of a run that are flags of the command that is measured."""
 COMPONENT_TIMES = 5
 """Measurements of each component for a row, over all its pairs."""
 Record = dict[str, Any]
@@ -108,6 +114,14 @@ ROWS = (
 B0 = "B0"
 DEFAULT = "default"
 DEFAULT_PAIRS = 3
+WHOLE = "whole process"
+WHOLE_ROW = Row("head", 3, 4, "fp32", 7.0, 48, 6, 3)
+START_OF_RAY = """
+import os, secrets
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one into the home folder
+import torch, ray
+ray.init(num_gpus=0, include_dashboard=False)
+"""
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
@@ -201,6 +215,47 @@ def measure(row: Row, data: Path) -> Record:
     return {"plain": plain, "ours": ours, "parts": parts, **sizes}
 
 
+def whole_process(row: Row, data: Path) -> Record:
+    """Measure one pair: a plain loop and the command of the study, from its start to its end.
+
+    `first` are the seconds to the first epoch of training, `start` those of a process that imports
+    torch and ray and starts Ray.
+    """
+    study = row.study(data)
+    flags = [f"--{n.replace('_', '-')} {getattr(study.run, n)}" for n in COMMAND]
+    with tempfile.TemporaryDirectory() as out:
+        flags += [f"--name {study.name} --out {out} --cache {out}/cache --repeats {row.repeats}"]
+        command = f"-m kdtune.search --gpus 0 --alpha 0 0.5 1 {' '.join(flags)}"
+        plain = timed(lambda: plain_run(study.run))
+        start = timed(lambda: _python("-c", START_OF_RAY))
+        began = time.time()
+        ours = timed(lambda: _python(*command.split()))
+        lines: list[Record] = read_lines(Path(out) / study.name)[0]
+    first = min(x["time"] - x["seconds"] for x in lines if "seconds" in x) - began
+    return {"plain": plain, "ours": ours, "first": first, "start": start["wall"]}
+
+
+def _python(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+
+
+def whole_sentence(pairs: list[Record]) -> str:
+    """Return the measurements of whole processes in words, from medians."""
+    runs = WHOLE_ROW.configs * WHOLE_ROW.repeats
+    plain, ours = (statistics.median(p[k]["wall"] for p in pairs) for k in ("plain", "ours"))
+    ratios = [runs * p["plain"]["wall"] / p["ours"]["wall"] for p in pairs]
+    first, start = (statistics.median(p[k] for p in pairs) for k in ("first", "start"))
+    waits = statistics.median(p["first"] / p["start"] for p in pairs)
+    return (
+        f"Whole process of {WHOLE_ROW.name}, {WHOLE_ROW.images} photographs, {WHOLE_ROW.epochs} "
+        f"epochs: {ours:.1f} s, plain {plain:.1f} × {runs} = {plain * runs:,.0f} s, "
+        f"**{statistics.median(ratios):.1f}** times ({min(ratios):.1f}–{max(ratios):.1f}; must: "
+        f"{WHOLE_ROW.must:g}). The first run trains after {first:.1f} s, {waits:.1f} times the "
+        f"{start:.1f} s of importing torch and ray and starting Ray (must: 2). Medians of "
+        f"{len(pairs)}."
+    )
+
+
 def line(row: Row, pairs: list[Record]) -> str:
     """Return a line of the table, from medians over pairs."""
     runs = row.configs * row.repeats
@@ -244,6 +299,8 @@ def table(records: list[Record]) -> str:
         lines.append(
             f"A run of the first row with backpropagation through the teacher (B0): {wall:.1f} s."
         )
+    if WHOLE in by_row:
+        lines.append(whole_sentence(by_row[WHOLE]))
     if DEFAULT in by_row:
         lines.append(sentence(by_row[DEFAULT]))
     return "\n".join(lines)
@@ -272,7 +329,8 @@ def part_of(data: Path, folder: Path, images: int) -> Path:
 
 def work(data: Path, folder: Path) -> list[tuple[str, int, Callable[[], Record]]]:
     """Return row name, number of measurements and function of every row of the table."""
-    parts = {n: part_of(data, folder / str(n), n) for n in sorted({row.images for row in ROWS})}
+    counts = sorted({row.images for row in (*ROWS, WHOLE_ROW)})
+    parts = {n: part_of(data, folder / str(n), n) for n in counts}
 
     def pair(row: Row) -> Callable[[], Record]:
         return lambda: measure(row, parts[row.images])
@@ -284,7 +342,13 @@ def work(data: Path, folder: Path) -> list[tuple[str, int, Callable[[], Record]]
     # bf16 without instructions for it is emulated, which takes about 14 times as long as fp32
     measured = [row for row in ROWS if row.precision == "fp32" or has_bf16()]
     rows = [(row.name, row.pairs, pair(row)) for row in measured]
-    return [(DEFAULT, DEFAULT_PAIRS, lambda: asdict(compare())), (B0, 1, through_teacher), *rows]
+    whole = partial(whole_process, WHOLE_ROW, parts[WHOLE_ROW.images])
+    return [
+        (DEFAULT, DEFAULT_PAIRS, lambda: asdict(compare())),
+        (WHOLE, WHOLE_ROW.pairs, whole),
+        (B0, 1, through_teacher),
+        *rows,
+    ]
 
 
 def main() -> None:
@@ -300,7 +364,7 @@ def main() -> None:
         "--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads of torch"
     )
     parser.add_argument(
-        "--only", help="only rows whose name contains this: frozen, bf16, default or B0"
+        "--only", help="only rows whose name contains this: frozen, bf16, default, whole or B0"
     )
     flags = parser.parse_args()
     flags.out.touch()

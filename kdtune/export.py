@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from kdtune.config.cli import start
 from kdtune.config.fields import RepeatNumber, Setting, check, check_fields
+from kdtune.config.files import check_exists
 from kdtune.config.text import InputError, printable
 
 
@@ -46,6 +47,7 @@ FLAGS = (ExportFlags,)
 
 def main(flags: ExportFlags) -> int:
     """Export the student, print what was written and return the exit code 0."""
+    check_exists("a study must be a folder", flags.study)  # before torch is loaded
     from kdtune.deploy.export import export
     from kdtune.students.loading import describe_code
 

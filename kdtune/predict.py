@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from kdtune.config.cli import start
 from kdtune.config.fields import BatchSize, Count, RepeatNumber, Setting, check, check_fields
+from kdtune.config.files import check_exists
 from kdtune.config.study import Device, Study
 from kdtune.config.text import InputError, in_spreadsheet, printable
 
@@ -66,6 +67,9 @@ def main(flags: PredictFlags) -> int:
     Raises:
         InputError: There is no such student, device or image.
     """
+    check_exists("STUDENT must be a study's folder or one of its students", flags.student)
+    for name in flags.images:  # before torch is loaded
+        check_exists("IMAGE must be an image file, a folder of them or a pattern", name)
     from rich.console import Console
     from rich.progress import Progress
 

@@ -6,8 +6,9 @@ import pwd
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
@@ -99,13 +100,17 @@ def delete_states(file: Path) -> None:
         state.unlink(missing_ok=True)
 
 
-def check_links(folder: Path) -> None:
+def check_links(folder: Path, written: Sequence[str] = ("*", "*/*")) -> None:
     """Raise InputError if something in a study's folder leads out of it when it is written.
 
     Folders there must be no symbolic links, and nothing in Ray's own folder may be one. The study's
     folder itself may be reached through a link. Other files may be links: they are replaced.
+
+    Args:
+        folder: Of the study, or of a report.
+        written: Patterns of what is written there.
     """
-    for entry in (*folder.glob("*"), *folder.glob("*/*")):
+    for entry in (entry for pattern in written for entry in folder.glob(pattern)):
         is_followed = entry.name in FOLDERS or entry.parent == folder / RAY
         if entry.is_symlink() and (is_followed or entry.is_dir()):
             raise InputError(
@@ -158,6 +163,13 @@ def existing_file(subject: str, field: str, path: str, suffix: str = "") -> Path
         return file
     kind = f" ({suffix})" if suffix else ""
     raise missing_path(f"{subject} must be a file{kind}", file, f"*{suffix or '.*'}")
+
+
+def check_exists(requirement: str, name: str) -> None:
+    """Raise InputError, see `missing_path`, if a path that is no URI or pattern does not exist."""
+    path = Path(name).expanduser()
+    if "://" not in name and not has_magic(name) and not path.exists():
+        raise missing_path(requirement, path)
 
 
 def missing_path(requirement: str, path: Path, pattern: str = "*") -> InputError:

@@ -12,7 +12,7 @@ from annotated_types import Interval
 from kdtune.config.fields import Params, Positive, Role, check_fields
 from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY, atomic_write
 from kdtune.config.run import Run, migrate_run
-from kdtune.config.text import DAMAGED, InputError, first_line
+from kdtune.config.text import DAMAGED, InputError, first_line, shown
 
 # Reading and writing.
 
@@ -85,12 +85,21 @@ def write_costs(folder: Path, costs: Sequence[Cost]) -> None:
     _write(folder / COSTS, {"schema": 1, "models": [asdict(cost) for cost in costs]})
 
 
-def read_costs(folder: Path) -> list[Cost]:
+def read_costs(folder: Path, faults: list[str] | None = None) -> list[Cost]:
     """Return the costs in a study's folder; [] if the file is missing or damaged.
 
     The driver measures what is missing when it next runs trials.
+
+    Args:
+        folder: Folder of the study.
+        faults: Gets a sentence if the file is damaged.
     """
     content = _read_if_good(_Costs, folder / COSTS)
+    if content is None and faults is not None and (folder / COSTS).is_file():
+        faults.append(
+            f"{COSTS} is damaged: what the models cost is left out, and no limit on it can be "
+            f"checked. Delete the file and extend the study, which measures it again"
+        )
     return content.models if content else []
 
 
@@ -227,6 +236,8 @@ def write_teacher_accuracy(folder: Path, records: Sequence[TeacherAccuracy]) -> 
 #     2   `schema`, and the fields of `StudentsRecord`
 
 SCHEMA = 2
+MAX_SIDE = 32_768
+"""Pixels of the side of a view; nobody trains on larger ones."""
 REMEDY = "repeat the study's command, which writes the file again, or copy the whole folder again"
 
 
@@ -306,6 +317,16 @@ class StudentsRecord:
         values = migrate_run(self.run)
         return Run(**{f.name: values[f.name] for f in fields(Run) if f.name in values})
 
+    def check(self) -> None:
+        """Raise InputError for values that no study writes."""
+        self.configured_run  # noqa: B018 - checks its values
+        if len(self.classes) > 1 == len(set(self.classes)):  # two of ImageNet's have one name
+            raise InputError(f"all {len(self.classes)} classes are named {shown(self.classes[0])}")
+        side = self.input.shape[-1] if self.input else 1
+        size = (self.preprocessing or {}).get("image_size", side)
+        if self.preprocessing and not (side in (1, size) and 0 < size <= MAX_SIDE):
+            raise InputError(f"image_size {size} for images of {side} pixels, at most {MAX_SIDE}")
+
 
 def read_students_record(folder: Path) -> StudentsRecord:
     """Return the content of a folder's students.json.
@@ -320,7 +341,7 @@ def read_students_record(folder: Path) -> StudentsRecord:
         schema = values.get("schema", 1)
         if not (isinstance(schema, int) and schema > SCHEMA):
             record: StudentsRecord = _from_1(values) if schema == 1 else _read(StudentsRecord, text)
-            record.configured_run  # noqa: B018 - checks the values
+            record.check()
             return record
     except FileNotFoundError:
         raise InputError(

@@ -39,7 +39,7 @@ from kdtune.config.fields import (
     name_of_data,
     pairs,
 )
-from kdtune.config.files import STUDY, cache_folder, join_uri, missing_path
+from kdtune.config.files import STUDY, cache_folder, check_exists, join_uri
 from kdtune.config.objects import KINDS, missing_error
 from kdtune.config.records import Limits
 from kdtune.config.run import (
@@ -235,6 +235,9 @@ class Study:
     def __post_init__(self) -> None:
         check(self, "run", isinstance(self.run, Run), "be a Run")
         check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
+        check(self, "baseline", isinstance(self.baseline, Mapping), "be a dict of values")
+        check(self, "unless", isinstance(self.unless, Mapping), "be a dict of dicts")
+        check(self, "tracker", isinstance(self.tracker, str | list | tuple), "be a list of names")
         names = (self.tracker,) if isinstance(self.tracker, str) else tuple(self.tracker)
         object.__setattr__(self, "tracker", names)
         if self.train is None:
@@ -712,8 +715,7 @@ def check_new_study(study: Study) -> None:
     if study.uri is not None or (study.folder / STUDY).exists():
         return
     for requirement, name in _paths(study) if study.train is None else ():
-        if not (path := Path(name).expanduser()).exists():
-            raise missing_path(requirement, path)
+        check_exists(requirement, name)
     for name, values in study.space.items():
         numbers = () if isinstance(values, Range) else values
         texts = [short(v, TABLE_DIGITS) for v in dict.fromkeys(numbers) if isinstance(v, float)]

@@ -34,6 +34,7 @@ from kdtune.results.warnings import exported_config
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.storage.records import read_provenance
 from kdtune.students.trained import TrainedStudent
+from kdtune.training.recipe import describe_config
 
 # What an exported file says about itself: input, preprocessing, classes, origin and metrics.
 
@@ -262,7 +263,7 @@ def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Facts]) -> 
             resize=resize,
             data_set=data_set,
             teacher_accuracy=_teacher_accuracy(results, student),
-            recipe=_recipe(student, facts),
+            recipe=describe_config(student.record.configured_run),
             split=split,
             accuracy=_accuracy(facts, split, images),
             mean=_mean_accuracy(facts, split),
@@ -301,16 +302,6 @@ def _teacher_accuracy(results: Results, student: TrainedStudent) -> tuple[str, f
         if value is not None and not pd.isna(value):
             return split, float(value)
     return None
-
-
-def _recipe(student: TrainedStudent, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that had an effect, those that the study searched last."""
-    run = student.record.configured_run
-    names = ["loss", "alpha", "temperature", "optimizer", "lr", "schedule", "epochs"]
-    searched = facts["metrics"]["configuration"].get("hyperparameters", {})
-    recipe = {name: getattr(run, name) for name in names} | dict(searched)
-    without_effect = ("loss", "temperature") if run.alpha == 1 else ()
-    return {k: v for k, v in recipe.items() if v is not None and k not in without_effect}
 
 
 # Comparison of a student with the predictions that its study recorded.

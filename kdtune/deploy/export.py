@@ -27,7 +27,6 @@ from kdtune.deploy.onnx import Agreement, Graph, Predict, compare_logits, run_al
 from kdtune.deploy.subject import (
     BEST,
     CARD,
-    EARLIER_CARD,
     INT8,
     Subject,
     read_facts,
@@ -182,8 +181,8 @@ def export(
         facts = describe_file(results, subject.student, subject.signature, chosen.title)
         agreement, template = _write(subject, chosen, file, facts, write)
         text = card(subject, facts, read_facts(folder, config_id))
-        edited = write_card(folder, text, keep=True)
-        kept = f"; the earlier one is now {EARLIER_CARD}" if edited else ""
+        earlier = write_card(folder, text, keep=True)
+        kept = f"; the earlier one is now {earlier}" if earlier else ""
         write(f"Wrote the model card {folder / CARD}{kept}.")
         small = folder / f"{INT8}{chosen.suffix}" if int8 else None
         if small is not None:

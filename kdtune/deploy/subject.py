@@ -97,7 +97,7 @@ class Subject:
     @property
     def examples(self) -> str:
         """What an example is called: "images", or "examples" of other data."""
-        return "examples" if self.data is not None and self.data.kind == "tensors" else "images"
+        return self.results.task.examples
 
     @property
     def checked_on(self) -> str:
@@ -161,7 +161,7 @@ def _views(data: Data, split: str, index: Tensor, student: TrainedStudent) -> Vi
 
 BEST, INT8 = "best", "best-int8"
 """Names of the exported files, without suffix."""
-CARD, EARLIER_CARD = "README.md", "README.old.md"
+CARD = "README.md"
 
 
 class Facts(BaseModel, strict=True):
@@ -199,19 +199,20 @@ def read_facts(folder: Path, config_id: str) -> list[Facts]:
     return described
 
 
-def write_card(folder: Path, text: str, keep: bool) -> bool:
-    """Write the model card into students/; return whether an earlier one was kept.
+def write_card(folder: Path, text: str, keep: bool) -> str:
+    """Write the model card into students/; return the new name of an earlier one, or "".
 
     Args:
         folder: students/.
         text: of the card.
         keep: whether a card with another text, which may be an edited one, is renamed to
-            README.old.md.
+            README.old.md, or to README.old-2.md and so on if there is one.
     """
-    file = folder / CARD
-    kept = keep and file.is_file() and file.read_text(encoding="utf-8") != text
-    if kept:
-        file.replace(folder / EARLIER_CARD)
+    file, earlier = folder / CARD, ""
+    if keep and file.is_file() and file.read_text(encoding="utf-8") != text:
+        names = ("README.old.md", *(f"README.old-{number}.md" for number in range(2, 1_000)))
+        earlier = next((name for name in names if not (folder / name).exists()), names[-1])
+        file.replace(folder / earlier)
     with atomic_write(file) as part:
         part.write_text(text, encoding="utf-8")
-    return kept
+    return earlier

@@ -28,7 +28,15 @@ from kdtune.models.classifier import (
     published_by_torchvision,
 )
 from kdtune.models.code_hash import source_digest, source_of
-from kdtune.models.weights import fill, import_timm, load_weights, read_finished, torchvision_names
+from kdtune.models.weights import (
+    StateDict,
+    align,
+    fill,
+    import_timm,
+    load_weights,
+    read_finished,
+    torchvision_names,
+)
 
 # Calls of a user's factory: a function or class that makes a torch module.
 
@@ -151,6 +159,8 @@ def _unwrapped(net: nn.Module) -> nn.Module:
 # For the last two see `preprocessing_of`.
 
 MAX_SUGGESTIONS = 3
+PRETRAINING = 1_000
+"""Classes of ImageNet: weights for as many or more are there to be trained on other data."""
 PREPROCESSING = ("mean", "std", "size", "interpolation")
 """Fields of a run, each for teacher and student, that replace those of a model."""
 
@@ -182,11 +192,37 @@ def build(
         model = _construct_passed(name, passed, classes) if passed else _construct(name, classes)
         if weights != "none" and (passed is None or weights != "default"):
             noun = f"{name}'s weights {weights}"
-            state = load_weights(name, weights)
-            if name in CIFAR_RESNETS:
-                state = translate(state)
+            state = _load_state(name, weights)
             model.has_new_head = fill(model.net, state, model.head_name, noun, replace_head)
     return model
+
+
+def _load_state(name: str, weights: str) -> StateDict:
+    state = load_weights(name, weights)
+    return translate(state) if name in CIFAR_RESNETS else state
+
+
+def describe_new_head(model: Classifier, weights: str, classes: int) -> str:
+    """Return that a model gets a random head, since a file of weights is for other classes; or "".
+
+    Nothing is said of weights for `PRETRAINING` classes or more, whose head nobody expects to keep.
+
+    Args:
+        model: With any weights.
+        weights: "default", "none" or a file.
+        classes: K of the data.
+    """
+    if weights in ("default", "none"):
+        return ""
+    state = align(_load_state(model.name, weights), model.net.state_dict())
+    head = state.get(f"{model.head_name}.weight")
+    if head is None or len(head) == classes or len(head) >= PRETRAINING:
+        return ""
+    return (
+        f"the weights {weights} of {model.name} are for {len(head)} classes, but the data has "
+        f"{classes}, so its last layer begins with random weights; if that is not intended, give "
+        f"weights for {classes} classes"
+    )
 
 
 def build_model(

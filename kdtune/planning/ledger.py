@@ -142,6 +142,8 @@ class Ledger:
         """Failed runs that may succeed when repeated; diverged runs would diverge again."""
         self.dropped: dict[str, DroppedRun] = {}
         """By trial_id."""
+        self.epochs: dict[str, int] = {}
+        """By trial_id: how many it has done."""
         self.rungs: dict[Rung, dict[str, float]] = {}
         """Scores of the first repeat by config_id."""
         self.round: Round | None = None
@@ -151,7 +153,6 @@ class Ledger:
         self.next_final_repeat: int = FIRST_REPEAT["final"]
         """Number of the first final repeat that no recorded run has used."""
         self._rows: list[list[float]] = []
-        self._epochs: dict[str, int] = {}
         self._last: dict[str, float] = {}
 
     @property
@@ -237,8 +238,8 @@ class Ledger:
         self._last[trial_id] = score = self.score(line)
         if phase_of(repeat) == "final" and (correct := unpack_correct(line)) is not None:
             self.configs[run.config_id].correct[repeat] = correct
-        if line["epoch"] >= self._epochs.get(trial_id, 0):  # a resumed run may repeat epochs
-            self._epochs[trial_id] = line["epoch"] + 1
+        if line["epoch"] >= self.epochs.get(trial_id, 0):  # a resumed run may repeat epochs
+            self.epochs[trial_id] = line["epoch"] + 1
             self.cost.epochs += 1
             self.cost.seconds += line["seconds"]
         planned = run.planned_epochs

@@ -195,6 +195,19 @@ class Plan:
         dropped = len(self.ledger.dropped) if self.study.rerun_dropped else 0
         return count * self.study.repeats - ended + len(self.ledger.retryable) + dropped
 
+    @property
+    def epochs_left(self) -> float | None:
+        """Epochs of the runs to do and in flight; None where these or their epochs are not known.
+
+        Configurations that are not suggested yet count as those that are.
+        """
+        planned = [state.run.planned_epochs for state in self.ledger.by_row]
+        lengths = [epochs for epochs in planned if epochs is not None]
+        if self.runs_left is None or not lengths or len(lengths) < len(planned):
+            return None
+        done = sum(self.ledger.epochs.get(trial, 0) for trial in self.ledger.running)
+        return self.runs_left * float(np.mean(lengths)) - done
+
     def _enqueue(self, state: ConfigState) -> None:
         """Put the runs of a new configuration into the queue."""
         if self._sampler is not None:

@@ -7,13 +7,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from html import escape
 from signal import SIGKILL
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
@@ -24,8 +25,8 @@ from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
 from kdtune.results.comparison import Criterion
 from kdtune.results.formatting import cell
-from kdtune.results.results import Results
-from kdtune.results.words import sentence, undecidable_sentence
+from kdtune.results.results import Results, task_of
+from kdtune.results.words import count_of, sentence, undecidable_sentence
 from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.streams.cache import Cache
 from kdtune.training.recipe import Progress, describe_build
@@ -99,11 +100,10 @@ class ProgressDisplay(Progress):
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[building]}"),
+            TextColumn("[dim]{task.fields[now]}"),
             console=self.console,
         )
-        self._task = self._bar.add_task("runs", total=plan.runs_left, building="")
+        self._task = self._bar.add_task("runs", total=plan.runs_left, now="")
         self._live = Live(self._bar, console=self.console, auto_refresh=False, transient=True)
         self._output, self._epoch = NotebookOutput(), NotebookOutput()
         self._latest = ""
@@ -143,14 +143,16 @@ class ProgressDisplay(Progress):
         """Show what is being built and the state of the study, if an update is due."""
         if not (self.in_notebook or self.console.is_terminal):
             if self.is_line_due():
-                for text in filter(None, (self._building(), describe_state(self.plan))):
+                state = f"{describe_state(self.plan)}, {describe_time_left(self.plan)}"
+                for text in filter(None, (self._building(), state.removesuffix(", "))):
                     self.print_line(f"  {text}")
         elif time.monotonic() - self._refreshed >= REFRESH_SECONDS:
             self._refreshed = time.monotonic()
+            now = [describe_time_left(self.plan), self._building()]
             if self.in_notebook:
-                self._show_in_notebook(self._building(), self._latest.strip())
+                self._show_in_notebook(*now, self._latest.strip())
                 return
-            self._bar.update(self._task, building=self._building())
+            self._bar.update(self._task, now=", ".join(filter(None, now)))
             self._live.update(Group(make_table(self.plan), self._bar), refresh=True)
 
     def _show_in_notebook(self, *now: str) -> None:
@@ -168,7 +170,7 @@ class ProgressDisplay(Progress):
 
     def _building(self) -> str:
         first = next(self.cache.building(), None)
-        return describe_build(*first) if first else ""
+        return describe_build(first.what, first.done, first.total) if first else ""
 
 
 def make_table(plan: Plan) -> Table:
@@ -206,9 +208,20 @@ def describe_state(plan: Plan) -> str:
     return ", ".join(parts)
 
 
+def describe_time_left(plan: Plan) -> str:
+    """Return an estimate of the time left, from the epochs so far; "" where nothing is known."""
+    left, cost = plan.epochs_left, plan.ledger.cost
+    if not left or not cost.epochs:
+        return ""
+    seconds = left * cost.seconds / cost.epochs / max(1, len(plan.ledger.running))
+    text = timedelta(seconds=round(seconds))
+    return f"about {text} left (estimate from {count_of(cost.epochs, 'epoch')})"
+
+
 def describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
-    pairs, criterion = ledger.decisions(plan.ledger), Criterion(task=plan.study.task)
+    pairs = ledger.decisions(plan.ledger)
+    criterion = Criterion(task=task_of(plan.study, plan.study.folder))
     tests = [(decision.test, decision.level) for decision in pairs]
     return sentence(
         "auto ended",
@@ -223,7 +236,7 @@ def describe_end(plan: Plan) -> str:
 def _describe_lead(
     plan: Plan, pair: ledger.Finalists, baseline: ledger.ConfigState, distilled: ledger.ConfigState
 ) -> str:
-    criterion = Criterion(task=plan.study.task)
+    criterion = Criterion(task=task_of(plan.study, plan.study.folder))
     sign = criterion.scale * criterion.sign
     if final := ledger.final_test(plan.ledger, pair).differences:
         mean = sign * sum(final) / len(final)

@@ -166,7 +166,8 @@ def _lost_sentence() -> str | None:
         if any(info.process.poll() is not None for info in started.get(kind, ())):
             return (
                 f"Ray's process {kind} has ended (it was killed, perhaps for lack of memory, or "
-                f"has crashed); run the same command again to resume"
+                f"has crashed, which any user of this machine can bring about: docs/security.md); "
+                f"run the same command again to resume"
             )
     return None
 
@@ -425,7 +426,10 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
             return
         stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.ERROR)
-        unset = {name: value for name, value in RAY_DEFAULTS.items() if name not in os.environ}
+        # Ray colours the beginnings of lines wherever they go
+        has_colours = sys.stdout.isatty() and sys.stderr.isatty()
+        defaults = RAY_DEFAULTS | ({} if has_colours else {"RAY_COLOR_PREFIX": "0"})
+        unset = {name: value for name, value in defaults.items() if name not in os.environ}
         stack.enter_context(environment_set(**unset))
         stack.callback(_arrived.clear)
         arguments = _arguments(study) if ray_init is None else {"address": "local"} | ray_init

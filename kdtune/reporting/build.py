@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdtune import __version__
 from kdtune.config.files import FIGURES, STUDY, atomic_write, check_links, writing
-from kdtune.config.task import check_names
+from kdtune.config.task import Task, check_names
 from kdtune.config.text import InputError
 from kdtune.reporting import canvas, sections
 from kdtune.reporting import figures as plots
@@ -49,9 +49,9 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
     The same records give the same bytes.
 
     Raises:
-        InputError: If the folder cannot be written, or a folder in it is a symbolic link.
+        InputError: If the folder cannot be written, or figures/ in it is a symbolic link.
     """
-    check_links(folder)
+    check_links(folder, [FIGURES])
     files, figures = folder / FIGURES, {}
     arms = read_arms(results, criterion)
     with writing(folder, ADVICE):
@@ -104,14 +104,14 @@ def html(
         effort=effort_text(results.effort, results.task),
         costs=PageTable(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
         cost_note=cost_note(costs) if len(costs) else "",
-        glossary=glossary(is_distillation),
+        glossary=glossary(results.task),
         data=data(results),
         **drawn,
     )
 
 
-def glossary(is_distillation: bool) -> dict[str, str]:
-    """Return the terms of the page with their meaning, from docs/glossary.md.
+def glossary(task: Task) -> dict[str, str]:
+    """Return the terms of a study's page with their meaning, from docs/glossary.md.
 
     The wheel has that file beside the templates. It is read in two sections: the terms of all
     studies, and those that only a study of distillation uses, or in this sense.
@@ -119,8 +119,10 @@ def glossary(is_distillation: bool) -> dict[str, str]:
     inside, outside = Path(__file__).with_name("glossary.md"), Path("docs", "glossary.md")
     file = inside if inside.is_file() else Path(__file__).parents[2] / outside
     text = file.read_text("utf-8") if file.is_file() else ""
+    if task.examples != "images":
+        text = re.sub(r"\bimage(?=s?\b)", task.examples[:-1], text)
     terms = {}
-    for title in ("Distillation", "Statistics") if is_distillation else ("Statistics",):
+    for title in ("Distillation", "Statistics") if task.is_distillation else ("Statistics",):
         section = text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
         for paragraph in section.split("\n\n"):
             if entry := re.match(r"\*\*(.+?)\*\*: ([^*]+)", " ".join(paragraph.split())):
@@ -213,7 +215,7 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
         differences = [canvas.inline(f) for f in (plots.differences_plot(side),) if f]
     page = canvas.render(
         "comparison.html",
-        title=f"{', '.join(side.studies)}: studies of knowledge distillation side by side",
+        title=f"{', '.join(side.studies)}: studies side by side",
         conclusions=list(several.conclusions(side)),
         problems=[f"{n}: {w}" for n, results in side.studies.items() for w in results.warnings],
         caveats=[side.doubt] if side.doubt else [],
@@ -225,7 +227,7 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
         differences_note=several.method(side) if len(side.comparisons) else "",
         difference_figures=differences,
         settings=PageTable(*several.setting_rows(side)),
-        verdicts={name: r.verdict(side.criterion) for name, r in side.studies.items()},
+        verdicts={n: r.verdict(side.criterion_of(r)) for n, r in side.studies.items()},
     )
     with writing(file, ADVICE):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -187,7 +187,10 @@ def new_axes(rows: int | None = None) -> tuple[StudyFigure, Axes]:
     """
     size = (4.3, 3.2) if rows is None else (5.0, 0.9 + 0.27 * rows)
     figure = StudyFigure(figsize=size, layout="constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    # otherwise the height decides how many, and after the layout they need more room than it left
+    axes.locator_params(axis="y", nbins=8)
+    return figure, axes
 
 
 def add_legend_below(figure: Figure, axes: Axes) -> None:

@@ -109,7 +109,11 @@ def _number_cells(axes: Axes, values: Numbers, image: Any, form: str) -> None:
         if not np.isnan(value):
             red, green, blue, _ = image.cmap(image.norm(value))
             colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
-            style: Any = {"ha": "center", "va": "center", "fontsize": 7 if len(values) > 5 else 9}
+            style: Any = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": 7 if values.shape[1] > 5 else 9,
+            }
             axes.text(x, y, format(value, form), color=colour, **style)
 
 
@@ -472,7 +476,7 @@ def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | 
     whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
     for metric in WITH_LAST_EPOCHS if task.is_distillation else task.recorded:
         yield learning_curve(results, metric, whole)
-        if end.n_epochs > LAST_EPOCHS or task.is_distillation:
+        if end.n_epochs > LAST_EPOCHS:  # else it would be the same figure again
             yield learning_curve(results, metric, end)
     for metric in WHOLE_ONLY if task.is_distillation else ():
         yield learning_curve(results, metric, whole)

@@ -71,14 +71,14 @@ def study_facts(results: Results, criterion: Criterion) -> dict[str, str]:
 
 
 def _subject(results: Results) -> dict[str, str]:
-    run = results.study.run
+    run, images = results.study.run, results.task.examples
     if not results.task.is_distillation:
         return {"training function": data_name(results.study)}
     data = data_name(results.study)
     if run.train_images:
-        data += f", {run.train_images} training images"
+        data += f", {run.train_images} training {images}"
     if extra := read_provenance(results.folder).get("data_set", {}).get("extra"):
-        data += f", {extra['examples']:,} images without labels ({extra['source']})"
+        data += f", {extra['examples']:,} {images} without labels ({extra['source']})"
     student = f"{run.student} (trainable layers: {run.trainable})"
     return {"teacher": run.teacher, "student": student, "data": data}
 
@@ -179,7 +179,8 @@ def provenance(results: Results) -> dict[str, Any]:
     for split, text in data_set.get("examples_text", {}).items():
         versions[f"examples in {split}"] = text
     if extra:
-        versions["images without labels"] = f"{extra['examples']:,} ({extra['source']})"
+        name = f"{results.task.examples} without labels"
+        versions[name] = f"{extra['examples']:,} ({extra['source']})"
     if cut:
         share = f"val is {cut['share']:.0%} of each class, drawn with seed {cut['seed']}"
         versions["cut from train"] = share
@@ -552,17 +553,14 @@ def by_class(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] |
         "arms": judged,
         "labels": [results.label(config) for config in judged.configs],
         "is_small": len(set(judged.design.units(judged.repeats).tolist())) < MIN_REPEATS,
-        "splits": {split: _changes(class_accuracies(part)) for split, part in arms.items()},
+        "splits": {split: _changes(part) for split, part in arms.items()},
         "confusions": _confusions(judged) if len(judged.classes) > MAX_MATRIX_CLASSES else None,
     }
 
 
-def _changes(table: pd.DataFrame) -> dict[str, Any]:
-    """Return compared and changed (numbers of classes), largest (names), is_sorted and the table.
-
-    Args:
-        table: of `class_accuracies`.
-    """
+def _changes(arms: BothArms) -> dict[str, Any]:
+    """Return numbers of classes compared and changed, names of the largest, is_sorted, table."""
+    table = class_accuracies(arms)
     changed = table[is_significant(table.p_holm, table.low, table.high, SIGNIFICANCE_LEVEL)]
     largest = changed.sort_values("diff", ascending=False, kind="stable", key=abs)
     names = [
@@ -577,25 +575,25 @@ def _changes(table: pd.DataFrame) -> dict[str, Any]:
         diff, low, high = (f"{100 * row[k]:+z.1f}" for k in ("diff", "low", "high"))
         cells.append(diff if math.isnan(row.low) else interval_cell(diff, low, high))
         rows.append([*cells, p_value(row.p_holm)])
-    head = ["class", "images", "baseline", "distilled", "difference (points)", "p (Holm)"]
+    head = ["class", arms.design.examples, "baseline", "distilled", "difference (points)"]
     compared = int(table.p_holm.notna().sum())
     return {
         "compared": compared,
         "changed": len(changed),
         "largest": names,
         "is_sorted": is_sorted,
-        "table": PageTable(head, rows),
+        "table": PageTable([*head, "p (Holm)"], rows),
     }
 
 
 def _confusions(arms: BothArms) -> PageTable:
-    head = ["label", "predicted as", "images", "baseline", "distilled", "difference (points)"]
+    head = ["label", "predicted as", arms.design.examples]
     rows = []
     for _, row in largest_confusions(arms).iterrows():
         names = [str(row.label), str(row.predicted), f"{row.images:,}"]
         shares = [f"{100 * row.baseline:.1f}", f"{100 * row.distilled:.1f}"]
         rows.append([*names, *shares, f"{100 * row['diff']:+z.1f}"])
-    return PageTable(head, rows)
+    return PageTable([*head, "baseline", "distilled", "difference (points)"], rows)
 
 
 @dataclass(frozen=True)
@@ -638,7 +636,7 @@ def examples(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] |
         "same": same,
         "fewer": fewer,
         "groups": shown if has_pictures else {},
-        "table": None if has_pictures else _as_table(table),
+        "table": None if has_pictures else _as_table(table, val.design.examples[:-1]),
     }
 
 
@@ -657,19 +655,17 @@ def _shown(row: pd.Series, content: bytes) -> ShownImage:
     for arm in ("distilled", "baseline"):
         wrong = f"; {row[f'wrong_{arm}']}" if row[f"wrong_{arm}"] else ""
         lines.append(f"{arm} {row[arm]} of {row['n']}{wrong}")
-    return ShownImage(source, _name(row), str(row["label"]), (lines[0], lines[1]))
+    return ShownImage(source, _name(row, "image"), str(row["label"]), (lines[0], lines[1]))
 
 
-def _name(row: pd.Series) -> str:
-    return printable(str(row["file"])) if row["file"] is not None else f"val image {row['image']}"
+def _name(row: pd.Series, noun: str) -> str:
+    return printable(str(row["file"])) if row["file"] is not None else f"val {noun} {row['image']}"
 
 
-def _as_table(table: pd.DataFrame) -> PageTable:
+def _as_table(table: pd.DataFrame, noun: str) -> PageTable:
     rows = []
     for _, row in table.iterrows():
         distilled = [f"{row.distilled} of {row.n}", row.wrong_distilled or "-"]
         baseline = [f"{row.baseline} of {row.n}", row.wrong_baseline or "-"]
-        rows.append([_name(row), str(row["label"]), *distilled, *baseline])
-    return PageTable(
-        ["image", "label", "distilled", "wrong class", "baseline", "wrong class"], rows
-    )
+        rows.append([_name(row, noun), str(row["label"]), *distilled, *baseline])
+    return PageTable([noun, "label", "distilled", "wrong class", "baseline", "wrong class"], rows)

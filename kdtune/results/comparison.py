@@ -461,7 +461,7 @@ def baseline_of(table: pd.DataFrame, config_id: str) -> str | None:
 
 
 def tuning_effort(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
-    """Return configurations and runs of each arm, by group.
+    """Return configurations and runs of each arm, by group; runs without an epoch do not count.
 
     Args:
         trials: all trials of a study.
@@ -473,6 +473,7 @@ def tuning_effort(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
     """
     if not criterion.fixed or not len(trials):
         return pd.DataFrame()
+    trials = trials[trials.n_epochs > 0]  # others have only begun
     is_baseline = criterion.is_baseline(trials)
     rows = []
     for name, group in trials.groupby(criterion.groups(trials), sort=False):

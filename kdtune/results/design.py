@@ -77,15 +77,14 @@ class Design:
     """What the splits consist of, in words."""
 
     @staticmethod
-    def of(study: Study) -> "Design":
-        """Return the design of a study."""
-        run, task = study.run, study.task
-        if not task.is_distillation:
-            auto = study.until_decided
-            return Design(adaptive=auto, has_teacher=False, examples=task.examples)
+    def of(study: Study, examples: str = "images") -> "Design":
+        """Return the design of a study whose splits consist of `examples`, in words."""
+        run, auto = study.run, study.until_decided
+        if not study.task.is_distillation:
+            return Design(adaptive=auto, has_teacher=False, examples=examples)
         searched = bool({"teacher", "teacher_epochs"}.intersection(study.searched))
         tuned = run.teacher_epochs != 0
-        return Design(run.teachers, run.folds, tuned, study.until_decided, searched)
+        return Design(run.teachers, run.folds, tuned, auto, searched, examples=examples)
 
     @property
     def by_teacher(self) -> bool:

@@ -110,7 +110,7 @@ class Results:
         """What the trials train, with all metrics that they report."""
         columns = [n for n in self.frames.metrics if f"val/{n}@last" in self.frames.trials]
         on_val = [n for n in columns if self.frames.trials[f"val/{n}@last"].notna().any()]
-        return self.study.task.with_metrics(self.frames.metrics, on_val)
+        return task_of(self.study, self.folder).with_metrics(self.frames.metrics, on_val)
 
     @cached_property
     def default_criterion(self) -> Criterion:
@@ -176,6 +176,7 @@ class Results:
         if self.task.is_distillation:
             texts += warnings.find_teacher_faults(read_teacher_accuracy(self.folder))
             texts += warnings.find_weak_teachers(self.folder, self.search_trials)
+        read_costs(self.folder, texts)
         provenance = read_provenance(self.folder, texts)
         texts += provenance.get("warnings", [])
         texts += [
@@ -210,7 +211,7 @@ class Results:
     @property
     def design(self) -> Design:
         """What the repeats vary, and so what intervals hold for."""
-        return Design.of(self.study)
+        return Design.of(self.study, self.task.examples)
 
     def predictions(self, split: str = "val") -> pd.DataFrame:
         """Return the predictions of the completed trials at their last epoch.
@@ -667,6 +668,17 @@ def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Crit
     return criterion
 
 
+def task_of(study: Study, folder: Path) -> Task:
+    """Return the task of a study, which calls its data examples if they are known to be no images.
+
+    Args:
+        study: The study.
+        folder: Of the study, with its provenance.json.
+    """
+    kind = read_provenance(folder).get("data_set", {}).get("kind")
+    return replace(study.task, examples="examples") if kind == "tensors" else study.task
+
+
 def check_baseline(criterion: Criterion, study: Study) -> None:
     """Raise InputError if no configuration of the study can be the baseline.
 
@@ -674,6 +686,7 @@ def check_baseline(criterion: Criterion, study: Study) -> None:
     """
     if criterion.has_task_baseline:
         return
+    check_names("baseline", criterion.fixed, study.task.names)
     for name, value in criterion.fixed.items():
         values = study.values(name)
         # samplers add alpha = 1 even if the list or range of alphas does not hold it

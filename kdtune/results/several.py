@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdtune.config.fields import declarations
+from kdtune.config.fields import TEACHER_TRAINING, declarations
 from kdtune.config.files import STUDY
 from kdtune.config.run import HYPERPARAMETERS, Run
-from kdtune.config.study import Format, Study
-from kdtune.config.task import Range
+from kdtune.config.study import OF_FUNCTION, Format, Study
+from kdtune.config.task import Range, ends_of
 from kdtune.config.text import InputError, first_line, short
 from kdtune.results import comparison
 from kdtune.results.comparison import DEFAULT, Criterion
@@ -51,10 +51,11 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
     """
     prints = {n: read_saved(r.folder).fingerprints.get("data") for n, r in studies.items()}
     val = {name: r.epochs[r.epochs.split == "val"] for name, r in studies.items()}
-    sizes = {name: int(epochs.n_examples.max()) for name, epochs in val.items() if len(epochs)}
+    counts = {name: epochs.n_examples.max() for name, epochs in val.items()}
+    sizes = {name: int(count) for name, count in counts.items() if pd.notna(count)}
     if len({*prints.values(), None}) > 2 or len(set(sizes.values())) > 1:
         shown = "; ".join(
-            f"{name}: {results.study.run.data}, fingerprint {prints[name] or 'not known'}, "
+            f"{name}: {data_name(results.study)}, fingerprint {prints[name] or 'not known'}, "
             f"{sizes.get(name, 'no')} val images"
             for name, results in studies.items()
         )
@@ -68,6 +69,8 @@ def check_same_data(studies: Mapping[str, Results]) -> str:
 
 def pairing_obstacles(one: Study, other: Study) -> list[str]:
     """Return why the repeats of two studies are independent: "seed 0 and 1"; [] if they pair."""
+    if one.train is not None or other.train is not None:
+        return ["a training function has random seeds of its own"]
     differ = [n for n in SHARED_BY_PAIRS if getattr(one.run, n) != getattr(other.run, n)]
     values = [(n, as_text(getattr(one.run, n)), as_text(getattr(other.run, n))) for n in differ]
     return [f"{name.replace('_', ' ')} {a} and {b}" for name, a, b in values]
@@ -77,16 +80,35 @@ def differing_settings(studies: Mapping[str, Results]) -> pd.DataFrame:
     """Return the settings that differ between studies, by name: a row each, a column per study.
 
     Settings are those that can change results: of the run, of the space, of the search; and the
-    fingerprints of teacher and student, where the names alone are equal.
+    fingerprints of teacher and student, where the names alone are equal. Of studies of distillation
+    and of training functions they are those that all of them have.
     """
     columns = {name: pd.Series(dict(_settings(results))) for name, results in studies.items()}
-    table = pd.concat(columns, axis=1, sort=False).fillna("-")
+    table = pd.concat(columns, axis=1, sort=False)
+    is_mixed = len({results.task.is_distillation for results in studies.values()}) > 1
+    table = table.dropna() if is_mixed else table.fillna("-")
     table = table[table.nunique(axis=1) > 1].rename_axis("setting")
     return table.reset_index(allow_duplicates=True)
 
 
 def _settings(results: Results) -> Iterator[tuple[str, str]]:
     study = results.study
+    yield from _settings_of_run(study) if study.train is None else _settings_of_function(study)
+    for f in fields(Study):
+        if f.name not in NOT_COMPARED and (study.train is not None or f.name not in OF_FUNCTION):
+            yield f.name, as_text(getattr(study, f.name))
+    for name, text in read_saved(results.folder).fingerprints.items():
+        if name != "data":
+            yield f"fingerprint of the {name}", text
+
+
+def _settings_of_function(study: Study) -> Iterator[tuple[str, str]]:
+    for name in study.task.names:
+        yield name, as_text(study.all_values(name))
+
+
+def _settings_of_run(study: Study) -> Iterator[tuple[str, str]]:
+    is_trained = any(epochs != 0 for epochs in ends_of(study.values("teacher_epochs")))
     for name, declared in declarations(Run).items():
         if name in HYPERPARAMETERS:
             values = study.all_values(name)
@@ -95,13 +117,8 @@ def _settings(results: Results) -> Iterator[tuple[str, str]]:
             yield name, as_text(values if study.has_effect(name) else "-")
         elif name not in NOT_COMPARED and declared.setting.defines:
             resolved = "augmentation" if name == "augment" else name  # None is a default
-            yield name, as_text(getattr(study.run, resolved))
-    for f in fields(Study):
-        if f.name not in NOT_COMPARED:
-            yield f.name, as_text(getattr(study, f.name))
-    for name, text in read_saved(results.folder).fingerprints.items():
-        if name != "data":
-            yield f"fingerprint of the {name}", text
+            has_effect = is_trained or name not in TEACHER_TRAINING
+            yield name, as_text(getattr(study.run, resolved) if has_effect else "-")
 
 
 def as_text(value: Any) -> str:
@@ -174,10 +191,11 @@ def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "Sid
     """
     loaded = [load(folder) for folder in folders]
     for folder, results in zip(folders, loaded, strict=True):
-        if not results.task.is_distillation:
+        metrics = {name: results.task.metrics[name].better for name in results.task.comparable}
+        if metrics.get(criterion.metric) != criterion.declared.better:
             raise InputError(
-                f"only studies of distillation can be compared side by side, but {folder} is of a "
-                f"training function; compare its table: kdtune.compare(results.trials, ...)"
+                f"--metric must be one that all studies have, better in the same direction, but "
+                f"{folder} has {', '.join(metrics)} and not {criterion.metric}"
             )
         check_baseline(criterion, results.study)
     places = {f if "://" in f else Path(f).expanduser().resolve() for f in folders}
@@ -203,21 +221,26 @@ class SideBySide:
         """Name of the first study."""
         return next(iter(self.studies))
 
+    def criterion_of(self, results: Results) -> Criterion:
+        """Return the criterion with the task of a study, and its own baseline if none is named."""
+        baseline = None if self.criterion.has_task_baseline else self.criterion.baseline
+        return replace(self.criterion, baseline=baseline, task=results.task)
+
     @cached_property
     def candidates(self) -> list[Candidate]:
         """The best configuration of each study, and its best baseline."""
-        kinds = (
-            ("distilled", "plain") if self.criterion.has_task_baseline else ("other", "baseline")
-        )
         candidates = []
         for name, results in self.studies.items():
-            best = results.best(self.criterion)
-            is_baseline = self.criterion.is_baseline(comparison.completed_configs(results.trials))
+            criterion = self.criterion_of(results)
+            is_distilled = criterion.has_task_baseline and results.task.is_distillation
+            kinds = ("distilled", "plain") if is_distilled else ("other", "baseline")
+            best = results.best(criterion)
+            is_baseline = criterion.is_baseline(comparison.completed_configs(results.trials))
             for kind, value in zip(kinds, (False, True), strict=True):
                 group = list(is_baseline.index[is_baseline == value])
-                config = best if best in group else results.best_among(group, self.criterion)
+                config = best if best in group else results.best_among(group, criterion)
                 if config is not None:
-                    of_study = (config == best, config, results, self.criterion)
+                    of_study = (config == best, config, results, criterion)
                     candidates.append(Candidate(name, kind, *of_study))
         return candidates
 
@@ -458,7 +481,9 @@ def _describe_folder(folder: Path, criterion: Criterion) -> dict[str, Any]:
 
 
 def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
-    if results.task is not criterion.task:
+    if results.task.is_distillation:
+        criterion = replace(criterion, task=results.task)
+    else:
         criterion = results.default_criterion
     state, time = results.status.partition("; last record")[0], results.frames.last_record_time
     if incomplete := len(results.frames.incomplete):

@@ -544,7 +544,8 @@ def steps_warning(trials: pd.DataFrame, task: Task) -> str:
     with_extra, others = steps[share > 0], steps[share == 0]
     if not len(with_extra) or not len(others) or with_extra.max() <= MAX_STEPS * others.max():
         return ""
-    return sentence("longer", times=with_extra.max() / others.max())
+    times = with_extra.max() / others.max()
+    return sentence("longer", times=times, examples=task.examples)
 
 
 # A study in short: the summary for reading, and the line that stands for the results.

@@ -355,6 +355,8 @@ class Building(NamedTuple):
     """Images so far."""
     total: int
     """Images of the whole entry."""
+    owner: str
+    """For whom: `Cache.owner`."""
 
 
 class Cache:
@@ -366,11 +368,12 @@ class Cache:
             not those that were used since this process began: all runs of a study read the same
             streams in turn, so if these are larger than the cache, each entry would be deleted
             just before it is read again. What does not fit beside them is not stored.
+        owner: names the study whose processes build, since studies may share the folder.
     """
 
-    def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0):
+    def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0, owner: str = ""):
         self.folder = Path(folder).expanduser() if folder else cache_folder()
-        self.limit = int(gigabytes * 1e9)
+        self.limit, self.owner = int(gigabytes * 1e9), owner
         self._used: dict[_Kind, int] | None = None
         """Bytes that were used since this process began, by kind; None: to be counted."""
         self._uncounted = 0
@@ -446,11 +449,13 @@ class Cache:
         return None
 
     def building(self) -> Iterator[Building]:
-        """Yield what processes that are alive are building now."""
+        """Yield what processes of this owner that are alive are building now."""
         for heartbeat in (self.folder / "building").glob("*.json"):
-            with suppress(OSError, ValueError):
-                if time.time() - heartbeat.stat().st_mtime < HANG_SECONDS:
-                    yield Building(**json.loads(heartbeat.read_text()))
+            with suppress(OSError, ValueError, TypeError):  # of an earlier version, without owner
+                built = Building(**json.loads(heartbeat.read_text()))
+                is_alive = time.time() - heartbeat.stat().st_mtime < HANG_SECONDS
+                if is_alive and built.owner == self.owner:
+                    yield built
 
     def _path(self, key: Key) -> Path:
         return self.folder / key.kind / key.name[:2] / f"{key.name}.safetensors"
@@ -491,7 +496,8 @@ class Cache:
                 last = time.monotonic()
                 with suppress(OSError):
                     make_folder(self.folder, heartbeat.parent.name)
-                    heartbeat.write_text(json.dumps(Building(what, done, total)._asdict()))
+                    built = Building(what, done, total, self.owner)
+                    heartbeat.write_text(json.dumps(built._asdict()))
 
         try:
             tensors = {name: value.contiguous() for name, value in build(progress).items()}

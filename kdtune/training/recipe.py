@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kdtune.config.fields import (
     TEACHER_RECIPE,
+    TEACHER_TRAINING,
     Role,
     WeightsKind,
     declarations,
@@ -38,7 +39,7 @@ from kdtune.models.classifier import (
     describe_preprocessing,
 )
 from kdtune.models.outputs import Model, OutputsRecord, OutputTeacher, networks, read_outputs_record
-from kdtune.models.registry import PREPROCESSING, build_model
+from kdtune.models.registry import PREPROCESSING, build_model, describe_new_head
 from kdtune.models.weights import FinishedTeacher, licence_of, read_finished, teacher_file
 from kdtune.streams.views import view_shape, view_size
 
@@ -362,7 +363,7 @@ def recipe_rows(
                 continue
             source = _source(name, asked, study, saved, data, models)
             rows.append(RecipeRow(name, _shown(_value(name, study)), source))
-    return [*rows, *_input_rows(asked, models)]
+    return [*rows, *_input_rows(asked, study.run.image_size, models)]
 
 
 def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
@@ -403,10 +404,9 @@ def _has_effect(name: str, study: Study, data: Data) -> bool:
     if name in ONLY_WITH:
         other, values = ONLY_WITH[name]
         return getattr(study, other) in values
-    part = name.removeprefix("teacher_")
-    of_training = (*TEACHER_RECIPE, "lr_milestones", "augment", "train_images", "keep")
-    if name.startswith("teacher_") and part in of_training:
-        return any(_names(study, "teacher_epochs")) and _fits_teacher(part, run)
+    if name in TEACHER_TRAINING:
+        is_trained = any(_names(study, "teacher_epochs"))
+        return is_trained and _fits_teacher(name.removeprefix("teacher_"), run)
     if name == "lr_milestones":
         return "multistep" in study.values("schedule")  # type: ignore[operator]
     if name == "orientation":
@@ -483,8 +483,14 @@ def _is_set(study: Study, name: str) -> bool:
     return name in study.space or getattr(study.run, name) is not None
 
 
-def _input_rows(asked: Study, models: StudyModels) -> Iterator[RecipeRow]:
-    """Yield how the input of each model is preprocessed."""
+def _input_rows(asked: Study, view: int | None, models: StudyModels) -> Iterator[RecipeRow]:
+    """Yield how the input of each model is preprocessed.
+
+    Args:
+        asked: See `recipe_rows`.
+        view: `image_size` of the study, if it is given: no model gets larger images.
+        models: See `recipe_rows`.
+    """
     roles: dict[Role, Sequence[tuple[Run, Model]]]
     roles = {"teacher": models.teachers, "student": models.students}
     for role, of_role in roles.items():
@@ -498,13 +504,29 @@ def _input_rows(asked: Study, models: StudyModels) -> Iterator[RecipeRow]:
                 source = "finished teacher"
             if any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING):
                 source = "flag" if by_flag else "experiment"
-            yield RecipeRow(f"input of {name}", describe_preprocessing(model.preprocessing), source)
+            steps = model.preprocessing
+            if steps.size and view:
+                steps = replace(steps, size=min(steps.size, view))
+            yield RecipeRow(f"input of {name}", describe_preprocessing(steps), source)
 
 
 # Teachers of other studies that may have trained on what is now val.
 #
 # Where val is cut from train, another seed or share cuts other examples. With --folds every example
 # of train and val is in val in some repeat.
+
+
+def find_new_heads(models: StudyModels, data: Data) -> list[str]:
+    """Return a sentence for each model whose weights are for other classes; see `build`."""
+    roles: dict[Role, Sequence[tuple[Run, Model]]]
+    roles = {"teacher": models.teachers, "student": models.students}
+    sentences = [
+        describe_new_head(model, run.weights_of(role), len(data.classes))
+        for role, of_role in roles.items()
+        for run, model in of_role
+        if isinstance(model, Classifier)
+    ]
+    return list(filter(None, dict.fromkeys(sentences)))
 
 
 def find_faults(study: Study, data: Data) -> list[str]:

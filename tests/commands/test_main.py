@@ -69,9 +69,10 @@ def test_exit_codes(
     assert capsys.readouterr().err.startswith(printed)
 
 
-@pytest.mark.parametrize(
-    "line", ["serach", "search --alpa 1", "analysis -h", "search --data x", "distill --data x"]
-)
+LINES = ("serach", "search --alpa 1", "analysis -h", "distill --data no", "predict no no.png")
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_it_answers_without_heavy_modules(line: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "kdtune", *line.split()]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

@@ -60,7 +60,8 @@ NO_JSON = ("", "{", "[]", "[" * 50_000)
 )
 def test_damaged_costs_are_measured_again(tmp_path: Path, wrong: Any) -> None:
     (tmp_path / COSTS).write_text(wrong if isinstance(wrong, str) else json.dumps(wrong))
-    assert read_costs(tmp_path) == []
+    assert read_costs(tmp_path, faults := []) == []
+    assert faults[0].startswith(f"{COSTS} is damaged: what the models cost is left out")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,8 @@ def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) ->
     "wrong",
     [
         {"classes": "ab"},
+        {"classes": ["a", "a"]},
+        {"preprocessing": {"image_size": 10**9}},
         {"model": {"name": 3}},
         {"input": {"kind": "images", "shape": [0], "dtype": "uint8"}},
         {"students": [{"repeat": "0", "file": "f"}]},

@@ -9,14 +9,18 @@ import inspect
 import re
 import sys
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 
 from kdtune.config.fields import (
     LOSSES,
+    OPTIMIZERS,
+    SCHEDULES,
     Bounds,
     Hyperparameter,
+    Optimizer,
+    Schedule,
     Setting,
     check_fields,
     declarations,
@@ -113,9 +117,11 @@ def test_text_that_acts_on_a_terminal_is_refused(owner: Any, name: str) -> None:
     assert Study(notify="echo a\necho b").notify == "echo a\necho b"  # a script of the user's
 
 
-def test_the_losses_are_those_of_training() -> None:
+def test_the_tables_have_the_words_of_their_types_and_of_training() -> None:
     assert Run(loss="no_such_module:objective").config["temperature"] == 4
     assert "no_such_module" not in sys.modules  # an objective of the user's is not imported
+    assert set(OPTIMIZERS) == set(get_args(Optimizer)), "which mypy does not compare"
+    assert set(SCHEDULES) == set(get_args(Schedule))
     assert list(LOSSES) == list(OBJECTIVES)
     for name, function in OBJECTIVES.items():
         assert LOSSES[name].takes == keyword_parameters(function)

@@ -242,6 +242,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Study(space={"temprature": (1.0,)}), "temprature cannot be searched; "),
     (lambda: Study(space={"seed": (1, 2)}), "seed cannot be searched"),
     (lambda: Study(metric="val/nll"), "metric must be left out without train="),
+    (lambda: Study(tracker=None), "tracker must be a list of names, but got tracker=None"),
+    (lambda: Study(train="a:b", unless=5), "unless must be a dict of dicts, but got unless=5"),
     (lambda: Study(space={"teacher": ("a/x.npz", "b/x.npz")}), "different names, but got a/x.npz"),
     (
         lambda: Study(space={"lr": THOUSAND, "alpha": THOUSAND}),  # counted without being made

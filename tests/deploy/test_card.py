@@ -1,6 +1,8 @@
 """The lines of Python in a model card, and names that mean something to Markdown and YAML."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from kdtune.data.dataset import decode
 from kdtune.data.views import Resizing
 from kdtune.deploy.card import Resize, code, escape, onnx_lines, pillow_view, yaml_value
 from kdtune.deploy.onnx import Signature
+
+ROOT = Path(__file__).parents[2]
 
 
 def text_of(markdown: str) -> str:
@@ -42,9 +46,20 @@ def test_code_is_shown_as_it_is_and_the_head_is_yaml() -> None:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_pillow_makes_the_same_views(interpolation: str, tmp_path: Path) -> None:
-    """But for rounding: 2 of 255 levels is what 153 photographs showed at most."""
-    file = tmp_path / "photo.png"
+def test_pillow_makes_the_same_views(
+    interpolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for rounding: 2 of 255 levels is what 153 photographs showed at most.
+
+    The lines of README.md, which read sizes from the file, make the same pixels as the card's.
+    """
+    file, of_readme = tmp_path / "image.png", {}
+    lines = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    facts = {"classes": '["ant"]'}
+    session = SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=facts))
+    session.run = lambda *_: np.zeros((1, 1, 1))
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda _: session)
+    monkeypatch.chdir(tmp_path)
     for seed, (height, width) in enumerate([(60, 80), (81, 57), (50, 50)]):
         exif = Image.Exif()
         exif[0x0112] = 1 + 5 * (seed % 2)  # 6 is turned by 90 degrees
@@ -54,6 +69,9 @@ def test_pillow_makes_the_same_views(interpolation: str, tmp_path: Path) -> None
             mine = from_numpy(np.array(pillow_view(str(file), resize)))
             want = Resizing(crop, interpolation)(decode(str(file), "exif"), size)  # type: ignore[arg-type]
             assert mine.shape == want.shape and (mine.int() - want.int()).abs().max() <= 2
+            facts["resize"] = json.dumps(vars(resize))
+            exec(lines, of_readme)
+            np.testing.assert_array_equal(of_readme["images"][0], mine)
 
 
 def test_the_lines_read_an_image_as_kdtune_does(

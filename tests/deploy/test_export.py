@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,6 +156,8 @@ def test_the_file_in_int8_and_its_comparison(exported: All) -> None:
     assert any(i.data_type == TensorProto.INT8 and len(i.dims) == 4 for i in weights)
     assert facts["latency"]["threads"] == 1 and facts["latency"]["processor"]
     assert any("static, per channel" in line and "100 train images" in line for line in lines)
+    said = "\n".join(lines)  # Ctrl-C during int8 leaves the file and its card
+    assert said.index("Wrote the model card") < said.index("int8: comparing 3 of 3 repeats")
     card = done.card.read_text()
     assert "best-int8.onnx" in card and "int8 minus float32, over 3 repeats" in card
 
@@ -239,6 +240,7 @@ def test_a_card_says_what_the_study_recorded(exported: All) -> None:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[1:3] == ["100", f"{student[k]:.1f}"] and cells[4] == f"{all_repeats[k]:.1f}"
     assert "The initial weights were random." in card
+    assert "epochs 1, batch\\_size 16, trainable all, batch\\_norm train, augment crop" in card
 
 
 def test_an_edited_card_is_kept_also_when_the_study_is_finished_again(fashion: Path) -> None:
@@ -248,8 +250,11 @@ def test_an_edited_card_is_kept_also_when_the_study_is_finished_again(fashion: P
     card.write_text(card.read_text().replace("unknown", "mit"))
     lines: list[str] = []
     export(fashion, "safetensors", write=lines.append)
+    card.write_text("edited again")
+    export(fashion, "safetensors", write=lines.append)
     assert 'license: "mit"' in card.with_name("README.old.md").read_text()
-    assert 'license: "unknown"' in card.read_text() and "README.old.md" in lines[-1]
+    assert card.with_name("README.old-2.md").read_text() == "edited again"
+    assert 'license: "unknown"' in card.read_text() and "README.old-2.md" in lines[-1]
     before = sorted(file.name for file in card.parent.iterdir())
     results = kdtune.load(fashion)
     mirror = Mirror(replace(results.study, out=str(fashion.parent)))
@@ -291,28 +296,6 @@ def test_a_student_of_linear_layers_in_int8(tmp_path: Path) -> None:
     tokens = np.asarray(token_data()["test"][0])  # which are taken as they are
     full, small = (run(file, tokens).argmax(1) for file in (done.file, done.int8))
     assert (full == recorded(study, 0).predicted).all() and (small == full).mean() > 0.8
-
-
-@pytest.mark.slow
-def test_ctrl_c_during_int8_leaves_the_file_and_its_card(
-    fashion: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Everything in float32 is there before int8 begins, for which of many repeats some suffice."""
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    lines: list[str] = []
-    monkeypatch.setattr(int8, "quantize", interrupted)
-    monkeypatch.setattr(int8, "MAX_REPEATS", 2)
-    with pytest.raises(KeyboardInterrupt):
-        export(fashion, int8=True, write=lines.append)
-    assert lines[-1].startswith("int8: comparing 2 of 3 repeats")
-    students = fashion / "students"
-    assert json.loads((students / "best.onnx.json").read_text())["check"]["count"] == 1000
-    card = (students / "README.md").read_text()
-    assert "Checked on all 1,000 test images" in card and "best-int8" not in card
-    assert not list(students.glob("best-int8*")) and not list(students.glob("*.part"))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -393,13 +376,6 @@ def test_places_and_folders_that_cannot_be_used(
     assert not (fashion / "students" / "best.onnx").exists()
     assert export(fashion, "safetensors", write=str).file.exists()
 
-    def denied(_: object) -> None:  # root may write anywhere, so that chmod would prove nothing
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("kdtune.deploy.export.atomic_write", denied)
-    sentence = refused(fashion, "--format", "safetensors")
-    assert "cannot be written (Permission denied); copy the study's folder" in sentence
-
 
 def test_a_model_that_cannot_be_traced(fashion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights can still be exported."""
@@ -428,38 +404,17 @@ def test_facts_of_exported_files_of_other_types_are_left_out(tmp_path: Path) -> 
         assert read_facts(tmp_path, "c") == []
 
 
-def isolated_python(folder: Path) -> Path:
-    """Return the Python of an environment with onnxruntime, NumPy and Pillow alone.
-
-    Their folders are linked, so that no network is needed.
-    """
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    target = next((folder / "lib").glob("python*/site-packages"))
-    home = Path(sysconfig.get_path("purelib"))
-    names = ("onnxruntime", "numpy", "numpy.libs", "PIL", "pillow.libs", "flatbuffers")
-    for name in (*names, "google", "packaging"):
-        if (home / name).exists():
-            (target / name).symlink_to(home / name)
-    return folder / "bin" / "python"
-
-
 @pytest.mark.slow
-def test_the_lines_predict_without_torch_ray_and_kdtune(exported: All, tmp_path: Path) -> None:
+def test_the_lines_predict_without_torch_ray_and_kdtune(exported: All) -> None:
     done = exported.done["onnx"]
     want = recorded(exported.study, 2).predicted[:40]
     for k in range(len(want)):
         Image.fromarray(TEST.inputs[k, 0].numpy()).save(done.file.parent / f"{k}.png")
-    python = isolated_python(tmp_path / "venv")
-    check = (
-        "import importlib.util as u\nassert not any(map(u.find_spec, ('torch', 'ray', 'kdtune')))"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    for page in (done.card, ROOT / "docs" / "export.md"):
+    without = "import sys\nsys.modules |= dict.fromkeys(('torch', 'ray', 'kdtune', 'pandas'))"
+    for page in (done.card, ROOT / "docs" / "export.md", ROOT / "README.md"):
         lines = page.read_text().split("```python\n")[1].split("```")[0]
         programs = "".join(f"\nexec({lines.replace('image.png', f'{k}.png')!r})" for k in range(40))
-        words = [python, "-c", check + programs]
-        ran = subprocess.run(
-            words, cwd=done.file.parent, env=environment, capture_output=True, text=True
-        )
+        words = [sys.executable, "-c", without + programs]
+        ran = subprocess.run(words, cwd=done.file.parent, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.splitlines() == [CLASSES[k] for k in want]

@@ -1,6 +1,5 @@
 """What the sampler suggests: laws, running trials, log-odds, losses, and the export to Optuna."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from simulated_runs import LISTS, RANGES, RUN, curve, make
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
-from kdtune.planning import proposals
 from kdtune.planning.ledger import Arm, Ledger
 from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import (
@@ -61,42 +59,6 @@ def test_a_finite_space_is_suggested_to_the_last() -> None:
     lines = play(study, curve)
     grid = replace(study, search="grid")
     assert {c for c, _ in runs_of(lines)} == {run.config_id for run in grid.runs()}
-
-
-TPE = Study(run=RUN, search="tpe", samples=200, plain_share=0, space=RANGES)
-
-
-def informed() -> ConfigSampler:
-    """Return a sampler that has the results of 30 configurations."""
-    sampler = ConfigSampler(TPE)
-    for number in range(30):
-        run = sampler.suggest(number)
-        assert run is not None
-        sampler.report(run, curve(run)[-1])
-    return sampler
-
-
-def position(run: Run) -> np.ndarray:
-    """Return alpha, lr and temperature in units of their ranges."""
-    return np.array([run.alpha / 0.9, (math.log10(run.lr) + 4) / 4, (run.temperature - 1) / 19])
-
-
-def spread(count: int) -> float:
-    """Return the mean distance of as many suggestions that are in flight at the same time."""
-    sampler = informed()
-    points = [position(sampler.suggest(30 + k)) for k in range(count)]  # type: ignore[arg-type]
-    pairs = [abs(a - b).sum() for i, a in enumerate(points) for b in points[:i]]
-    return float(np.mean(pairs))
-
-
-def test_suggestions_in_flight_keep_away_from_each_other(monkeypatch) -> None:
-    """Against Optuna's TPE without constant_liar, which ignores running trials."""
-    apart = spread(8)
-    tpe = proposals.TPESampler
-    monkeypatch.setattr(
-        proposals, "TPESampler", lambda **options: tpe(**(options | {"constant_liar": False}))
-    )
-    assert apart > 1.1 * spread(8)
 
 
 def test_suggestions_with_runs_in_flight_are_the_same_after_a_crash() -> None:

@@ -5,6 +5,7 @@ import json
 import stat
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import study_folders as folders
-from play import play
+from play import play, rest_of, start_of
 from rich.console import Console
 from simulated_runs import LISTS, curve, make
 
@@ -26,10 +27,12 @@ from kdtune.raytune.folder import write_study
 from kdtune.raytune.progress import (
     describe_outcome,
     describe_state,
+    describe_time_left,
     make_table,
     notify,
 )
 from kdtune.results.results import load
+from kdtune.streams.cache import Building
 
 
 def test_the_table_has_the_best_and_the_baseline() -> None:
@@ -48,6 +51,27 @@ def test_a_lead_that_is_not_decided_says_so() -> None:
     study = make("grid", {"alpha": (0.1, 1.0)}, "all")
     study = replace(study, until_decided=True, budget="14runs")
     assert ", not decided (always-valid p" in describe_state(Plan(study, play(study, curve)))
+
+
+def test_the_time_left_is_estimated_before_the_first_run_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """4 of 2 x 3 x 8 epochs are done, of a second each, and two runs share the other 44."""
+    study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), repeats=3)
+    plan = Plan(study)
+    first, second = plan.next_run(), plan.next_run()
+    for line in (start_of(first), start_of(second)):
+        plan.add_record(line)
+    assert describe_time_left(plan) == ""
+    for line in islice(rest_of(first, plan, curve), 4):
+        plan.add_record(line)
+    cache: Any = SimpleNamespace(building=lambda: iter([Building("logits", 3, 8, "")]))
+    progress.ProgressDisplay(plan, cache).refresh()
+    build, state = capsys.readouterr().out.splitlines()
+    assert build == "  building logits (3 of 8)"
+    assert state == "  2 running, about 0:00:22 left (estimate from 4 epochs)"
+    raced = replace(study, policy="race")  # of which the number of runs is not known
+    assert describe_time_left(Plan(raced, play(study, curve)[:5])) == ""
 
 
 SCRIPT = """#!/bin/sh

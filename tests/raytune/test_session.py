@@ -12,7 +12,9 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ import kdtune
 from kdtune.config.files import RAY_PREFIX
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, RayLostError
+from kdtune.raytune import driver
 from kdtune.raytune import session as local_ray
 from kdtune.raytune.session import (
     RAY_DEFAULTS,
@@ -50,18 +53,32 @@ def raylet(no_shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
         process.kill()
 
 
+@pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])
 def test_a_lost_raylet_ends_a_driver_that_does_not_end_by_itself(
-    raylet: Any, monkeypatch: pytest.MonkeyPatch
+    arrived: bool,
+    code: int,
+    raylet: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    ends: list[str] = []
-    monkeypatch.setattr(local_ray, "_end", ends.append)
-    monkeypatch.setattr(local_ray, "WATCH_SECONDS", 0.05)
-    monkeypatch.setattr(local_ray, "GRACE_SECONDS", 0.2)
+    """As interrupted if it was told to end."""
+    codes: list[int] = []
+    monkeypatch.setattr(local_ray.os, "_exit", codes.append)
+    values = {"WATCH_SECONDS": 0.05, "GRACE_SECONDS": 0.2, "_arrived": threading.Event()}
+    for name, value in (values | {"_kill_ray": lambda: None}).items():
+        monkeypatch.setattr(local_ray, name, value)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with ended_if_ray_is_lost():
+    if arrived:
+        local_ray._arrived.set()
+    with local_ray.summarised(lambda: "3 of 4 runs", print), ended_if_ray_is_lost():
         raylet.kill()
-        wait_until(lambda: bool(ends), 10)
-    assert "Ray's process raylet has ended" in ends[0]
+        wait_until(lambda: bool(codes), 10)
+    said = capsys.readouterr()
+    assert codes == [code] and said.out == "So far: 3 of 4 runs\n" * arrived
+    resume = "interrupted; run the same command again to resume\n"
+    lost = "error: Ray's process raylet has ended (it was killed"
+    assert said.err.startswith(resume if arrived else lost)
+    assert ("docs/security.md" in said.err) is not arrived
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -86,23 +103,13 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
         check_local_ray()
 
 
-@pytest.mark.parametrize(("arrived", "code"), [(True, 130), (False, 1)])
-def test_the_watch_ends_a_study_that_was_told_to_end_as_interrupted(
-    arrived: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    codes: list[int] = []
-    monkeypatch.setattr(local_ray.os, "_exit", codes.append)
-    monkeypatch.setattr(local_ray, "_kill_ray", lambda: None)
-    monkeypatch.setattr(local_ray, "_arrived", threading.Event())
-    if arrived:
-        local_ray._arrived.set()
-    with local_ray.summarised(lambda: "3 of 4 runs", print):
-        local_ray._end("it is lost")
-    said = capsys.readouterr()
-    assert codes == [code]
-    assert said.out == "So far: 3 of 4 runs\n" * arrived
-    resume = "interrupted; run the same command again to resume\n"
-    assert said.err == (resume if arrived else "error: it is lost\n")
+def test_a_second_study_of_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor() as pool:
+        second = partial(pool.submit, driver.run, Study())
+        monkeypatch.setattr(driver, "check_packages", lambda _: second().result())
+        for _ in range(2):  # the first one's end frees the process
+            with pytest.raises(InputError, match="this process runs another study"):
+                driver.run(Study())
 
 
 # -- a local Ray --
@@ -146,6 +153,15 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
     assert not folder.exists()
     assert ray_constants.ENABLE_RAY_CLUSTER
     assert signal.getsignal(signal.SIGTERM) is on_sigterm  # Ray has one of its own
+
+
+@pytest.mark.usefixtures("session")
+def test_rays_lines_have_no_colours_outside_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line: dict[str, Any] = {"lines": ["it has died"], "pid": "raylet", "is_err": True}
+    ray._private.worker.print_to_stdstream(line, ignore_prefix=False)
+    assert capsys.readouterr().err == "(raylet) it has died\n"
 
 
 CONNECT = """

@@ -43,8 +43,9 @@ HOSTILE = "</td></script><script>alert('1')</script> & \"two\" $verdict ${data} 
 
 def html_of(results: Results, most: int | None = None) -> str:
     """Return the page, with at most so many figures, without writing files."""
-    figures = islice(all_figures(results, Criterion()), most)
-    return build.html(results, Criterion(), {f.name: inline(f) for f in figures})
+    criterion = results.default_criterion
+    figures = islice(all_figures(results, criterion), most)
+    return build.html(results, criterion, {f.name: inline(f) for f in figures})
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,17 @@ def test_texts_from_records_are_escaped(tmp_path) -> None:
     assert text.count("</script>") == 2 and text.count("<script") == 2
 
 
+def test_tensors_are_not_called_images(tmp_path: Path) -> None:
+    made = make(tmp_path, draw({0.1: 0.1, 1.0: 0.0}, 3))
+    write_predictions(made, classes=["joy", "fear"], images=60, splits=("val", "test"))
+    record = json.loads((tmp_path / PROVENANCE).read_text()) | {"data_set": {"kind": "tensors"}}
+    (tmp_path / PROVENANCE).write_text(json.dumps(record))
+    made = kdtune.load(tmp_path)
+    text = html_of(made) + made.text()
+    assert "image" not in Reader(text).words.partition("All settings")[0]
+    assert "for new repeats and new examples" in text and "val example 5" in text
+
+
 INCOMPLETE = [
     {0.5: [None], 1.0: [None]},
     {1.0: [0.7, 0.8]},
@@ -209,12 +221,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
 BARE = """
 import runpy, sys
-absent = sys.argv.pop(1).split(",")
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in absent:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
+sys.modules |= dict.fromkeys(sys.argv.pop(1).split(","))
 runpy.run_module("kdtune.report", run_name="__main__")
 """
 ABSENT = "torch,torchvision,timm,ray,optuna,rich,pyarrow,filelock,tqdm,safetensors,click"
@@ -244,7 +251,8 @@ def test_it_is_the_same_bytes_with_pandas_scipy_and_matplotlib_alone(tmp_path) -
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("other/report.html\n")
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
-    absent = {"importance", *CLASS_FIGURES}  # too few configurations, and no predictions
+    # too few configurations and epochs, and no predictions
+    absent = {"importance", *CLASS_FIGURES, *(name for name in FIGURE_NAMES if "-last-" in name)}
     assert {file.stem for file in files} == {"report", *FIGURE_NAMES} - absent
     assert len(files) == 1 + 2 * len(FIGURE_NAMES - absent)
     for file in files:

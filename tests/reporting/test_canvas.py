@@ -16,10 +16,13 @@ from kdtune.reporting.canvas import (
     CaptionedFigure,
     Cell,
     StudyFigure,
+    add_legend_below,
     environment,
+    figure_style,
     inline,
     interval_cell,
     limits,
+    new_axes,
     outside,
 )
 
@@ -36,6 +39,19 @@ def template(source: str) -> Template:
 def made_by(source: str, **values: object) -> str:
     """Render a template that has all macros."""
     return template(source).render(values).strip()
+
+
+def test_the_label_of_an_axis_is_inside_the_figure() -> None:
+    """At this height the layout made room for ticks of one digit, and then there were more."""
+    with figure_style():
+        figure, axes = new_axes()
+        for _ in range(4):
+            axes.plot([1, 4], [0.1, 0.4], label="alpha = 0.5, T = 4 (n = 3)")
+        axes.set(xlabel="epoch", ylabel="validation distillation term", ylim=(0.0721, 0.4521))
+        add_legend_below(figure, axes)
+    svg = CaptionedFigure("distill", "", figure).svg
+    (left,) = map(float, re.findall(r"rotate\(-90 ([-\d.]+) ", svg))
+    assert left > 9  # points, the height of the letters
 
 
 @settings(max_examples=30)

@@ -222,6 +222,7 @@ def test_the_users_matplotlib_settings_have_no_effect(tmp_path) -> None:
 
 
 def test_curves_of_the_last_epochs_and_of_a_derived_metric(measured) -> None:
+    assert not any("-last-" in f.name for f in all_figures(measured, CRITERION))  # of 3 epochs
     assert measured.plot.curves("ce", last=2).axes[0].lines[0].get_xdata().tolist() == [2, 3]
     line = measured.plot.curves("gap").axes[0].lines[0]
     acc = measured.plot.curves("acc").axes[0].lines[0]

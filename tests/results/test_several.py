@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from study_folders import RUN, draw, edit_records, make, write_study
+from study_folders import IMAGES, RUN, draw, edit_records, make, write_study
 
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
-from kdtune.results.several import list_studies, load_several, text
+from kdtune.reporting.build import write_comparison
+from kdtune.results.comparison import Criterion
+from kdtune.results.several import differing_settings, list_studies, load_several, text
 from kdtune.statistics.tests import holm
 
 exact = pytest.approx
@@ -110,6 +112,32 @@ def test_other_data_are_refused_and_unknown_ones_said(tmp_path: Path, places: li
         load_several([places[0], other])
     unknown = save(tmp_path / "unknown", C, data=None)
     assert "unknown has no fingerprint" in load_several([places[0], unknown]).doubt
+
+
+def test_a_training_function_is_unpaired_and_its_data_are_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(IMAGES, "val", 8)
+    own = Path(__file__).parents[1] / "goldens" / "studies" / "own_function"
+    side = load_several([save(tmp_path / "a", A), str(own)])
+    (row,) = side.comparisons.query("split == 'val'").to_dict("records")
+    results = side.studies["own_function"]
+    best = results.trials[results.trials.config_id == results.best()]["val/acc@last"]
+    assert row["p"] == exact(stats.ttest_ind(best, A[0.5], equal_var=False).pvalue)
+    words = text(side)
+    assert "(a training function has random seeds of its own)" in words
+    assert "own_function has no fingerprint" in words
+    assert write_comparison(side, tmp_path / "page.html").exists()
+    with pytest.raises(InputError, match="own_function has acc and not kl"):
+        load_several([str(tmp_path / "a"), str(own)], Criterion("kl"))
+
+
+def test_the_recipe_of_a_teacher_that_is_not_trained_does_not_differ(tmp_path: Path) -> None:
+    recipes = ({"teacher_lr": 0.1}, {"teacher_lr": 0.2}, {"teacher_epochs": 3, "epochs": 4})
+    runs = [replace(RUN, **({"teacher_epochs": 0} | recipe)) for recipe in recipes]
+    places = [save(tmp_path / str(k), C, run) for k, run in enumerate(runs)]
+    names = [set(differing_settings(load_several(p).studies).setting) for p in (places[:2], places)]
+    assert names[0] == set() and names[1] >= {"teacher_epochs", "teacher_lr", "epochs"}
 
 
 def test_the_latest_comes_first_and_a_damaged_study_is_a_row(tmp_path: Path) -> None:

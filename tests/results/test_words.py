@@ -28,7 +28,7 @@ from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Study
 from kdtune.planning.ledger import final_test, finalists
 from kdtune.planning.plan import Plan
-from kdtune.results.comparison import DEFAULT, Criterion, compare
+from kdtune.results.comparison import DEFAULT, Criterion, compare, tuning_effort
 from kdtune.results.formatting import comparison_rows
 from kdtune.results.results import Results, load
 from kdtune.results.words import (
@@ -378,6 +378,8 @@ def test_the_rival_is_named_and_the_tuning_of_each_arm_counted(tmp_path: Path) -
     (row,) = made.effort.to_dict("records")
     counts = {"configs": 1, "runs": 6, "baseline_configs": 3, "baseline_runs": 18}
     assert row == {"group": "resnet18", **counts}
+    begun = made.trials.assign(n_epochs=made.trials.n_epochs.where(made.trials.repeat > 0, 0))
+    assert tuning_effort(begun, made.criterion())["baseline_runs"].tolist() == [15]
 
 
 @pytest.mark.parametrize(

@@ -291,15 +291,16 @@ def test_lock_files_are_deleted_when_they_are_old_and_free(tmp_path):
 
 def test_what_is_being_built_is_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(kdtune.streams.cache, "HEARTBEAT_SECONDS", 0.0)
-    cache, seen = Cache(tmp_path), []
+    cache, seen = Cache(tmp_path, owner="mine"), []
 
     def build(progress):
         progress(3, 8)
-        seen.extend(Cache(tmp_path).building())
+        seen.extend(Cache(tmp_path, owner="mine").building())
+        assert not [*Cache(tmp_path, owner="another study").building()]
         return make()
 
     cache.get(Key("logits", KEY), "logits, repeat 3, epoch 7", build)
-    assert seen == [("logits, repeat 3, epoch 7", 3, 8)]
+    assert seen == [("logits, repeat 3, epoch 7", 3, 8, "mine")]
     assert list(cache.building()) == []
 
 

@@ -12,9 +12,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import load_file
 from small_students import of_photos, run_here
-from torchvision.transforms import v2
 
 import kdtune
 from kdtune.config.text import InputError
@@ -52,32 +50,6 @@ def test_copied_students_predict_as_the_study_did(
             np.testing.assert_allclose(p.max(1), rows.p_predicted, atol=1e-6)
             label = p[np.arange(len(p)), rows.label]
             np.testing.assert_allclose(label, rows.p_label, atol=1e-6)
-
-
-def test_plain_torchvision_predicts_the_same(photos: Results) -> None:
-    """The weights have torchvision's keys, and students.json says the transform in full."""
-    folder = photos.folder / "students"
-    record = json.loads((folder / "students.json").read_text())
-    net = torchvision.models.get_model(record["model"]["name"], num_classes=2)
-    net.load_state_dict(load_file(folder / record["students"][0]["file"]))
-    steps = record["preprocessing"]
-    size = steps["image_size"]
-    transform = v2.Compose(
-        [
-            v2.PILToTensor(),
-            v2.Resize(round(size / steps["eval_crop"]), v2.InterpolationMode.BILINEAR),
-            v2.CenterCrop(size),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(steps["mean"], steps["std"]),
-        ]
-    )
-    assert steps["eval_interpolation"] == "bilinear" and record["classes"] == ["ant", "bee"]
-    student = kdtune.load_student(folder)
-    net.eval()
-    for file in sorted(Path(photos.study.run.data).glob("val/*/*")):
-        if file.name != "deep.png":  # torchvision has no conversion of 16 bits to 8
-            want = net(transform(Image.open(file).convert("RGB"))[None]).softmax(1)
-            torch.testing.assert_close(student(student.view(file)[None]), want, rtol=0, atol=1e-6)
 
 
 def test_the_code_of_the_documentation_predicts_the_same_with_timm(
@@ -155,14 +127,3 @@ def test_batches_that_are_not_like_those_of_the_study(photos: Results, text: Res
             of_tokens(wrong)
     with pytest.raises(InputError, match="view must be given to a student of images"):
         of_tokens.view("cat.jpg")
-
-
-def test_a_file_that_is_no_image(photos: Results, tmp_path: Path) -> None:
-    student = kdtune.load_student(photos.folder)
-    (tmp_path / "a.jpg").write_text("no image")
-    whole = next(Path(photos.study.run.data).glob("val/*/grey.jpg")).read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
-    for name in ("a.jpg", "cut.jpg", "float.tiff", "missing.jpg"):
-        with pytest.raises(InputError, match=rf"the image .*{name} cannot be read \(.+\)"):
-            student.view(tmp_path / name)

@@ -2,14 +2,18 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
+from factories import tiny_student
 from tiny_run import TINY
 
 from kdtune.config.cli import parse
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData, load_data
+from kdtune.models.weights import save_weights
+from kdtune.raytune.distillation import prepare
 from kdtune.training.recipe import (
     RecipeRow,
     StudyModels,
@@ -57,6 +61,21 @@ def test_what_has_no_effect_is_not_shown() -> None:
     assert (found["ema"].value, found["clip_norm"].value) == ("0", "0, 1")
     as_they_are = rows(Study(run=replace(TINY, teacher_epochs=0)))
     assert "teacher_lr" not in as_they_are and as_they_are["teacher_epochs"].value == "0"
+    small = rows(Study(run=replace(TINY, image_size=20, student_size=24, teacher_size=16)))
+    assert [small[f"input of {name}"].value[:8] for name in (TINY.student, TINY.teacher)] == [
+        "size 20 ",
+        "size 16 ",
+    ]
+
+
+def test_weights_for_other_classes_are_said_but_not_those_of_imagenet(tmp_path: Path) -> None:
+    file, data = tmp_path / "weights.safetensors", StudyData(TINY)
+    study = resolve_study(Study(run=replace(TINY, student_weights=str(file))), data)
+    for classes, count in ((7, 1), (10, 0), (1000, 0)):
+        save_weights(tiny_student(classes), file)
+        prepared = prepare(study, study, None, data)
+        said = [text for text in prepared.warnings if "for 7 classes, but the data has 10" in text]
+        assert len(said) == count and set(said) <= set(prepared.provenance["warnings"])
 
 
 def test_sources_in_python_and_of_a_saved_study() -> None:
