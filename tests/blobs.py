@@ -8,6 +8,7 @@ from reference import build_teacher
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
+from kdtune.data.arrays import add_extra
 from kdtune.data.dataset import Data, Split
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher
@@ -60,8 +61,9 @@ def new_student(run: Run) -> Classifier:
     return student.place(CPU, run.precision)
 
 
-def new_stream(run: Run, student: Classifier) -> Stream:
-    data = blobs()
+def new_stream(
+    run: Run, student: Classifier, resources: Resources | None = None, data: Data | None = None
+) -> Stream:
+    data = data or add_extra(blobs(), run)
     teacher = build_teacher(run, NOWHERE, data).place(CPU, run.precision)
-    frozen = None if teacher is None else Teacher.of([teacher])
-    return Stream(run, data, student, frozen, Resources())
+    return Stream(run, data, student, Teacher.of([teacher]), resources or Resources())

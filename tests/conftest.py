@@ -82,6 +82,12 @@ def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
 
 
+@pytest.fixture(scope="module")
+def seen() -> dict[tuple[float, ...], str]:
+    """The weights of each kind of run that a file compares: no kind is without effect."""
+    return {}
+
+
 @pytest.fixture(scope="session")
 def ray_stack() -> Iterator[ExitStack]:
     """Holds the Ray that tests share."""

@@ -9,7 +9,7 @@ kdtune.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,15 +35,6 @@ class PlainEpoch(NamedTuple):
     """Of train and val and, in the last epoch, of test where there is one."""
 
 
-@dataclass
-class Outputs:
-    """Logits of both models [N, K] and labels [N]."""
-
-    student: Tensor
-    teacher: Tensor
-    labels: Tensor
-
-
 def plain_loop(
     run: Run,
     teacher_folder: Path,
@@ -52,10 +43,13 @@ def plain_loop(
     teacher_backward: bool = False,
     layout: Layout = "channels_last",
     data: Data | None = None,
+    unlabelled: tuple[Iterator[Tensor], Sequence[int]] | None = None,
 ) -> Iterator[PlainEpoch]:
     """Distil; yield the student and its metrics an epoch at a time.
 
     `teacher_backward` also back-propagates through the teacher, as the starting repository did.
+    `unlabelled` are views without labels, and how many of them each batch of an epoch has beside
+    the labelled ones.
     """
     data, where = data or load_data(run), torch.device(device)
     teacher = build_teacher(run, teacher_folder, data).place(where, run.precision, layout)
@@ -81,16 +75,20 @@ def plain_loop(
         return projector(of_student["x"].float()), of_teacher["x"].float()
 
     optimizer = make_optimizer(run, student, projector)
-    steps = -(-len(subset) // run.batch_size)
+    others, counts = unlabelled or (iter(()), [0])
+    size_of_batch = run.batch_size - counts[0]
+    steps = -(-len(subset) // size_of_batch)
     scheduler, average = make_scheduler(run, optimizer, steps), Average(run, student)
     for epoch in range(run.epochs):
         seed = derive_seed("order", run.seed, run.repeat, epoch)
         order = torch.randperm(len(subset), generator=torch.Generator().manual_seed(seed))
         index, passes = subset[order], []
         views = Views(data.splits["train"], index, run, size, epoch)
-        labels = data.splits["train"].labels[index].split(run.batch_size)
-        batches = zip(views.batches(run.batch_size, workers), labels, strict=True)
+        labels = data.splits["train"].labels[index].split(size_of_batch)
+        batches = zip(views.batches(size_of_batch, workers), labels, strict=True)
         for step, (x, y) in enumerate(batches):
+            if unlabelled:
+                x = torch.cat([x, torch.stack(list(islice(others, counts[step])))])
             x, y = x.to(where), y.to(where)
             student.set_mode(True, run.batch_norm_mode == "train")
             torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
@@ -112,7 +110,7 @@ def plain_loop(
             average.update(student)
             if run.schedule == "onecycle":
                 scheduler.step()
-            passes.append([x.detach().cpu() for x in (logits, target, y, *inputs)])
+            passes.append([x.detach().cpu()[: len(y)] for x in (logits, target, y, *inputs)])
         waits = run.schedule == "cosine" and epoch < run.warmup_epochs
         if run.schedule != "onecycle" and not waits:
             scheduler.step()
@@ -226,7 +224,7 @@ def make_scheduler(
 
 def total_loss(run: Run, logits: Tensor, y: Tensor, target: Tensor, *features: Tensor) -> Tensor:
     """The loss as one writes it down."""
-    ce = F.cross_entropy(logits, y)
+    ce = F.cross_entropy(logits[: len(y)], y)
     if run.alpha == 1 and not target.requires_grad:
         return ce
     return run.alpha * ce + (1 - run.alpha) * distillation(run, logits, target, y, *features)

@@ -1,7 +1,7 @@
 """Results of a study: dataframes, tables, comparisons and the conclusion."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,6 +45,35 @@ def load(folder: str | Path) -> "Results":
     records = frames.read_frames(path, is_running, study)
     trials = costs.with_student_costs(records.trials, of_models)
     return Results(path, study, replace(records, trials=trials), of_models)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a comparison has found, in words, and the sentences that change it."""
+
+    student: str | None
+    """None if there is one student, or none."""
+    finding: str
+    """See `words.verdict`."""
+    doubts: Mapping[str, str]
+    """See `warnings.find_doubts`."""
+
+    def __str__(self) -> str:
+        texts = [] if self.learned_nothing else [self.finding]
+        return self._of_student(" ".join([*texts, *map(words.capitalised, self.doubts.values())]))
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether both configurations are no better than chance."""
+        return warnings.NOTHING_LEARNED in self.doubts
+
+    @property
+    def warnings(self) -> list[str]:
+        """The doubts that are warnings."""
+        return [self._of_student(t) for key, t in self.doubts.items() if key in warnings.WARNED]
+
+    def _of_student(self, text: str) -> str:
+        return text if self.student is None else f"{self.student}: {text}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,7 +199,7 @@ class Results:
     def warnings(self) -> list[str]:
         """What is wrong with the models, and missing or wrong in the records; most serious first.
 
-        Empty for a complete study.
+        Empty for a sound and complete study.
         """
         texts: list[str] = []
         if self.task.is_distillation:
@@ -179,6 +208,8 @@ class Results:
         read_costs(self.folder, texts)
         provenance = read_provenance(self.folder, texts)
         texts += provenance.get("warnings", [])
+        for conclusion in self.conclusions():
+            texts += conclusion.warnings
         texts += [
             words.effort_warning(self.effort, self.study),
             words.steps_warning(comparison.completed(self.trials), self.task),
@@ -532,21 +563,34 @@ class Results:
         without them come last.
         """
         criterion = criterion or self.default_criterion
-        table, students = self.compare(criterion), self.compared_students(criterion)
         lines = [self.best_within_limits(criterion)]
-        if len(students) < 2:
-            lines.append(words.verdict(table, criterion, self.by, self.context(criterion)))
-        else:
-            m = int(table.p_holm.notna().sum())
-            by = [name for name in self.by if name != self.task.group]
-            for student in students:
-                rows = table[criterion.groups(table) == student]
-                text = words.verdict(rows, criterion, by, self.context(criterion, student), m)
-                lines.append(f"{student}: {text}")
+        lines += [str(conclusion) for conclusion in self.conclusions(criterion)]
         if self.task.is_distillation:
             weak = warnings.find_weak_teachers(self.folder, self.search_trials)
-            lines += [text[:1].upper() + text[1:] for text in weak]
+            lines += map(words.capitalised, weak)
         return "\n".join(line for line in lines if line)
+
+    def conclusions(self, criterion: Criterion | None = None) -> Iterator["Conclusion"]:
+        """Yield the conclusion on each student, on all together if there is one student."""
+        criterion = criterion or self.default_criterion
+        table, students = self.compare(criterion), self.compared_students(criterion)
+        is_one, val = len(students) < 2, self.epochs[self.epochs.split == "val"]
+        m = int(table.p_holm.notna().sum()) if len(table) else 0
+        by = [name for name in self.by if is_one or name != self.task.group]
+        for student in [None] if is_one else students:
+            rows = table if student is None else table[criterion.groups(table) == student]
+            context = self.context(criterion, student)
+            found = comparison.find(rows, criterion.sign, context.level, context.any_time, m)
+            doubts = dict[str, str]()
+            if len(found.tested):
+                row = found.row if len(found.row) else found.tested.iloc[0]
+                labels = config_label(row, by), context.baseline
+                trials = warnings.Judged(self.trials_for(criterion), self.search_trials, val)
+                teachers = read_teacher_accuracy(self.folder)
+                named = warnings.Named(row, found.kind, labels, by, criterion, trials, teachers)
+                doubts = warnings.find_doubts(named)
+            text = words.verdict(rows, criterion, by, context, m)
+            yield Conclusion(student, text, doubts)
 
     def best_within_limits(self, criterion: Criterion | None = None) -> str:
         """Return the best student within the limits in words; "" without limits."""
@@ -643,7 +687,9 @@ class Results:
         if best := self.best(criterion):
             table, context = self.selection(criterion), self.context(criterion, self.student(best))
             parts.append(words.best_sentence(table, criterion, self.label(best), context))
-            parts += [self.default_text(criterion), self.edges(criterion)]
+            parts.append(self.default_text(criterion))
+            if not any(warnings.AT_THE_END in c.doubts for c in self.conclusions(criterion)):
+                parts.append(self.edges(criterion))
         verdicts = self.verdict(criterion)
         if "\n" in verdicts:
             verdicts = "\n".join(f"- {line}" for line in verdicts.split("\n"))

@@ -500,6 +500,9 @@ def _describe(results: Results, criterion: Criterion) -> dict[str, Any]:
     if len(results.compared_students(criterion)) > 1:  # the best one's student against itself
         table = table[criterion.groups(table) == results.student(best)]
     words = short_verdict(table, criterion, results.context(criterion))
+    conclusions = [c for c in results.conclusions(criterion) if c.learned_nothing]
+    if any(c.student in (None, results.student(best)) for c in conclusions):
+        words = "no student learned"
     numbers = {"mean": interval.mean, "std": interval.sd, "n": interval.n}
     return row | numbers | {"best": results.label(best), "verdict": words}
 

@@ -23,11 +23,12 @@ from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Study
 from kdtune.config.task import Task
 from kdtune.config.text import InputError
-from kdtune.results.comparison import SIGNIFICANCE_LEVEL, completed
+from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, Kind, by_repeat, completed
 from kdtune.results.design import p_text
 from kdtune.results.frames import INCONSISTENT, Frames, config_label, trials_with_predictions
+from kdtune.results.summaries import edges
 from kdtune.results.words import sentence
-from kdtune.statistics.intervals import binomial_p, chance_level
+from kdtune.statistics.intervals import MIN_REPEATS, binomial_p, chance_level, mean_interval
 
 MAX_WARNINGS = 10
 """Warnings of one kind; further runs that are excluded are counted."""
@@ -266,6 +267,134 @@ def exported_config(folder: Path, study: Study) -> str:
         recorded = {f.name: values[f.name] for f in fields(Run) if f.name in values}
         return Run(**{"study_values": study.run.study_values} | recorded).config_id
     return ""
+
+
+# What changes a conclusion: a table of rules on the two configurations that it names.
+
+
+class Judged(NamedTuple):
+    """Trials and epochs of a study."""
+
+    trials: pd.DataFrame
+    """By which the criterion is judged."""
+    search: pd.DataFrame
+    """Of the search."""
+    val: pd.DataFrame
+    """Rows of `Frames.epochs` of val."""
+
+
+class Named(NamedTuple):
+    """The configurations that a conclusion names, and what the rules look at."""
+
+    row: pd.Series
+    """Of `comparison.compare`: a configuration and its baseline."""
+    kind: Kind
+    """Of the finding."""
+    labels: tuple[str, str]
+    """The two in words."""
+    by: Sequence[str]
+    """Hyperparameters that tell the configurations apart."""
+    criterion: Criterion
+    of: Judged
+    teachers: Sequence[TeacherAccuracy]
+    """They say how accurate it is to name the largest class of val always."""
+
+    @property
+    def configs(self) -> list[str]:
+        """Both config_ids, the baseline's last."""
+        return [self.row.config_id, self.row.baseline]
+
+
+_Slots = Mapping[str, Any] | None
+"""Texts and numbers of a rule's sentence; None if it is not true."""
+
+
+def _learned_nothing(named: Named) -> _Slots:
+    """Find that both configurations are no better than chance, by the mean of the repeats."""
+    val = next((r.splits["val"] for r in named.teachers if "val" in r.splits), None)
+    if val is None:
+        return None
+    chance = chance_level(val.largest_class, val.n, named.teachers[0].classes)
+    means = by_repeat(named.of.trials, "acc", "last")[named.configs].mean()
+    if any(binomial_p(round(acc * val.n), val.n, chance) <= SIGNIFICANCE_LEVEL for acc in means):
+        return None
+    return {"accuracies": list(zip(named.labels, means, strict=True)), "chance": chance}
+
+
+MIN_CURVE = 6
+"""Epochs below which a curve has no end that could be told from its beginning."""
+END = 10
+"""A curve's end is one epoch in so many. With schedules that end at a learning rate of 0 it is flat
+there, also where it rises before."""
+RISE = 1.0
+"""Points by which the end must be better than as many epochs before it. In the default study, whose
+learning rate ends at 0, it is better by 0.2 to 0.6 points."""
+CERTAINTY = 0.98
+"""Level of the t interval of the rise over repeats, whose lower end must be above 0: one flat curve
+in a hundred is taken for a rising one if its rise by chance is above RISE."""
+
+
+def _still_rising(named: Named) -> _Slots:
+    """Find the configurations whose score still improves at the end of the training."""
+    criterion = Criterion(task=named.criterion.task)
+    if not criterion.in_points:
+        return None
+    rising = []
+    for config, label in zip(named.configs, named.labels, strict=True):
+        runs = completed(named.of.trials)[lambda t, config=config: t.config_id == config]
+        of_runs = named.of.val[named.of.val.trial_id.isin(runs.trial_id)]
+        curves = of_runs.pivot_table(criterion.metric, "trial_id", "epoch").dropna()
+        last = max(1, round(curves.shape[1] / END))
+        if curves.shape[1] < MIN_CURVE or len(curves) < MIN_REPEATS:
+            continue
+        end, before = curves.iloc[:, -last:], curves.iloc[:, -2 * last : -last]
+        rise = criterion.sign * criterion.scale * (end.mean(axis=1) - before.mean(axis=1))
+        interval = mean_interval(rise, CERTAINTY)
+        if interval.mean > RISE and not interval.low <= 0:  # NaN where all repeats rise alike
+            rising.append((label, interval.mean))
+    return {"rising": rising, "label": criterion.declared.label} if rising else None
+
+
+def _at_the_end(named: Named) -> _Slots:
+    """Find hyperparameters whose values are the lowest or highest of those searched."""
+    ends = [edges(named.of.search, c, named.by, named.criterion) for c in named.configs]
+    return {"ends": ends[0], "of_baseline": ends[1]} if any(ends) else None
+
+
+def _less_calibrated(named: Named) -> _Slots:
+    """Find that a better accuracy comes with a worse cross-entropy."""
+    criterion = named.criterion
+    if named.kind != "better" or criterion.metric != "acc" or not criterion.task.is_distillation:
+        return None
+    values = by_repeat(named.of.trials, "ce", criterion.scope)[named.configs].dropna()
+    is_worse = mean_interval(values[named.row.config_id] - values[named.row.baseline]).low > 0
+    return {"ce": values.mean().to_list()} if is_worse else None
+
+
+NOTHING_LEARNED, AT_THE_END = "no student learned", "at the end"
+DOUBTS: Mapping[str, Callable[[Named], _Slots]] = {
+    NOTHING_LEARNED: _learned_nothing,
+    "not converged": _still_rising,
+    AT_THE_END: _at_the_end,
+    "less calibrated": _less_calibrated,
+}
+"""Rules by their sentence. The first replaces a conclusion, the others follow it."""
+WARNED = (NOTHING_LEARNED, "not converged")
+"""Those that are warnings, too."""
+
+
+def find_doubts(named: Named) -> dict[str, str]:
+    """Return the sentences of `DOUBTS` about a conclusion, by their keys.
+
+    If no student learned, or nothing could be tested, there is nothing else to doubt.
+    """
+    doubts: dict[str, str] = {}
+    for key, rule in DOUBTS.items():
+        if (slots := rule(named)) is not None:
+            doubts[key] = sentence(key, **slots)
+        if key == NOTHING_LEARNED and (doubts or named.kind == "no test"):
+            return doubts
+    return doubts
 
 
 # Accuracy of the teachers: what it is, and what is wrong with it.

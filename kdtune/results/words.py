@@ -27,6 +27,11 @@ def count_of(number: float, noun: str) -> str:
     return f"{number:.0f} {noun}{'s' * (number != 1)}"
 
 
+def capitalised(text: str) -> str:
+    """Return a text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
 def score(row: pd.Series, split: str, criterion: Criterion) -> str:
     """Return a mean of `comparison.selection` as text; "" if there is none."""
     mean = criterion.scale * row[f"{split}/mean"]

@@ -93,20 +93,6 @@ def helps() -> Files:
     return {"words/help.txt": "\n".join(show(line) for line in lines)}
 
 
-def conversions() -> Files:
-    """Return what `convert` prints; its first line, the flags, is also among the numbers."""
-    numbers, words = [], []
-    for line in lines_of("conversions.txt"):
-        ran = run(line)
-        words.append(show(line, ran))
-        if ran.code == 0:
-            numbers.append(f"{line}\n    {ran.out.splitlines()[0]}")
-    return {
-        "numbers/conversions.txt": "\n".join(numbers) + "\n",
-        "words/conversions.txt": "\n".join(words),
-    }
-
-
 def run(line: str) -> boundary.Ran:
     """Run a command line."""
     return boundary.run_command(shlex.split(line))
@@ -239,14 +225,6 @@ def as_files(folder: str, frames: dict[str, pd.DataFrame]) -> Files:
 
 ANALYSIS = ("", "--pooled", "--format latex --strict")
 ANALYSIS_NUMBERS = ("--format csv", "--format json", "--format csv --pooled")
-MORE_ANALYSIS = (
-    *("--metric ce", "--scope best", "--by alpha", "--columns acc kl", "--baseline alpha=0.5"),
-    *("--metric kl --scope last-5-avg", "--metric agreement --baseline alpha=1", "--by lr"),
-    *("--by temperature alpha --columns logit_diff", "--baseline alpha=0.7", "--baseline beta"),
-    *("--max-ms 0.001 --max-params 9", "--max-ms 100", "--metric ece", "--columns nll"),
-    *("--format latex --pooled --by alpha", "--reason none", "--drop nothing-r00"),
-    *("--format csv --by alpha --scope best --columns ce", "--pooled --format json"),
-)
 
 
 def analysis(study: str) -> Files:
@@ -254,14 +232,6 @@ def analysis(study: str) -> Files:
     return {
         f"words/analysis/{study}.txt": shown(f"analysis runs/{study}", ANALYSIS),
         f"numbers/analysis/{study}.txt": shown(f"analysis runs/{study}", ANALYSIS_NUMBERS),
-    }
-
-
-def more_analysis() -> Files:
-    """Return what `analysis` prints of some studies with many flags."""
-    return {
-        f"words/analysis/{study}-flags.txt": shown(f"analysis runs/{study}", MORE_ANALYSIS)
-        for study in (FULL, "race")
     }
 
 
@@ -312,12 +282,14 @@ def tables() -> Files:
 
 
 def dropping() -> Files:
-    """Return what follows from dropping runs and restoring them, in a copy of a study."""
+    """Return what follows from dropping runs, restoring them and other flags, in a copy."""
     shutil.copytree(Path("runs") / "folds", Path("dropped") / "folds")
     trials = list(kdtune.load(Path("runs") / "folds").trials.trial_id[:2])
     own = "analysis dropped/folds"
     lines = [f"{own} --drop {' '.join(trials)} --reason 'a fault'"]
-    lines += [f"{own} --restore {trials[0]} --strict"]
+    lines += [f"{own} --restore {trials[0]} --strict", f"{own} --reason none"]
+    flags = "--metric ce --scope best --by alpha --columns acc kl --baseline alpha=0.2"
+    lines += [f"{own} {flags} --max-ms 100"]
     return {"words/dropping.txt": "\n".join(show(line) for line in lines)}
 
 
@@ -412,15 +384,14 @@ GROUPS: dict[str, Callable[[], Files]] = {
     **{f"results of {name}": partial(results_of, name) for name in STUDIES},
     **{f"analysis of {name}": partial(analysis, name) for name in STUDIES},
     **{f"report of {name}": partial(report, name) for name in REPORTS},
-    **{"help": helps, "conversions": conversions, "configurations": configurations},
+    **{"help": helps, "configurations": configurations},
     **{"several studies": side_by_side, "tables": tables, "dropping": dropping, "students": card},
     "more command lines": partial(command_lines, "more"),
-    "more flags of analysis": more_analysis,
     "more criteria": more_results,
 }
 """The goldens in groups of one test each."""
 FAST = [name for name in GROUPS if name.startswith("command lines of")]
-FAST += ["help", "conversions", "configurations", f"results of {FULL}", "results of race"]
+FAST += ["help", "configurations", f"results of {FULL}", "results of race"]
 FAST += ["analysis of own_function"]
 """Groups that each run of the tests compares, some of each kind; -m slow compares the others."""
 

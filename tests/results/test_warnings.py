@@ -1,12 +1,15 @@
 """Warnings about records, files and teachers: studies with one problem each."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from study_folders import (
+    RUN,
     at,
     draw,
     edit_records,
@@ -23,8 +26,16 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.planning.plan import Plan
 from kdtune.reporting.sections import teacher_table
+from kdtune.results.comparison import Criterion
 from kdtune.results.results import Results
-from kdtune.results.warnings import check_teachers, find_teacher_faults
+from kdtune.results.several import list_studies
+from kdtune.results.warnings import (
+    Judged,
+    Named,
+    check_teachers,
+    find_doubts,
+    find_teacher_faults,
+)
 from kdtune.storage.records import read_lines
 
 LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}
@@ -109,18 +120,20 @@ def test_files_deleted_by_hand(kept: Results) -> None:
     folder = kept.folder
     assert warnings_of(folder) == []
     gone = sorted(at(0.5, r).trial_id for r in (0, 2))
+    files = [folder / "trials" / name / PREDICTIONS for name in gone]
+    of_study = pd.concat(map(pd.read_parquet, files))
     for name in gone:
         shutil.rmtree(folder / "trials" / name)
     students, predictions = (
         f"the folders of 2 of 6 completed runs are gone ({', '.join(gone)}): their students are no "
         "longer available",
         "the predictions of {} of 6 completed runs are gone ({}): comparisons that need them hold "
-        "for these val images only",
+        "for this val split only",
     )
     assert warnings_of(folder) == [students, predictions.format(2, ", ".join(gone))]
-    pd.DataFrame({"trial_id": gone[:1]}).to_parquet(folder / PREDICTIONS)
+    of_study[of_study.trial_id == gone[0]].to_parquet(folder / PREDICTIONS)
     assert warnings_of(folder) == [students, predictions.format(1, gone[1])]
-    pd.DataFrame({"trial_id": gone}).to_parquet(folder / PREDICTIONS)
+    of_study.to_parquet(folder / PREDICTIONS)
     assert warnings_of(folder) == [students]
     (folder / "trials" / ID / PREDICTIONS).unlink()
     assert warnings_of(folder) == [students, predictions.format(1, ID)]
@@ -223,3 +236,86 @@ def test_a_teacher_that_is_worse_than_a_student_without_it(tmp_path: Path) -> No
     assert table.rows[0][0] == "big (5 epochs)" and table.rows[0][-1] == "85.0%"
     write_teacher_accuracy(tmp_path, [of_val(460)])
     assert not any("teacher" in line for line in warnings_of(tmp_path))
+
+
+# Conclusions
+
+
+def test_students_at_chance_are_not_compared(tmp_path: Path) -> None:
+    """Of 500 val images 55 are as likely by chance of 0.1 (p = 0.25), 70 are not (p = 0.002)."""
+    for acc, learned in ((0.11, False), (0.14, True)):
+        folder = tmp_path / str(acc)
+        make(folder, {0.5: [0.1, acc, 2 * acc - 0.1], 1.0: [0.12, 0.09, 0.1]})
+        write_teacher_accuracy(folder, [GOOD])
+        results = kdtune.load(folder)
+        assert ("no student learned" in str(results.warnings)) != learned
+        assert results.verdict().startswith("No student learned: no comparison.") != learned
+        assert (
+            list_studies(tmp_path).set_index("name").verdict[str(acc)] == "no student learned"
+        ) != learned
+
+
+def flat(share: np.ndarray) -> np.ndarray:
+    return 1 - np.exp(-10 * share)
+
+
+def annealed(share: np.ndarray) -> np.ndarray:
+    """As slow as with a learning rate that falls to 0 by half a cosine."""
+    return flat(np.cumsum(1 + np.cos(np.pi * share)) / len(share) / 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "epochs", "alarms"),
+    [
+        (flat, 25, (0, 0.03)),
+        (annealed, 60, (0, 0.03)),
+        (lambda share: share, 25, (0.97, 1)),
+        (lambda share: share, 5, (0, 0)),  # no end
+    ],
+)
+def test_curves_that_still_rise(shape, epochs: int, alarms: tuple[float, float]) -> None:
+    """40 studies of 8 repeats are simulated: curves over 30 points, epochs with an sd of 1."""
+    rng, count, ids = np.random.default_rng(0), 40, [f"{c}{r}" for c in "ab" for r in range(8)]
+    trials = pd.DataFrame({"trial_id": ids, "config_id": [i[0] for i in ids]})
+    trials = trials.assign(status="completed", label="", repeat=[int(i[1]) for i in ids])
+    row, share = pd.Series({"config_id": "a", "baseline": "b"}), np.arange(1, epochs + 1) / epochs
+    found = 0
+    for _ in range(count):
+        accs = 0.5 + 0.3 * shape(share) + rng.normal(0, 0.01, (len(ids), epochs))
+        val = pd.DataFrame(accs, index=pd.Index(ids, name="trial_id")).melt(
+            var_name="epoch", value_name="acc", ignore_index=False
+        )
+        judged = Judged(trials, trials.assign(**{"val/acc@last": 0.7}), val.reset_index())
+        named = Named(row, "worse", ("a", "b"), (), Criterion(), judged, ())
+        found += "not converged" in find_doubts(named)
+    assert alarms[0] <= found / count <= alarms[1]
+
+
+def test_a_conclusion_says_what_it_depends_on(tmp_path: Path) -> None:
+    write_study(tmp_path, draw({0.1: 0.06, 0.5: 0.03, 1.0: 0.0}, 8))
+    assert (
+        kdtune.load(tmp_path)
+        .verdict()
+        .endswith(
+            " At the end of the values searched: alpha = 0.1 (lowest). The best may lie beyond."
+        )
+    )
+    best = at(0.1).config_id
+    edit_records(tmp_path, lambda x: x["trial_id"].startswith(best) and x.update(ce=1.405))
+    results = kdtune.load(tmp_path)
+    assert re.search(
+        r"beyond. But cross-entropy worsened, from 0.\d+ to 1.405 n", results.verdict()
+    )
+    assert results.warnings == []
+    of_ce = results.verdict(results.criterion("ce"))
+    assert "calibration" not in of_ce
+
+
+def test_a_conclusion_names_curves_that_still_rise(tmp_path: Path) -> None:
+    """The curves of `make` rise by a tenth of the last accuracy in each of 10 epochs."""
+    run = replace(RUN, epochs=10)
+    last = draw({0.5: 0.05, 1.0: 0.0}, 4)
+    results = make(tmp_path, {replace(run, alpha=a): accs for a, accs in last.items()}, run=run)
+    (warning,) = results.warnings
+    assert re.match(r"not converged: .* still rose by 7.\d points \(alpha = 0.5\) and 7", warning)
+    assert warning[1:] in results.verdict()

@@ -1,8 +1,4 @@
-"""Images without labels: runs against a plain loop, and what several configurations share.
-
-The plain loop is written here a second time, for batches with and without labels: it decodes,
-augments and runs the teacher itself, with torch's own losses.
-"""
+"""Images without labels: runs against the plain loop, and what several configurations share."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from reference import build_teacher, distillation, make_optimizer, make_scheduler, side
-from tiny_run import CPU, TINY, assert_close, assert_equal, new_stream, over_stream
+from reference import build_teacher, plain_loop, side
+from tiny_run import TINY, assert_close, assert_equal, new_stream, over_stream
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
@@ -27,7 +22,6 @@ from kdtune.streams import views as blocks
 from kdtune.streams.cache import Cache
 from kdtune.streams.passes import TeacherPasses
 from kdtune.streams.views import Resources
-from kdtune.training.loop import Checkpoint, train
 from kdtune.training.run import make_student
 
 EXTRA = 50
@@ -57,49 +51,6 @@ def sequence(run: Run, data: Data, size: int) -> Iterator[Tensor]:
         seed = derive_seed("extra order", run.seed, run.repeat, k)
         order = torch.randperm(EXTRA, generator=torch.Generator().manual_seed(seed))
         yield from torch.cat(list(Views(split, order, run, size, k, "extra view").batches()))
-
-
-def plain_loop(run: Run, folder: Path, unlabelled: list[int]) -> tuple[Classifier, list[float]]:
-    """Train as one writes it down; return the student and the mean accuracy on train by epoch.
-
-    `unlabelled` are the numbers of images without labels in the batches of an epoch.
-    """
-    data = add_extra(load_data(run), run)
-    teacher = build_teacher(run, folder, data).place(CPU, run.precision)
-    student = make_student(run, load_data(run)).place(CPU, run.precision)
-    teacher.set_mode(False)
-    if run.trainable == "head":
-        student.requires_grad_(False)
-        student.head.requires_grad_(True)
-    subset, size = data.subset(run), side(run, data, student, teacher)
-    optimizer = make_optimizer(run, student)
-    scheduler = make_scheduler(run, optimizer, len(unlabelled))
-    others, accuracies = sequence(run, data, size), []
-    n = run.batch_size - unlabelled[0]
-    for epoch in range(run.epochs):
-        seed = derive_seed("order", run.seed, run.repeat, epoch)
-        index = subset[torch.randperm(75, generator=torch.Generator().manual_seed(seed))]
-        views = torch.cat(list(Views(data.splits["train"], index, run, size, epoch).batches()))
-        labels, hits = data.splits["train"].labels[index], 0
-        for step, count in enumerate(unlabelled):
-            y = labels[step * n :][:n]
-            more = torch.stack([next(others) for _ in range(count)])
-            x = torch.cat([views[step * n :][:n], more])
-            student.set_mode(True, run.batch_norm_mode == "train")
-            torch.manual_seed(derive_seed("step", run.seed, run.repeat, epoch, step))
-            logits = student(x)
-            with torch.no_grad():
-                target = teacher(x)
-            distill = distillation(run, logits, target, y)
-            ce = F.cross_entropy(logits[: len(y)], y)
-            optimizer.zero_grad()
-            (run.alpha * ce + (1 - run.alpha) * distill).backward()
-            optimizer.step()
-            if run.schedule == "onecycle":
-                scheduler.step()
-            hits += int((logits[: len(y)].argmax(1) == y).sum())
-        accuracies.append(hits / 75)
-    return student, accuracies
 
 
 KINDS = {
@@ -134,13 +85,17 @@ UNLABELLED = {
 def test_equals_the_plain_loop(
     kind: str, block: int, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, unlabelled = replace(RUN, **KINDS[kind]), UNLABELLED.get(kind, [6] * 7 + [3])
-    reference, accuracies = plain_loop(run, teacher_folder, unlabelled)
+    run, counts = replace(RUN, **KINDS[kind]), UNLABELLED.get(kind, [6] * 7 + [3])
+    data = add_extra(load_data(run), run)
+    models = (make_student(run, data), build_teacher(run, teacher_folder, data))
+    unlabelled = (sequence(run, data, side(run, data, *models)), counts)
+    plain = list(plain_loop(run, teacher_folder, data=data, unlabelled=unlabelled))
+    accuracies = [epoch.metrics["train"]["acc"] for epoch in plain]
     monkeypatch.setattr(blocks, "BLOCK", block)  # two blocks in a pass, or one
     for _ in ("built", "read"):
         resources = Resources(cache=Cache(tmp_path, 1))
         student, epochs = over_stream(run, teacher_folder, resources)
-        assert_close(student, reference)
+        assert_close(student, plain[-1].student)
         assert [epoch.splits["train"]["acc"] for epoch in epochs] == pytest.approx(accuracies)
         assert [epoch.splits["train"]["n_examples"] for epoch in epochs] == [75] * run.epochs
 
@@ -171,16 +126,6 @@ def test_without_a_share_or_a_teacher_there_are_none(
     want, epochs = over_stream(alone, teacher_folder)
     assert_equal(student, want)
     assert [epoch.splits for epoch in found] == [epoch.splits for epoch in epochs]
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(teacher_folder: Path, tmp_path: Path) -> None:
-    want, _ = over_stream(RUN, teacher_folder)
-    student, stream = new_stream(RUN, teacher_folder)
-    file = tmp_path / "checkpoint"
-    next(train(RUN, student, stream, Checkpoint(file)))  # epoch 1 begins within the first pass
-    resumed, epochs = over_stream(RUN, teacher_folder, checkpoint=Checkpoint(file))
-    assert [epoch.number for epoch in epochs] == [0, 1]
-    assert_equal(resumed, want)
 
 
 def test_only_labelled_images_are_mixed(teacher_folder: Path) -> None:

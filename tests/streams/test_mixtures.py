@@ -13,9 +13,9 @@ import photos
 import pytest
 import torch
 import torch.nn.functional as F
-from blobs import CPU, NOWHERE, RUN, blobs, new_student
+from blobs import CPU, NOWHERE, RUN, blobs, new_stream, new_student
 from reference import build_teacher, distillation, evaluate, make_optimizer, measure, total_loss
-from tiny_run import assert_close, assert_equal
+from tiny_run import assert_close
 from torch import Tensor
 
 from kdtune.config.run import Run, derive_seed
@@ -23,13 +23,11 @@ from kdtune.data.dataset import Data, Split
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
-from kdtune.models.outputs import Teacher
 from kdtune.streams.cache import Cache
 from kdtune.streams.passes import TeacherPasses
-from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
-from kdtune.training.loop import Checkpoint, train
+from kdtune.training.loop import train
 from kdtune.training.recipe import resolve
 from kdtune.training.teachers import fine_tuning_run
 
@@ -107,14 +105,9 @@ def plain_loop(run: Run, data: Data, workers: int = 0) -> Iterator[tuple[Classif
         yield student, {"train": means, "val": measure(run, passes)}
 
 
-def over_stream(
-    run: Run, data: Data, resources: Resources, checkpoint: Checkpoint | None = None
-) -> Iterator[tuple[Classifier, Epoch]]:
+def over_stream(run: Run, data: Data, resources: Resources) -> tuple[Classifier, list[Epoch]]:
     student = new_student(run)
-    teacher = build_teacher(run, NOWHERE, data).place(CPU, run.precision)
-    stream = Stream(run, data, student, Teacher.of([teacher]), resources)
-    for epoch in train(run, student, stream, checkpoint):
-        yield student, epoch
+    return student, list(train(run, student, new_stream(run, student, resources, data)))
 
 
 KINDS = {
@@ -141,12 +134,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def seen() -> dict[tuple[float, ...], str]:
-    """The weights of each kind: what is compared is not without effect."""
-    return {}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_plain_loop(
     kind: str,
@@ -163,10 +150,10 @@ def test_equals_the_plain_loop(
     for cache in (whole, whole, shards):  # built, read, and too many views to hold
         if cache is shards:
             monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", 1)
-        epochs = list(over_stream(run, data, Resources(cache=cache)))
-        assert seen.setdefault(tuple(epochs[-1][0].head.bias.tolist()), kind) == kind
-        assert_close(epochs[-1][0], plain[-1][0], least=1)
-        for (_, epoch), (_, metrics) in zip(epochs, plain, strict=True):
+        student, epochs = over_stream(run, data, Resources(cache=cache))
+        assert seen.setdefault(tuple(student.head.bias.tolist()), kind) == kind
+        assert_close(student, plain[-1][0], least=1)
+        for epoch, (_, metrics) in zip(epochs, plain, strict=True):
             compare_metrics(run, epoch, metrics)
 
 
@@ -199,10 +186,10 @@ def test_photographs_are_mixed_after_they_are_cropped(tmp_path: Path) -> None:
     run = replace(run, mixup=0.4, cutmix=1.0, epochs=2, student="factories:photo_student")
     run = replace(run, teacher="factories:photo_student")
     data = load_data(run)
-    *_, (student, epoch) = over_stream(run, data, Resources(loader_workers=2))
+    student, epochs = over_stream(run, data, Resources(loader_workers=2))
     *_, (reference, metrics) = plain_loop(run, data)
     assert_close(student, reference)
-    compare_metrics(run, epoch, metrics)
+    compare_metrics(run, epochs[-1], metrics)
 
 
 def count_passes(run: Run, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -215,7 +202,7 @@ def count_passes(run: Run, resources: Resources, monkeypatch: pytest.MonkeyPatch
             "_forward",
             lambda s, m, batch: seen.append(len(batch)) or forward(s, m, batch),
         )
-        list(over_stream(run, blobs(), resources))
+        over_stream(run, blobs(), resources)
     evaluated = {30, 24}  # val and test, one inference batch each
     return sum(seen) - sum(n for n in seen if n in evaluated)
 
@@ -233,15 +220,6 @@ def test_the_teacher_sees_a_mixed_batch_once(
     assert count_passes(replace(unmixed, batch_size=20), resources, monkeypatch) == 0
     # without distillation the training images need no teacher
     assert count_passes(replace(MIXUP, alpha=1.0), Resources(), monkeypatch) == 0
-
-
-def test_a_run_resumes_exactly(tmp_path: Path) -> None:
-    run = replace(RUN, mixup=0.4, cutmix=1.0, epochs=2)
-    *_, (whole, _) = over_stream(run, blobs(), Resources())
-    checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
-    next(iter(over_stream(run, blobs(), Resources(), checkpoint)))
-    *_, (resumed, _) = over_stream(run, blobs(), Resources(), checkpoint)
-    assert_equal(resumed, whole)
 
 
 def test_a_teacher_is_not_fine_tuned_on_mixed_images() -> None:

@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from blobs import RUN, blobs, new_student
+from blobs import RUN, blobs, new_stream, new_student
 
 from kdtune.config.run import Run
 from kdtune.config.text import Diverged, InputError
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher
 from kdtune.models.registry import build
-from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training import teachers
 from kdtune.training.loop import train
@@ -23,8 +22,7 @@ NAN = "hostile_models:nan_for_many"
 def trained(run: Run, student: Classifier | None = None) -> None:
     """Train on the blobs with the run's teacher."""
     student = student or new_student(run)
-    teacher = Teacher.of([build(run.teacher, "none", 3, seed=0)])
-    list(train(run, student, Stream(run, blobs(), student, teacher, Resources())))
+    list(train(run, student, new_stream(run, student)))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ KINDS = {
     "average of the head": replace(
         DROPOUT, ema=0.7, trainable="head", batch_norm="train", schedule="cosine"
     ),
+    "mixed images": replace(RUN, mixup=0.4, cutmix=1.0),
+    # an epoch ends in the middle of a pass over these 8 images
+    "images without labels": replace(RUN, train_images=33, extra="rest", extra_share=0.5),
 }
 
 

@@ -1,7 +1,7 @@
 """Losses of features against their closed forms, and the checks before a run with one.
 
-References: torch's own functions, numbers by hand, and the definitions' gradients by autograd.
-Float64, tolerance 1e-12, unless a test says otherwise.
+References: torch's own functions, as in reference.py, their gradients by autograd, and numbers by
+hand. Float64, tolerance 1e-12, unless a test says otherwise.
 """
 
 import math
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from blobs import CPU, SMALL
 from random_logits import close, gradient
+from reference import one_loss
 from torch import Tensor, nn
 
 from kdtune.config.fields import takes_features
@@ -58,15 +59,9 @@ def test_hand_worked_numbers() -> None:
 def test_each_is_its_definition_and_so_is_its_gradient(loss: str) -> None:
     student, teacher = pair()
     student.requires_grad_()
-    want = {
-        "features_mse": ((student - teacher) ** 2).sum() / (B * D),
-        "features_cosine": sum(
-            1 - (s @ t) / (s.norm() * t.norm()) for s, t in zip(student, teacher, strict=True)
-        )
-        / B,
-    }[loss]
+    want = one_loss(loss, Run(), student, teacher, LABELS, student, teacher)
     got = value(loss, student, teacher)
-    close(got, want.detach())
+    close(got, want)
     close(gradient(got, student), gradient(want, student))
 
 
@@ -85,17 +80,6 @@ def test_computed_in_float32_and_finite(loss: str, dtype: torch.dtype) -> None:
     if loss == "features_cosine":  # as exact at the ends of bfloat16 as elsewhere
         far = (student.float() * largest / student.float().abs().max()).to(dtype)
         assert float(value(loss, far, teacher)) == pytest.approx(float(got), rel=0.02)
-
-
-def test_each_term_of_a_sum_has_its_inputs() -> None:
-    (s, t), (logits, target) = pair(), pair()
-    logits, target = logits.flip(0), 2 * target
-    run = Run(loss="kl+features_mse", loss_weight=0.3, temperature=2.0)
-    kl = OBJECTIVES["kl"](logits, target, LABELS, temperature=2.0)
-    mse = value("features_mse", s, t)
-    close(objective(run)(logits, target, LABELS, s, t), kl + 0.3 * mse)
-    turned = replace(run, loss="features_mse+kl")
-    close(objective(turned)(logits, target, LABELS, s, t), mse + 0.3 * kl)
 
 
 OWN = """

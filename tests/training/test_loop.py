@@ -51,12 +51,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def seen() -> dict[tuple[float, ...], str]:
-    """The weights of each kind: what is compared is not without effect."""
-    return {}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_plain_loop_of_torch(kind: str, seen: dict[tuple[float, ...], str]) -> None:
     run = replace(RUN, **KINDS[kind])
@@ -66,6 +60,7 @@ def test_equals_the_plain_loop_of_torch(kind: str, seen: dict[tuple[float, ...],
     for name, value in student.net.state_dict().items():
         torch.testing.assert_close(value, want[name], rtol=1e-4, atol=1e-6)
     assert [list(e.splits) for e in epochs] == [["train", "val"]] * 3 + [["train", "val", "test"]]
+    assert [list(e.predictions) for e in epochs] == [[], [], [], ["val", "test"]]
     for epoch, reference in zip(epochs, plain, strict=True):
         for split, means in reference.metrics.items():
             if run.loss == "dist":  # no mean over images: it depends on the batches
@@ -73,19 +68,6 @@ def test_equals_the_plain_loop_of_torch(kind: str, seen: dict[tuple[float, ...],
             got = {name: epoch.splits[split][name] for name in means}
             assert got == pytest.approx(means, rel=1e-4, abs=1e-6), (epoch.number, split)
             assert epoch.splits[split]["n_examples"] == len(blobs().splits[split])
-
-
-def test_predictions_are_of_the_last_epoch() -> None:
-    student = new_student(RUN)
-    epochs = list(train(RUN, student, new_stream(RUN, student)))
-    assert not any(epoch.predictions for epoch in epochs[:-1])
-    last = epochs[-1]
-    assert list(last.predictions) == ["val", "test"]
-    for split, own in last.predictions.items():
-        assert float(own.correct.double().mean()) == pytest.approx(last.splits[split]["acc"])
-        assert torch.equal(own.label, blobs().splits[split].labels)
-        nll = -own.p_label.double().log().mean()
-        assert float(nll) == pytest.approx(last.splits[split]["nll"], rel=1e-5)
 
 
 class Tiny(nn.Module):

@@ -70,13 +70,3 @@ def test_both_labels_of_a_mixed_image_count_by_their_share(loss: str, smoothing:
         )
     )
     close(losses(run, mixed).loss, 0.4 * ce + 0.6 * distill, rtol=1e-6, atol=0)
-
-
-def test_images_without_a_label_are_in_the_distillation_term_only() -> None:
-    run, n = Run(alpha=0.4), 4
-    for labels in (LABELS, torch.cat([LABELS[:n], torch.zeros(B - n).long()])):
-        part = Batch(labels, teacher=TEACHER, unlabelled=B - n)
-        got = losses(run, part)
-        close(got.ce, F.cross_entropy(STUDENT[:n], LABELS[:n]))
-        close(got.loss, 0.4 * got.ce + 0.6 * objective(run)(STUDENT, TEACHER, labels))
-    assert len(part.labelled) == n and part.labelled.unlabelled == 0

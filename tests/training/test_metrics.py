@@ -1,15 +1,15 @@
-"""Metrics of a split against scikit-learn, torch and hand-worked numbers; the meter against both.
+"""Metrics of a split against scikit-learn, reference.py and hand-worked numbers; so the meter.
 
 The names stand here once more on purpose: they are columns of every saved study.
 """
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from random_logits import laws
+from reference import calibration_error, measure
 from torch import Tensor
 
 from kdtune.config.run import Run
@@ -65,25 +65,12 @@ def test_macro_f1_is_scikit_learns(present: tuple[int, ...]) -> None:
         assert macro_f1(s, None, y) == pytest.approx(want, rel=1e-12)
 
 
-def binned(s: Tensor, y: Tensor, bins: int = 15) -> float:
-    """Guo et al., 2017, equations 2 and 3, with numpy's bins."""
-    p = s.double().softmax(1).numpy()
-    confidence, right = p.max(1), p.argmax(1) == y.numpy()
-    index = np.digitize(confidence, np.linspace(0, 1, bins + 1), right=True)
-    error = 0.0
-    for b in np.unique(index):
-        chosen = index == b
-        gap = abs(right[chosen].mean() - confidence[chosen].mean())
-        error += chosen.mean() * gap
-    return error
-
-
 @laws
 @given(st.integers(0, 1000), st.floats(0.01, 20), st.integers(1, 40))
-def test_ece_is_that_of_numpys_bins(seed: int, scale: float, n: int) -> None:
+def test_ece_is_that_of_the_reference(seed: int, scale: float, n: int) -> None:
     s, y = logits(seed, scale, n), labels(n)
     got = expected_calibration_error(s, None, y)
-    assert got == pytest.approx(binned(s, y), abs=1e-12)
+    assert got == pytest.approx(calibration_error(s.double().softmax(1), y), abs=1e-12)
     assert 0 <= got <= 1
 
 
@@ -100,29 +87,12 @@ def test_an_edge_belongs_to_the_bin_below() -> None:
 @pytest.mark.parametrize("loss", ["kl", "mse", "dkd"])
 @pytest.mark.parametrize("size", [N, 64, 1])
 def test_a_meter_of_batches_is_the_formula_over_all_examples(size: int, loss: str) -> None:
-    """Reference: numpy, from the definitions."""
     run = Run(loss=loss, alpha=0.3, temperature=2)
     s, t, y = logits(1), logits(2), labels()
     got = meter(run, s, t, y, size).metrics()
-    log_q, log_p = (z.double().log_softmax(1).numpy() for z in (s, t))
-    rows, right = np.arange(N), s.argmax(1).numpy() == y.numpy()
-    ce = -log_q[rows, y.numpy()].mean()
-    distill = float(objective(run)(s.double(), t.double(), y))
-    want = {
-        "n_examples": N,
-        "loss": 0.3 * ce + 0.7 * distill,
-        "ce": ce,
-        "distill": distill,
-        "acc": right.mean(),
-        "teacher_acc": (t.argmax(1).numpy() == y.numpy()).mean(),
-        "logit_diff": np.abs(s.double().numpy() - t.double().numpy()).mean(),
-        "agreement": (s.argmax(1).numpy() == t.argmax(1).numpy()).mean(),
-        "kl": (np.exp(log_p) * (log_p - log_q)).sum(1).mean(),
-        "nll": ce,
-        "ece": binned(s, y),
-        "macro_f1": macro_f1(s, None, y),
-    }
-    assert list(got) == list(want)
+    names = ["n_examples", "loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement"]
+    assert list(got) == [*names, "kl", "nll", "ece", "macro_f1"]
+    want = measure(run, [[s.double(), t.double(), y]]) | {"n_examples": N}
     assert got == pytest.approx(want, rel=1e-5)
 
 
