@@ -221,7 +221,12 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
 
 BARE = """
 import runpy, sys
-sys.modules |= dict.fromkeys(sys.argv.pop(1).split(","))
+absent = sys.argv.pop(1).split(",")
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
 runpy.run_module("kdtune.report", run_name="__main__")
 """
 ABSENT = "torch,torchvision,timm,ray,optuna,rich,pyarrow,filelock,tqdm,safetensors,click"
