@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,8 +21,7 @@ from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.data.views import probe_views
 from kdtune.models.checks import measure_cost
-from kdtune.models.classifier import Classifier
-from kdtune.models.outputs import Model, networks
+from kdtune.models.outputs import networks
 from kdtune.models.weights import RECORD, WEIGHTS
 from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_folder
 from kdtune.raytune.machines import TrialResources, describe_ray_error
@@ -458,27 +457,21 @@ def _add_costs(
 
 def measure_all(study: Study, missing: Missing, data: StudyData) -> tuple[list[Cost], list[str]]:
     """Return the costs of models, and a sentence for each that cannot be measured."""
-    costs, faults, of_study = [], [], data.of(study.run)
-
-    @lru_cache(maxsize=1)  # of one student and one teacher, both are measured
-    def models(run: Run) -> tuple[Classifier, list[Model]]:
-        teacher = [teachers.initial_teacher(member, of_study) for member in run.teacher_members]
-        return make_student(run, of_study), teacher
-
+    costs, faults = [], []
     for role, name in missing:
         try:
-            run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
-            costs.append(_measure_cost(study, of_study, run, role, *models(run)))
+            costs.append(_measure_cost(study, data.of(study.run), role, name))
         except Exception as error:  # out of memory, for instance; the study does not need it
             faults.append(f"the cost of the {role} {name} cannot be measured ({first_line(error)})")
     return costs, faults
 
 
-def _measure_cost(
-    study: Study, data: Data, run: Run, role: Role, student: Classifier, teacher: Sequence[Model]
-) -> Cost:
+def _measure_cost(study: Study, data: Data, role: Role, name: str) -> Cost:
+    run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
+    student = make_student(run, data)
+    teacher = [teachers.initial_teacher(member, data) for member in run.teacher_members]
     views = probe_views(data, run, view_size(run, data, student, *teacher))
     members = (student,) if role == "student" else networks(teacher)
     placed = [model.place(device_of(study), run.precision) for model in members]
     cost = measure_cost(placed, role, views, study.cpus_per_trial or 1)
-    return replace(cost, model=getattr(run, role))
+    return replace(cost, model=name)

@@ -121,15 +121,13 @@ _RUNNING = threading.Lock()
 @contextmanager
 def _only_study() -> Iterator[None]:
     """Refuse a second study of this process, in which Ray runs once."""
-    if not _RUNNING.acquire(blocking=False):
+    if _RUNNING.locked():
         raise InputError(
             "this process runs another study, in another thread; run this one when that has ended, "
             "or in a process of its own"
         )
-    try:
+    with _RUNNING:
         yield
-    finally:
-        _RUNNING.release()
 
 
 class Interrupted(KeyboardInterrupt):

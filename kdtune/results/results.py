@@ -585,9 +585,9 @@ class Results:
             if len(found.tested):
                 row = found.row if len(found.row) else found.tested.iloc[0]
                 labels = config_label(row, by), context.baseline
-                trials = warnings.Judged(self.trials_for(criterion), self.search_trials, val)
+                tables = self.trials_for(criterion), self.search_trials, val
                 teachers = read_teacher_accuracy(self.folder)
-                named = warnings.Named(row, found.kind, labels, by, criterion, trials, teachers)
+                named = warnings.Named(row, found.kind, labels, by, criterion, *tables, teachers)
                 doubts = warnings.find_doubts(named)
             text = words.verdict(rows, criterion, by, context, m)
             yield Conclusion(student, text, doubts)

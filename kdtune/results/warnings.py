@@ -272,17 +272,6 @@ def exported_config(folder: Path, study: Study) -> str:
 # What changes a conclusion: a table of rules on the two configurations that it names.
 
 
-class Judged(NamedTuple):
-    """Trials and epochs of a study."""
-
-    trials: pd.DataFrame
-    """By which the criterion is judged."""
-    search: pd.DataFrame
-    """Of the search."""
-    val: pd.DataFrame
-    """Rows of `Frames.epochs` of val."""
-
-
 class Named(NamedTuple):
     """The configurations that a conclusion names, and what the rules look at."""
 
@@ -295,7 +284,12 @@ class Named(NamedTuple):
     by: Sequence[str]
     """Hyperparameters that tell the configurations apart."""
     criterion: Criterion
-    of: Judged
+    trials: pd.DataFrame
+    """By which the criterion is judged."""
+    search: pd.DataFrame
+    """Trials of the search."""
+    val: pd.DataFrame
+    """Rows of `Frames.epochs` of val."""
     teachers: Sequence[TeacherAccuracy]
     """They say how accurate it is to name the largest class of val always."""
 
@@ -315,7 +309,7 @@ def _learned_nothing(named: Named) -> _Slots:
     if val is None:
         return None
     chance = chance_level(val.largest_class, val.n, named.teachers[0].classes)
-    means = by_repeat(named.of.trials, "acc", "last")[named.configs].mean()
+    means = by_repeat(named.trials, "acc", "last")[named.configs].mean()
     if any(binomial_p(round(acc * val.n), val.n, chance) <= SIGNIFICANCE_LEVEL for acc in means):
         return None
     return {"accuracies": list(zip(named.labels, means, strict=True)), "chance": chance}
@@ -341,8 +335,8 @@ def _still_rising(named: Named) -> _Slots:
         return None
     rising = []
     for config, label in zip(named.configs, named.labels, strict=True):
-        runs = completed(named.of.trials)[lambda t, config=config: t.config_id == config]
-        of_runs = named.of.val[named.of.val.trial_id.isin(runs.trial_id)]
+        runs = completed(named.trials)[lambda t, config=config: t.config_id == config]
+        of_runs = named.val[named.val.trial_id.isin(runs.trial_id)]
         curves = of_runs.pivot_table(criterion.metric, "trial_id", "epoch").dropna()
         last = max(1, round(curves.shape[1] / END))
         if curves.shape[1] < MIN_CURVE or len(curves) < MIN_REPEATS:
@@ -357,7 +351,7 @@ def _still_rising(named: Named) -> _Slots:
 
 def _at_the_end(named: Named) -> _Slots:
     """Find hyperparameters whose values are the lowest or highest of those searched."""
-    ends = [edges(named.of.search, c, named.by, named.criterion) for c in named.configs]
+    ends = [edges(named.search, c, named.by, named.criterion) for c in named.configs]
     return {"ends": ends[0], "of_baseline": ends[1]} if any(ends) else None
 
 
@@ -366,7 +360,7 @@ def _less_calibrated(named: Named) -> _Slots:
     criterion = named.criterion
     if named.kind != "better" or criterion.metric != "acc" or not criterion.task.is_distillation:
         return None
-    values = by_repeat(named.of.trials, "ce", criterion.scope)[named.configs].dropna()
+    values = by_repeat(named.trials, "ce", criterion.scope)[named.configs].dropna()
     is_worse = mean_interval(values[named.row.config_id] - values[named.row.baseline]).low > 0
     return {"ce": values.mean().to_list()} if is_worse else None
 

@@ -555,11 +555,10 @@ def check_frozen_students(study: Study, data: Data, is_new: bool) -> list[str]:
     for run in heads:
         if "train" in modes and untrained(run, data, "student").has_batch_norm:  # type: ignore[operator]
             sentences.append(
-                f"only the head of the student {run.student} is trained, but its batch norm is in "
-                f"train mode (--batch-norm train): in training the frozen layers normalise each "
-                f"image by the others of its batch, and on val and test by averages of these, not "
-                f"of the data that they were trained on, so features and accuracy are usually "
-                f"worse (0.51 in place of 0.71 with --batch-norm eval on 400 photographs)"
+                f"only the head of the student {run.student} is trained, but the batch norm of its "
+                f"frozen layers is in train mode (--batch-norm train), so they normalise by other "
+                f"images than those that they were trained on: accuracy is usually worse (0.51 in "
+                f"place of 0.71 with --batch-norm eval on 400 photographs)"
             )
         if not _has_random_backbone(run, data):
             continue

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.benchmark import set_torch_threads
 
 from kdtune.config.fields import OF_STUDENT, OUTPUT_SUFFIXES, is_output_file, searchable
 from kdtune.config.files import atomic_write, delete_states
@@ -32,7 +31,7 @@ from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, FinishedTeacher, check_whole, save_weights
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
-from kdtune.streams.views import Resources, local_cpus, view_size
+from kdtune.streams.views import Resources, view_size
 from kdtune.training.epoch import Epoch, file_names
 from kdtune.training.loop import Checkpoint, milestones, train
 from kdtune.training.recipe import (
@@ -72,11 +71,8 @@ def evaluate(
     """
     accuracies = {}
     for split in filter(data.splits.__contains__, splits):
-        sample, threads = run, torch.get_num_threads()
-        if split == "train" and run.augmentation != "none":  # of no use to a run
-            sample, threads = _measured(run, data, teacher), max(threads, local_cpus())
-        with set_torch_threads(threads):
-            logits, labels = logits_of_split(sample, data, teacher, resources, split)
+        sample = _measured(run, data, teacher) if split == "train" else run
+        logits, labels = logits_of_split(sample, data, teacher, resources, split)
         wrong = ~logits.isfinite().all(1)  # the argmax of NaN is no prediction
         if wrong.any():
             raise InputError(
