@@ -63,7 +63,7 @@ def _print_warning(message, category, filename, lineno, file=None, line=None):
 def parse_command(words: Sequence[str]) -> Ran | dict[str, Any]:
     """Return what a command line parses to, or what is printed if it is refused.
 
-    The command runs up to its `main`, which is replaced.
+    The command runs up to its `main`, which is replaced; paths need not exist.
     """
     seen: list[Any] = []
 
@@ -76,7 +76,7 @@ def parse_command(words: Sequence[str]) -> Ran | dict[str, Any]:
         replaced: Any = mock.patch.dict(sys.modules, {name: SimpleNamespace(main=keep)})
     else:
         replaced = mock.patch.object(importlib.import_module(name), "main", keep)
-    with replaced:
+    with replaced, mock.patch("kdtune.config.cli.check_new_study"):
         ran = run_command(words)
     if not seen:
         return ran
