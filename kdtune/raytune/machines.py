@@ -379,7 +379,7 @@ def report_node(
         try:
             return ask()
         except Exception as error:  # of the disk, the store, or the user's model
-            faults.append(first_line(error))
+            faults.append(first_line(error, 1_000))  # with the path at its end
             return otherwise
 
     attempt(lambda: probe.answer(node.id))

@@ -43,7 +43,7 @@ def bash(script: Path, typed: str) -> list[str]:
     ("typed", "offered"),
     [
         ("se", "search"),
-        ("search --al", "--alpha"),
+        ("search --alp", "--alpha"),
         ("search --optimizer ", "adamw nesterov sgd"),
         ("analysis --hi", "--higher-is-better"),  # of tables
         ("teacher --alpha", ""),
