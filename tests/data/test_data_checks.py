@@ -186,9 +186,8 @@ def test_shared_examples_are_counted_by_content(root, monkeypatch):
     save(photo(99), root / "test" / "bee" / "0.png")
     shutil.copy(root / "train" / "ant" / "1.png", root / "train" / "ant" / "copy.png")
     (sentence,) = find_copies(load_data(Run(data=str(root))))
-    assert sentence.startswith(
-        "3 of the 4 images in test are also in val (such as test/ant/0.png = "
-    )
+    words = "3 of the 4 images in test are also in val (such as test/ant/0.png = "
+    assert sentence.startswith(words)
     monkeypatch.setattr(Split, "contents", None)  # kept: not read again
     assert find_copies(load_data(Run(data=str(root)))) == [sentence]
 

@@ -200,9 +200,8 @@ def test_a_run_that_has_a_gpu_of_its_own_fails_at_once(recorder: Recorder) -> No
     tune = Tune(recorder)
     first, second, *_ = tune.start()
     tune.end(first, GPU)
-    assert ends(recorder)[first] == (
-        f"{GPU}; no other run shared its GPU: it needs a smaller batch size or a smaller model"
-    )
+    advice = "no other run shared its GPU: it needs a smaller batch size or a smaller model"
+    assert ends(recorder)[first] == f"{GPU}; {advice}"
     assert recorder.capacity.concurrent_trials() == len(tune.start()) == 8
     tune.end(second, HOST)
     assert second not in ends(recorder) and recorder.capacity.concurrent_trials() == 4

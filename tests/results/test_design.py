@@ -104,9 +104,8 @@ def test_a_comparison_is_that_of_the_two_way_estimator(correct) -> None:
     table = compare(trials, Criterion(), read=reader(correct)).set_index("config/alpha")
     for alpha in (0.1, 0.5):
         row, estimate = table.loc[alpha], crossed(correct[alpha] - correct[1.0])
-        assert (row["diff"], row.error, row.df) == exact(
-            (estimate.mean, estimate.error, estimate.df)
-        )
+        expected = estimate.mean, estimate.error, estimate.df
+        assert (row["diff"], row.error, row.df) == exact(expected)
         assert (row.n, row.n_images, row.p) == (REPEATS, IMAGES, exact(estimate.p))
         assert (row.low, row.high) == exact(estimate.interval(1 - 0.05 / 2))  # two comparisons
         here = stats.ttest_rel(correct[alpha].mean(1), correct[1.0].mean(1))

@@ -103,9 +103,8 @@ def test_marginal_by_hand(tmp_path) -> None:
     last = {at(0.5, lr=0.1): [0.5, 0.6], at(0.5, lr=0.2): [0.7, 0.6]}
     last |= {at(1.0, lr=0.1): [0.3, 0.4], at(1.0, lr=0.2): [0.1, 0.2]}
     table = make(tmp_path, last).marginal(["acc"]).set_index(["hyperparameter", "value"])
-    assert table["val/acc/mean"].to_dict() == exact(
-        {("alpha", 0.5): 0.6, ("alpha", 1.0): 0.25, ("lr", 0.1): 0.45, ("lr", 0.2): 0.4}
-    )
+    means = {("alpha", 0.5): 0.6, ("alpha", 1.0): 0.25, ("lr", 0.1): 0.45, ("lr", 0.2): 0.4}
+    assert table["val/acc/mean"].to_dict() == exact(means)
     assert table.loc[("alpha", 0.5), "val/acc/std"] == exact(0)  # of .6 and .6
     assert table.loc[("lr", 0.1), "val/acc/std"] == exact(0.1 / 2**0.5)  # of .4 and .5
 
@@ -140,9 +139,8 @@ def test_shares_of_variance_match_those_of_the_block(tmp_path) -> None:
     block = np.array(list(last.values()))
     whole, measures = variance_shares(block[..., None]), repeated_measures(block)
     row = table.loc["last"]
-    assert (row.configuration, row["repeat"], row.residual) == exact(
-        (whole.configuration, whole.repeat, whole.residual)
-    )
+    shares = whole.configuration, whole.repeat, whole.residual
+    assert (row.configuration, row["repeat"], row.residual) == exact(shares)
     assert (row.f, row.p, row.icc) == exact((measures.f, measures.p, measures.icc))
     assert (row.n_configs, row.n_repeats) == (4, 5) and math.isnan(row.epoch)
     curves = block[..., None] * np.array([1, 2, 3]) / 3  # they rise evenly to the last

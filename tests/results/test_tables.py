@@ -132,10 +132,8 @@ def test_rows_that_count_once_or_not_at_all() -> None:
     assert same.comparisons.equals(compare(frame).comparisons)
     assert "2 of 26 rows repeat another one (alpha = 0, seed = 0;" in same.warnings[0]
     missing = compare(frame.assign(acc=frame.acc.where(frame.index != 3)))
-    assert (
-        "1 of 24 rows have no valid acc and are left out (alpha = 0, seed = 3)"
-        in missing.warnings[0]
-    )
+    words = "1 of 24 rows have no valid acc and are left out (alpha = 0, seed = 3)"
+    assert words in missing.warnings[0]
     diverged = compare(frame.assign(acc=frame.acc.where(frame.index != 3, np.inf)))
     assert diverged.warnings == missing.warnings
     nameless = compare(frame.assign(seed=frame.seed.where(frame.index != 3)))

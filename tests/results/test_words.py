@@ -128,9 +128,8 @@ def check(text: str, last) -> str:
         # each end to two digits of the half width
         step = 10 ** math.floor(math.log10(50 * (row.high - row.low) or 1e-3)) / 10
         assert half == exact(50 * (row.high - row.low), abs=0.51 * step + 1e-9)
-        assert value == exact(
-            sign * 100 * row["diff"], abs=0.51 * 10 ** math.floor(math.log10(half or 1e-3))
-        )
+        digit = 10 ** math.floor(math.log10(half or 1e-3))
+        assert value == exact(sign * 100 * row["diff"], abs=0.51 * digit)
         assert (low >= 0 if sign > 0 else high <= 0) and value > 0
         if kind == "worse":  # every configuration that has run well
             run = table[table.n > table.n.max() / 2]
@@ -140,11 +139,10 @@ def check(text: str, last) -> str:
             if "in every configuration" in text:  # else it is about the best one alone
                 assert (run.p_holm < 0.05).all() and (run.high < 0).all()
         printed = re.search(rf"p = ({NUMBER})", text)
-        assert (
-            row.p_holm < 0.001
-            if printed is None
-            else (float(printed[1]) == exact(row.p_holm, rel=0.06))
-        )
+        if printed is None:
+            assert row.p_holm < 0.001
+        else:
+            assert float(printed[1]) == exact(row.p_holm, rel=0.06)
     elif kind == "none":
         assert "improved" not in text and "worsened" not in text
         if "since the interval includes 0" not in text:

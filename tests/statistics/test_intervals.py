@@ -92,9 +92,8 @@ def test_the_paired_t_test_is_scipys_and_its_laws(seed: int, n: int, effect: flo
         assert (interval.low, interval.high) == exact((ends.low, ends.high), rel=1e-12, abs=1e-15)
     swapped = paired_difference(b, a)
     assert swapped.p == exact(got.p)
-    assert (swapped.interval.low, swapped.interval.high) == exact(
-        (-got.interval.high, -got.interval.low)
-    )
+    ends = -got.interval.high, -got.interval.low
+    assert (swapped.interval.low, swapped.interval.high) == exact(ends)
     # a shared effect of any size changes nothing
     shifted = paired_difference(a + 10 * both, b + 10 * both)
     assert shifted.p == exact(got.p, rel=1e-6)

@@ -41,9 +41,8 @@ def test_sources_on_the_command_line() -> None:
     assert found["batch_size"].source == "flag"  # also where it is the default
     assert found["lr"] == RecipeRow("lr", "0.02", "default for --data fashion")
     assert found["loss"] == RecipeRow("loss", "kl", "default")
-    assert found["teacher_momentum"] == RecipeRow(
-        "teacher_momentum", "0.9", "default for random weights"
-    )
+    momentum = RecipeRow("teacher_momentum", "0.9", "default for random weights")
+    assert found["teacher_momentum"] == momentum
     assert found["eval_crop"] == RecipeRow("eval_crop", "1", "default for --data fashion")
     given = found["input of kdtune.models:fashion_teacher"]
     assert given.source == "model's own" and "mean 0.286, std 0.353" in given.value

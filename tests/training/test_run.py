@@ -295,9 +295,9 @@ LOADED = {"student": f"{__name__}:with_weights_of_its_own"}
         (LOADED, []),
         (
             LOADED | {"batch_norm": "train"},
-            ["its batch norm is in train mode (--batch-n"],
+            ["frozen layers is in train mode (--batch-n"],
         ),
-        ({"batch_norm": "train"}, ["its batch norm is in train mode", "is random"]),
+        ({"batch_norm": "train"}, ["frozen layers is in train mode", "is random"]),
         ({"trainable": "all", "batch_norm": "train"}, []),
     ],
 )
