@@ -427,9 +427,6 @@ _RECIPES: Mapping[WeightsKind, tuple[dict[str, Any], str]] = {
 """Recipe by the kind of the initial weights, and which learning rate of the optimizer it has."""
 TEACHER_RECIPE = (*_PRETRAINED, "lr", "weight_decay")
 """Settings of the teacher's training that depend on the kind of its weights, without teacher_."""
-_OTHERS = ("lr_milestones", "augment", "train_images", "keep")
-TEACHER_TRAINING = tuple(f"teacher_{name}" for name in (*TEACHER_RECIPE, *_OTHERS))
-"""All settings that have an effect only if the teacher is fine-tuned."""
 
 
 def teacher_recipe(kind: WeightsKind, given: dict[str, Any]) -> dict[str, Any]:

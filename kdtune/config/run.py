@@ -557,6 +557,16 @@ def to_values(name: str, values: object) -> Values:
     return listed
 
 
+# The teacher's training: the fields with a counterpart teacher_NAME. teacher_temperature does not
+# train it: it belongs to the student's loss.
+
+_NAMES = [f.name for f in fields(Run)]
+RECIPE = [n for n in _NAMES if f"teacher_{n}" in _NAMES and n != "temperature"]
+"""Fields of a run whose counterpart teacher_NAME trains the teacher."""
+TEACHER_TRAINING = (*(f"teacher_{name}" for name in RECIPE), "teacher_keep")
+"""All settings that have an effect only if the teacher is fine-tuned."""
+
+
 # Checks of a run beyond the type and bounds of one field.
 
 

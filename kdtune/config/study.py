@@ -72,7 +72,7 @@ from kdtune.config.task import (
     parse_metric,
     to_list_or_range,
 )
-from kdtune.config.text import InputError, did_you_mean, short, shown
+from kdtune.config.text import TABLE_DIGITS, InputError, did_you_mean, short, shown
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -700,10 +700,6 @@ def check_packages(names: Sequence[str]) -> None:
 
 
 # A study that has not begun.
-
-
-TABLE_DIGITS = 6
-"""Significant digits of a hyperparameter in a table."""
 
 
 def check_new_study(study: Study) -> None:

@@ -204,6 +204,10 @@ _CLOSE_TO_ONE = 0.99
 """Above it, significant digits are those of the distance from 1."""
 
 
+TABLE_DIGITS = 6
+"""Significant digits of a hyperparameter in a table."""
+
+
 def short(value: float, digits: int) -> str:
     """Return a number with so many significant digits; close below 1 they are those of 1 - value.
 

@@ -174,18 +174,26 @@ def small_side(data: Data) -> int | None:
     """
     labelled = [split.inputs for name, split in data.splits.items() if name != "extra"]
     files = [file for inputs in labelled if isinstance(inputs, tuple) for file in inputs]
+    if not files:
+        return None
     note = f"{data.fingerprint}-largest-side"
     if (noted := read_note(note)) is not None and noted.isdecimal():
-        return int(noted)
+        largest = int(noted)
+    else:
+        largest = _first_large_side(files)
+        keep_note(note, str(largest))
+    return largest if 0 < largest <= SMALL else None
+
+
+def _first_large_side(files: Sequence[str]) -> int:
+    """Return the largest side of images up to the first that is not small; 0 without images."""
     largest = 0
     for file in files:
         with suppress(OSError), Image.open(file) as image:  # `verify` names a file without an image
             largest = max(largest, *image.size)
         if largest > SMALL:
-            return None
-    if largest:
-        keep_note(note, str(largest))
-    return largest or None
+            break
+    return largest
 
 
 def _decoding_fault(file: str) -> str:

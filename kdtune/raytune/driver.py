@@ -121,13 +121,15 @@ _RUNNING = threading.Lock()
 @contextmanager
 def _only_study() -> Iterator[None]:
     """Refuse a second study of this process, in which Ray runs once."""
-    if _RUNNING.locked():
+    if not _RUNNING.acquire(blocking=False):
         raise InputError(
             "this process runs another study, in another thread; run this one when that has ended, "
             "or in a process of its own"
         )
-    with _RUNNING:
+    try:
         yield
+    finally:
+        _RUNNING.release()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -205,7 +207,8 @@ def _begin(
     saved, data = folder.read_if_saved(asked.folder), None
     study = asked if saved is None else folder.merge_with_saved(asked, saved)
     lines = [] if saved is None else read_lines(study.folder, study)[0]
-    is_done = saved is not None and Plan(study, lines).is_done
+    plan = Plan(study, lines)  # raises InputError for configurations of one id
+    is_done = saved is not None and plan.is_done
     run_as_saved = study.run
     if study.train is None:
         if not is_done:  # each setting that follows from data and models gets its value

@@ -143,8 +143,8 @@ class ProgressDisplay(Progress):
         """Show what is being built and the state of the study, if an update is due."""
         if not (self.in_notebook or self.console.is_terminal):
             if self.is_line_due():
-                state = f"{describe_state(self.plan)}, {describe_time_left(self.plan)}"
-                for text in filter(None, (self._building(), state.removesuffix(", "))):
+                state = filter(None, (describe_state(self.plan), describe_time_left(self.plan)))
+                for text in filter(None, (self._building(), ", ".join(state))):
                     self.print_line(f"  {text}")
         elif time.monotonic() - self._refreshed >= REFRESH_SECONDS:
             self._refreshed = time.monotonic()

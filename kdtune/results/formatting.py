@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune.config.study import Format
-from kdtune.config.text import in_spreadsheet, short
+from kdtune.config.text import TABLE_DIGITS, in_spreadsheet, short
 from kdtune.results.comparison import Criterion
 from kdtune.results.design import p_value
 
@@ -204,7 +204,7 @@ def cell(value: object) -> str:
     """Return a hyperparameter's value as text; "-" if it is inactive."""
     if value is None or value != value:
         return "-"
-    return short(value, 6) if isinstance(value, int | float) else str(value)
+    return short(value, TABLE_DIGITS) if isinstance(value, int | float) else str(value)
 
 
 def _two_decimals(value: float) -> str:

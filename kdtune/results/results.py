@@ -570,9 +570,19 @@ class Results:
             lines += map(words.capitalised, weak)
         return "\n".join(line for line in lines if line)
 
-    def conclusions(self, criterion: Criterion | None = None) -> Iterator["Conclusion"]:
-        """Yield the conclusion on each student, on all together if there is one student."""
+    def conclusions(self, criterion: Criterion | None = None) -> list["Conclusion"]:
+        """Return the conclusion on each student, on all together if there is one student."""
         criterion = criterion or self.default_criterion
+        if criterion not in self._concluded:
+            self._concluded[criterion] = list(self._conclude(criterion))
+        return self._concluded[criterion]
+
+    @cached_property
+    def _concluded(self) -> dict[Criterion, list["Conclusion"]]:
+        """What `conclusions` returns: warnings, verdict and text need the same."""
+        return {}
+
+    def _conclude(self, criterion: Criterion) -> Iterator["Conclusion"]:
         table, students = self.compare(criterion), self.compared_students(criterion)
         is_one, val = len(students) < 2, self.epochs[self.epochs.split == "val"]
         m = int(table.p_holm.notna().sum()) if len(table) else 0

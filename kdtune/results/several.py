@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdtune.config.fields import TEACHER_TRAINING, declarations
+from kdtune.config.fields import declarations
 from kdtune.config.files import STUDY
-from kdtune.config.run import HYPERPARAMETERS, Run
+from kdtune.config.run import HYPERPARAMETERS, TEACHER_TRAINING, Run
 from kdtune.config.study import OF_FUNCTION, Format, Study
 from kdtune.config.task import Range, ends_of
-from kdtune.config.text import InputError, first_line, short
+from kdtune.config.text import TABLE_DIGITS, InputError, first_line, short
 from kdtune.results import comparison
 from kdtune.results.comparison import DEFAULT, Criterion
 from kdtune.results.design import Design, Pair, common_repeats, difference_table, stricter
@@ -125,7 +125,7 @@ def as_text(value: Any) -> str:
     """Return the value of a setting, or its values."""
     if isinstance(value, Sequence) and not isinstance(value, str | Range):
         return ", ".join(map(as_text, value))
-    return short(value, 6) if isinstance(value, float) else str(value)
+    return short(value, TABLE_DIGITS) if isinstance(value, float) else str(value)
 
 
 # Studies side by side: the others are compared with the first one. Repeats are paired where the

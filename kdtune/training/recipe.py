@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kdtune.config.fields import (
     TEACHER_RECIPE,
-    TEACHER_TRAINING,
     Role,
     WeightsKind,
     declarations,
@@ -24,7 +23,7 @@ from kdtune.config.fields import (
     teacher_recipe,
 )
 from kdtune.config.records import InputRecord, ModelRecord
-from kdtune.config.run import HYPERPARAMETERS, Augment, Run
+from kdtune.config.run import HYPERPARAMETERS, TEACHER_TRAINING, Augment, Run
 from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students, fashion
 from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
@@ -553,14 +552,15 @@ def check_frozen_students(study: Study, data: Data, is_new: bool) -> list[str]:
     modes = study.space.get("batch_norm", (heads[0].batch_norm_mode,))
     sentences = []
     for run in heads:
-        if "train" in modes and untrained(run, data, "student").has_batch_norm:  # type: ignore[operator]
+        student = untrained(run, data, "student")
+        if "train" in modes and student.has_batch_norm:  # type: ignore[operator]
             sentences.append(
                 f"only the head of the student {run.student} is trained, but the batch norm of its "
                 f"frozen layers is in train mode (--batch-norm train), so they normalise by other "
                 f"images than those that they were trained on: accuracy is usually worse (0.51 in "
                 f"place of 0.71 with --batch-norm eval on 400 photographs)"
             )
-        if not _has_random_backbone(run, data):
+        if not _has_random_backbone(run, data, student):
             continue
         fault = f"the backbone of the student {run.student} is random, so its head alone learns"
         if is_new and not run.allow_random_backbone:
@@ -573,19 +573,19 @@ def check_frozen_students(study: Study, data: Data, is_new: bool) -> list[str]:
     return sentences
 
 
-def _has_random_backbone(run: Run, data: Data) -> bool:
-    """Return True if two seeds give a student no equal matrix below its head.
+def _has_random_backbone(run: Run, data: Data, student: Classifier) -> bool:
+    """Return True if another seed gives no matrix below the head that `untrained` has given, too.
 
     Weights that a user's factory loads by itself are the same with each seed; there is no other
     way to know of them.
     """
     if run.weights_of("student") != "none":
         return False
-    first, second = (build_model(run, "student", len(data.classes), seed=seed) for seed in (0, 1))
+    second = build_model(run, "student", len(data.classes), seed=1)
     are_equal = [
         torch.equal(one, other)
-        for one, other in zip(first.parameters(), second.parameters(), strict=True)
-        if one.ndim > 1 and one is not first.head.weight and bool((one != one.flatten()[0]).any())
+        for one, other in zip(student.parameters(), second.parameters(), strict=True)
+        if one.ndim > 1 and one is not student.head.weight and bool((one != one.flatten()[0]).any())
     ]
     return bool(are_equal) and not any(are_equal)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kdtune.config.fields import OF_STUDENT, OUTPUT_SUFFIXES, is_output_file, searchable
 from kdtune.config.files import atomic_write, delete_states
 from kdtune.config.records import Accuracy, TeacherAccuracy, TeacherKey
-from kdtune.config.run import TEACHER_REPEAT, Run, derive_seed, migrate_run
+from kdtune.config.run import RECIPE, TEACHER_REPEAT, Run, derive_seed, migrate_run
 from kdtune.config.study import Study
 from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
@@ -113,12 +113,6 @@ def logits_of_split(
 
 
 # Identity of a teacher: the training that makes it, and whether a saved teacher was made so.
-
-
-_NAMES = [field.name for field in fields(Run)]
-RECIPE = [n for n in _NAMES if f"teacher_{n}" in _NAMES and n != "temperature"]
-"""Fields of a run with a counterpart teacher_NAME that trains the teacher. teacher_temperature does
-not train it: it belongs to the student's loss."""
 
 
 def fine_tuning_run(run: Run) -> Run:
