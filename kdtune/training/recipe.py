@@ -318,7 +318,7 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 
 UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
 UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
-UNSHOWN |= {"train", "dump", "val_share", "allow_random_backbone"}
+UNSHOWN |= {"train", "dump", "check", "val_share", "allow_random_backbone"}
 UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 ONLY_WITH = {
     "samples": ("search", ("random", "tpe")),
@@ -526,6 +526,16 @@ def find_new_heads(models: StudyModels, data: Data) -> list[str]:
         if isinstance(model, Classifier)
     ]
     return list(filter(None, dict.fromkeys(sentences)))
+
+
+def find_study_faults(study: Study, data: Data, models: StudyModels, is_new: bool) -> list[str]:
+    """Return a sentence for each fault of a study's data, of its weights and frozen backbones.
+
+    Raises:
+        InputError: See `check_frozen_students`.
+    """
+    faults = [*find_faults(study, data), *find_new_heads(models, data)]
+    return faults + check_frozen_students(study, data, is_new)
 
 
 def find_faults(study: Study, data: Data) -> list[str]:
