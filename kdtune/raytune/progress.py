@@ -95,7 +95,7 @@ class ProgressDisplay(Progress):
 
     def __init__(self, plan: Plan, cache: Cache):
         super().__init__()
-        self.plan, self.cache, self.criterion = plan, cache, criterion_of(plan)
+        self.plan, self.cache, self.criterion = plan, cache, deciding_criterion(plan)
         self._bar = ProgressBar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -174,7 +174,7 @@ class ProgressDisplay(Progress):
         return describe_build(first.what, first.done, first.total) if first else ""
 
 
-def criterion_of(plan: Plan) -> Criterion:
+def deciding_criterion(plan: Plan) -> Criterion:
     """Return the criterion by which a study decides, from what its folder says of its data."""
     return Criterion(task=task_of(plan.study, plan.study.folder))
 
@@ -229,7 +229,7 @@ def describe_time_left(plan: Plan) -> str:
 
 def describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
-    pairs, criterion = ledger.decisions(plan.ledger), criterion_of(plan)
+    pairs, criterion = ledger.decisions(plan.ledger), deciding_criterion(plan)
     tests = [(decision.test, decision.level) for decision in pairs]
     return sentence(
         "auto ended",
