@@ -197,7 +197,7 @@ def prepare(folder: Path) -> dict[str, Path]:
         "default": "--gpus 0",
         "student": "--gpus 0 --teacher kdtune.models:fashion_student",
         "weights": f"{photos} --data {folder}/photos --teacher-epochs 12",
-        "knows_val": f"{photos} --data {both} --teacher-epochs 40",
+        "knows_val": f"{photos} --data {both} --teacher-epochs 40 --teacher-augment none",
     }.items():
         print(f"Training {name} ...", flush=True)
         code, output, *_ = run("teacher", f"{words} --out {folder}/teachers --name {name}", folder)
@@ -206,11 +206,10 @@ def prepare(folder: Path) -> dict[str, Path]:
         print(output.splitlines()[-2])
         # without kdtune's record, as another framework would write them
         state[name] = load_file(folder / "teachers" / name / "teacher" / "teacher.safetensors")
-    first, *_, matrix, bias = state["weights"]
-    order = torch.arange(CLASSES).roll(1)
-    state["bgr"] = state["weights"] | {first: state["weights"][first].flip(1)}
-    head = {name: state["weights"][name][order] for name in (matrix, bias)}
-    state["permuted"] = state["weights"] | head
+    weights, order = state["weights"], torch.arange(CLASSES).roll(1)
+    state["bgr"] = weights | {"0.weight": weights["0.weight"].flip(1)}
+    head = {name: weights[name][order] for name in ("11.weight", "11.bias")}
+    state["permuted"] = weights | head
     paths = {name: folder / name for name in ("photos", "shuffled")}
     for name, values in state.items():
         paths[name] = folder / f"{name}.safetensors"
