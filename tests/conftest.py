@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,6 +182,15 @@ def without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)
     monkeypatch.setattr("kdtune.results.results.Results.text", lambda self: "")
     monkeypatch.setattr("kdtune.raytune.distillation.measure_before_ray", lambda *_: None)
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reports have one figure: to draw all takes seconds. reporting/test_build.py has all."""
+    from kdtune.reporting import figures
+
+    draw = figures.all_figures
+    monkeypatch.setattr(figures, "all_figures", lambda *own: list(islice(draw(*own), 1)))
 
 
 @pytest.fixture(scope="module")

@@ -347,28 +347,6 @@ def test_finals_of_older_versions_go_on_without_a_record(raced: list[Line]) -> N
     assert (round_.number, round_.first_repeat) == (1, 2004)
 
 
-def equal(run: Run) -> list[float]:
-    """Return an accuracy whose mean over repeats is 0.8 for every configuration."""
-    return [0.8 + 0.01 * random.Random(f"{run.seed} {run.trial_id}").gauss(0, 1)]
-
-
-def test_the_named_best_is_not_optimistic_where_the_better_final_mean_is() -> None:
-    """All true accuracies are 0.8; the noise of a mean over 2 repeats has an SD of 0.7 points."""
-    own, better = [], []
-    for seed in range(64):
-        run = replace(RUN, epochs=1, seed=seed)
-        study = Study(run=run, space={"alpha": (0.1, 1.0)}, policy="race", repeats=2)
-        ledger = Plan(study, play(study, equal)).ledger
-        assert ledger.round is not None
-        scores = [ledger.configs[config].scores for config in ledger.round.ranking]
-        means = [np.mean([s for r, s in of.items() if r >= 2000]) for of in scores]
-        own.append(means[0] - 0.8)
-        better.append(max(means) - 0.8)
-    error = np.std(own) / np.sqrt(len(own))
-    assert abs(np.mean(own)) < 3 * error
-    assert np.mean(better) > 3 * error  # 0.4 points: SD / sqrt(pi)
-
-
 def test_the_default_is_the_run_where_the_space_allows_it() -> None:
     run = Run(alpha=0.5, lr=1e-3, temperature=4, loss="kl")
     space = {"alpha": (0.1, 0.9), "lr": Range(1e-2, 1.0, log=True), "loss": ("mse", "kl")}
