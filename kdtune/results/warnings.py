@@ -453,7 +453,7 @@ def find_doubts(named: Named) -> dict[str, str]:
 # Accuracy of the teachers: what it is, and what is wrong with it.
 
 
-STRICT = 0.001
+FAULT_LEVEL = 0.001
 """Level of tests that are made for every teacher of every study, without a reason to doubt it."""
 LARGEST_LOSS = 0.2
 """Share of the training views that a teacher may lose by the augmentation. In the default study it
@@ -466,7 +466,7 @@ def _is_below(accuracy: Accuracy | None, other: Accuracy | None, least: float) -
     """Return True if an accuracy is below another one by at least so much, and not by chance."""
     if accuracy is None or other is None or other.share - accuracy.share < least:
         return False
-    return fewer_p(accuracy.correct, accuracy.n, other.correct, other.n) <= STRICT
+    return fewer_p(accuracy.correct, accuracy.n, other.correct, other.n) <= FAULT_LEVEL
 
 
 BETTER = 0.05
@@ -477,7 +477,7 @@ def _is_far_better(each: Alternative) -> bool:
     """Return True if a teacher is better with a change, by McNemar's exact test."""
     without, with_change = each.shares
     p = binomial_p(each.gained, max(1, each.gained + each.lost), 0.5)
-    return with_change - without >= BETTER and p <= STRICT
+    return with_change - without >= BETTER and p <= FAULT_LEVEL
 
 
 LABELS = 0.1
