@@ -43,7 +43,8 @@ def load(folder: str | Path) -> "Results":
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")
     study, of_models = read_study(path), costs.cost_frame(read_costs(path))
     records = frames.read_frames(path, is_running, study)
-    trials = costs.with_student_costs(records.trials, of_models)
+    trials = warnings.mark_contradictions(path, records, study.task)
+    trials = costs.with_student_costs(trials, of_models)
     return Results(path, study, replace(records, trials=trials), of_models)
 
 

@@ -1,5 +1,6 @@
 """Warnings about a study: its records, its files and its teachers."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -28,7 +29,13 @@ from kdtune.config.task import Task
 from kdtune.config.text import InputError
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, Kind, by_repeat, completed
 from kdtune.results.design import p_text
-from kdtune.results.frames import INCONSISTENT, Frames, config_label, trials_with_predictions
+from kdtune.results.frames import (
+    INCONSISTENT,
+    Frames,
+    config_label,
+    prediction_tables,
+    trials_with_predictions,
+)
 from kdtune.results.summaries import edges
 from kdtune.results.words import sentence
 from kdtune.statistics.intervals import (
@@ -38,6 +45,7 @@ from kdtune.statistics.intervals import (
     fewer_p,
     mean_interval,
 )
+from kdtune.storage.records import CORRECT
 
 MAX_WARNINGS = 10
 """Warnings of one kind; further runs that are excluded are counted."""
@@ -204,6 +212,46 @@ def find_problems(study: Study, frames: Frames, by: Sequence[str], task: Task) -
         for rule, template in PROBLEMS
         for facts in islice(rule(checked), MAX_WARNINGS)
     ]
+
+
+def mark_contradictions(folder: Path, frames: Frames, task: Task) -> pd.DataFrame:
+    """Return the trials; the completed ones whose predictions contradict their records are marked.
+
+    Nobody can tell which of the two is right, so such a trial counts in no table.
+
+    Args:
+        folder: of the study.
+        frames: its records.
+        task: of the study.
+    """
+    trials, score, faults = frames.trials, task.score, dict[str, str]()
+    counts = frames.epochs.groupby(["trial_id", "split"]).n_examples.last().to_dict()
+    done = completed(trials).set_index("trial_id")
+    means = done.filter(like=f"/{score}@last").to_dict("index")
+    column = CORRECT if task.is_distillation else score
+    names = ["trial_id", "split", column]
+    for trial, table in prediction_tables(folder, list(done.index), names).items():
+        groups: list[dict[str, Any]] = []
+        with suppress(KeyError, ValueError, NotImplementedError):  # it lacks a column, or has texts
+            grouped = table.group_by(names[:2], use_threads=False)
+            groups = grouped.aggregate([(column, "count"), (column, "mean")]).to_pylist()
+        for group in groups:
+            split, n, mean = group["split"], group[f"{column}_count"], group[f"{column}_mean"]
+            recorded = means[trial].get(f"{split}/{score}@last", math.nan)
+            of_all = counts.get((trial, split), 0)
+            is_other = group["trial_id"] != trial
+            lacks_rows = of_all not in (0, n)  # 0: not recorded
+            # one correct example more or less makes 1
+            if is_other or lacks_rows or (n and abs(mean - recorded) * n > 0.75):
+                file = Path(TRIALS, trial, PREDICTIONS)
+                file = file if (folder / file).is_file() else Path(PREDICTIONS)
+                facts = {"is_other": is_other, "lacks_rows": lacks_rows, "recorded": recorded}
+                facts |= {"split": split, "n": n, "mean": mean, "of_all": of_all}
+                label, run = task.metrics[score].label, group["trial_id"]
+                faults[trial] = sentence(INCONSISTENT, file=file, label=label, run=run, **facts)
+    marked, texts = trials.trial_id.isin(faults), trials.trial_id.map(faults)
+    status, error = trials.status.mask(marked, INCONSISTENT), trials.error.mask(marked, texts)
+    return trials.assign(status=status, error=error) if faults else trials
 
 
 # Files of a study's runs that are gone: deleted by hand, or students that were not kept.
