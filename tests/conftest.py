@@ -187,7 +187,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longest beside tiny runs: the summary, Optuna's database, latencies."""
-    monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)
+    monkeypatch.setattr("kdtune.planning.proposals.export_for_optuna", lambda *_: None)
     monkeypatch.setattr("kdtune.results.results.Results.text", lambda self: "")
     monkeypatch.setattr("kdtune.raytune.distillation.measure_before_ray", lambda *_: None)
 

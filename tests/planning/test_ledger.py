@@ -25,7 +25,7 @@ from kdtune.planning.ledger import (
     phase_of,
 )
 from kdtune.planning.plan import Plan
-from kdtune.raytune.progress import describe_end, describe_state
+from kdtune.raytune.progress import deciding_criterion, describe_end, describe_state
 from kdtune.statistics.tests import anytime_p
 from kdtune.storage.records import Round
 
@@ -259,7 +259,9 @@ def test_a_difference_that_the_images_can_show_is_decided() -> None:
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
     test = final_test(plan.ledger, finalists(plan.ledger)[0])
     assert test.images == 300 and test.p <= 0.05 < anytime_p(test.differences[:2])
-    assert f", decided (always-valid p = {test.p:.2g})" in describe_state(plan)
+    assert f", decided (always-valid p = {test.p:.2g})" in describe_state(
+        plan, deciding_criterion(plan)
+    )
 
 
 def test_records_without_correctness_are_judged_over_repeats_alone() -> None:

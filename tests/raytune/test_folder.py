@@ -370,7 +370,7 @@ from pathlib import Path
 from kdtune.raytune.folder import read_complete
 from kdtune.storage.records import read_study
 assert read_complete(read_study(Path(sys.argv[1]))).status.startswith("complete")
-print(sorted({"torch", "ray"} & set(sys.modules)))
+print(sorted({"torch", "ray", "optuna", "obstore"} & set(sys.modules)))
 """
 
 
