@@ -12,16 +12,19 @@ from tempfile import TemporaryDirectory
 
 from kdtune.config.fields import Value
 from kdtune.config.files import atomic_write
+from kdtune.config.records import read_teacher_accuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study, check_objects
 from kdtune.config.task import Range
 from kdtune.config.text import Diverged
 from kdtune.data.checks import describe_data
 from kdtune.data.sources import StudyData
+from kdtune.results.warnings import OnViews
 from kdtune.results.words import count_of, sentence
 from kdtune.streams.views import Resources, local_resources
 from kdtune.teacher import report_accuracy, train_teacher
 from kdtune.training import recipe
+from kdtune.training.epoch import Metrics
 from kdtune.training.recipe import Progress, StudyModels, resolve_study
 from kdtune.training.run import check_objectives, check_study, distill, find_warnings
 from kdtune.training.teachers import missing_teachers
@@ -88,7 +91,7 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
     with TemporaryDirectory() as folder:
         copy = replace(study, out=folder)
         _prepare_teachers(study, copy, resources, data, findings, keeps=saved is None)
-        _try_students(study, copy.folder / "teacher", resources, data, findings)
+        _try_students(study, copy.folder, resources, data, findings)
     number = count_of(len(findings.sentences), "finding") if findings.sentences else "no finding"
     write(f"\nCheck of {study.uri or study.folder}: {number}.")
     for i, text in enumerate(findings.sentences, 1):
@@ -134,12 +137,12 @@ def _keep_checkpoints(folder: Path, target: Path) -> None:
 
 
 def _try_students(
-    study: Study, root: Path, resources: Resources, data: StudyData, findings: Findings
+    study: Study, folder: Path, resources: Resources, data: StudyData, findings: Findings
 ) -> None:
     """Train each student for an epoch, without distillation and with it, and print its loss.
 
     What is tried is where most goes wrong: of lists the largest learning rate and temperature and
-    the smallest alpha, of ranges the middle.
+    the smallest alpha, of ranges the middle. The folder has the teachers and their accuracy.
     """
 
     def hardest(name: str, choose: Callable[..., Value]) -> Value:
@@ -152,6 +155,7 @@ def _try_students(
     default = study.default
     assert isinstance(default, Run)  # noqa: S101 - the study is of distillation
     values = {name: hardest(name, max) for name in ("lr", "temperature")}
+    measured, write = read_teacher_accuracy(folder), findings.print_line
     alphas = dict.fromkeys([1.0] * study.has_plain + [hardest("alpha", min)])
     for student in recipe.students(study):
         before = None
@@ -162,26 +166,35 @@ def _try_students(
             name = f"{run.student} ({words})"
             try:
                 if before is None:
-                    before = _first_loss(replace(run, lr=NO_LR), root, resources, data)
-                after = _first_loss(run, root, resources, data)
+                    _, before = _first_epoch(replace(run, lr=NO_LR), folder, resources, data)
+                metrics, after = _first_epoch(run, folder, resources, data)
             except Diverged as error:
-                findings.print_line(f"warning: {name}: {error}")
+                write(f"warning: {name}: {error}")
                 continue
             slots = {"name": name, "before": before, "after": after, "lr": run.lr / 10}
-            findings.print_line(sentence("first loss", **slots))
+            write(sentence("first loss", **slots))
             if after > MAX_RISE * before:
-                findings.print_line(f"warning: {sentence('loss rises', **slots)}")
+                write(f"warning: {sentence('loss rises', **slots)}")
+            config = {f"config/{name}": value for name, value in run.config.items()}
+            seen = OnViews.of(measured, {**metrics, **config, "repeat": 0})
+            if seen is not None:
+                write(seen)
+                if seen.fault:
+                    write(f"warning: {seen.fault}")
 
 
-def _first_loss(run: Run, root: Path, resources: Resources, data: StudyData) -> float:
-    """Return the cross-entropy on train in the first epoch, in nats.
+def _first_epoch(
+    run: Run, folder: Path, resources: Resources, data: StudyData
+) -> tuple[Metrics, float]:
+    """Return metrics on train of a run's first epoch, and the cross-entropy in nats.
 
-    If an epoch has fewer than `MIN_STEPS` steps, it is the largest of several. The whole schedule
+    If an epoch has fewer than `MIN_STEPS` steps, that is the largest of several. The whole schedule
     of the learning rate passes in them, but for a warm-up, which they are.
     """
     steps = math.ceil(len(data.of(run).subset(run)) / run.batch_size)
     epochs = math.ceil(MIN_STEPS / steps)
     warmup = min(epochs, run.warmup_epochs)
     short = replace(run, epochs=epochs + warmup, warmup_epochs=warmup)
-    trained = islice(distill(short, root, resources, data=data), epochs)
-    return max(epoch.splits["train"]["ce"] or 0.0 for epoch in trained)
+    trained = islice(distill(short, folder / "teacher", resources, data=data), epochs)
+    metrics = [epoch.splits["train"] for epoch in trained]
+    return metrics[0], max(values["ce"] or 0.0 for values in metrics)

@@ -204,7 +204,9 @@ class Results:
         """
         texts: list[str] = []
         if self.task.is_distillation:
-            texts += warnings.find_teacher_faults(read_teacher_accuracy(self.folder))
+            teachers = read_teacher_accuracy(self.folder)
+            texts += warnings.find_teacher_faults(teachers)
+            texts += [seen.fault for seen in warnings.find_wrong_views(teachers, self.epochs)]
             texts += warnings.find_weak_teachers(self.folder, self.search_trials)
         read_costs(self.folder, texts)
         provenance = read_provenance(self.folder, texts)
@@ -585,7 +587,7 @@ class Results:
 
     def _conclude(self, criterion: Criterion) -> Iterator["Conclusion"]:
         table, students = self.compare(criterion), self.compared_students(criterion)
-        is_one, val = len(students) < 2, self.epochs[self.epochs.split == "val"]
+        is_one = len(students) < 2
         m = int(table.p_holm.notna().sum()) if len(table) else 0
         by = [name for name in self.by if is_one or name != self.task.group]
         for student in [None] if is_one else students:
@@ -596,7 +598,7 @@ class Results:
             if len(found.tested):
                 row = found.row if len(found.row) else found.tested.iloc[0]
                 labels = config_label(row, by), context.baseline
-                tables = self.trials_for(criterion), self.search_trials, val
+                tables = self.trials_for(criterion), self.search_trials, self.epochs
                 teachers = read_teacher_accuracy(self.folder)
                 named = warnings.Named(row, found.kind, labels, by, criterion, *tables, teachers)
                 doubts = warnings.find_doubts(named)
