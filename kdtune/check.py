@@ -85,7 +85,8 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
     rows = recipe.recipe_rows(asked, study, saved, whole, models)
     for line in (*recipe.format_recipe(rows), *describe_data(whole)):
         write(line)
-    faults = recipe.find_study_faults(study, whole, models, is_new=saved is None)
+    faults = recipe.find_faults(study, whole)
+    faults += recipe.check_weights(study, models, whole, is_new=saved is None)
     for warning in find_warnings(study, whole, models, faults):
         write(f"warning: {warning}")
     with TemporaryDirectory() as folder:

@@ -32,8 +32,7 @@ from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, own_objectives
 from kdtune.training.recipe import (
     StudyModels,
-    check_frozen_students,
-    find_new_heads,
+    check_weights,
     numbered,
     resolve,
     students,
@@ -202,7 +201,7 @@ def clear_cached_models() -> None:
 def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     """Raise InputError, before any work, if the run's data, models or objective cannot work.
 
-    Returns the sentences of `check_frozen_students` and `find_new_heads`.
+    Returns the sentences of `check_weights`.
     """
     data = data or StudyData(run)
     run = resolve(run, data=data)
@@ -210,8 +209,7 @@ def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     check_objective(run, len(of_run.classes))
     study = Study(name="one", run=run)
     check_study(study, of_run, fingerprints=False)
-    sentences = check_frozen_students(study, of_run, is_new=True)
-    return [*sentences, *find_new_heads(StudyModels.of(study, of_run), of_run)]
+    return check_weights(study, StudyModels.of(study, of_run), of_run, is_new=True)
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:
@@ -276,7 +274,7 @@ def find_warnings(
         study: The study, resolved.
         data: Its data, with any images without labels.
         models: Its models.
-        faults: Of `recipe.find_study_faults`.
+        faults: Of `recipe.find_faults` and `recipe.check_weights`.
     """
     other_views = list(find_other_views(study, data, models))
     yield from flags_without_effect(study)
