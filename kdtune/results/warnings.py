@@ -562,11 +562,6 @@ class OnViews(NamedTuple):
         return OnViews(equal[row["repeat"] % len(equal)], augment, views)
 
     @property
-    def kind(self) -> tuple[str, str]:
-        """Teacher and augmentation."""
-        return self.record.recipe_name, self.augment
-
-    @property
     def least(self) -> tuple[str, Accuracy]:
         """The split, train or val, with its lower accuracy: labels of train may be wrong, too."""
         both = [(n, self.record.splits[n]) for n in ("train", "val") if n in self.record.splits]
