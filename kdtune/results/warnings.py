@@ -558,8 +558,9 @@ class OnViews(NamedTuple):
         is_plain = augment in (None, "none") or row["config/mixup"] or row["config/cutmix"]
         if not equal or is_plain or pd.isna(acc):
             return None
-        views = Accuracy(row["n_examples"], round(acc * row["n_examples"]), 0)
-        return OnViews(equal[row["repeat"] % len(equal)], augment, views)
+        n = int(row["n_examples"])
+        record = equal[int(row["repeat"]) % len(equal)]
+        return OnViews(record, augment, Accuracy(n, round(acc * n), 0))
 
     @property
     def least(self) -> tuple[str, Accuracy]:
