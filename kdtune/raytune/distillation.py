@@ -96,8 +96,8 @@ def prepare(
     models = StudyModels.of(study, data)
     rows = recipe.recipe_rows(asked, study, saved.study if saved else None, data, models)
     recipe_lines = recipe.format_recipe(rows)
-    faults = [*recipe.find_faults(study, data), *recipe.find_new_heads(models, data)]
-    faults += recipe.check_frozen_students(study, data, is_new=saved is None)
+    faults = recipe.find_faults(study, data)
+    faults += recipe.check_weights(study, models, data, is_new=saved is None)
     transforms = recipe.transforms_of(study, data, models, faults)
     epochs = partial(distillation_epochs, contents=Contents.of(study_data))
     return PreparedStudy(

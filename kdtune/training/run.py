@@ -29,14 +29,7 @@ from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
 from kdtune.training.epoch import Epoch, check_features, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, own_objectives
-from kdtune.training.recipe import (
-    StudyModels,
-    check_frozen_students,
-    find_new_heads,
-    resolve,
-    students,
-    teachers,
-)
+from kdtune.training.recipe import StudyModels, check_weights, resolve, students, teachers
 from kdtune.training.teachers import (
     initial_teacher,
     load_teacher,
@@ -199,7 +192,7 @@ def clear_cached_models() -> None:
 def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     """Raise InputError, before any work, if the run's data, models or objective cannot work.
 
-    Returns the sentences of `check_frozen_students` and `find_new_heads`.
+    Returns the sentences of `check_weights`.
     """
     data = data or StudyData(run)
     run = resolve(run, data=data)
@@ -207,8 +200,7 @@ def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     check_objective(run, len(of_run.classes))
     study = Study(name="one", run=run)
     check_study(study, of_run, fingerprints=False)
-    sentences = check_frozen_students(study, of_run, is_new=True)
-    return [*sentences, *find_new_heads(StudyModels.of(study, of_run), of_run)]
+    return check_weights(study, StudyModels.of(study, of_run), of_run, is_new=True)
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from own_data import text
@@ -176,33 +175,6 @@ def test_training_images_are_cropped_for_evaluation_without_augmentation_only():
 
 
 PHOTO = torch.Size((3, 224, 224))
-
-
-def test_the_documented_draws_by_hand() -> None:
-    for number in range(20):
-        mixed, cut = (
-            Mixture.draw(run, 0, number, 4, PHOTO) for run in (Run(mixup=0.4), Run(cutmix=1.0))
-        )
-        assert mixed.box is None and cut.box is not None
-    run = Run(cutmix=0.5, mixup=0.5, seed=3, repeat=2, lr=0.5, alpha=0.1, epochs=9)
-    kinds = set()
-    for number in range(20):
-        rng = np.random.default_rng(derive_seed("mix", 3, 2, 7, number))
-        is_mixup = rng.random() < 0.5
-        share = rng.beta(0.5, 0.5)
-        partners = rng.permutation(6).tolist()
-        found = Mixture.draw(run, 7, number, 6, torch.Size((1, 10, 20)))
-        assert found.partners.tolist() == partners
-        kinds.add(is_mixup)
-        if is_mixup:
-            assert (found.share, found.box) == (max(share, 1 - share), None)
-            continue
-        row, column = rng.integers(10), rng.integers(20)
-        half = 0.5 * (1 - share) ** 0.5
-        rows = range(max(0, row - int(half * 10)), min(10, row + int(half * 10)))
-        columns = range(max(0, column - int(half * 20)), min(20, column + int(half * 20)))
-        assert found.share == pytest.approx(1 - len(rows) * len(columns) / 200)
-    assert kinds == {True, False}
 
 
 def test_boxes_worked_by_hand() -> None:
