@@ -556,7 +556,7 @@ class OnViews(NamedTuple):
         equal = [r for r in teachers if (r.teacher, r.epochs) == key]
         acc, augment = row.get("teacher_acc"), row["config/augment"]
         is_plain = augment in (None, "none") or row["config/mixup"] or row["config/cutmix"]
-        if not equal or is_plain or pd.isna(acc):
+        if not equal or is_plain or acc is None or pd.isna(acc):
             return None
         n = int(row["n_examples"])
         record = equal[int(row["repeat"]) % len(equal)]
