@@ -318,7 +318,7 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 
 UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
 UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
-UNSHOWN |= {"train", "dump", "val_share", "allow_random_backbone"}
+UNSHOWN |= {"train", "dump", "check", "val_share", "allow_random_backbone"}
 UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 ONLY_WITH = {
     "samples": ("search", ("random", "tpe")),
