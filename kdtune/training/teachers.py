@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,13 +164,12 @@ def _find_alternatives(
         return
     sample = _measured(run, data, teacher, MAX_PROBED)
     uncached = replace(resources, cache=Cache(gigabytes=0))
-    rights = {}
-    for change, model in [("", teacher.members[0]), *other_inputs(teacher.members[0])]:
+    model, rights = teacher.members[0], {}
+    for change in chain([""], other_inputs(model)):
         logits, labels = logits_of_split(sample, data, Teacher.of([model]), uncached, "train")
         rights[change] = logits.argmax(1) == labels
-    right = rights.pop("")
     best = max(rights, key=lambda change: int(rights[change].sum()))
-    yield Alternative.of("input", best, right, rights[best])
+    yield Alternative.of("input", best, rights[""], rights[best])
 
 
 def _likely_order(val: Answers, classes: int) -> tuple[Tensor, list[int]]:
