@@ -156,9 +156,9 @@ def _find_alternatives(
     order, moved = _likely_order(answers["val"], len(names))
     if moved:
         exchanged = [f"its class {order[k]} for images of {names[k]}" for k in moved]
-        change, mapped = ", ".join(exchanged[:MAX_EXCHANGED]), order[train.labels]
+        change = ", ".join(exchanged[:MAX_EXCHANGED]) + ", ..." * (len(moved) > MAX_EXCHANGED)
         right = train.classes == train.labels
-        yield Alternative.of("classes", change, right, train.classes == mapped)
+        yield Alternative.of("classes", change, right, train.classes == order[train.labels])
     is_sure = run.teacher_epochs != 0 or train.accuracy.share >= SURE
     if is_sure or len(teacher.members) != 1 or data.kind == "tensors":
         return
