@@ -30,7 +30,16 @@ from kdtune.data.arrays import (
     read_dataset,
     read_extra,
 )
-from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val
+from kdtune.data.dataset import (
+    Data,
+    FoldCut,
+    Split,
+    ValCut,
+    cut_fold,
+    cut_val,
+    groups_of_files,
+    with_groups,
+)
 from kdtune.data.folder import load_folder
 
 # Classification datasets of torchvision: `torchvision:NAME`.
@@ -202,7 +211,9 @@ class StudyData:
         self.run = run
         self.token = uuid4().hex
         """Random; tells this reading of the data from all others."""
-        self._whole = _read(run)
+        self._whole = whole = _read(run)
+        if run.groups is not None:
+            self._whole = with_groups(whole, groups_of_files(whole, run.groups))
         self._cut_cache: dict[object, Data] = {}
         self._extra_cache: dict[object, Data] = {}
 
