@@ -368,7 +368,7 @@ def load_user_data(name: str, passed: Passed | None = None) -> Data:
         raw = {s: _read(x, f"{name} ({s})", in_order=bool(groups)) for s, x in splits.items()}
     root = _common_folder(*(values.inputs for values in raw.values()))
     data = make_data(name, raw, _classes(name, made), root)
-    return with_groups(data, groups) if groups else data
+    return with_groups(name, data, groups) if groups else data
 
 
 def _splits(name: str, made: Any) -> dict[str, Any]:

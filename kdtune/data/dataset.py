@@ -482,24 +482,30 @@ def name_splits(present: Collection[str], noun: str) -> dict[str, str]:
 # Groups of examples that belong together. A cut of the data never divides a group.
 
 
-def with_groups(data: Data, groups: Mapping[str, Groups]) -> Data:
+def with_groups(name: str, data: Data, groups: Mapping[str, Groups]) -> Data:
     """Return the data with the groups of each split's examples, which join the fingerprint.
+
+    Args:
+        name: Of the data, for errors.
+        data: Without groups.
+        groups: By split.
 
     Raises:
         InputError: They are not one for each example, or all examples of a split are of one group.
     """
-    sizes = {name: len(split) for name, split in data.splits.items()}
-    if (counts := {name: len(names) for name, names in groups.items()}) != sizes:
+    sizes = {split: len(examples) for split, examples in data.splits.items()}
+    if (counts := {split: len(names) for split, names in groups.items()}) != sizes:
         raise InputError(
-            f"groups must be one for each example of each split, but there are {counts} for {sizes}"
+            f"the groups of {name} must be one for each example of each split, but there are "
+            f"{counts} for {sizes}"
         )
-    for name, names in groups.items():
+    for split, names in groups.items():
         if len(set(names)) < 2:
             raise InputError(
-                f"{name} must have examples of at least two groups, but all are of {names[0]}; add "
-                f"some of other groups, or leave the groups out"
+                f"{name} ({split}) must have examples of at least two groups, but all are of "
+                f"{names[0]}; add some of other groups, or leave the groups out"
             )
-    splits = {name: replace(split, groups=groups[name]) for name, split in data.splits.items()}
+    splits = {split: replace(rows, groups=groups[split]) for split, rows in data.splits.items()}
     fingerprint = combine_hashes(data.fingerprint, "groups", *np.concatenate([*groups.values()]))
     return replace(data, splits=splits, fingerprint=fingerprint)
 

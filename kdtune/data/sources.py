@@ -213,7 +213,7 @@ class StudyData:
         """Random; tells this reading of the data from all others."""
         self._whole = whole = _read(run)
         if run.groups is not None:
-            self._whole = with_groups(whole, groups_of_files(whole, run.groups))
+            self._whole = with_groups(run.data, whole, groups_of_files(whole, run.groups))
         self._cut_cache: dict[object, Data] = {}
         self._extra_cache: dict[object, Data] = {}
 

@@ -623,9 +623,9 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str], design: D
     """Return the bias-corrected accuracy of the best; {} if predictions of a trial are missing."""
     trials = completed(trials)
     trials = trials[trials.config_id.isin(configs)]
-    columns = ["split", "example", "correct", GROUP]
+    columns = ["split", "example", "correct", *[GROUP] * design.has_groups]
     frame = read_predictions(folder, list(trials.trial_id), columns)
-    if not len(frame) or not set(trials.trial_id) <= set(frame.trial_id.unique()):
+    if not set(columns) <= set(frame) or not set(trials.trial_id) <= set(frame.trial_id.unique()):
         return {}
     val = frame[frame.split == "val"].merge(trials[["trial_id", "config_id"]], on="trial_id")
     correct = val.astype({"correct": float}).pivot_table(

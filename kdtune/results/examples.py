@@ -103,7 +103,8 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     trials = finished.pivot(index="repeat", columns="config_id", values="trial_id")
     trials = trials[list(pair)].dropna()
     frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), _COLUMNS)
-    if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
+    needed = {"label", "predicted", "p_predicted", "p_label", *[GROUP] * results.design.has_groups}
+    if not needed <= set(frame):
         return {}
     classes = _class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
     splits = [split for split in _SPLITS if split in set(frame.split)]

@@ -64,7 +64,7 @@ def unpack_correct(line: Mapping[str, Any]) -> NDArray[Any] | None:
 
     None for records of version 0.12 and older, which lack it, and for damaged ones.
     """
-    with suppress(KeyError, TypeError, ValueError):
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
         text = line[CORRECT].removeprefix(_OF_GROUPS)
         packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
         if text != line[CORRECT]:
