@@ -71,6 +71,10 @@ def _train_missing(
     study: Study, root: Path, resources: Resources, data: StudyData, progress: Progress
 ) -> None:
     """Fine-tune the teachers that are not ready."""
+    whole = data.of(study.run)
+    models = [(run, recipe.untrained_teacher(run, whole)) for run in recipe.teachers(study)]
+    for sentence in recipe.find_new_heads(recipe.StudyModels([], models), whole):
+        progress.print_line(f"warning: {sentence}")
     for run in numbered(study, recipe.teachers(study)):
         folder = root / teachers.teacher_folder(study.run, run)
         if not teachers.missing_teachers(study.run, [run], root, data):

@@ -56,6 +56,15 @@ def arrays() -> dict[str, tuple[Tensor, Tensor]]:
     return {name: (split.inputs, split.labels) for name, split in splits}  # type: ignore[misc]
 
 
+def colours() -> dict[str, tuple[Tensor, Tensor]]:
+    """Red, green and yellow images of 8 x 8, which `factories:colour_teacher` tells apart."""
+    labels = torch.arange(60) % 3
+    images = 20 + 180 * torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]])[labels]
+    noise = torch.randint(0, 20, (60, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    split = (images.view(60, 3, 1, 1) + noise).to(torch.uint8), labels
+    return {"train": split, "val": (split[0] + 1, labels)}
+
+
 def new_student(run: Run) -> Classifier:
     student = build(run.student, "none", 3, seed=derive_seed("init", run.seed, run.repeat))
     return student.place(CPU, run.precision)

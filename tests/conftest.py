@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -178,9 +179,18 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longest beside tiny runs: the summary, Optuna's database, latencies."""
-    monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)
+    monkeypatch.setattr("kdtune.planning.proposals.export_for_optuna", lambda *_: None)
     monkeypatch.setattr("kdtune.results.results.Results.text", lambda self: "")
     monkeypatch.setattr("kdtune.raytune.distillation.measure_before_ray", lambda *_: None)
+
+
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let reports have one figure: to draw all takes seconds. reporting/test_build.py has all."""
+    from kdtune.reporting import figures
+
+    draw = figures.all_figures
+    monkeypatch.setattr(figures, "all_figures", lambda *own: list(islice(draw(*own), 1)))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Interval
 
@@ -173,6 +173,35 @@ class TeacherKey(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """A change with which a teacher is right on other examples of train, as a hint at a fault."""
+
+    part: Literal["classes", "input"]
+    """What is changed: the order of its classes, or its input."""
+    change: str
+    """The change in words."""
+    n: int
+    """Number of examples."""
+    correct: int
+    """Examples that are classified correctly without it."""
+    gained: int
+    """Examples that are classified correctly with it alone."""
+    lost: int
+    """Examples that are classified correctly without it alone."""
+
+    @staticmethod
+    def of(part: Literal["classes", "input"], change: str, right: Any, other: Any) -> "Alternative":
+        """Return the change with which `other`, bool [N], are right in place of `right`."""
+        gained, lost = int((other & ~right).sum()), int((right & ~other).sum())
+        return Alternative(part, change, len(right), int(right.sum()), gained, lost)
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Share of correct examples without the change and with it, in [0, 1]."""
+        return self.correct / self.n, (self.correct + self.gained - self.lost) / self.n
+
+
+@dataclass(frozen=True)
 class TeacherAccuracy:
     """Accuracy of one teacher, an ensemble or not, on all splits."""
 
@@ -197,6 +226,8 @@ class TeacherAccuracy:
     """The number in words; "" if there is one teacher of this recipe."""
     like_probabilities: bool = False
     """Whether it is a file whose logits look like probabilities."""
+    alternatives: tuple[Alternative, ...] = ()
+    """Changes with which it is right on more examples, see `training.teachers`."""
 
     @property
     def key(self) -> TeacherKey:

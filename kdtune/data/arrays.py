@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
-from torchvision.datasets.folder import default_loader
 
 from kdtune.config.fields import REST, is_function_name
 from kdtune.config.objects import Passed
@@ -254,10 +253,13 @@ def class_names(dataset: Any) -> list[str] | None:
 
 def _is_plain_torchvision(dataset: Any) -> bool:
     """Return True for a dataset of torchvision whose items are its images and labels unchanged."""
-    of_torchvision = type(dataset).__module__.startswith("torchvision.datasets.")
+    if not type(dataset).__module__.startswith("torchvision.datasets."):
+        return False
+    from torchvision.datasets.folder import default_loader
+
     changes = (getattr(dataset, n, None) for n in ("transform", "target_transform", "transforms"))
     has_own_loader = getattr(dataset, "loader", default_loader) is not default_loader
-    return of_torchvision and not any(changes) and not has_own_loader
+    return not any(changes) and not has_own_loader
 
 
 def _arrays(dataset: Any) -> RawSplit | None:

@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted, oriented
 from kdtune.config.run import Orientation, Run, derive_seed
@@ -217,7 +216,8 @@ def pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> Tensor:
         shown = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError(f"its pixels have the mode {image.mode}, not 8 or 16 bits")
-    return F.pil_to_tensor(shown.convert(mode))  # type: ignore[no-any-return]
+    array = np.array(shown.convert(mode)).reshape(image.height, image.width, -1)
+    return torch.from_numpy(array).permute(2, 0, 1)
 
 
 # Data sets: their classes and splits.

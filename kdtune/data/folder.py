@@ -12,7 +12,6 @@ from typing import NoReturn
 import PIL
 import torch
 from PIL import Image
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdtune.config.fields import FORMS_OF_DATA
 from kdtune.config.files import missing_path
@@ -22,6 +21,8 @@ from kdtune.data.dataset import Data, Split, decode, hash_files, keep_note, name
 # Image files in folders: which ones are read, and a warning on the others. ImageFolder of
 # torchvision passes over formats that it does not know without a word.
 
+IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Those of torchvision's ImageFolder."""
 IMAGE_SUFFIXES = ", ".join(IMG_EXTENSIONS)
 """Those of the files that are read, for messages."""
 OTHER_FORMATS = "of other formats"

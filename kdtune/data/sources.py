@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import numpy as np
 import torch
-import torchvision
 from filelock import FileLock
 
 from kdtune.config.fields import REST, is_named_data, is_object
@@ -113,8 +112,10 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
 @cache
 def dataset_names() -> list[str]:
     """Return the names of torchvision's datasets of labelled images that only need a folder."""
-    names = sorted(set(torchvision.datasets.__all__) - _NOT_DATASETS)
-    return [name for name in names if _is_supported(getattr(torchvision.datasets, name))]
+    from torchvision import datasets
+
+    names = sorted(set(datasets.__all__) - _NOT_DATASETS)
+    return [name for name in names if _is_supported(getattr(datasets, name))]
 
 
 def _is_supported(dataset_class: Any) -> bool:
@@ -129,7 +130,9 @@ def _is_supported(dataset_class: Any) -> bool:
 def _dataset_class(name: str) -> Any:
     names = dataset_names()
     if name in names:
-        return getattr(torchvision.datasets, name)
+        from torchvision import datasets
+
+        return getattr(datasets, name)
     near = {other.lower(): f"torchvision:{other}" for other in names}
     close = [near[word] for word in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
     hint = f"; did you mean {', '.join(close)}?" if close else ""

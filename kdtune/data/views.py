@@ -1,6 +1,7 @@
 """Seeded views of a split's examples: augmentation and mixing."""
 
 import math
+import platform
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,9 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.nn.functional import pad as pad_image
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from kdtune.config.run import Augment, Interpolation, Run, derive_seed
 from kdtune.config.study import Study
@@ -39,11 +39,17 @@ class Augmentation:
     """Function of one image, uint8 [C, H, W], that draws from torch's global generator."""
 
 
+def _trivial(image: Tensor) -> Tensor:
+    from torchvision.transforms import v2  # takes as long to import as torch
+
+    return v2.TrivialAugmentWide()(image)  # type: ignore[no-any-return]
+
+
 AUGMENTATIONS: Mapping[Augment, Augmentation] = {
     "crop": Augmentation("crop"),
     "resized-crop": Augmentation("resized-crop"),
     # Mueller and Hutter, 2021, arXiv:2103.10158; the wide space of changes
-    "trivial": Augmentation(None, v2.TrivialAugmentWide()),
+    "trivial": Augmentation(None, _trivial),
 }
 """Augmentations by name, without "none"."""
 
@@ -73,6 +79,8 @@ def padded_crop(images: Tensor, seeds: Sequence[int]) -> Tensor:
 
 def resized_crop(image: Tensor, size: int, seed: int) -> Tensor:
     """Return a random resized crop, perhaps flipped, uint8 [C, size, size]."""
+    from torchvision.transforms import v2
+
     crop, flip = v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()
     return apply_seeded(seed, lambda x: flip(crop(x)), image)
 
@@ -98,11 +106,9 @@ def apply_seeded(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -
 
 _PHOTO_CROP = 224 / 256
 """Crop of image files where no model publishes another: resized to 256, then the central 224."""
-_MODES = {
-    "nearest": F.InterpolationMode.NEAREST_EXACT,  # that of Pillow
-    "bilinear": F.InterpolationMode.BILINEAR,
-    "bicubic": F.InterpolationMode.BICUBIC,
-}
+_HAS_FAST_BYTES = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+_HAS_FAST_BYTES |= platform.machine() in ("aarch64", "arm64")
+"""Whether torch resizes bytes faster than floating-point numbers."""
 _LOADER_BATCH = 64
 
 
@@ -121,12 +127,35 @@ class Resizing:
             images: uint8 [..., C, H, W].
             size: in pixels.
         """
-        short = round(size / self.crop)
-        if min(images.shape[-2:]) != short:
-            mode = _MODES[self.interpolation]
-            images = F.resize(images, [short], interpolation=mode, antialias=True)
-        cropped: Tensor = F.center_crop(images, [size, size])
-        return cropped
+        images = resized(images, round(size / self.crop), self.interpolation)
+        top, left = (round((side - size) / 2) for side in images.shape[-2:])
+        return images[..., top : top + size, left : left + size]
+
+
+def resized(images: Tensor, short: int, interpolation: Interpolation) -> Tensor:
+    """Return images with a shorter side of this length, as torchvision's resize does, to the bit.
+
+    torchvision takes as long to import as torch; a student predicts without it.
+
+    Args:
+        images: uint8 [..., C, H, W].
+        short: in pixels.
+        interpolation: with antialiasing; "nearest" is that of Pillow.
+    """
+    sides = images.shape[-2:]
+    target = [int(short * side / min(sides)) for side in sides]
+    if target == list(sides):
+        return images
+    batch = images.reshape(-1, *images.shape[-3:])
+    if interpolation == "nearest":
+        batch = interpolate(batch, target, mode="nearest-exact")
+    else:
+        has_kernel = interpolation == "bicubic" or _HAS_FAST_BYTES
+        takes_bytes = images.device.type == "cpu" and has_kernel
+        batch = batch if takes_bytes else batch.float()
+        batch = interpolate(batch, target, mode=interpolation, antialias=True, align_corners=False)
+        batch = batch if takes_bytes else batch.clamp(0, 255).round().to(torch.uint8)
+    return batch.reshape(*images.shape[:-2], *target)
 
 
 def eval_resizing(run: Run, files: bool) -> Resizing:

@@ -4,12 +4,14 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,9 +21,41 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from kdtune.config.fields import Role
 from kdtune.config.records import Cost
 from kdtune.config.text import InputError, are_images, first_line, user_code
-from kdtune.models.classifier import Classifier, describe_missing_preprocessing
+from kdtune.models.classifier import (
+    Classifier,
+    describe_missing_preprocessing,
+    describe_preprocessing,
+)
 from kdtune.models.outputs import combine
 from kdtune.models.weights import saved_state
+
+NORMALIZATIONS = (
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ((0.5,), (0.5,)),
+    ((0.0,), (1.0,)),
+    ((0.0,), (1 / 255,)),
+)
+"""Usual means and standard deviations: those of ImageNet, and those that leave images in [-1, 1],
+[0, 1] and [0, 255]."""
+
+
+def other_inputs(model: Classifier) -> Iterator[tuple[str, Classifier]]:
+    """Yield copies of a model of images with other usual inputs, each with its change in words.
+
+    Args:
+        model: On any device.
+    """
+    layers = (m for m in model.net.modules() if isinstance(m, nn.Conv2d))
+    has_colours = getattr(next(layers, None), "in_channels", 1) == 3
+    for mean, std in NORMALIZATIONS[0 if has_colours else 1 :]:
+        other = deepcopy(model)
+        other.preprocessing = replace(model.preprocessing, mean=mean, std=std)
+        yield describe_preprocessing(replace(other.preprocessing, size=None)), other
+    if has_colours:
+        other = deepcopy(model)
+        first = next(m for m in other.net.modules() if isinstance(m, nn.Conv2d))
+        first.weight.data = first.weight.data.flip(1)
+        yield "the order BGR of its channels", other
 
 
 def probe(

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -140,7 +139,9 @@ def published_by_torchvision(name: str, weights: str) -> Preprocessing:
     Weights that torchvision publishes are recognised by their file name. For others it is the
     preprocessing of the default weights.
     """
-    published = torchvision.models.get_model_weights(name)
+    from torchvision.models import get_model_weights
+
+    published = get_model_weights(name)
     file = Path(weights).name
     entry = next((w for w in published if Path(w.url).name == file), published.DEFAULT)
     return _from_transforms(entry.transforms())

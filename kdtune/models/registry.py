@@ -13,7 +13,6 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 from kdtune.config.fields import Role, is_object
@@ -33,6 +32,7 @@ from kdtune.models.weights import (
     align,
     fill,
     import_timm,
+    is_of_torchvision,
     load_weights,
     read_finished,
     torchvision_names,
@@ -264,7 +264,7 @@ def build_model(
         check_new(model.net, name)
     if finished is not None:
         model.preprocessing, model.has_normalization = finished.preprocessing, True
-    elif name in torchvision_names():
+    elif is_of_torchvision(name):
         model.preprocessing = published_by_torchvision(name, run_weights)
     fields = {field: getattr(run, f"{role}_{field}") for field in PREPROCESSING}
     changed = {field: value for field, value in fields.items() if value is not None}
@@ -302,8 +302,10 @@ def _construct(name: str, classes: int) -> Classifier:
     if name in CIFAR_RESNETS:
         net = cifar_resnet(name, classes)
         return Classifier(name, net, net.preprocessing)  # type: ignore[arg-type]
-    if name in torchvision_names():
-        net = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    if is_of_torchvision(name):
+        from torchvision.models import get_model
+
+        net = get_model(name, weights=None, num_classes=classes)
         return Classifier(name, net, published_by_torchvision(name, "default"))
     if name.startswith("timm/"):
         return _construct_timm(name, classes)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from pydantic import ConfigDict, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -308,8 +307,8 @@ def licence_of(net: nn.Module, name: str, weights: str) -> str:
     stated: object = None
     if weights == "default" and name.startswith("timm/"):
         stated = getattr(net, "pretrained_cfg", {}).get("license")
-    elif weights == "default" and name in torchvision_names():
-        stated = torchvision.models.get_model_weights(name).DEFAULT.meta.get("license")
+    elif weights == "default" and is_of_torchvision(name):
+        stated = _published_by_torchvision(name).meta.get("license")
     return str(stated or "unknown")
 
 
@@ -319,9 +318,9 @@ def _default_weights(name: str) -> StateDict:
         if name.startswith("timm/"):
             net = import_timm(name).create_model(name.removeprefix("timm/"), pretrained=True)
             return net.state_dict()  # type: ignore[no-any-return]
-        if name not in torchvision_names():
+        if not is_of_torchvision(name):
             raise InputError(f'{name} has no weights "default"; use "none" or a file')
-        default = torchvision.models.get_model_weights(name).DEFAULT
+        default = _published_by_torchvision(name)
         return default.get_state_dict(progress=False, check_hash=True, weights_only=True)  # type: ignore[no-any-return]
     except (OSError, RuntimeError) as error:
         raise InputError(
@@ -331,10 +330,27 @@ def _default_weights(name: str) -> StateDict:
         ) from None
 
 
+def _published_by_torchvision(name: str) -> Any:
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(name).DEFAULT
+
+
+def is_of_torchvision(name: str) -> bool:
+    """Return whether a model is one of torchvision's classifiers.
+
+    torchvision takes as long to import as torch, so it is not for the names of other models.
+    """
+    is_other = ":" in name or "/" in name or name.startswith("cifar_")
+    return not is_other and name in torchvision_names()
+
+
 @cache
 def torchvision_names() -> frozenset[str]:
     """Return the names of torchvision's classifiers."""
-    return frozenset(torchvision.models.list_models(torchvision.models))
+    from torchvision import models
+
+    return frozenset(models.list_models(models))
 
 
 def import_timm(name: str) -> Any:

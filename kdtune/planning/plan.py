@@ -24,7 +24,6 @@ from kdtune.planning.ledger import (
     finalists,
     phase_of,
 )
-from kdtune.planning.proposals import ConfigSampler
 from kdtune.statistics.selection import adjusted_means, is_behind, leading_counts, rungs
 from kdtune.storage.records import Round, read_lines, read_study
 
@@ -113,8 +112,10 @@ class Plan:
         self._requeued: dict[str, BaseRun] = {}
         self._queue: list[tuple[int, int, int, str]] = []
         self._promotions: deque[BaseRun] | None = None
-        self._sampler: ConfigSampler | None = None
+        self._sampler: Any = None
         if study.search != "grid":
+            from kdtune.planning.proposals import ConfigSampler  # Optuna takes long to import
+
             self._sampler = ConfigSampler(study, best_of_other(study))
         self._exhausted = False
         for run in study.runs():

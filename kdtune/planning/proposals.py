@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.special import expit, logit
 
 from kdtune.config.fields import Value
-from kdtune.config.files import atomic_write
+from kdtune.config.files import OPTUNA, atomic_write
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study, as_declared
 from kdtune.config.task import BaseRun, Range, Values, including
@@ -276,9 +276,6 @@ def _listed(values: Values) -> Sequence[Value] | None:
 # optuna.load_study(study_name="fashion", storage="sqlite:///runs/fashion/optuna.db")
 
 
-FILE = "optuna.db"
-
-
 def export_for_optuna(study: Study, lines: list[Line]) -> Path:
     """Write optuna.db into the study's folder, replacing an earlier one.
 
@@ -300,7 +297,7 @@ def export_for_optuna(study: Study, lines: list[Line]) -> Path:
         ledger.add_record(line)
         if "config_id" in line:
             times.setdefault(line["config_id"], []).append(line["time"])
-    file = study.folder / FILE
+    file = study.folder / OPTUNA
     with atomic_write(file) as part:
         part.unlink(missing_ok=True)  # of a process of the same id that was killed
         storage = optuna.storages.RDBStorage(f"sqlite:///{part}")

@@ -297,7 +297,7 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
         recorder = Recorder(study, plan, display, records, uploader, monitor, capacity, changes)
         callbacks = [recorder, *sent, TBXLoggerCallback()]
         try:
-            with summarised(partial(describe_state, plan), write):
+            with summarised(partial(describe_state, plan, display.criterion), write):
                 _fit_until_done(prepared.trainable, recorder, callbacks)
         finally:
             if recorder.changes:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from PIL import Image
 
 from kdtune import __version__
 from kdtune.config import files
@@ -37,8 +36,6 @@ from kdtune.config.study import OF_FUNCTION, Study
 from kdtune.config.task import Range, covers, name_of
 from kdtune.config.text import InputError
 from kdtune.planning.plan import Plan
-from kdtune.planning.proposals import FILE as OPTUNA
-from kdtune.planning.proposals import export_for_optuna
 from kdtune.results import examples
 from kdtune.results.comparison import Criterion
 from kdtune.results.formatting import csv_text
@@ -47,11 +44,13 @@ from kdtune.results.results import Results, load
 from kdtune.results.several import as_text
 from kdtune.results.warnings import exported_config
 from kdtune.storage import records
-from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, SavedStudy
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from kdtune.data.sources import StudyData
+    from kdtune.storage.mirror import Mirror
 
 # Whether a study continues the one in its folder, and whether that is complete.
 #
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
 
 
 SUMMARY_CSV, SUMMARY_MD = "summary.csv", "summary.md"
-FINISHED_FILES = ("epochs.parquet", "trials.parquet", SUMMARY_CSV, SUMMARY_MD, OPTUNA)
+FINISHED_FILES = ("epochs.parquet", "trials.parquet", SUMMARY_CSV, SUMMARY_MD, files.OPTUNA)
 """Files of a complete study that follow from its records."""
 
 
@@ -503,6 +502,8 @@ def finish(
         run: Its run, with objects that were passed; None takes the run that it has recorded.
         data: Its data; None reads them, if they are there.
     """
+    from kdtune.planning.proposals import export_for_optuna  # Optuna takes long to import
+
     results = load(folder)
     lines, _ = records.read_lines(folder, results.study)
     mirror.pull_trials(list(results.trials.trial_id), files.PREDICTIONS)
@@ -533,16 +534,18 @@ def _write_thumbnails(results: Results, run: Run, data: StudyData | None) -> Non
     arms = examples.read_arms(results, Criterion())
     if examples.has_thumbnails(results.folder, arms):
         return
+    from PIL.Image import fromarray
+
     from kdtune.data.sources import StudyData  # torch
 
     with suppress(InputError):
         splits = (data or StudyData(run)).of(run).splits
 
-        def picture(split: str, index: int) -> Image.Image:
+        def picture(split: str, index: int) -> Image:
             if splits[split].kind == "tensors":
                 raise ValueError("not an image")
             pixels = splits[split].example(index, run.orientation)  # uint8 [C, H, W]
             shown = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-            return Image.fromarray(shown.numpy())
+            return fromarray(shown.numpy())
 
         examples.write_thumbnails(results.folder, arms, picture)

@@ -95,7 +95,7 @@ class ProgressDisplay(Progress):
 
     def __init__(self, plan: Plan, cache: Cache):
         super().__init__()
-        self.plan, self.cache = plan, cache
+        self.plan, self.cache, self.criterion = plan, cache, deciding_criterion(plan)
         self._bar = ProgressBar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -143,8 +143,8 @@ class ProgressDisplay(Progress):
         """Show what is being built and the state of the study, if an update is due."""
         if not (self.in_notebook or self.console.is_terminal):
             if self.is_line_due():
-                state = filter(None, (describe_state(self.plan), describe_time_left(self.plan)))
-                for text in filter(None, (self._building(), ", ".join(state))):
+                parts = (describe_state(self.plan, self.criterion), describe_time_left(self.plan))
+                for text in filter(None, (self._building(), ", ".join(filter(None, parts)))):
                     self.print_line(f"  {text}")
         elif time.monotonic() - self._refreshed >= REFRESH_SECONDS:
             self._refreshed = time.monotonic()
@@ -153,11 +153,12 @@ class ProgressDisplay(Progress):
                 self._show_in_notebook(*now, self._latest.strip())
                 return
             self._bar.update(self._task, now=", ".join(filter(None, now)))
-            self._live.update(Group(make_table(self.plan), self._bar), refresh=True)
+            table = make_table(self.plan, self.criterion)
+            self._live.update(Group(table, self._bar), refresh=True)
 
     def _show_in_notebook(self, *now: str) -> None:
         """Show the table, the state of the study, and lines about what it does now."""
-        task, table = self._bar.tasks[0], make_table(self.plan)
+        task, table = self._bar.tasks[0], make_table(self.plan, self.criterion)
         planned = "" if task.total is None else f" of {task.total:g}"
         state = f"{task.completed:g}{planned} runs ended: {table.caption}".removesuffix(": ")
         table.caption = None  # rich would wrap it to the width of the table
@@ -173,11 +174,18 @@ class ProgressDisplay(Progress):
         return describe_build(first.what, first.done, first.total) if first else ""
 
 
-def make_table(plan: Plan) -> Table:
+def deciding_criterion(plan: Plan) -> Criterion:
+    """Return the criterion by which a study decides, from what its folder says of its data."""
+    return Criterion(task=task_of(plan.study, plan.study.folder))
+
+
+def make_table(plan: Plan, criterion: Criterion) -> Table:
     """Return the best active configurations with their mean ± sd so far."""
     names, task = shown_names(plan.study), plan.study.task
     score = f"val {task.score}"
-    table = Table(*names, "n", score, caption=describe_state(plan), caption_justify="left")
+    table = Table(
+        *names, "n", score, caption=describe_state(plan, criterion), caption_justify="left"
+    )
     students = ledger.active_configs(plan.ledger).values()
     each = max(2, _MAX_ROWS // max(1, len(students)))
     best = (
@@ -192,7 +200,7 @@ def make_table(plan: Plan) -> Table:
     return table
 
 
-def describe_state(plan: Plan) -> str:
+def describe_state(plan: Plan, criterion: Criterion) -> str:
     """Return the number of runs by status, the lead over the baseline and whether it is decided."""
     counts = Counter(status for state in plan.ledger.by_row for status in state.status.values())
     parts = [
@@ -204,7 +212,8 @@ def describe_state(plan: Plan) -> str:
     for pair in pairs:
         if pair.baseline is not None and pair.distilled is not None:
             student = f"{pair.baseline.arm.group}: " * (len(pairs) > 1)
-            parts.append(student + _describe_lead(plan, pair, pair.baseline, pair.distilled))
+            arms = pair, pair.baseline, pair.distilled
+            parts.append(student + _describe_lead(plan, criterion, *arms))
     return ", ".join(parts)
 
 
@@ -220,8 +229,7 @@ def describe_time_left(plan: Plan) -> str:
 
 def describe_end(plan: Plan) -> str:
     """Return why --repeats auto ended: with a decision, with its budget, or for lack of images."""
-    pairs = ledger.decisions(plan.ledger)
-    criterion = Criterion(task=task_of(plan.study, plan.study.folder))
+    pairs, criterion = ledger.decisions(plan.ledger), deciding_criterion(plan)
     tests = [(decision.test, decision.level) for decision in pairs]
     return sentence(
         "auto ended",
@@ -234,9 +242,12 @@ def describe_end(plan: Plan) -> str:
 
 
 def _describe_lead(
-    plan: Plan, pair: ledger.Finalists, baseline: ledger.ConfigState, distilled: ledger.ConfigState
+    plan: Plan,
+    criterion: Criterion,
+    pair: ledger.Finalists,
+    baseline: ledger.ConfigState,
+    distilled: ledger.ConfigState,
 ) -> str:
-    criterion = Criterion(task=task_of(plan.study, plan.study.folder))
     sign = criterion.scale * criterion.sign
     if final := ledger.final_test(plan.ledger, pair).differences:
         mean = sign * sum(final) / len(final)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from ray import tune
 
 from kdtune.config.files import CHECKPOINT, delete_states
+from kdtune.config.records import read_teacher_accuracy
 from kdtune.config.study import Study
 from kdtune.config.task import BaseRun
 from kdtune.config.text import DataChangedError, FolderUnusableError
@@ -20,6 +21,7 @@ from kdtune.raytune.function import shown_names
 from kdtune.raytune.machines import Capacity, MachineMonitor
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.session import check_local_ray
+from kdtune.results.warnings import OnViews
 from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import CORRECT, Records
@@ -104,6 +106,7 @@ class Recorder(tune.Callback):
         self._not_started: Counter[str] = Counter()
         self._lost_machines: Counter[str] = Counter()
         self._failure: Exception | None = None
+        self._views = set[tuple[str, str]]()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
@@ -155,12 +158,30 @@ class Recorder(tune.Callback):
                 self._warnings.add(warning)
                 self.display.print_line(f"warning: {result['hostname']}: {warning}")
         for epoch in result.get("epochs", ()):
+            if epoch["number"] == 0 and self.study.task.is_distillation:
+                self._print_views(run, epoch["splits"].get("train", {}))
             values = epoch["number"], epoch["seconds"], epoch["splits"], epoch.get(CORRECT)
             for line in self.records.epoch(run, self.attempts[run.trial_id], *values):
                 self.plan.add_record(line)
             self.scores[run.trial_id] = epoch["splits"]["val"][self.study.task.score]
         if error and error.startswith(MARK):  # the study cannot go on, and the run is not at fault
             raise FolderUnusableError(f"{result['hostname']}: {error.removeprefix(MARK)}")
+
+    def _print_views(self, run: BaseRun, train: Mapping[str, Any]) -> None:
+        """Print the accuracy of a run's teacher on the views of train, once for each kind of views.
+
+        Args:
+            run: The run.
+            train: Metrics of its first epoch.
+        """
+        config = {f"config/{name}": value for name, value in run.config.items()}
+        teachers = read_teacher_accuracy(self.study.folder)
+        seen = OnViews.of(teachers, {**train, **config, "repeat": run.repeat})
+        if seen is not None and seen.kind not in self._views:
+            self._views.add(seen.kind)
+            self.display.print_line(str(seen))
+            if seen.fault:
+                self.display.print_line(f"warning: {seen.fault}")
 
     @_deferring
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

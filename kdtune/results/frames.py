@@ -165,7 +165,7 @@ def read_predictions(
         columns: columns to read; None for all.
     """
     names = None if columns is None else ["trial_id", *columns]
-    tables = list(_tables(folder, trial_ids, names).values())
+    tables = list(prediction_tables(folder, trial_ids, names).values())
     if not tables:
         return pd.DataFrame()
     import pyarrow as pa
@@ -208,7 +208,7 @@ def read_examples(
     of_example, by_trial = metric.of_example, {}
     if of_example is None:
         return {}
-    for trial, table in _tables(folder, trial_ids, [*_NUMBERS, metric.name]).items():
+    for trial, table in prediction_tables(folder, trial_ids, [*_NUMBERS, metric.name]).items():
         # predictions of an older version lack columns, those without a teacher values
         with suppress(KeyError, TypeError, ValueError):
             frame = table.to_pandas()
@@ -221,7 +221,7 @@ def read_examples(
     return finite if len({len(values) for values in finite.values()}) < 2 else {}
 
 
-def _tables(
+def prediction_tables(
     folder: Path, trial_ids: Sequence[str], names: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Return the predictions of trials as pyarrow tables, in the order of the trials."""
@@ -347,8 +347,8 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
     endings = [_ending(ends.get(t), unended, drops.get(t)) for t in starts]
     trials = pd.concat([started, pd.DataFrame(endings, columns=_ENDING)], axis=1)
     metrics = study.task.with_metrics(epochs.metrics)
-    table = _find_contradictions(folder, _trials(trials, frame, metrics), frame, metrics)
-    return Frames(frame, table, incomplete, running, last, round_, metrics.recorded)
+    trials = _trials(trials, frame, metrics)
+    return Frames(frame, trials, incomplete, running, last, round_, metrics.recorded)
 
 
 def add_derived(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -467,49 +467,6 @@ def _trials(trials: pd.DataFrame, epochs: pd.DataFrame, task: Task) -> pd.DataFr
     first += ["n_epochs_planned"]
     trials = trials.reindex(columns=[*first, *metrics, "seconds", "node"])
     return trials.sort_values(["config_id", "repeat"], ignore_index=True)
-
-
-def _find_contradictions(
-    folder: Path, trials: pd.DataFrame, epochs: pd.DataFrame, task: Task
-) -> pd.DataFrame:
-    """Return the trials; the completed ones whose predictions contradict their records are marked.
-
-    Nobody can tell which of the two is right, so such a trial counts in no table.
-    """
-    counts = epochs.groupby(["trial_id", "split"]).n_examples.last().to_dict()
-    completed = trials[trials.status == "completed"].set_index("trial_id")
-    means = completed.filter(like=f"/{task.score}@last").to_dict("index")
-    column, faults = CORRECT if task.is_distillation else task.score, dict[str, str]()
-    names = ["trial_id", "split", column]
-    for trial, table in _tables(folder, list(completed.index), names).items():
-        found: list[Line] = []
-        with suppress(KeyError, ValueError, NotImplementedError):  # it lacks a column, or has texts
-            groups = table.group_by(names[:2], use_threads=False)
-            found = groups.aggregate([(column, "count"), (column, "mean")]).to_pylist()
-        for group in found:
-            split, n, mean = group["split"], group[f"{column}_count"], group[f"{column}_mean"]
-            recorded = means[trial].get(f"{split}/{task.score}@last", np.nan)
-            of_all = counts.get((trial, split), 0)
-            if group["trial_id"] != trial:
-                fault = f"is that of the run {group['trial_id']}"
-            elif of_all not in (0, n):  # 0: not recorded
-                fault = f"has {n} examples of {split}, but the records say {of_all}"
-            elif n and abs(mean - recorded) * n > 0.75:  # one correct example more or less makes 1
-                metric = f"the {split} {task.metrics[task.score].label}"
-                fault = f"has {metric} {mean:.4g}, but the records say {recorded:.4g}"
-            else:
-                continue
-            file = Path(TRIALS, trial, PREDICTIONS)
-            file = file if (folder / file).is_file() else Path(PREDICTIONS)
-            faults[trial] = (
-                f"{file} {fault}; delete this file if the records are right, else repeat the run: "
-                f"--drop, then --rerun-dropped"
-            )
-    if not faults:
-        return trials
-    marked, texts = trials.trial_id.isin(faults), trials.trial_id.map(faults)
-    status, error = trials.status.mask(marked, INCONSISTENT), trials.error.mask(marked, texts)
-    return trials.assign(status=status, error=error)
 
 
 def _select_epochs(epochs: pd.DataFrame, task: Task) -> pd.DataFrame:

@@ -43,7 +43,8 @@ def load(folder: str | Path) -> "Results":
         raise InputError(f"a study must be a folder, but {describe_missing(path)}")
     study, of_models = read_study(path), costs.cost_frame(read_costs(path))
     records = frames.read_frames(path, is_running, study)
-    trials = costs.with_student_costs(records.trials, of_models)
+    trials = warnings.mark_contradictions(path, records, study.task)
+    trials = costs.with_student_costs(trials, of_models)
     return Results(path, study, replace(records, trials=trials), of_models)
 
 
@@ -203,7 +204,9 @@ class Results:
         """
         texts: list[str] = []
         if self.task.is_distillation:
-            texts += warnings.find_teacher_faults(read_teacher_accuracy(self.folder))
+            teachers = read_teacher_accuracy(self.folder)
+            texts += warnings.find_teacher_faults(teachers)
+            texts += [seen.fault for seen in warnings.find_wrong_views(teachers, self.epochs)]
             texts += warnings.find_weak_teachers(self.folder, self.search_trials)
         read_costs(self.folder, texts)
         provenance = read_provenance(self.folder, texts)
@@ -585,7 +588,7 @@ class Results:
 
     def _conclude(self, criterion: Criterion) -> Iterator["Conclusion"]:
         table, students = self.compare(criterion), self.compared_students(criterion)
-        is_one, val = len(students) < 2, self.epochs[self.epochs.split == "val"]
+        is_one = len(students) < 2
         m = int(table.p_holm.notna().sum()) if len(table) else 0
         by = [name for name in self.by if is_one or name != self.task.group]
         for student in [None] if is_one else students:
@@ -596,7 +599,7 @@ class Results:
             if len(found.tested):
                 row = found.row if len(found.row) else found.tested.iloc[0]
                 labels = config_label(row, by), context.baseline
-                tables = self.trials_for(criterion), self.search_trials, val
+                tables = self.trials_for(criterion), self.search_trials, self.epochs
                 teachers = read_teacher_accuracy(self.folder)
                 named = warnings.Named(row, found.kind, labels, by, criterion, *tables, teachers)
                 doubts = warnings.find_doubts(named)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtrc, fdtrc, ndtri, stdtr, stdtrit
+from scipy.special import bdtrc, betaln, fdtrc, ndtri, stdtr, stdtrit
 
 # Means, paired differences and their t intervals over repeats.
 #
@@ -500,3 +500,26 @@ def binomial_p(correct: int, n: int, chance: float) -> float:
         chance: accuracy without skill, in (0, 1].
     """
     return 1.0 if correct == 0 else float(bdtrc(correct - 1, n, chance))
+
+
+def fewer_p(correct: int, n: int, other_correct: int, other_n: int) -> float:
+    """Return the one-sided p value of Fisher's exact test that a share is below another one.
+
+    It is that of `scipy.stats.fisher_exact(..., alternative="less")`.
+
+    Args:
+        correct: successes of n, in [0, n].
+        n: size of the sample, >= 1.
+        other_correct: successes of the other sample, in [0, other_n].
+        other_n: its size, >= 1.
+    """
+    both = correct + other_correct
+    k = np.arange(max(0, both - other_n), correct + 1)
+    log_p = _log_choose(n, k) + _log_choose(other_n, both - k)
+    return float(np.exp(log_p - _log_choose(n + other_n, both)).sum())
+
+
+def _log_choose(n: int, k: ArrayLike) -> np.ndarray:
+    """Return the logarithm of the binomial coefficient, without overflow."""
+    array = np.asarray(k, dtype=float)
+    return np.asarray(-np.log(n + 1) - betaln(n - array + 1, array + 1))

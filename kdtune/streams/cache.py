@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import PIL
 import torch
-import torchvision
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -239,7 +238,7 @@ class Keys:
             **self._transform(split),
             # what decodes and resizes; torch's resizing has other code for other CPUs
             "pillow": PIL.__version__,
-            "torchvision": torchvision.__version__,
+            "torchvision": version_of("torchvision"),
             "torch": torch.__version__,
             "cpu": torch.backends.cpu.get_cpu_capability(),
         }
@@ -288,7 +287,7 @@ class Keys:
             "layout": "channels_last",
             "device": device_name(self.device),
             "threads": torch.get_num_threads() if self.device.type == "cpu" else None,
-            "timm": timm_version(),
+            "timm": version_of("timm"),
             "inference_batch": self.inference_batch,
         }
 
@@ -305,10 +304,10 @@ def device_name(device: torch.device) -> str:
 
 
 @cache
-def timm_version() -> str | None:
-    """Return the version of timm, which has code of models; None if it is not installed."""
+def version_of(package: str) -> str | None:
+    """Return the version of a package that has code of views or models; None without it."""
     try:
-        return metadata.version("timm")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 

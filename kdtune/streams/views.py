@@ -1,10 +1,12 @@
 """Batches and cached views of a split, and what a run runs on."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,8 +18,10 @@ from kdtune.config.task import ends_of
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.data.views import Views
-from kdtune.models.outputs import Model
 from kdtune.streams.cache import AUGMENTED_SPLITS, Cache, Key, Keys, Part, ReportProgress, Tensors
+
+if TYPE_CHECKING:  # it loads pyarrow
+    from kdtune.models.outputs import Model
 
 # Batches: consecutive examples of a split, with all that a run needs of them.
 
@@ -49,17 +53,17 @@ class Batch:
         return len(self.labels)
 
     @property
-    def labelled(self) -> "Batch":
+    def labelled(self) -> Batch:
         """The images that have a label."""
         if not self.unlabelled:
             return self
         return replace(self[: len(self) - self.unlabelled], unlabelled=0)
 
-    def __getitem__(self, rows: slice) -> "Batch":
+    def __getitem__(self, rows: slice) -> Batch:
         """Return some of the examples."""
         return self._map(lambda tensor: tensor[rows])
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Batch:
         """Return the batch on this device.
 
         A CUDA device gets it from pinned memory. The copy then does not wait for the GPU, so the
@@ -69,7 +73,7 @@ class Batch:
             return self._map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
         return self._map(lambda tensor: tensor.to(device))
 
-    def followed_by(self, other: "Batch") -> "Batch":
+    def followed_by(self, other: Batch) -> Batch:
         """Return the examples of this batch and then of the other, which has the same parts."""
         mine, others = self._parts(), other._parts()
         joined: dict[str, Any] = {name: torch.cat([x, others[name]]) for name, x in mine.items()}
@@ -80,7 +84,7 @@ class Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         changed: dict[str, Any] = {name: change(value) for name, value in self._parts().items()}
         return replace(self, **changed)
 
@@ -153,7 +157,7 @@ class Resources:
     """Called while a cache entry is built."""
 
     @staticmethod
-    def of(study: Study, photos: bool = False) -> "Resources":
+    def of(study: Study, photos: bool = False) -> Resources:
         """Return what the study gives each of its runs on this machine.
 
         Args:

@@ -24,7 +24,6 @@ from kdtune.data.views import eval_resizing
 from kdtune.models.classifier import Classifier, Preprocessing
 from kdtune.models.registry import build, build_model
 from kdtune.models.weights import check_finite, differences
-from kdtune.storage.mirror import fetch_file, fetch_students
 from kdtune.storage.records import read_provenance
 from kdtune.students.trained import StudentInput, TrainedStudent
 
@@ -113,6 +112,8 @@ def find_students(source: str | Path) -> Students:
         InputError: There is none, or it has no students.
     """
     if "://" in str(source):
+        from kdtune.storage.mirror import fetch_students  # obstore takes long to import
+
         uri = str(source).rstrip("/").removesuffix(f"/{STUDENTS}")
         folder, names = fetch_students(uri)
         return _read(folder, [Path(name).name for name in names], uri=uri)
@@ -267,6 +268,8 @@ def _read_weights(students: Students, repeat: int) -> tuple[Path, Mapping[str, T
         )
     file = students.folder / student_file(repeat)
     if students.uri is not None and not file.exists():
+        from kdtune.storage.mirror import fetch_file
+
         fetch_file(students.uri, f"{STUDENTS}/{file.name}", students.folder.parent)
     recorded = next((s.sha256 for s in students.record.students if s.repeat == repeat), "")
     try:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from kdtune.config.records import StudentsRecord
 from kdtune.config.run import Orientation
 from kdtune.config.text import InputError
 from kdtune.data.dataset import decode
+from kdtune.data.folder import IMG_EXTENSIONS
 from kdtune.data.views import Resizing
 from kdtune.models.classifier import Preprocessing
 

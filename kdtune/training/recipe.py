@@ -516,28 +516,68 @@ def _input_rows(asked: Study, view: int | None, models: StudyModels) -> Iterator
 
 
 def find_new_heads(models: StudyModels, data: Data) -> list[str]:
-    """Return a sentence for each model whose weights are for other classes; see `build`."""
+    """Return a sentence for each model whose weights are for other classes, or other input."""
     roles: dict[Role, Sequence[tuple[Run, Model]]]
     roles = {"teacher": models.teachers, "student": models.students}
-    sentences = [
-        describe_new_head(model, run.weights_of(role), len(data.classes))
-        for role, of_role in roles.items()
-        for run, model in of_role
-        if isinstance(model, Classifier)
-    ]
+    sentences = []
+    for role, of_role in roles.items():
+        for run, model in of_role:
+            if isinstance(model, Classifier):
+                weights = run.weights_of(role)
+                sentences.append(describe_new_head(model, weights, len(data.classes)))
+                sentences.append(_describe_normalization(run, role, model, data))
     return list(filter(None, dict.fromkeys(sentences)))
 
 
-def find_faults(study: Study, data: Data) -> list[str]:
-    """Return a sentence for each fault of the data that makes results wrong or too good.
+def _describe_normalization(run: Run, role: Role, model: Classifier, data: Data) -> str:
+    """Return that a model's input is normalised otherwise than its weights have learned; or ""."""
+    given = {f"{role}_{name}": getattr(run, f"{role}_{name}") for name in ("mean", "std")}
+    weights = run.weights_of(role)  # of a file of others, only its author knows it
+    is_known = weights == "default" or read_finished(Path(weights).expanduser()) is not None
+    if not is_known or not any(given.values()):
+        return ""
+    own = untrained(replace(run, **dict.fromkeys(given)), data, role)  # type: ignore[arg-type]
+    steps = [replace(each.preprocessing, size=None) for each in (model, own)]
+    now, learned = map(describe_preprocessing, steps)
+    if now == learned or not own.has_normalization:
+        return ""
+    return (
+        f"the input of the {role} {model.name} is normalised with {now} (--{role}-mean, "
+        f"--{role}-std), but its weights have learned from {learned}: leave these flags out, "
+        f"unless that is intended"
+    )
 
-    Training may have seen what val or test measure, or copies may be in several classes.
+
+def find_faults(study: Study, data: Data) -> list[str]:
+    """Return a sentence for each fault of data or settings that makes results wrong or too good.
+
+    Training may have seen what val or test measure, copies may be in several classes, or a
+    temperature is too high.
 
     Args:
         study: See `find_other_cuts`.
         data: Its data, with any images without labels.
     """
-    return [*find_copies(data), *find_shared_groups(data), *find_other_cuts(study, data)]
+    of_data = [*find_copies(data), *find_shared_groups(data)]
+    return [*of_data, *find_other_cuts(study, data), *_high_temperatures(study)]
+
+
+USUAL_TEMPERATURE = 50.0
+"""Above it, a logit that is larger by 10 has a probability that is larger by less than 22 %."""
+
+
+def _high_temperatures(study: Study) -> Iterator[str]:
+    names = [n for n in ("temperature", "teacher_temperature") if study.has_effect(n)]
+    for name in names:
+        values = [float(value) for value in ends_of(study.values(name)) if value is not None]
+        if (highest := max(values)) > USUAL_TEMPERATURE:
+            yield (
+                f"--{name.replace('_', '-')} {highest:g} is far above the usual 1 to 20: of two "
+                f"logits that differ by 10, the larger has a probability that is only "
+                f"{100 * math.expm1(10 / highest):.2g}% larger. So kl is nearly the mean squared "
+                f"error of centred logits (Hinton et al., 2015, section 2.1), and says little "
+                f"about the classes that the teacher thinks likely"
+            )
 
 
 def check_frozen_students(study: Study, data: Data, is_new: bool) -> list[str]:

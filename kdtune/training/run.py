@@ -29,7 +29,14 @@ from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
 from kdtune.training.epoch import Epoch, check_features, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, own_objectives
-from kdtune.training.recipe import check_frozen_students, resolve, students, teachers
+from kdtune.training.recipe import (
+    StudyModels,
+    check_frozen_students,
+    find_new_heads,
+    resolve,
+    students,
+    teachers,
+)
 from kdtune.training.teachers import (
     initial_teacher,
     load_teacher,
@@ -193,7 +200,7 @@ def clear_cached_models() -> None:
 def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     """Raise InputError, before any work, if the run's data, models or objective cannot work.
 
-    Returns the sentences of `check_frozen_students`.
+    Returns the sentences of `check_frozen_students` and `find_new_heads`.
     """
     data = data or StudyData(run)
     run = resolve(run, data=data)
@@ -201,7 +208,8 @@ def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     check_objective(run, len(of_run.classes))
     study = Study(name="one", run=run)
     check_study(study, of_run, fingerprints=False)
-    return check_frozen_students(study, of_run, is_new=True)
+    sentences = check_frozen_students(study, of_run, is_new=True)
+    return [*sentences, *find_new_heads(StudyModels.of(study, of_run), of_run)]
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdtune.config.fields import OF_STUDENT, OUTPUT_SUFFIXES, is_output_file, searchable
 from kdtune.config.files import atomic_write, delete_states
-from kdtune.config.records import Accuracy, TeacherAccuracy, TeacherKey
+from kdtune.config.records import Accuracy, Alternative, TeacherAccuracy, TeacherKey
 from kdtune.config.run import RECIPE, TEACHER_REPEAT, Run, derive_seed, migrate_run
 from kdtune.config.study import Study
 from kdtune.config.text import DAMAGED, InputError, first_line
@@ -24,7 +24,7 @@ from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
 from kdtune.data.views import probe_views
 from kdtune.models import outputs
-from kdtune.models.checks import check_last_batch, probe
+from kdtune.models.checks import check_last_batch, other_inputs, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Model, Teacher
 from kdtune.models.registry import PREPROCESSING, build_model
@@ -52,10 +52,25 @@ MAX_TRAIN_IMAGES = 500
 a share of 90 % to 3 points; a ResNet50 took 0.15 s an image on a core."""
 
 
+class Answers(NamedTuple):
+    """The classes that a teacher names for the examples of a split, int64 [N], and the labels."""
+
+    classes: Tensor
+    labels: Tensor
+    of: int | None = None
+    """Examples of the split, if these are only some of them."""
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Their accuracy."""
+        correct, largest = (self.classes == self.labels).sum(), self.labels.bincount().max()
+        return Accuracy(len(self.labels), int(correct), int(largest), self.of)
+
+
 def evaluate(
     run: Run, data: Data, teacher: Teacher, resources: Resources, splits: Sequence[str]
-) -> dict[str, Accuracy]:
-    """Return the accuracy of a teacher on those of the splits that the data have.
+) -> dict[str, Answers]:
+    """Return the answers of a teacher on those of the splits that the data have.
 
     Args:
         run: Names the student, whose input size decides that of the views.
@@ -69,9 +84,11 @@ def evaluate(
     Raises:
         InputError: Some of its logits are NaN or infinite.
     """
-    accuracies = {}
+    answers = {}
     for split in filter(data.splits.__contains__, splits):
-        sample = _measured(run, data, teacher) if split == "train" else run
+        sample = run
+        if split == "train":
+            sample = _measured(run, data, teacher, MAX_TRAIN_IMAGES)
         logits, labels = logits_of_split(sample, data, teacher, resources, split)
         wrong = ~logits.isfinite().all(1)  # the argmax of NaN is no prediction
         if wrong.any():
@@ -81,15 +98,14 @@ def evaluate(
                 f"number {int(wrong.int().argmax())}); check its weights, its forward and these "
                 f"examples"
             )
-        correct = int((logits.argmax(1) == labels).sum())
         total = len(data.subset(run)) if sample is not run else None
-        accuracies[split] = Accuracy(len(labels), correct, int(labels.bincount().max()), total)
-    return accuracies
+        answers[split] = Answers(logits.argmax(1), labels, total)
+    return answers
 
 
-def _measured(run: Run, data: Data, teacher: Teacher) -> Run:
+def _measured(run: Run, data: Data, teacher: Teacher, most: int) -> Run:
     """Return the run, with fewer training images if all would take long for this alone."""
-    count, most = len(data.subset(run)), max(MAX_TRAIN_IMAGES, len(data.classes))
+    count, most = len(data.subset(run)), max(most, len(data.classes))
     if data.fold is not None:
         most = min(most, data.fold.smallest_train)
     is_whole = teacher.outputs is not None or count <= most
@@ -110,6 +126,68 @@ def logits_of_split(
         unmixed = replace(unmixed, augment="none")
         used = replace(resources, cache=Cache(gigabytes=0), teacher_features=False)
     return Stream(unmixed, data, student, teacher, used).teacher_logits(split)
+
+
+# Changes with which a teacher is right on more images: hints at another order of its classes, or at
+# another input than the one that it was trained with.
+
+
+SURE = 0.9
+"""Accuracy on train from which the input of a teacher is not doubted."""
+MAX_PROBED = 200
+"""Images of train that a doubtful teacher sees with its input and with each other one."""
+MAX_EXCHANGED = 3
+"""Exchanged classes that are named."""
+
+
+def _find_alternatives(
+    run: Run,
+    data: Data,
+    teacher: Teacher,
+    resources: Resources,
+    answers: Mapping[str, Answers],
+) -> Iterator[Alternative]:
+    """Yield changes with which a teacher is right on other images of train than it is.
+
+    Its input is changed only if it is used as it is, since fine-tuning adapts it.
+    """
+    train, names = answers["train"], data.classes
+    order, moved = _likely_order(answers["val"], len(names))
+    if moved:
+        exchanged = [f"its class {order[k]} for images of {names[k]}" for k in moved]
+        change, mapped = ", ".join(exchanged[:MAX_EXCHANGED]), order[train.labels]
+        right = train.classes == train.labels
+        yield Alternative.of("classes", change, right, train.classes == mapped)
+    is_sure = run.teacher_epochs != 0 or train.accuracy.share >= SURE
+    if is_sure or len(teacher.members) != 1 or data.kind == "tensors":
+        return
+    sample = _measured(run, data, teacher, MAX_PROBED)
+    uncached = replace(resources, cache=Cache(gigabytes=0))
+    rights = {}
+    for change, model in [("", teacher.members[0]), *other_inputs(teacher.members[0])]:
+        logits, labels = logits_of_split(sample, data, Teacher.of([model]), uncached, "train")
+        rights[change] = logits.argmax(1) == labels
+    right = rights.pop("")
+    best = max(rights, key=lambda change: int(rights[change].sum()))
+    yield Alternative.of("input", best, right, rights[best])
+
+
+def _likely_order(val: Answers, classes: int) -> tuple[Tensor, list[int]]:
+    """Return the teacher's class for each class of the data that suits val best.
+
+    Returns:
+        int64 [K], and the classes of the data that are not at their number, the most frequent
+        first.
+    """
+    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    counts.index_put_((val.labels, val.classes), torch.tensor(1), accumulate=True)
+    order = torch.arange(classes)
+    if bool((counts.amax(1) > counts.diagonal()).any()):  # else no order is better
+        from scipy.optimize import linear_sum_assignment  # imported where it is rarely needed
+
+        order = torch.from_numpy(linear_sum_assignment(counts.numpy(), maximize=True)[1])
+    gains = counts[torch.arange(classes), order] * (order != torch.arange(classes))
+    return order, [int(k) for k in gains.argsort(descending=True) if gains[k] > 0]
 
 
 # Identity of a teacher: the training that makes it, and whether a saved teacher was made so.
@@ -437,7 +515,8 @@ def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | N
     if model.has_new_head:
         return None
     logits_only = replace(resources, teacher_features=False)  # no student learns from this teacher
-    return evaluate(fine_tuning_run(run), data, Teacher.of([model]), logits_only, ["val"])["val"]
+    answers = evaluate(fine_tuning_run(run), data, Teacher.of([model]), logits_only, ["val"])
+    return answers["val"].accuracy
 
 
 def load_teacher(run: Run, data: Data, folder: Path) -> Model:
@@ -543,13 +622,14 @@ def measure_accuracy(
             model.place(resources.device, base_run.precision)
         is_tuned = run.teacher_epochs and len(run.teacher_members) == 1
         record = read_record(root / teacher_folder(base_run, run)) if is_tuned else {}
+        answers = evaluate(run, of_run, teacher, resources, _SPLITS)
         measured.append(
             TeacherAccuracy(
                 teacher=run.teacher,
                 epochs=run.teacher_epochs or 0,
                 weights=", ".join(weights_of_members(base_run, run, root)),
                 classes=len(of_run.classes),
-                splits=evaluate(run, of_run, teacher, resources, _SPLITS),
+                splits={split: own.accuracy for split, own in answers.items()},
                 fingerprint=fingerprint,
                 acc_before=record.get("acc_before"),
                 acc_after=record.get("val", {}).get("acc"),
@@ -557,6 +637,7 @@ def measure_accuracy(
                 which=_describe_number(run),
                 like_probabilities=teacher.outputs is not None
                 and teacher.outputs.like_probabilities,
+                alternatives=tuple(_find_alternatives(run, of_run, teacher, resources, answers)),
             )
         )
     return measured

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from factories import tiny_teacher
 from own_data import clothes
 
 import kdtune.analysis
@@ -10,22 +11,26 @@ import kdtune.distill
 import kdtune.search
 import kdtune.teacher
 from kdtune.config.cli import parse, parse_command
+from kdtune.models.weights import save_weights
 
 TEACHER = "--teacher-epochs 1 --gpus 0 --teacher factories:tiny_teacher --cache"
 STUDENT = "--train-images 60 --epochs 2 --student factories:tiny_student"
 
 
-def test_images_of_val_in_train_are_said(
+def test_images_of_val_in_train_and_weights_for_other_classes_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shared = dict.fromkeys(("train", "val"), clothes()["train"])
     monkeypatch.setattr("own_data.shared", lambda: shared, raising=False)
-    words = f"{TEACHER} {tmp_path / 'cache'} --data own_data:shared --teacher-weights none"
+    save_weights(tiny_teacher(7), file := tmp_path / "weights.safetensors")
+    words = f"{TEACHER} {tmp_path / 'cache'} --data own_data:shared --teacher-weights {file}"
     assert kdtune.teacher.main(parse("teacher", words.split())) == 0
     words += " --student factories:tiny_student --student-weights none --epochs 1"
     assert kdtune.distill.main(parse("distill", words.split())) == 0
-    assert capsys.readouterr().out.count("warning: 200 of the 200 images in val are also in") == 2
+    text = capsys.readouterr().out
+    assert text.count("warning: 200 of the 200 images in val are also in") == 2
+    assert text.count(f"warning: the weights {file} of factories:tiny_teacher are for 7 class") == 2
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -33,7 +38,7 @@ def test_teacher_then_distill_then_search_then_analysis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kdtune.raytune.folder.export_for_optuna", lambda *_: None)  # is slow
+    monkeypatch.setattr("kdtune.planning.proposals.export_for_optuna", lambda *_: None)  # is slow
     teacher = f"{TEACHER} {tmp_path / 'cache'}"
     student = f"{teacher} {STUDENT}"
 

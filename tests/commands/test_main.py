@@ -1,10 +1,11 @@
-"""`python -m kdtune` and the console script: exit codes, signals, odd surroundings.
+"""`python -m kdtune` and the console script: exit codes, signals, odd surroundings, completion.
 
 Reference: docs/commands.md. What is printed is frozen in tests/goldens.
 """
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 import kdtune
-from kdtune.config.cli import run_and_exit
+from kdtune.completion import completion_script, main
+from kdtune.config.cli import parse_command, run_and_exit
 from kdtune.config.text import Diverged, InputError
 
 ROOT = Path(kdtune.__file__).parents[1]
@@ -180,3 +182,34 @@ def test_a_study_works(
     assert shell(f"{before} $PYTHON {SEARCH} {after}", tmp_path, **variables).returncode == 0
     table = shell(f"{before} $PYTHON -m kdtune.analysis runs/fashion", tmp_path, **variables)
     assert table.returncode == 0 and "| alpha |" in table.stdout
+
+
+IN_BASH = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+$(complete -p kdtune | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+"""Completes the last word, by the function that is registered for kdtune."""
+OFFERED = {
+    "se": "search",
+    "search --optimizer ": "adamw nesterov sgd",
+    "analysis --hi": "--higher-is-better",  # of tables
+    "convert --fr": "--from",  # the field is from_
+    "report runs/fash": "",  # left to bash's own completion of file names
+}
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_bash_completes_by_the_script_that_tyro_writes(tmp_path: Path) -> None:
+    (script := tmp_path / "kdtune").write_text(completion_script("bash"))
+    for typed, offered in OFFERED.items():
+        line = ["bash", "--norc", "-c", IN_BASH, "bash", str(script), "kdtune", *typed.split(" ")]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=240, check=True)
+        assert (sorted(done.stdout.split()), done.stderr) == (offered.split(), ""), typed
+
+
+def test_completion_of_other_shells(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(parse_command("completion", ["zsh"])) == 0
+    assert capsys.readouterr().out.startswith("#compdef kdtune")
+    assert completion_script("fish")

@@ -26,6 +26,7 @@ EVIL = "a\x1b]0;owned\x07\x9b2J\u202eb"
 SHOWN = r"a\x1b]0;owned\x07\x9b2J\u202eb"
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_reading_a_study_imports_no_module_that_it_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ import pytest
 from kdtune.config.cli import parse, parse_baseline, parse_command
 from kdtune.config.fields import teacher_recipe
 from kdtune.config.run import Run
-from kdtune.config.study import Study
 from kdtune.config.text import InputError
 
 
@@ -90,8 +89,3 @@ def test_recipe(kind: Any, given: dict[str, Any], want: dict[str, Any]) -> None:
     recipe = teacher_recipe(kind, given)
     assert {name: recipe[name] for name in want} == want
     assert all(hasattr(Run(), f"teacher_{name}") for name in recipe)
-
-
-def test_a_study_with_trackers_is_the_same_study() -> None:
-    tracked = Study(tracker=("mlflow",), notify="mail me")
-    assert tracked == Study() and tracked.to_json() == Study().to_json()

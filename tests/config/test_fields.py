@@ -1,17 +1,20 @@
-"""Declarations of fields, effects and ids; paths and text that are refused before any is opened.
+"""Fields, effects and ids; paths and text that are refused or escaped; short numbers.
 
-References: bounds by hand, ids that version 0.1 gave, the signatures of the losses, and the law
-that a new hyperparameter changes no id.
+References: bounds by hand, ids that version 0.1 gave, the signatures of the losses, and laws: a new
+hyperparameter changes no id.
 """
 
 import hashlib
 import inspect
 import re
 import sys
+import unicodedata
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kdtune.config.fields import (
     LOSSES,
@@ -29,7 +32,7 @@ from kdtune.config.fields import (
 )
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run, complete
 from kdtune.config.study import Study
-from kdtune.config.text import InputError
+from kdtune.config.text import InputError, printable, short
 from kdtune.training.losses import OBJECTIVES
 
 
@@ -186,3 +189,41 @@ def test_a_record_of_an_earlier_version_is_completed() -> None:
     assert complete(broken)["momentum"] == old["momentum"]
     without = {n: v for n, v in Run().config.items() if n not in ("mixup", "warmup_epochs")}
     assert (complete(without)["mixup"], complete(without)["warmup_epochs"]) == (0, 0)  # neutral
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0.00123456, 3, "0.00123"),
+        (0.995, 4, "0.995"),
+        (0.99876544, 3, "0.99877"),
+        (0.999999877, 3, "0.999999877"),
+        (0, 3, "0"),
+        (12345.6, 3, "1.23e+04"),
+        (-0.9987, 2, "-1"),
+    ],
+)
+def test_short(value: float, digits: int, text: str) -> None:
+    assert short(value, digits) == text
+
+
+@given(st.floats(1e-12, 1 - 1e-12), st.integers(2, 6))
+def test_value_and_distance_from_1_keep_their_digits(value: float, digits: int) -> None:
+    """The relative rounding error of x and of 1 - x is at most half a unit of the last digit."""
+    shown = float(short(value, digits))
+    bound = 0.5 * 10.0 ** (1 - digits)
+    assert abs(shown - value) <= 1.001 * bound * value
+    if value > 0.99:
+        assert abs(shown - value) <= 1.001 * bound * (1 - value) + 2e-16
+
+
+def test_characters_that_act_on_their_surroundings_are_escaped() -> None:
+    text = "\x1b]0;owned\x07 \x9b31m cat\u202egnp.exe one\ntwo\u2028 \udce9.png \U000e0041"
+    shown = r"\x1b]0;owned\x07 \x9b31m cat\u202egnp.exe one\ntwo\u2028 \udce9.png \U000e0041"
+    assert printable(text) == shown
+    for harmless in ("", "größer – 7 ×", "猫 قطة חתול", r"C:\new\x1b", "a\u00a0b 🐈"):
+        assert printable(harmless) == harmless
+    everything = printable("".join(map(chr, range(0x110000))))
+    categories = set(map(unicodedata.category, everything))
+    assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    everything.encode()

@@ -21,7 +21,15 @@ from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data, Split
 from kdtune.data.sources import load_data
-from kdtune.data.views import Box, Mixture, Views, box_around, check_mixing, probe_views
+from kdtune.data.views import (
+    Box,
+    Mixture,
+    Views,
+    box_around,
+    check_mixing,
+    probe_views,
+    resized,
+)
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 INDEX = torch.arange(5, 69)
@@ -113,6 +121,18 @@ def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape, crop, resi
     if interpolation != "nearest-exact":  # where two pixels are as near, Pillow takes the other
         # Pillow's weights have fewer bits
         assert difference.max() <= 2 and difference.mean() < 0.02
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+def test_resized_batches_are_torchvisions_on_any_cpu(capability, monkeypatch):
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("kdtune.data.views._HAS_FAST_BYTES", capability == "AVX2")
+    for word, mode in v2.InterpolationMode.__members__.items():
+        for channels, short in ((1, 20), (3, 47)) if word in ("BILINEAR", "BICUBIC") else ():
+            images = torch.stack([photo(seed, 30, 41)[:channels] for seed in range(3)])
+            want = v2.functional.resize(images, [short], interpolation=mode)
+            assert torch.equal(resized(images, short, mode.value), want)
 
 
 def test_a_central_crop_by_hand():

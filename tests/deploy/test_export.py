@@ -36,7 +36,7 @@ from kdtune.data.sources import load_fashion
 from kdtune.deploy import int8
 from kdtune.deploy.export import FORMATS, Exported, export
 from kdtune.deploy.onnx import OPSET, Graph, to_onnx, with_weights
-from kdtune.deploy.subject import Subject, read_facts
+from kdtune.deploy.subject import Subject
 from kdtune.raytune.folder import export_students
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import read_lines
@@ -389,19 +389,6 @@ def test_a_model_that_cannot_be_traced(fashion: Path, monkeypatch: pytest.Monkey
     sentence = refused(fashion, "--format", "onnx")
     assert "the student cannot be exported (" in sentence and "--format safetensors" in sentence
     assert export(fashion, "safetensors", write=str).agreement.largest_difference == 0
-
-
-def test_facts_of_exported_files_of_other_types_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "best.onnx").touch()
-    (tmp_path.parent / "outside").touch()
-    good = {"config_id": "c", "file": "best.onnx", "format": "ONNX", "repeat": 0, "notes": ["n"]}
-    file = tmp_path / "best.onnx.json"
-    file.write_text(json.dumps(good))
-    assert [facts.model_dump() for facts in read_facts(tmp_path, "c")] == [good]
-    wrong = [{"file": "../outside"}, {"file": "best\0.onnx"}, {"repeat": "0"}, {"notes": [3]}]
-    for text in (*(json.dumps(good | values) for values in wrong), "[]", "[" * 50_000):
-        file.write_text(text)
-        assert read_facts(tmp_path, "c") == []
 
 
 @pytest.mark.slow

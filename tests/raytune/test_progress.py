@@ -25,6 +25,7 @@ from kdtune.raytune import progress
 from kdtune.raytune.driver import Interrupted
 from kdtune.raytune.folder import write_study
 from kdtune.raytune.progress import (
+    deciding_criterion,
     describe_outcome,
     describe_state,
     describe_time_left,
@@ -39,7 +40,7 @@ def test_the_table_has_the_best_and_the_baseline() -> None:
     study = make("grid", LISTS, "all")
     plan = Plan(study, play(study, curve))
     console = Console(file=io.StringIO(), width=120)
-    console.print(make_table(plan))
+    console.print(make_table(plan, deciding_criterion(plan)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for tried in finalists(plan.ledger)[0]:
         mean = sum(tried.scores.values()) / 4
@@ -50,7 +51,8 @@ def test_the_table_has_the_best_and_the_baseline() -> None:
 def test_a_lead_that_is_not_decided_says_so() -> None:
     study = make("grid", {"alpha": (0.1, 1.0)}, "all")
     study = replace(study, until_decided=True, budget="14runs")
-    assert ", not decided (always-valid p" in describe_state(Plan(study, play(study, curve)))
+    plan = Plan(study, play(study, curve))
+    assert ", not decided (always-valid p" in describe_state(plan, deciding_criterion(plan))
 
 
 def test_the_time_left_is_estimated_before_the_first_run_ends(

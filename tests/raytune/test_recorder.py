@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from simulated_runs import LISTS, make
 
+from kdtune.config.records import Accuracy, TeacherAccuracy, write_teacher_accuracy
 from kdtune.config.text import FolderUnusableError
 from kdtune.planning.plan import Plan
 from kdtune.raytune import recorder as module
@@ -129,6 +130,35 @@ def test_a_run_that_met_an_unusable_folder_ends_the_study_at_the_next_step(
     with pytest.raises(FolderUnusableError, match=r"^h1: the disk is full$"):
         recorder.on_step_begin(0, [])
     assert [line["kind"] for line in read_lines(recorder.study.folder)[0]] == ["start"]
+
+
+def test_the_teachers_accuracy_on_training_views_is_printed_once(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first epoch of the first distilled run; of the second run nothing is printed."""
+    lines: list[str] = []
+    monkeypatch.setattr(recorder.display, "print_line", lines.append)
+    run = replace(recorder.study.run, augment="crop", teacher_epochs=5)
+    recorder.study = replace(recorder.study, run=run)
+    recorder.plan = Plan(recorder.study)
+    splits = {"train": Accuracy(300, 297, 30), "val": Accuracy(500, 460, 50)}
+    measured = TeacherAccuracy(run.teacher, 5, "w", 10, splits, "f")
+    write_teacher_accuracy(recorder.study.folder, [measured])
+    searcher = RepeatSearcher(recorder.plan, lambda: 2)
+    names = ("acc", "teacher_acc", "loss", "ce", "agreement")
+    metrics = dict.fromkeys(names, 0.57) | {"n_examples": 300}
+    for _ in range(2):
+        epoch = {"number": 0, "seconds": 1.0, "splits": {"train": metrics, "val": metrics}}
+        report = {"hostname": "h1", "pid": 1, "epochs": [epoch]}
+        recorder.on_trial_result(0, [], begin(recorder, searcher), report)
+    recorder.raise_failure()
+    teacher = f"{run.teacher} (5 epochs)"
+    first, warning = lines
+    words = (
+        f"Accuracy of the teacher {teacher} on the training views (--augment crop): 57.0% (n = 3"
+    )
+    assert first.startswith(words)
+    assert warning.startswith(f"warning: the teacher {teacher} is right on only 57.0% of the train")
 
 
 class Tune:

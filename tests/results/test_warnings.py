@@ -189,6 +189,11 @@ def of_val(correct: int, largest: int = 50) -> TeacherAccuracy:
     return replace(GOOD, splits={"val": Accuracy(500, correct, largest)})
 
 
+def of_splits(train: int, val: int, test: int = 900) -> TeacherAccuracy:
+    counts = {"train": (300, train, 30), "val": (500, val, 50), "test": (1000, test, 100)}
+    return replace(GOOD, splits={name: Accuracy(*numbers) for name, numbers in counts.items()})
+
+
 @pytest.mark.parametrize(
     ("record", "fault"),
     [
@@ -201,6 +206,29 @@ def of_val(correct: int, largest: int = 50) -> TeacherAccuracy:
         (replace(GOOD, acc_before=0.934, acc_after=0.81), "(81.0% on val) than before (93.4%)"),
         (replace(GOOD, acc_before=0.9), ""),  # as good
         (replace(GOOD, acc_before=None), ""),  # a new head
+        # labels of train: 30 of 300 are chance, 240 are 10 points below val
+        (
+            of_splits(30, 450),
+            "labels of train may be wrong: the teacher big (5 epochs) is right on",
+        ),
+        (of_splits(235, 450), "but on only 78.3% of train (235 of 300), without augmentation."),
+        (of_splits(245, 450), ""),
+        # val that the teacher was trained on
+        (
+            of_splits(300, 500, 920),
+            "val may be among the images that the teacher big (5 epochs)",
+        ),
+        (
+            of_splits(300, 500, 970),
+            "on 100.0% of val, as on train (100.0%), but on 97.0% of test",
+        ),
+        (of_splits(300, 500, 972), ""),
+        (of_splits(300, 480, 850), ""),  # train is above val: test has other images
+        (replace(of_splits(300, 500, 920), acc_before=None), ""),  # kdtune made its head
+        (
+            replace(of_splits(300, 500, 920), acc_before=None, epochs=0),
+            "big was trained on",
+        ),
     ],
 )
 def test_faults_of_a_teacher(record: TeacherAccuracy, fault: str) -> None:
@@ -283,7 +311,7 @@ def test_curves_that_still_rise(shape, epochs: int, alarms: tuple[float, float])
         val = pd.DataFrame(accs, index=pd.Index(ids, name="trial_id"))
         val = val.melt(var_name="epoch", value_name="acc", ignore_index=False)
         search = trials.assign(**{"val/acc@last": 0.7})
-        tables = trials, search, val.reset_index()
+        tables = trials, search, val.reset_index().assign(split="val", loss=1.0, config_id="")
         named = Named(row, "worse", ("a", "b"), (), Criterion(), *tables, ())
         found += "not converged" in find_doubts(named)
     assert alarms[0] <= found / count <= alarms[1]
@@ -309,3 +337,55 @@ def test_a_conclusion_names_curves_that_still_rise(tmp_path: Path) -> None:
     (warning,) = results.warnings
     assert re.match(r"not converged: .* still rose by 7.\d points \(alpha = 0.5\) and 7", warning)
     assert warning[1:] in results.verdict()
+
+
+VIEWS = replace(RUN, teacher="big", teacher_epochs=5, augment="resized-crop")
+
+
+@pytest.mark.parametrize(
+    ("acc", "record", "values", "is_named"),
+    [
+        (0.57, GOOD, {}, True),
+        (0.72, GOOD, {}, False),
+        (0.57, of_splits(180, 450), {}, False),  # train itself, by its labels
+        (0.57, replace(GOOD, teacher="other"), {}, False),
+        (0.57, GOOD, {"augment": "none"}, False),
+        (0.57, GOOD, {"mixup": 0.2}, False),
+    ],
+)
+def test_a_teacher_that_is_wrong_on_the_training_views(
+    tmp_path: Path, acc: float, record: TeacherAccuracy, values: dict, is_named: bool
+) -> None:
+    run = replace(VIEWS, **values)
+    last = {replace(run, alpha=a): accs for a, accs in draw({0.5: -0.08, 1.0: 0.0}, 4).items()}
+    write_study(tmp_path, last, run=run)
+    edit_records(tmp_path, lambda x: x.get("split") == "train" and x.update(teacher_acc=acc))
+    write_teacher_accuracy(tmp_path, [record])
+    results = kdtune.load(tmp_path)
+    warnings = [text for text in results.warnings if "training views" in text]
+    assert len(warnings) == is_named
+    words = "The teacher big (5 epochs) is right on only 57.0% of the training views (--augment r"
+    assert (words in results.verdict()) == is_named
+    assert all("but on 90.0% of val without augmentation" in text for text in warnings)
+
+
+def test_repeats_whose_training_failed(tmp_path: Path) -> None:
+    """The curves of `make` rise, and so their losses fall."""
+    last = draw({0.5: 0.05, 1.0: 0.0}, 8)
+    last[0.5][5] = 0.12  # at chance, unlike the others
+    write_study(tmp_path, last)
+    write_teacher_accuracy(tmp_path, [GOOD])
+    lost = at(0.5, 3).trial_id
+
+    def explode(x: dict) -> None:
+        if x["trial_id"] == lost and x.get("epoch") == 2:
+            x.update({"acc": 0.15, "loss": 40.0})
+
+    edit_records(tmp_path, explode)
+    results = kdtune.load(tmp_path)
+    words = "the training failed in 2 of 8 repeats of alpha = 0.5: the loss rose"
+    assert sum(text.startswith(words) for text in results.warnings) == 1
+    assert words[1:] in results.verdict()
+    edit_records(tmp_path, lambda x: x["trial_id"] == lost and x.update(loss=1.0))
+    # 75 of 500 are significantly more than chance
+    assert "failed in 1 of 8 repeats of alpha" in kdtune.load(tmp_path).verdict()

@@ -184,18 +184,6 @@ def test_holms_p_below_the_level_with_an_interval_that_includes_0() -> None:
     assert ", since the interval includes 0; " in said(last)
 
 
-@pytest.mark.slow
-def test_false_alarms_without_any_effect() -> None:
-    studies, kinds = 1500, []
-    for seed in range(studies):
-        last = draw({0.1: 0.0, 0.3: 0.0, 0.5: 0.0, 0.7: 0.0, 1.0: 0.0}, 8, seed)
-        kinds.append(check(said(last), last))
-    better = kinds.count("better") / studies
-    # half of the family's 5 %, and the common baseline makes Holm's bound conservative
-    assert better <= 0.025 + 4 * math.sqrt(0.025 / studies)
-    assert kinds.count("worse") / studies <= 0.01
-
-
 def test_finalists_are_compared_on_held_out_repeats_only(tmp_path) -> None:
     """The search repeats, which selected the finalists, would say the contrary."""
     fresh = {0.5: [0.75, 0.76, 0.74, 0.755, 0.745, 0.75], 1.0: [0.7] * 6}

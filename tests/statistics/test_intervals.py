@@ -20,6 +20,7 @@ from kdtune.statistics.intervals import (
     components,
     corrected_resampled,
     crossed,
+    fewer_p,
     mean_interval,
     mean_squares,
     over_repeats,
@@ -174,6 +175,15 @@ def test_the_test_against_chance_by_hand() -> None:
     assert binomial_p(4, 4, 1.0) == 1.0  # one class only: nothing can be better than chance
     assert chance_level(80, 100, 10) == 0.8  # of the largest class
     assert chance_level(1, 20, 10) == 0.1  # few examples: no class of a split can be rarer
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 3, 3, 3), (3, 3, 0, 3), (57, 100, 92, 100), (480, 500, 9_900, 10_000)]
+)
+def test_a_smaller_share_by_fishers_exact_test(counts: tuple[int, int, int, int]) -> None:
+    a, n, b, m = counts
+    want = stats.fisher_exact([[a, n - a], [b, m - b]], alternative="less").pvalue
+    assert fewer_p(*counts) == pytest.approx(want, rel=1e-8)
 
 
 TABLE = np.array([[1.0, 0.0, 2.0, 1.0], [0.0, 0.0, 1.0, 3.0], [2.0, 1.0, 3.0, 4.0]])

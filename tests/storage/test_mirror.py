@@ -22,8 +22,6 @@ from kdtune.storage.folder import lock_study
 from kdtune.storage.mirror import LEASE, Mirror, RecordsUploader, fetch, mark_trials
 from kdtune.storage.records import Records, read_lines
 from kdtune.storage.store import Store
-from kdtune.streams.views import Resources
-from kdtune.training.run import distill
 
 
 @pytest.fixture
@@ -177,10 +175,13 @@ def test_a_driver_that_was_suspended_overwrites_only_what_it_has_read(
 
 
 @pytest.mark.usefixtures("in_this_process", "without_texts")
-def test_a_study_on_a_store_has_the_results_of_its_single_runs(
+def test_a_study_on_a_store_is_there_whole_and_goes_on_from_another_machine(
     s3: S3, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = replace(study, space={"alpha": (0.0, 1.0)}, repeats=1, cache=str(tmp_path / "cache"))
+    run = replace(study.run, data="own_data:clothes", epochs=1)
+    study = replace(
+        study, run=run, space={"alpha": (0.0, 1.0)}, repeats=1, cache=str(tmp_path / "cache")
+    )
     kdtune.run(study)
     there = kdtune.load(str(study.uri))
     assert list(there.trials.status) == ["completed"] * 2
@@ -189,22 +190,13 @@ def test_a_study_on_a_store_has_the_results_of_its_single_runs(
     assert {"summary.md", "students/repeat-00.safetensors"} <= set(store.names())
     assert not [n for n in store.names("trials") if n.endswith("student.safetensors")]
     assert not [name for name in store.names() if "checkpoint" in name]
-    assert len(pd.read_parquet(there.folder / "predictions.parquet")) == 2 * (500 + 1000)
-
-    store.get("teacher/teacher.safetensors", tmp_path / "teacher.safetensors")
-    run = replace(study.run, alpha=0.0)
-    *_, last = distill(run, tmp_path, Resources())
-    row = there.trials.set_index("trial_id").loc[run.trial_id]
-    for split, metric in (("val", "loss"), ("val", "logit_diff"), ("test", "ce")):
-        here = last.splits[split][metric]
-        assert row[f"{split}/{metric}@last"] == pytest.approx(here, rel=1e-6)
+    assert len(pd.read_parquet(there.folder / "predictions.parquet")) == 2 * (48 + 36)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a new head"))
     again = kdtune.run(study, ray_init={"no such argument": 1})  # nothing is left to do: no Ray
     pd.testing.assert_frame_equal(again.trials, there.trials)
-    mark_trials(str(study.uri), [run.trial_id], [])
-    status = kdtune.load(str(study.uri)).trials.set_index("trial_id").status
-    assert status[run.trial_id] == "dropped" and sorted(status) == ["completed", "dropped"]
+    mark_trials(str(study.uri), [there.trials.trial_id[0]], [])
+    assert list(kdtune.load(str(study.uri)).trials.status) == ["dropped", "completed"]
 
 
 def test_an_outage_longer_than_the_retry_timeout_interrupts_the_study(

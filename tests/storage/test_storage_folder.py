@@ -1,6 +1,6 @@
 """Folders of kdtune's own that can no longer be used, and that stay in their place.
 
-Real disks that fail or become read-only: tests/studies/test_failing_folders.py.
+Real disks that fail or become read-only: tests/studies/test_disturbed_studies.py.
 """
 
 import errno
@@ -168,6 +168,7 @@ def no_umask() -> Iterator[None]:
     assert os.umask(before) == 0  # restored
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_a_report_replaces_links_and_nothing_of_it_is_every_users_to_write(
     copied: Path, victim: Path, tmp_path: Path, no_umask: None
 ) -> None:
@@ -175,7 +176,7 @@ def test_a_report_replaces_links_and_nothing_of_it_is_every_users_to_write(
     link, new, figures = tmp_path / "link", tmp_path / "new", copied / "figures"
     link.symlink_to(copied)
     (copied / "data.csv").symlink_to(tmp_path / "elsewhere")  # the user's own, not written
-    for name in ("report.html", "figures/differences.svg"):
+    for name in ("report.html", "figures/loss.svg"):
         (copied / name).parent.mkdir(exist_ok=True, mode=0o755)
         (copied / name).symlink_to(victim / "file")
     with not_writable_by_all():
@@ -195,6 +196,7 @@ def test_a_report_replaces_links_and_nothing_of_it_is_every_users_to_write(
     assert link.is_symlink() and kdtune.load(link).status == kdtune.load(copied).status
 
 
+@pytest.mark.usefixtures("one_figure")
 def test_what_is_written_inside_a_study_must_be_no_link(small: Path, victim: Path) -> None:
     """A lock would be truncated."""
     for name in (*FOLDERS, "trials/abc", "tune/tuner.pkl", "teacher/2", ".lock"):

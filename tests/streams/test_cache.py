@@ -395,22 +395,6 @@ def test_an_entry_that_others_could_have_made_is_built_again(cache, change, is_s
     assert get(cache)[1] == 0 and file.lstat().st_mode & 0o022 == 0
 
 
-def test_nothing_is_written_through_a_link_among_the_folders(tmp_path):
-    victim = tmp_path / "victim"
-    victim.mkdir()
-    for name in ("logits", "locks", "building"):
-        (tmp_path / name).symlink_to(victim)
-    assert rebuilt(Cache(tmp_path)) and list(victim.iterdir()) == []
-
-
-def test_nothing_is_written_into_a_subfolder_of_another_user(cache, capsys):
-    (file,) = entries(cache.folder)
-    file.unlink()
-    give_away(file.parent)
-    assert rebuilt(cache) and list(file.parent.iterdir()) == []
-    assert f"{file.parent} belongs to user {STRANGER}" in one_line(capsys)
-
-
 def test_a_cache_is_its_owners_to_write_whatever_the_umask(tmp_path):
     before = os.umask(0)
     try:

@@ -169,9 +169,8 @@ def test_models_splits_shards_and_kinds_change_the_key() -> None:
     ("version", "changed"),
     [
         ("torch.__version__", ALL),
-        ("torchvision.__version__", ALL),
         ("PIL.__version__", ALL),
-        ("kdtune.streams.cache.timm_version", ["logits", "features"]),
+        ("kdtune.streams.cache.version_of", ALL),  # torchvision; timm in logits and features
         ("torch.get_num_threads", ["logits", "features"]),
         ("torch.backends.cpu.get_cpu_capability", ALL),
         ("kdtune.streams.cache._FORMAT", ALL),
@@ -185,7 +184,7 @@ def test_versions_and_machine_change_the_key(
     before = {kind: MAKERS[kind](KEYS).name for kind in ALL}
     of_mixed = MAKERS["logits"](mixed).name
     text = version.endswith("__version__")
-    monkeypatch.setattr(version, "99" if text else 99 if "FORMAT" in version else lambda: 99)
+    monkeypatch.setattr(version, "99" if text else 99 if "FORMAT" in version else lambda *_: 99)
     fresh = Keys(RUN, "data", 28, CPU, 32)  # the key's parts are computed once
     assert [kind for kind in ALL if MAKERS[kind](fresh).name != before[kind]] == changed
     if version.startswith("numpy"):  # which draws the mixtures

@@ -4,6 +4,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,20 @@ def test_table_and_json_say_the_same(
     assert one["file"] == str(tmp_path / "1.png")
     p = kdtune.load_student(fashion)(torch.full((1, 1, 28, 28), 100, dtype=torch.uint8))[0]
     assert one["predictions"][0]["probability"] == pytest.approx(float(p.max()), abs=1e-6)
+
+
+def test_the_student_of_a_factory_predicts_without_heavy_modules(
+    fashion: Results, tmp_path: Path
+) -> None:
+    Image.new("L", (30, 40)).save(image := tmp_path / "a.png")
+    code = (
+        "import sys; from kdtune.config.cli import parse_command; from kdtune.predict import main;"
+        "main(parse_command('predict', sys.argv[1:])); print({'torchvision', 'torch._dynamo',"
+        "'pandas', 'pyarrow', 'obstore', 'optuna', 'ray'} & set(sys.modules))"
+    )
+    words = [sys.executable, "-c", code, str(fashion.folder), str(image)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 def test_images_are_found_once_and_in_order(tmp_path: Path) -> None:

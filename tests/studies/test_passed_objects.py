@@ -9,6 +9,7 @@ from typing import Any
 import factories
 import pytest
 import torch
+from own_data import clothes
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -18,13 +19,13 @@ from kdtune.config.objects import Objects
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.data.sources import StudyData, load_data, load_fashion
+from kdtune.data.sources import StudyData, load_data
 from kdtune.raytune.objects import freeze_objects
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import resolve_study
 from kdtune.training.run import check_study, distill
 
-FASHION = load_fashion().splits
+IMAGES = clothes()
 
 
 def objects(width: int = 2) -> dict[str, Any]:
@@ -35,15 +36,15 @@ def objects(width: int = 2) -> dict[str, Any]:
 
     torch.manual_seed(5)
     teacher = factories.tiny_teacher(10)
-    pairs = {name: (split.inputs, split.labels) for name, split in FASHION.items()}
-    data = {**pairs, "train": TensorDataset(*pairs["train"])}  # type: ignore[arg-type]
-    data["val"] = tuple(part.numpy() for part in pairs["val"])  # type: ignore[union-attr]
+    data = {**IMAGES, "train": TensorDataset(*IMAGES["train"])}
+    data["val"] = tuple(part.numpy() for part in IMAGES["val"])
     return {"data": data, "teacher": teacher, "student": make_student, "augment": "crop"}
 
 
 @pytest.mark.usefixtures("in_this_process", "without_texts")
 def test_objects_equal_factories(tiny: Run, tmp_path: Path) -> None:
-    run = replace(tiny, teacher_epochs=None, teacher_weights="default", student_weights="default")
+    weights = {"teacher_epochs": None, "teacher_weights": "default", "student_weights": "default"}
+    run = replace(tiny, data="own_data:clothes", **weights)  # type: ignore[arg-type]
     own = objects()
     net, before = own["teacher"].train(), [p.clone() for p in own["teacher"].state_dict().values()]
     study = Study(

@@ -1,11 +1,13 @@
-"""Other tools' losses against kdtune's: gradients on random logits, and whole trainings.
+"""Other tools' losses against kdtune's: gradients, whole trainings, and docs/conventions.md.
 
 The references are the tools' formulas, written out here from probabilities. kdtune's side is its
-own objective, of a `Run` with the converted hyperparameters.
+own objective, of a `Run` with the converted hyperparameters. What is printed: tests/goldens.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.config.conventions import Conversion, convert, converted_training
+import kdtune.convert
+from kdtune.config.conventions import CONVENTIONS, Conversion, convert, converted_training
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
+from kdtune.convert import parse as parse_convert
 from kdtune.training.losses import cross_entropy, objective, total
 
 B, K = 16, 7
@@ -261,3 +265,26 @@ def test_no_pair_is_equal_to_the_squared_difference_of_probabilities() -> None:
     assert least_residual(lambda s, z, _: kl(s, z, 0.05 * math.sqrt(20000.0))) < 0.02
     with pytest.raises(InputError, match=r"no alpha and temperature .* kd_lib's: VanillaKD"):
         convert("kd_lib", {})
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text(encoding="utf-8")
+
+
+def printed(line: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the lines that the command prints."""
+    assert kdtune.convert.main(parse_convert(line.split())) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_documented_example_settings_and_tools(capsys: pytest.CaptureFixture[str]) -> None:
+    line, shown = re.findall(r"^    \$ python -m kdtune.convert (.+)\n    (.+)$", DOCS, re.M)[0]
+    assert printed(line, capsys)[0] == shown
+    rows = re.findall(r"^\| [^|]+ \| `([^`]+)` \| `(--[^`]+)` \| (\S+) \|$", DOCS, re.M)
+    for words, flags, scale in rows:
+        first, _, sentence, *_ = printed(f"--from {words}", capsys)
+        assert first == flags
+        expected = "The losses are equal" if scale == "1" else f"is {scale} times this one"
+        assert expected in sentence
+    assert {words.split()[0] for words, *_ in rows} == set(CONVENTIONS) - {"kd_lib"}
+    tools = re.findall(r"^\| `(\S+)` \| (.+) \| (.+) \| (.+) \|$", DOCS, re.M)
+    assert tools[1:] == [(n, c.title, c.formula, c.signature) for n, c in CONVENTIONS.items()]

@@ -22,6 +22,7 @@ from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData, load_data
 from kdtune.models.registry import build, build_model
 from kdtune.models.weights import RECORD, WEIGHTS, save_weights
+from kdtune.results.warnings import find_teacher_faults
 from kdtune.streams.views import Resources
 from kdtune.training import teachers
 from kdtune.training.loop import Checkpoint
@@ -285,6 +286,41 @@ def test_accuracy_is_measured_once(tmp_path: Path) -> None:
     assert find_unmeasured(fewer, [fewer], tmp_path, known, StudyData(run)) == [fewer]
     save_weights(build(run.teacher, "none", 3, seed=5).net, tmp_path / WEIGHTS)
     assert find_unmeasured(run, [run], tmp_path, known, StudyData(run)) == [run]
+
+
+@pytest.mark.parametrize(
+    ("values", "layer", "rows", "words"),
+    [
+        ({}, "4.weight", [0, 1, 2], []),
+        (
+            {},
+            "4.weight",
+            [1, 2, 0],
+            ["another order than those of the data: its class 2 for images of 0, its class 0 for"],
+        ),
+        ({}, "0.weight", [2, 1, 0], ["the order BGR of its channels makes 100.0% of 60 images"]),
+        (
+            {"teacher_mean": (0.9,), "teacher_std": (0.1,)},
+            "4.weight",
+            [0, 1, 2],
+            ["of 60 images of train in place of 33.3% right. Give --teacher-mean and"],
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_teacher_that_is_wrong(
+    tmp_path: Path, values: dict[str, Any], layer: str, rows: list[int], words: list[str]
+) -> None:
+    """Its classes in another order, weights for BGR, or a mean and std of other images."""
+    net = build("factories:colour_teacher", "none", 3, seed=0).net
+    state = net.state_dict()
+    for name in (layer, "4.bias") if layer == "4.weight" else (layer,):
+        state[name].copy_(state[name][rows] if name != "0.weight" else state[name][:, rows])
+    save_weights(net, file := tmp_path / "weights.safetensors")
+    run = replace(SMALL, data="blobs:colours", teacher="factories:colour_teacher", **values)
+    run = resolve(replace(run, teacher_weights=str(file), student="factories:photo_student"))
+    measured = measure_accuracy(run, [run], tmp_path, Resources(), StudyData(run))
+    faults = list(find_teacher_faults(measured))
+    assert len(faults) == len(words) and all(w in f for w, f in zip(words, faults, strict=True))
 
 
 def test_an_ensemble_and_its_members_have_an_accuracy_each(tmp_path: Path) -> None:

@@ -18,12 +18,19 @@ from torch import Tensor
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import Range
 from kdtune.data.sources import load_data
 from kdtune.models.registry import build
 from kdtune.models.weights import save_weights
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
-from kdtune.training.recipe import StudyModels, resolve, transforms_of
+from kdtune.training.recipe import (
+    StudyModels,
+    find_faults,
+    find_new_heads,
+    resolve,
+    transforms_of,
+)
 from kdtune.training.teachers import initial_teacher
 
 COUNT, WRONG = 8, 2
@@ -185,3 +192,32 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
     known = replace(study, run=replace(study.run, student_std=(0.5,)))
     data = load_data(known.run)
     assert transforms_of(known, data, StudyModels.of(known, data), ())["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "space", "words"),
+    [
+        ({}, {"temperature": (1.0, 20.0)}, ""),
+        ({"temperature": 1000.0}, {}, "--temperature 1000 is far above the usual 1 to 20"),
+        ({}, {"temperature": Range(1, 1000)}, "has a probability that is only 1% larger"),
+        ({"temperature": 1000.0, "loss": "mse"}, {}, ""),
+        ({}, {"teacher_temperature": (1.0, 60.0)}, "--teacher-temperature 60 is far above"),
+        (
+            {"student_mean": (0.1,)},
+            {},
+            "normalised with mean 0.1, std 0.229 0.224 0.225 (--student-",
+        ),
+        ({"student_mean": (0.485, 0.456, 0.406)}, {}, ""),
+        ({"student_mean": (0.1,), "student_weights": "none"}, {}, ""),
+    ],
+)
+def test_settings_that_spoil_results_are_named(
+    photos: Path, values: dict, space: dict, words: str
+) -> None:
+    run = Run(data=str(photos), teacher="mobilenet_v2", teacher_weights="none", teacher_epochs=1)
+    search = "random" if Range in map(type, space.values()) else "grid"
+    run = resolve(replace(run, student="mobilenet_v2", **values))
+    study = Study(run=run, space=space, search=search)
+    data = load_data(study.run)
+    sentences = [*find_faults(study, data), *find_new_heads(StudyModels.of(study, data), data)]
+    assert len(sentences) == bool(words) and all(words in text for text in sentences)
