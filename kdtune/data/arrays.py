@@ -70,9 +70,7 @@ def make_data(
         InputError: inputs or labels do not fit.
     """
     inputs = {split: _as_images(values.inputs) for split, values in raw.items()}
-    labels = {
-        s: _label_array(f"the labels of {name} ({s})", values.labels) for s, values in raw.items()
-    }
+    labels = {s: _label_array(f"{name} ({s})", values.labels) for s, values in raw.items()}
     for split, examples in inputs.items():
         count = 0 if _is_empty(examples) else len(examples)
         kind, kind_of_train = _describe_inputs(examples), _describe_inputs(inputs["train"])
@@ -156,7 +154,7 @@ def _describe_inputs(inputs: _Inputs) -> str:
     return f"{list(inputs.shape[1:])} of {str(inputs.dtype).removeprefix('torch.')}"
 
 
-def _label_array(noun: str, labels: Any) -> np.ndarray[Any, Any]:
+def _label_array(noun: str, labels: Any, role: str = "labels") -> np.ndarray[Any, Any]:
     """Return labels or groups as an array [N] of int64 or str; raise InputError for others."""
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.ndim == 1 and array.dtype.kind in "biu":
@@ -164,8 +162,8 @@ def _label_array(noun: str, labels: Any) -> np.ndarray[Any, Any]:
     if array.ndim == 1 and all(isinstance(label, str) for label in array.tolist()):
         return array.astype(str)
     raise InputError(
-        f"{noun} must be whole numbers or strings, one for each example, [N], but are "
-        f"{array.dtype} {list(array.shape)}"
+        f"the {role} of {noun} must be whole numbers or strings, one for each example, [N], but "
+        f"are {array.dtype} {list(array.shape)}"
     )
 
 
@@ -399,9 +397,7 @@ def _groups(name: str, made: Mapping[str, Any]) -> dict[str, Groups]:
             f"but are {type(given).__name__}"
         )
     named = name_splits(list(given), f"the groups of {name}")
-    arrays = {
-        s: _label_array(f"the groups of {name} ({s})", given[key]) for s, key in named.items()
-    }
+    arrays = {s: _label_array(f"{name} ({s})", given[key], "groups") for s, key in named.items()}
     return {split: array.astype(np.str_) for split, array in arrays.items()}
 
 

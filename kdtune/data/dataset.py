@@ -510,35 +510,41 @@ def with_groups(name: str, data: Data, groups: Mapping[str, Groups]) -> Data:
     return replace(data, splits=splits, fingerprint=fingerprint)
 
 
-def groups_of_files(data: Data, pattern: str) -> dict[str, Groups]:
-    """Return the groups of image files, by split: what a regular expression finds in their paths.
+def group_files(name: str, data: Data, pattern: str) -> Data:
+    """Return data of image files with the groups that a regular expression finds in their paths.
 
     A path is that below the innermost folder with all files of the split, such as ants/p3_1.png. Of
     an expression with parentheses, the group is what the first ones enclose.
 
+    Args:
+        name: Of the data, for errors.
+        data: Without groups.
+        pattern: The expression.
+
     Raises:
-        InputError: The examples are no files, have groups already, or one has no match.
+        InputError: The examples are no files, have groups already, or one has no match; and see
+            `with_groups`.
     """
     groups = {}
-    for name, split in data.splits.items():
-        if isinstance(split.inputs, Tensor) or split.groups is not None:
-            has = "no files" if split.groups is None else "groups of their own"
+    for split, examples in data.splits.items():
+        if isinstance(examples.inputs, Tensor) or examples.groups is not None:
+            has = "no files" if examples.groups is None else "groups of their own"
             raise InputError(
                 f"--groups must be left out unless the data are image files without groups, but "
                 f"the examples of {name} have {has}; a function may return groups beside its splits"
             )
-        folder = os.path.commonpath(map(os.path.dirname, split.inputs))
-        paths = [Path(file).relative_to(folder).as_posix() for file in split.inputs]
+        folder = os.path.commonpath(map(os.path.dirname, examples.inputs))
+        paths = [Path(file).relative_to(folder).as_posix() for file in examples.inputs]
         found = [re.search(pattern, path) for path in paths]
         names = [match[min(1, match.re.groups)] if match else None for match in found]
         if lacking := [path for path, group in zip(paths, names, strict=True) if not group]:
             raise InputError(
                 f"--groups must match a part of each image's path, but {pattern} does not match "
-                f"{list_some(list(map(printable, lacking)), 3)} in {name}; change it, or rename "
+                f"{list_some(list(map(printable, lacking)), 3)} in {split}; change it, or rename "
                 f"these images"
             )
-        groups[name] = np.array(names, dtype=np.str_)
-    return groups
+        groups[split] = np.array(names, dtype=np.str_)
+    return with_groups(name, data, groups)
 
 
 def _count_by_group(split: Split) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

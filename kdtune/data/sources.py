@@ -29,16 +29,7 @@ from kdtune.data.arrays import (
     read_dataset,
     read_extra,
 )
-from kdtune.data.dataset import (
-    Data,
-    FoldCut,
-    Split,
-    ValCut,
-    cut_fold,
-    cut_val,
-    groups_of_files,
-    with_groups,
-)
+from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val, group_files
 from kdtune.data.folder import load_folder
 
 # Classification datasets of torchvision: `torchvision:NAME`.
@@ -214,9 +205,8 @@ class StudyData:
         self.run = run
         self.token = uuid4().hex
         """Random; tells this reading of the data from all others."""
-        self._whole = whole = _read(run)
-        if run.groups is not None:
-            self._whole = with_groups(run.data, whole, groups_of_files(whole, run.groups))
+        whole = _read(run)
+        self._whole = group_files(run.data, whole, run.groups) if run.groups else whole
         self._cut_cache: dict[object, Data] = {}
         self._extra_cache: dict[object, Data] = {}
 

@@ -131,7 +131,7 @@ def test_groups_are_found_in_the_path_below_the_folder_of_the_split(root):
         (r"(q\d)", None, r"\(q.d\) does not match ant/0.png, .* bee/0.png, and 1 more in train"),
         ("(x)?", None, "does not match ant/0.png"),
         ("png", None, "must have examples of at least two groups, but all are of png"),
-        (".", "fashion", "the examples of train have no files; a function may return groups"),
+        (".", "fashion", "examples of fashion have no files; a function may return groups"),
     ],
 )
 def test_groups_that_cannot_be_found_are_refused(root, groups, data, words):
