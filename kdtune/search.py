@@ -1,6 +1,6 @@
 """Run a study: every configuration in every repeat; print the results.
 
-python -m kdtune.search [EXPERIMENT.py] [--flags]
+python -m kdtune.search [EXPERIMENT.py] [--flags] [--check]
 
 What Python has of a study is here, too: `kdtune.run`, `kdtune.load` and results with figures, which
 joins results and reporting. matplotlib is loaded when a figure is drawn, torch and Ray when a study
@@ -15,6 +15,7 @@ if __name__ == "__main__":
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdtune.config.fields import check
 from kdtune.config.study import Study, check_new_study
 from kdtune.config.text import InputError, printable_lines, shown
 from kdtune.results import results
@@ -100,6 +101,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """
     if not isinstance(study, Study):
         raise InputError(f"study must be a kdtune.Study, but got {shown(study)}")
+    check(study, "check", not study.check, "be left out (python -m kdtune.search --check)")
     check_new_study(study)
     from kdtune.raytune import driver
 
@@ -113,14 +115,22 @@ def _with_figures(read: results.Results) -> Results:
 def main(study: Study) -> int:
     """Run the study or resume it; print the table and the verdict. A complete one is only read.
 
+    With --check only look for what would be wrong.
+
     Returns:
-        The exit code: 0 if a run completed, 1 if none did.
+        The exit code: 0 if a run completed, 1 if none did; of a check 1 if it has found something.
 
     Raises:
         UserError: As `kdtune.run` does.
     """
-    from kdtune.raytune.folder import read_complete
+    from kdtune.raytune.folder import merge_with_saved, read_complete, read_if_saved
 
+    if study.check:
+        from kdtune.check import check_recipe  # loads torch, but not Ray
+
+        saved = read_if_saved(study.folder)
+        merged = study if saved is None else merge_with_saved(study, saved)
+        return check_recipe(study, merged, None if saved is None else saved.study)
     complete = read_complete(study)
     if complete is None:
         complete = run(study)  # loads torch and Ray

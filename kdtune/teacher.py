@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
     start("teacher")  # refuses wrong flags before torch is loaded; does not return
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,15 +89,19 @@ def _train_missing(
 
 
 def train_teacher(
-    run: Run, folder: Path, resources: Resources, data: StudyData, progress: Progress
+    run: Run,
+    folder: Path,
+    resources: Resources,
+    data: StudyData,
+    progress: Progress,
+    on_save: Callable[[], None] = lambda: None,
 ) -> None:
     """Fine-tune a teacher and print its epochs; raise InputError if its training diverges."""
-    progress.print_line(teachers.describe_training(run, data.of(run)))
+    write = progress.print_line
+    write(teachers.describe_training(run, data.of(run)))
     try:
-        for epoch in teachers.fine_tune(
-            run, folder, resources, write=progress.print_line, data=data
-        ):
-            progress.print_line(epoch)
+        for epoch in teachers.fine_tune(run, folder, resources, on_save, write, data):
+            write(epoch)
     except Diverged as error:
         raise InputError(f"the teacher could not be trained: {error} (--teacher-lr)") from None
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from kdtune.config.run import Run
+from kdtune.streams.views import Resources
+from kdtune.training.teachers import fine_tune
 
 hypothesis.settings.register_profile("busy", deadline=None)  # of another machine's load
 hypothesis.settings.load_profile("busy")
@@ -25,7 +27,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, os.environ.get("P
 # why: kdtune.raytune.session.RAY_DEFAULTS
 os.environ.setdefault("RAY_enable_metrics_collection", "0")
 
-from tiny_run import TINY, train_tiny_teacher  # noqa: E402 - found through the path above
+from tiny_run import TINY  # noqa: E402 - found through the path above
 
 FIRST = ("studies", "raytune", "streams", "storage", "commands")
 """Folders with the longest tests: processes that begin with them end at about the same time."""
@@ -57,9 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
+torch.set_num_threads(1)  # results are equal at equal numbers; two spin over tiny tensors
+
+
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Results are equal at equal numbers of threads, and two spin over tiny tensors."""
+def one_thread() -> Iterator[None]:
+    """Restore the number of threads."""
+    yield
     torch.set_num_threads(1)
 
 
@@ -80,7 +86,9 @@ def tiny() -> Run:
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run's teacher, fine-tuned once."""
-    return train_tiny_teacher(tmp_path_factory.mktemp("teacher"))
+    folder = tmp_path_factory.mktemp("teacher")
+    assert len(list(fine_tune(TINY, folder, Resources()))) == 1
+    return folder
 
 
 @pytest.fixture(scope="module")

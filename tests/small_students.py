@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from photos import photo
 from PIL import Image
 
@@ -79,7 +78,6 @@ def _save(image: Image.Image, folder: Path, kind: int) -> None:
 
 def run_here(run: Run, out: Path, name: str, repeats: int = 2, **own: object) -> Results:
     """Run a study to its end and return its results."""
-    torch.set_num_threads(1)
     study = Study(name=name, out=str(out), run=run, repeats=repeats, **own)  # type: ignore[arg-type]
     data = StudyData(run)
     study = resolve_study(study, data)

@@ -1,4 +1,4 @@
-"""A run of a second on the embedded data, its teacher, and its training over a stream."""
+"""A run of a second on the embedded data, and its training over a stream."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import Checkpoint, train
 from kdtune.training.run import make_student
-from kdtune.training.teachers import fine_tune, load_teacher
+from kdtune.training.teachers import load_teacher
 
 CPU = torch.device("cpu")
 TINY = Run(
@@ -32,13 +32,6 @@ TINY = Run(
     epochs=3,
     batch_size=16,
 )
-
-
-def train_tiny_teacher(folder: Path) -> Path:
-    """Fine-tune the teacher of the tiny run into a folder and return the folder."""
-    torch.set_num_threads(1)
-    assert len(list(fine_tune(TINY, folder, Resources()))) == 1
-    return folder
 
 
 def new_stream(

@@ -52,7 +52,8 @@ from kdtune.config.text import InputError, UserError, printable, printable_lines
 
 EXIT_CODES = {
     0: "success",
-    1: "no run completed, an image could not be read, or an exported file differs from its student",
+    1: "no run completed, --check has found something, an image could not be read, or an exported "
+    "file differs from its student",
     2: "invalid input",
     3: "a warning, with --strict",
     130: "interrupted",
@@ -376,7 +377,7 @@ SEARCH_HELP = (
 )
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
-NOT_OF_FUNCTIONS = ("keep", "max_ms", "max_params", "loader_workers", "cache", "cache_gb")
+NOT_OF_FUNCTIONS = ("keep", "max_ms", "max_params", "loader_workers", "cache", "cache_gb", "check")
 """Fields of a study that have flags, but no effect on a training function."""
 
 

@@ -14,7 +14,7 @@ from kdtune.config.fields import Role, is_output_file
 from kdtune.config.files import CHECKPOINT, COSTS, TEACHER_ACCURACY, state_files
 from kdtune.config.records import Cost, TeacherAccuracy, read_costs, write_costs
 from kdtune.config.run import Run
-from kdtune.config.study import Study, describe_fixed_students, flags_without_effect
+from kdtune.config.study import Study
 from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes
 from kdtune.data.dataset import Data
@@ -36,7 +36,7 @@ from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources, device_of, view_size
 from kdtune.training import recipe, teachers
 from kdtune.training.recipe import StudyModels
-from kdtune.training.run import clear_cached_models, distill, make_student
+from kdtune.training.run import clear_cached_models, distill, find_warnings, make_student
 
 # What is made of a study before Ray: its recipe, its warnings, the function of its trials.
 
@@ -97,14 +97,14 @@ def prepare(
     models = StudyModels.of(study, data)
     rows = recipe.recipe_rows(asked, study, saved.study if saved else None, data, models)
     recipe_lines = recipe.format_recipe(rows)
-    faults = [*recipe.find_faults(study, data), *recipe.find_new_heads(models, data)]
-    faults += recipe.check_frozen_students(study, data, is_new=saved is None)
+    faults = recipe.find_faults(study, data)
+    faults += recipe.check_weights(study, models, data, is_new=saved is None)
     transforms = recipe.transforms_of(study, data, models, faults)
     epochs = partial(distillation_epochs, contents=Contents.of(study_data))
     return PreparedStudy(
         study,
         partial(run_trial, epochs),
-        warnings=list(_warnings(study, data, models, faults)),
+        warnings=list(find_warnings(study, data, models, faults)),
         data=study_data,
         recipe_lines=recipe_lines,
         provenance={
@@ -115,26 +115,6 @@ def prepare(
         },
         run_bytes=RUN_BYTES_PER_STUDENT_BYTE * max(model.nbytes for _, model in models.students),
     )
-
-
-def _warnings(
-    study: Study, data: Data, models: StudyModels, faults: Sequence[str]
-) -> Iterator[str]:
-    """Yield a sentence for what makes a study slower or less useful, `faults` among them."""
-    other_views = list(teachers.find_other_views(study, data, models))
-    yield from flags_without_effect(study)
-    yield from data.warnings
-    yield from faults
-    yield from other_views
-    yield from describe_fixed_students(study)
-    if fault := Cache(study.cache, study.cache_gb).fault():
-        yield fault
-    used = len({run.teacher_number for run in recipe.numbered(study, recipe.teachers(study))})
-    if used < study.run.teachers:
-        yield f"--repeats {study.repeats} uses only {used} of --teachers {study.run.teachers}"
-    if not study.has_plain:
-        absent = "the study has no baseline without distillation (alpha = 1)"
-        yield f"{absent}, so there will be no verdict"
 
 
 # The trials. Their data are read once in a process, and their teacher may be on a store.

@@ -210,10 +210,8 @@ def describe_state(plan: Plan, criterion: Criterion) -> str:
     ]
     pairs = ledger.finalists(plan.ledger)
     for pair in pairs:
-        if pair.baseline is not None and pair.distilled is not None:
-            student = f"{pair.baseline.arm.group}: " * (len(pairs) > 1)
-            arms = pair, pair.baseline, pair.distilled
-            parts.append(student + _describe_lead(plan, criterion, *arms))
+        if lead := _describe_lead(plan, pair, criterion):
+            parts.append(f"{pair.states[0].arm.group}: " * (len(pairs) > 1) + lead)
     return ", ".join(parts)
 
 
@@ -241,13 +239,10 @@ def describe_end(plan: Plan) -> str:
     )
 
 
-def _describe_lead(
-    plan: Plan,
-    criterion: Criterion,
-    pair: ledger.Finalists,
-    baseline: ledger.ConfigState,
-    distilled: ledger.ConfigState,
-) -> str:
+def _describe_lead(plan: Plan, pair: ledger.Finalists, criterion: Criterion) -> str:
+    baseline, distilled = pair.baseline, pair.distilled
+    if baseline is None or distilled is None:
+        return ""
     sign = criterion.scale * criterion.sign
     if final := ledger.final_test(plan.ledger, pair).differences:
         mean = sign * sum(final) / len(final)

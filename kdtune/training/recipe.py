@@ -318,7 +318,7 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 
 UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
 UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
-UNSHOWN |= {"train", "dump", "val_share", "allow_random_backbone"}
+UNSHOWN |= {"train", "dump", "check", "val_share", "allow_random_backbone"}
 UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 ONLY_WITH = {
     "samples": ("search", ("random", "tpe")),
@@ -580,19 +580,19 @@ def _high_temperatures(study: Study) -> Iterator[str]:
             )
 
 
-def check_frozen_students(study: Study, data: Data, is_new: bool) -> list[str]:
-    """Return a sentence for each student from whose frozen backbone little can be learned.
+def check_weights(study: Study, models: StudyModels, data: Data, is_new: bool) -> list[str]:
+    """Return the sentences of `find_new_heads`, and those on students whose head alone is trained.
+
+    From a frozen backbone that is random, or whose batch norm is in train mode, little is learned.
 
     Raises:
         InputError: The study is new, and a backbone is random without --allow-random-backbone.
     """
+    sentences = find_new_heads(models, data)
     if "head" not in _names(study, "trainable"):
-        return []
-    heads = [replace(run, trainable="head") for run in students(study)]
-    modes = study.space.get("batch_norm", (heads[0].batch_norm_mode,))
-    sentences = []
-    for run in heads:
-        student = untrained(run, data, "student")
+        return sentences
+    modes = study.space.get("batch_norm", (replace(study.run, trainable="head").batch_norm_mode,))
+    for run, student in models.students:
         if "train" in modes and student.has_batch_norm:  # type: ignore[operator]
             sentences.append(
                 f"only the head of the student {run.student} is trained, but the batch norm of its "

@@ -12,7 +12,7 @@ from torch import Tensor
 from kdtune.config.fields import Role, is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
-from kdtune.config.study import Study
+from kdtune.config.study import Study, describe_fixed_students, flags_without_effect
 from kdtune.config.task import Range, ends_of
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
@@ -24,6 +24,7 @@ from kdtune.models.code_hash import source_digest
 from kdtune.models.outputs import Model, Teacher, combine, networks
 from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import save_weights
+from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
 from kdtune.training.epoch import Epoch, check_features, save_predictions
@@ -31,13 +32,14 @@ from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, own_objectives
 from kdtune.training.recipe import (
     StudyModels,
-    check_frozen_students,
-    find_new_heads,
+    check_weights,
+    numbered,
     resolve,
     students,
     teachers,
 )
 from kdtune.training.teachers import (
+    find_other_views,
     initial_teacher,
     load_teacher,
     probe_teacher,
@@ -200,7 +202,7 @@ def clear_cached_models() -> None:
 def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     """Raise InputError, before any work, if the run's data, models or objective cannot work.
 
-    Returns the sentences of `check_frozen_students` and `find_new_heads`.
+    Returns the sentences of `check_weights`.
     """
     data = data or StudyData(run)
     run = resolve(run, data=data)
@@ -208,8 +210,7 @@ def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     check_objective(run, len(of_run.classes))
     study = Study(name="one", run=run)
     check_study(study, of_run, fingerprints=False)
-    sentences = check_frozen_students(study, of_run, is_new=True)
-    return [*sentences, *find_new_heads(StudyModels.of(study, of_run), of_run)]
+    return check_weights(study, StudyModels.of(study, of_run), of_run, is_new=True)
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:
@@ -263,6 +264,33 @@ def _check_models(
             count = len(data.subset(study.run))
             check_last_batch(student, views, count, map(int, sizes), "--batch-size")
     check_features(study, [teacher for _, teacher in of_teachers], of_students, views)
+
+
+def find_warnings(
+    study: Study, data: Data, models: StudyModels, faults: Sequence[str]
+) -> Iterator[str]:
+    """Yield a sentence for what makes a study slower or less useful, `faults` among them.
+
+    Args:
+        study: The study, resolved.
+        data: Its data, with any images without labels.
+        models: Its models.
+        faults: Of `recipe.find_faults` and `recipe.check_weights`.
+    """
+    other_views = list(find_other_views(study, data, models))
+    yield from flags_without_effect(study)
+    yield from data.warnings
+    yield from faults
+    yield from other_views
+    yield from describe_fixed_students(study)
+    if fault := Cache(study.cache, study.cache_gb).fault():
+        yield fault
+    used = len({run.teacher_number for run in numbered(study, teachers(study))})
+    if used < study.run.teachers:
+        yield f"--repeats {study.repeats} uses only {used} of --teachers {study.run.teachers}"
+    if not study.has_plain:
+        absent = "the study has no baseline without distillation (alpha = 1)"
+        yield f"{absent}, so there will be no verdict"
 
 
 def check_objectives(study: Study, classes: int) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The commands of a study, one after the other as a user runs them, in seconds."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import kdtune.distill
 import kdtune.search
 import kdtune.teacher
 from kdtune.config.cli import parse, parse_command
+from kdtune.config.study import Study
+from kdtune.config.text import InputError
 from kdtune.models.weights import save_weights
 
 TEACHER = "--teacher-epochs 1 --gpus 0 --teacher factories:tiny_teacher --cache"
@@ -60,6 +63,40 @@ def test_teacher_then_distill_then_search_then_analysis(
     assert "epoch " not in text  # the teacher was there
     assert "significant difference" in text or "Distillation" in text
 
-    for line in ("", "--pooled --strict --by alpha --format json"):
+    for line in ("", "--pooled --by alpha --format json"):
         flags = parse_command("analysis", ["runs/fashion", *line.split()])
         assert "0.1" in printed(kdtune.analysis, flags)
+
+
+def test_a_check_trains_the_teacher_and_first_steps_and_the_study_goes_on_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = f"{TEACHER} {tmp_path / 'cache'}".replace("epochs 1", "epochs 3")
+    line = f"{teacher} --student factories:tiny_student --alpha 0.2 --temperature 2"
+
+    def checked(words: str) -> tuple[int, str]:
+        code = kdtune.search.main(parse("search", f"{words} --check".split()))
+        return code, capsys.readouterr().out
+
+    code, text = checked(line)
+    assert code == 0 and text.endswith("Check of runs/fashion: no finding.\n")
+    assert "Recipe of runs/fashion:" in text and "Accuracy of the teacher" in text
+    firsts = re.findall(r"First epoch of \S+ \((.*)\)", text)
+    assert firsts == ["alpha 1, lr 0.02", "loss kl, alpha 0.2, temperature 2, lr 0.02"]
+    assert [f.name for f in Path("runs/fashion").glob("**/*") if f.is_file()] == [
+        f.name for f in Path("runs/fashion/teacher").glob("*.checkpoint.pt")
+    ]
+    epochs = re.findall(r"^epoch .*", text, re.M)
+    code, text = checked(f"{line} --lr 0.001 2")  # the largest lr; no other teacher is trained
+    assert code == 1 and "lr 2) worse: its cross-entropy on train rises" in text
+    assert re.findall(r"^epoch .*", text, re.M) == epochs
+    code, text = checked(f"{line} --teacher-lr 0.03")  # another teacher, which is not refused
+    assert code == 0 and re.findall(r"^epoch .*", text, re.M) != epochs
+    with pytest.raises(InputError, match="so its head alone learns"):
+        checked(f"{line} --trainable head")
+    # the teacher of the first check, with the times of its epochs: it is not trained again
+    assert kdtune.teacher.main(parse("teacher", teacher.split())) == 0
+    assert re.findall(r"^epoch .*", capsys.readouterr().out, re.M) == epochs
+    with pytest.raises(InputError, match="check must be left out"):
+        kdtune.run(Study(check=True))

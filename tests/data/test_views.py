@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from own_data import text
@@ -25,7 +24,6 @@ from kdtune.data.views import (
     Box,
     Mixture,
     Views,
-    box_around,
     check_mixing,
     probe_views,
     resized,
@@ -135,17 +133,6 @@ def test_resized_batches_are_torchvisions_on_any_cpu(capability, monkeypatch):
             assert torch.equal(resized(images, short, mode.value), want)
 
 
-def test_a_central_crop_by_hand():
-    """Columns 0, 10, ..., 70: the crop keeps the middle half."""
-    image = torch.arange(8, dtype=torch.uint8).repeat(8, 1)[None] * 10
-    split = Split(torch.tensor([0]), image[None])
-    run = replace(RUN, augment="none", eval_crop=0.5, eval_interpolation="nearest")
-    (view,) = next(Views(split, torch.tensor([0]), run, 4).batches())
-    assert view[0].tolist() == [[20, 30, 40, 50]] * 4
-    (whole,) = next(Views(split, torch.tensor([0]), replace(run, eval_crop=1.0), 4).batches())
-    assert whole[0].tolist() == [[10, 30, 50, 70]] * 4  # Pillow takes the pixel right of the centre
-
-
 def test_augmentation_does_not_change_evaluation_views(tmp_path):
     data = fashion()
     split = data.splits["val"]
@@ -176,41 +163,6 @@ def test_training_images_are_cropped_for_evaluation_without_augmentation_only():
 
 
 PHOTO = torch.Size((3, 224, 224))
-
-
-def test_the_documented_draws_by_hand() -> None:
-    for number in range(20):
-        mixed, cut = (
-            Mixture.draw(run, 0, number, 4, PHOTO) for run in (Run(mixup=0.4), Run(cutmix=1.0))
-        )
-        assert mixed.box is None and cut.box is not None
-    run = Run(cutmix=0.5, mixup=0.5, seed=3, repeat=2, lr=0.5, alpha=0.1, epochs=9)
-    kinds = set()
-    for number in range(20):
-        rng = np.random.default_rng(derive_seed("mix", 3, 2, 7, number))
-        is_mixup = rng.random() < 0.5
-        share = rng.beta(0.5, 0.5)
-        partners = rng.permutation(6).tolist()
-        found = Mixture.draw(run, 7, number, 6, torch.Size((1, 10, 20)))
-        assert found.partners.tolist() == partners
-        kinds.add(is_mixup)
-        if is_mixup:
-            assert (found.share, found.box) == (max(share, 1 - share), None)
-            continue
-        row, column = rng.integers(10), rng.integers(20)
-        half = 0.5 * (1 - share) ** 0.5
-        rows = range(max(0, row - int(half * 10)), min(10, row + int(half * 10)))
-        columns = range(max(0, column - int(half * 20)), min(20, column + int(half * 20)))
-        assert found.share == pytest.approx(1 - len(rows) * len(columns) / 200)
-    assert kinds == {True, False}
-
-
-def test_boxes_worked_by_hand() -> None:
-    assert box_around((4, 4), 0.75, 8, 8) == Box(2, 6, 2, 6)  # a quarter of the area
-    assert box_around((0, 7), 0.75, 8, 8) == Box(0, 2, 5, 8)  # clipped
-    assert box_around((4, 4), 1.0, 8, 8).area == 0
-    assert box_around((4, 4), 0.0, 8, 8).area == 64
-    assert box_around((5, 10), 0.75, 10, 20) == Box(3, 7, 5, 15)  # half of 5 is rounded down
 
 
 def test_mixup_by_hand_rounds_images_and_not_numbers() -> None:

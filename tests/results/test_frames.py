@@ -20,7 +20,6 @@ from kdtune.results.frames import (
     read_examples,
     read_frames,
     read_predictions,
-    write_frames,
 )
 
 CONFIG = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
@@ -194,14 +193,3 @@ def test_examples_are_in_order_whatever_the_order_of_the_rows(tmp_path) -> None:
     values = read_examples(tmp_path, TRIALS, METRICS["acc"], "val")
     assert {t: x.tolist() for t, x in values.items()} == {TRIALS[0]: [1, 0], TRIALS[1]: [0, 1]}
     assert not read_examples(tmp_path, TRIALS, METRICS["acc"], "test")
-
-
-def test_the_file_of_a_study_keeps_trials_that_were_deleted(tmp_path) -> None:
-    made = make(tmp_path, {0.5: [0.5, 0.6, 0.7], 1.0: [0.4]})
-    for trial in TRIALS:
-        save_rows(tmp_path, trial)
-    write_frames(tmp_path, made.frames)
-    (tmp_path / "trials" / TRIALS[1] / PREDICTIONS).unlink()
-    write_frames(tmp_path, made.frames)
-    saved = pd.read_parquet(tmp_path / PREDICTIONS)
-    assert sorted(saved.trial_id.unique()) == sorted(TRIALS) and len(saved) == 6

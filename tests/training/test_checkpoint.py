@@ -82,7 +82,6 @@ def test_a_run_resumes_exactly_where_it_was_cut(kind: str, tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Epoch]]:
     """The folder of the states after the third and fourth epoch of a run, and its epochs."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("cut")
     return folder, follow(CUT, folder / "state", 4)[0]
 
@@ -152,15 +151,10 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-def of_another(file: Path) -> None:
-    rewrite(file, lambda state: state.update(owner="another"))
-
-
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (truncate(0), "File is not a zip file"),
     "cut": (truncate(2000), "File is not a zip file"),
     "a bit flipped": (flip, "it is damaged"),
-    "of another run": (of_another, "it is of another run"),
 }
 
 

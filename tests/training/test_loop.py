@@ -13,14 +13,6 @@ from blobs import NOWHERE, RUN, blobs, new_stream, new_student
 from reference import PlainEpoch, plain_loop
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import (
-    CosineAnnealingLR,
-    LambdaLR,
-    LRScheduler,
-    MultiStepLR,
-    OneCycleLR,
-    StepLR,
-)
 
 from kdtune.config.run import Run
 from kdtune.config.text import Diverged, InputError
@@ -156,25 +148,17 @@ STEPS = 3
 
 def rates(run: Run, steps: int = STEPS) -> list[float]:
     """The learning rate of every step, stepped as the loop does."""
-    optimizer = make_optimizer(run, new_student(run))
-    return walk(run, make_scheduler(run, optimizer, steps), steps, is_stepped_by_batch(run))
-
-
-def walk(run: Run, scheduler: LRScheduler, steps: int, by_batch: bool) -> list[float]:
-    optimizer, found = scheduler.optimizer, []
+    optimizer, found = make_optimizer(run, new_student(run)), []
+    scheduler = make_scheduler(run, optimizer, steps)
     for _ in range(run.epochs):
         for _ in range(steps):
             found.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
-            if by_batch:
+            if is_stepped_by_batch(run):
                 scheduler.step()
-        if not by_batch:
+        if not is_stepped_by_batch(run):
             scheduler.step()
     return found
-
-
-def plain_optimizer(lr: float) -> SGD:
-    return SGD([torch.zeros(1)], lr=lr)
 
 
 HALVES = {"lr_step_size": 2, "lr_gamma": 0.5, "lr_milestones": (0.5, 0.75)}
@@ -198,22 +182,6 @@ BY_HAND: dict[tuple[str, int], list[float]] = {
 def test_learning_rate_of_every_step_by_hand(schedule: Any, warmup: int) -> None:
     run = replace(RUN, lr=6.0, schedule=schedule, warmup_epochs=warmup, **HALVES)
     assert rates(run) == pytest.approx(BY_HAND[schedule, warmup], rel=1e-12)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "step", "multistep", "cosine", "onecycle"])
-def test_without_warm_up_the_rates_are_torchs_to_the_last_bit(schedule: Any) -> None:
-    run = replace(RUN, lr=0.3, epochs=11, schedule=schedule, **HALVES)
-    optimizer = plain_optimizer(0.3)
-    torchs: LRScheduler = {
-        "constant": lambda: LambdaLR(optimizer, lambda step: 1.0),
-        "step": lambda: StepLR(optimizer, 2, 0.5),
-        "multistep": lambda: MultiStepLR(optimizer, [6, 8], 0.1),
-        "cosine": lambda: CosineAnnealingLR(optimizer, 11),
-        "onecycle": lambda: OneCycleLR(optimizer, 0.3, 11 * STEPS, cycle_momentum=False),
-    }[schedule]()
-    if schedule == "multistep":
-        run = replace(run, lr_gamma=0.1)
-    assert rates(run) == walk(run, torchs, STEPS, schedule == "onecycle")
 
 
 def test_milestones_of_short_runs_never_come_before_the_first_epoch() -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from random_logits import laws
-from reference import calibration_error, measure
+from reference import calibration_error
 from torch import Tensor
 
 from kdtune.config.run import Run
@@ -82,18 +82,6 @@ def test_an_edge_belongs_to_the_bin_below() -> None:
     for other, want in ((0.55, abs((1 - 0.6) - 0.55) / 2), (0.62, ((1 - 0.6) + 0.62) / 2)):
         both = torch.cat([edge, from_probabilities([[other, 1 - other]])])
         assert expected_calibration_error(both, None, y) == pytest.approx(want, rel=1e-9)
-
-
-@pytest.mark.parametrize("loss", ["kl", "mse", "dkd"])
-@pytest.mark.parametrize("size", [N, 64, 1])
-def test_a_meter_of_batches_is_the_formula_over_all_examples(size: int, loss: str) -> None:
-    run = Run(loss=loss, alpha=0.3, temperature=2)
-    s, t, y = logits(1), logits(2), labels()
-    got = meter(run, s, t, y, size).metrics()
-    names = ["n_examples", "loss", "ce", "distill", "acc", "teacher_acc", "logit_diff", "agreement"]
-    assert list(got) == [*names, "kl", "nll", "ece", "macro_f1"]
-    want = measure(run, [[s.double(), t.double(), y]]) | {"n_examples": N}
-    assert got == pytest.approx(want, rel=1e-5)
 
 
 def test_what_cannot_be_computed_is_none() -> None:

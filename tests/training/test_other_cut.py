@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from photos import photo, save
 from tiny_run import TINY
 
@@ -32,7 +31,6 @@ def write_images(root: Path, *splits: str) -> str:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with a teacher that was fine-tuned on these data, whose val is cut from train."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("cut")
     own = replace(TINY, data=write_images(folder / "images", "train"), train_images=None)
     own = replace(own, teacher="cifar_resnet20", student="cifar_resnet20")

@@ -53,7 +53,6 @@ UNUSED = np.setdiff1d(np.arange(41), SUBSET.numpy())
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the outputs of the run's teacher, t.parquet and t.npz."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("outputs")
     for suffix in ("parquet", "npz"):
         file = folder / f"t.{suffix}"

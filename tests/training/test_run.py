@@ -34,7 +34,7 @@ from kdtune.storage.records import SavedStudy
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Predictions, save_predictions
-from kdtune.training.recipe import Progress, check_frozen_students, resolve
+from kdtune.training.recipe import Progress, StudyModels, check_weights, resolve
 from kdtune.training.run import (
     STUDENT,
     check_objectives,
@@ -304,16 +304,20 @@ LOADED = {"student": f"{__name__}:with_weights_of_its_own"}
 )
 def test_a_frozen_backbone_must_be_worth_something(changes: dict, sentences: list[str]) -> None:
     run, data = replace(TINY, **{"trainable": "head"} | changes), load_data(TINY)
-    found = check_frozen_students(Study(run=run), data, is_new=False)
+
+    def check(run: Run, is_new: bool) -> list[str]:
+        study = Study(run=run)
+        return check_weights(study, StudyModels.of(study, data), data, is_new)
+
+    found = check(run, is_new=False)
     assert len(found) == len(sentences)
     assert all(part in text for part, text in zip(sentences, found, strict=True))
     if "random" not in str(sentences):
-        assert check_frozen_students(Study(run=run), data, is_new=True) == found
+        assert check(run, is_new=True) == found
         return
     with pytest.raises(InputError, match=r"--trainable all.*--allow-random-backbone"):
-        check_frozen_students(Study(run=run), data, is_new=True)
-    allowed = replace(run, allow_random_backbone=True)
-    assert check_frozen_students(Study(run=allowed), data, is_new=True) == found
+        check(run, is_new=True)
+    assert check(replace(run, allow_random_backbone=True), is_new=True) == found
 
 
 def test_the_checks_name_what_the_run_is_made_of() -> None:

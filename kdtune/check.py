@@ -1,0 +1,201 @@
+"""Check of a study before it is run: `python -m kdtune.search --check`. Needs no Ray."""
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kdtune.config.fields import Value
+from kdtune.config.files import atomic_write
+from kdtune.config.records import read_teacher_accuracy
+from kdtune.config.run import Run
+from kdtune.config.study import Study, check_objects
+from kdtune.config.task import Range
+from kdtune.config.text import Diverged
+from kdtune.data.checks import describe_data
+from kdtune.data.sources import StudyData
+from kdtune.results.warnings import OnViews
+from kdtune.results.words import count_of, sentence
+from kdtune.streams.views import Resources, local_resources
+from kdtune.teacher import report_accuracy, train_teacher
+from kdtune.training import recipe
+from kdtune.training.epoch import Metrics
+from kdtune.training.recipe import Progress, StudyModels, resolve_study
+from kdtune.training.run import check_objectives, check_study, distill, find_warnings
+from kdtune.training.teachers import missing_teachers
+
+MIN_STEPS = 20
+"""Training steps by which it is judged whether a student diverges."""
+NO_LR = 1e-12
+"""Learning rate with which a student stays as it is."""
+MAX_RISE = 1.1
+"""Cross-entropy of the first steps above which a student diverges, in units of that before. In the
+default study it is at most 1.0, with 100 times the learning rate at least 1.17 (three repeats)."""
+
+
+class Findings(Progress):
+    """Lines of a check. Warnings are not printed, but kept for the page at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sentences: list[str] = []
+
+    def print_line(self, text: object) -> None:
+        """Print a line that stays, or keep a warning that is not there yet."""
+        warning = str(text).removeprefix("warning: ")
+        if warning == str(text):
+            super().print_line(text)
+        elif warning not in self.sentences:
+            self.sentences.append(warning)
+
+
+def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
+    """Print what would be wrong with a study, without running it.
+
+    The cache gets what runs need. Nothing else is written but, for a study that has not begun, the
+    checkpoint of a teacher that is fine-tuned here: the study takes it from there if the teacher's
+    recipe is still the same.
+
+    Args:
+        asked: The study as it was asked for.
+        study: The same, as it continues the saved one.
+        saved: The study that its folder holds.
+
+    Returns:
+        The exit code: 1 if there is a finding.
+
+    Raises:
+        InputError: The study cannot run.
+    """
+    check_objects(study)
+    data, findings = StudyData(study.run), Findings()
+    study = resolve_study(study, data, begun=saved is not None)
+    write, whole = findings.print_line, data.with_extra(study.run)
+    on_machine = replace(study, gpus=study.gpus if study.address is None else None)
+    resources = local_resources(on_machine, whole.photos, findings.show_build)
+    check_objectives(study, len(whole.classes))
+    check_study(study, whole, fingerprints=False)
+    models = StudyModels.of(study, whole)
+    write(f"Recipe of {study.uri or study.folder}:")
+    rows = recipe.recipe_rows(asked, study, saved, whole, models)
+    for line in (*recipe.format_recipe(rows), *describe_data(whole)):
+        write(line)
+    faults = recipe.find_faults(study, whole)
+    faults += recipe.check_weights(study, models, whole, is_new=saved is None)
+    for warning in find_warnings(study, whole, models, faults):
+        write(f"warning: {warning}")
+    with TemporaryDirectory() as folder:
+        copy = replace(study, out=folder)
+        _prepare_teachers(study, copy, resources, data, findings, keeps=saved is None)
+        _try_students(study, copy.folder, resources, data, findings)
+    number = count_of(len(findings.sentences), "finding") if findings.sentences else "no finding"
+    write(f"\nCheck of {study.uri or study.folder}: {number}.")
+    for i, text in enumerate(findings.sentences, 1):
+        write(f"{i}. {text}")
+    return 1 if findings.sentences else 0
+
+
+def _prepare_teachers(
+    study: Study,
+    copy: Study,
+    resources: Resources,
+    data: StudyData,
+    findings: Findings,
+    keeps: bool,
+) -> None:
+    """Fine-tune the teachers of the first repeat that are missing, and print their accuracy.
+
+    Args:
+        study: The study.
+        copy: The same with another folder, in which teachers and their accuracy are written.
+        resources: Device, cache and loader workers.
+        data: The data of the study.
+        findings: Gets the lines.
+        keeps: Whether the study gets the checkpoints.
+    """
+    source, root = study.absolute().folder / "teacher", copy.folder / "teacher"
+    if source.is_dir():
+        shutil.copytree(source, root, copy_function=os.symlink)
+    first = [run for run in recipe.numbered(study, recipe.teachers(study)) if run.repeat == 0]
+    for run, folder in missing_teachers(study.run, first, root, data):
+        target = source / folder.relative_to(root)
+        on_save = partial(_keep_checkpoints, folder, target) if keeps else lambda: None
+        train_teacher(run, folder, resources, data, findings, on_save)
+    first = [run for run in recipe.numbered(study, recipe.whole_teachers(study)) if run.repeat == 0]
+    report_accuracy(copy, first, resources, data, findings)
+
+
+def _keep_checkpoints(folder: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.checkpoint.pt"):
+        with atomic_write(target / file.name) as part:
+            shutil.copyfile(file, part)
+
+
+def _try_students(
+    study: Study, folder: Path, resources: Resources, data: StudyData, findings: Findings
+) -> None:
+    """Train each student for an epoch, without distillation and with it, and print its loss.
+
+    What is tried is where most goes wrong: of lists the largest learning rate and temperature and
+    the smallest alpha, of ranges the middle. The folder has the teachers and their accuracy.
+    """
+
+    def hardest(name: str, choose: Callable[..., Value]) -> Value:
+        values = study.values(name)
+        if isinstance(values, Range):
+            product, total = values.low * values.high, values.low + values.high
+            return math.sqrt(product) if values.log else total / 2
+        return choose(values)
+
+    default = study.default
+    assert isinstance(default, Run)  # noqa: S101 - the study is of distillation
+    values = {name: hardest(name, max) for name in ("lr", "temperature")}
+    measured, write = read_teacher_accuracy(folder), findings.print_line
+    alphas = dict.fromkeys([1.0] * study.has_plain + [hardest("alpha", min)])
+    for student in recipe.students(study):
+        before = None
+        for alpha in alphas:
+            run = default.sample(student=student.student, alpha=alpha, **values)
+            shown = {n: run.config[n] for n in ("loss", "alpha", "temperature", "lr")}
+            words = ", ".join(f"{name} {value}" for name, value in shown.items() if value)
+            name = f"{run.student} ({words})"
+            try:
+                if before is None:
+                    _, before = _first_epoch(replace(run, lr=NO_LR), folder, resources, data)
+                metrics, after = _first_epoch(run, folder, resources, data)
+            except Diverged as error:
+                write(f"warning: {name}: {error}")
+                continue
+            slots = {"name": name, "before": before, "after": after, "lr": run.lr / 10}
+            write(sentence("first loss", **slots))
+            if after > MAX_RISE * before:
+                write(f"warning: {sentence('loss rises', **slots)}")
+            config = {f"config/{name}": value for name, value in run.config.items()}
+            seen = OnViews.of(measured, {**metrics, **config, "repeat": 0})
+            if seen is not None:
+                write(seen)
+                if seen.fault:
+                    write(f"warning: {seen.fault}")
+
+
+def _first_epoch(
+    run: Run, folder: Path, resources: Resources, data: StudyData
+) -> tuple[Metrics, float]:
+    """Return metrics on train of a run's first epoch, and the cross-entropy in nats.
+
+    If an epoch has fewer than `MIN_STEPS` steps, that is the largest of several. The whole schedule
+    of the learning rate passes in them, but for a warm-up, which they are.
+    """
+    steps = math.ceil(len(data.of(run).subset(run)) / run.batch_size)
+    epochs = math.ceil(MIN_STEPS / steps)
+    warmup = min(epochs, run.warmup_epochs)
+    short = replace(run, epochs=epochs + warmup, warmup_epochs=warmup)
+    trained = islice(distill(short, folder / "teacher", resources, data=data), epochs)
+    metrics = [epoch.splits["train"] for epoch in trained]
+    return metrics[0], max(values["ce"] or 0.0 for values in metrics)
