@@ -125,7 +125,6 @@ def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape, crop, resi
 def test_resized_batches_are_torchvisions_on_any_cpu(capability, monkeypatch):
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("kdtune.data.views._HAS_FAST_BYTES", capability == "AVX2")
     for word, mode in v2.InterpolationMode.__members__.items():
         for channels, short in ((1, 20), (3, 47)) if word in ("BILINEAR", "BICUBIC") else ():
             images = torch.stack([photo(seed, 30, 41)[:channels] for seed in range(3)])

@@ -196,12 +196,9 @@ def test_predictions_are_those_of_the_saved_student(tmp_path: Path) -> None:
         rows = frame.query("split == @name")
         assert rows.example.tolist() == list(range(len(split)))
         assert rows.label.tolist() == split.labels.tolist()
-        assert rows.predicted.tolist() == p.argmax(1).tolist()
+        assert rows.predicted.tolist() == p.argmax(1).tolist()  # p: students/test_trained_student
         assert rows.teacher.tolist() == target.tolist()
         assert rows.correct.tolist() == (p.argmax(1) == split.labels).tolist()
-        assert rows.p_predicted.tolist() == pytest.approx(p.max(1).values.tolist(), rel=1e-4)
-        of_label = p[torch.arange(len(split)), split.labels]
-        assert rows.p_label.tolist() == pytest.approx(of_label.tolist(), rel=1e-3, abs=1e-7)
     # whatever comparisons over images use is what the loop has recorded
     recorded = last.splits["val"]
     for name, metric in METRICS.items():
