@@ -191,6 +191,7 @@ def write_predictions(
     images: int = IMAGES["val"],
     splits: Sequence[str] = ("val",),
     files: str | None = None,
+    groups: int = 0,
 ) -> pd.DataFrame:
     """Write predictions.parquet of the completed runs, as accurate as the records say.
 
@@ -202,6 +203,7 @@ def write_predictions(
         images: of each split.
         splits: val, and perhaps test.
         files: folder of the images; None: images are no files.
+        groups: number of the images' groups, the first of which are the smallest; 0: none.
     """
     rng, every, k = np.random.default_rng(0), np.arange(images), max(1, len(classes))
     hard = every / 20 if classes else rng.normal(0, wrong_together, images)
@@ -211,6 +213,8 @@ def write_predictions(
             right = round((trial["val/acc@last"] - 0.1 * (split == "test")) * images)
             correct = np.isin(every, np.argsort(hard + rng.normal(size=images))[:right])
             columns = {"trial_id": trial.trial_id, "split": split, "example": every}
+            if groups:
+                columns["group"] = np.char.mod("g%d", np.sqrt(every / images) * groups)
             if classes:
                 wrong = (label + rng.integers(1, min(k, 3), images)) % k
                 sure = rng.uniform(1 / k, 1, images)
@@ -222,8 +226,9 @@ def write_predictions(
     frame = pd.concat(parts, ignore_index=True)
     frame.to_parquet(results.folder / PREDICTIONS, index=False)
     edit_records(results.folder, lambda x: x.get("split") in splits and x.update(n_examples=images))
-    if classes:
+    if classes or groups:
         record = {"classes": list(classes), "python": "3.12.1", "versions": {"kdtune": "0.2"}}
+        record |= {"data_set": {"groups": dict.fromkeys(splits, groups)}} if groups else {}
         (results.folder / PROVENANCE).write_text(json.dumps(record))
     return frame
 
