@@ -1,18 +1,26 @@
 """Overhead of Ray Tune in a study of short runs: the default study compared with its runs alone.
 
-    python experiments/overhead.py        # about three minutes on two cores
+    python experiments/overhead.py                       # about three minutes on two cores
+    python experiments/overhead.py --against GIT-REF     # the check below, about three minutes
 
 The overhead is the wall time from the first to the last epoch of the study, with an empty cache and
 without the teacher, divided by the training time of its runs over filled caches per core. The
 training time is measured with all cores busy, as in the study, and also one run at a time, since
 busy cores are slower, which is no overhead of Ray. `experiments/speed.py` calls this as one of its
 rows.
+
+With --against a small study is run by this version and by an earlier one, in turn. The share of its
+time that is spent outside of epochs is compared, from the start of the command to its end; teacher,
+imports and Ray are outside. The exit code is 1 if the median ratio of the shares is above `LIMIT`.
 """
 
 import argparse
+import io
 import os
 import statistics
+import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +42,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from reference import plain_loop
 
 CORES = len(os.sched_getaffinity(0))
+ROOT = Path(__file__).parent.parent
+SMALL = "--name small --repeats 2 --epochs 20 --teacher-epochs 2 --gpus 0"
+"""Flags of the study whose time outside of epochs is compared: 10 runs of a third of a study's
+epochs."""
+PAIRS, LIMIT = 3, 1.1
+"""Runs of each version, and the ratio of shares above which this one is worse."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ def compare() -> Overhead:
             plain = pool.starmap(_plain, [(run, study) for run in some[: 2 * CORES]], chunksize=1)
         _warm_up(study)
         alone = [_over_warm_streams(run, study) for run in study.runs()]
-        wall, epochs = _span(study)
+        wall, epochs = _span(study.folder)
 
         def per_core(some: list[float]) -> float:  # for all runs, from the mean of some
             return statistics.mean(some) * count / CORES
@@ -75,9 +89,9 @@ def compare() -> Overhead:
         return Overhead(wall, **parts, epochs=epochs / CORES)
 
 
-def _span(study: Study) -> tuple[float, float]:
-    """Return the seconds from the first to the last epoch, and the sum over all epochs."""
-    lines: list[dict[str, Any]] = read_lines(study.folder)[0]
+def _span(folder: Path) -> tuple[float, float]:
+    """Return the seconds from a study's first to its last epoch, and the sum over all epochs."""
+    lines: list[dict[str, Any]] = read_lines(folder)[0]
     epochs = [line for line in lines if line["kind"] == "epoch" and line["split"] == "val"]
     first = min(line["time"] - line["seconds"] for line in epochs)
     wall = max(line["time"] for line in epochs) - first
@@ -116,6 +130,41 @@ def sentence(each: list[dict[str, float]]) -> str:
     )
 
 
+def outside(version: Path) -> tuple[float, float]:
+    """Return share and seconds of the small study outside of epochs, in a version of kdtune."""
+    with tempfile.TemporaryDirectory() as out:
+        flags = [*SMALL.split(), "--out", out, "--cache", f"{out}/cache"]
+        command = [sys.executable, "-m", "kdtune.search", *flags]
+        environment = os.environ | {"PYTHONPATH": str(version)}
+        began = time.perf_counter()
+        subprocess.run(command, cwd=version, env=environment, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+        wall = time.perf_counter() - began
+        epochs = _span(Path(out, "small"))[1] / CORES
+    return 1 - epochs / wall, wall - epochs
+
+
+def compare_versions(ref: str) -> int:
+    """Print the time outside of epochs of an earlier version and this one; return the exit code."""
+    with tempfile.TemporaryDirectory() as name:
+        archive = ["git", "-C", str(ROOT), "archive", ref, "kdtune"]
+        content = subprocess.run(archive, check=True, capture_output=True).stdout  # noqa: S603
+        with tarfile.open(fileobj=io.BytesIO(content)) as files:
+            files.extractall(name, filter="data")
+        ratios = []
+        for _ in range(PAIRS):
+            (before, old), (now, new) = outside(Path(name)), outside(ROOT)
+            print(
+                f"outside of epochs: {ref} {before:.1%} ({old:.1f} s), now {now:.1%} ({new:.1f} s)"
+            )
+            ratios.append(now / before)
+    median = statistics.median(ratios)
+    print(f"median ratio of the shares {median:.2f}, limit {LIMIT}")
+    return int(median > LIMIT)
+
+
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--against", metavar="GIT-REF", help="earlier version to compare with")
+    if (ref := parser.parse_args().against) is not None:
+        sys.exit(compare_versions(ref))
     print(sentence([asdict(compare())]))

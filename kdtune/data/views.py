@@ -106,9 +106,8 @@ def apply_seeded(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -
 
 _PHOTO_CROP = 224 / 256
 """Crop of image files where no model publishes another: resized to 256, then the central 224."""
-_HAS_FAST_BYTES = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-_HAS_FAST_BYTES |= platform.machine() in ("aarch64", "arm64")
-"""Whether torch resizes bytes faster than floating-point numbers."""
+_FAST_BYTES = {"AVX2", "AVX512", "aarch64", "arm64"}
+"""CPUs on which torch resizes bytes bilinearly faster than floating-point numbers."""
 _LOADER_BATCH = 64
 
 
@@ -146,16 +145,14 @@ def resized(images: Tensor, short: int, interpolation: Interpolation) -> Tensor:
     target = [int(short * side / min(sides)) for side in sides]
     if target == list(sides):
         return images
-    batch = images.reshape(-1, *images.shape[-3:])
+    batch, shape = images.reshape(-1, *images.shape[-3:]), (*images.shape[:-2], *target)
     if interpolation == "nearest":
-        batch = interpolate(batch, target, mode="nearest-exact")
-    else:
-        has_kernel = interpolation == "bicubic" or _HAS_FAST_BYTES
-        takes_bytes = images.device.type == "cpu" and has_kernel
-        batch = batch if takes_bytes else batch.float()
-        batch = interpolate(batch, target, mode=interpolation, antialias=True, align_corners=False)
-        batch = batch if takes_bytes else batch.clamp(0, 255).round().to(torch.uint8)
-    return batch.reshape(*images.shape[:-2], *target)
+        return interpolate(batch, target, mode="nearest-exact").reshape(shape)
+    cpu = {torch.backends.cpu.get_cpu_capability(), platform.machine()}
+    takes_bytes = images.device.type == "cpu" and (interpolation == "bicubic" or cpu & _FAST_BYTES)
+    batch = batch if takes_bytes else batch.float()
+    batch = interpolate(batch, target, mode=interpolation, antialias=True, align_corners=False)
+    return batch.clamp(0, 255).round().to(torch.uint8).reshape(shape)
 
 
 def eval_resizing(run: Run, files: bool) -> Resizing:

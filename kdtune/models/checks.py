@@ -4,7 +4,6 @@ import platform
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,23 +38,26 @@ NORMALIZATIONS = (
 [0, 1] and [0, 255]."""
 
 
-def other_inputs(model: Classifier) -> Iterator[tuple[str, Classifier]]:
-    """Yield copies of a model of images with other usual inputs, each with its change in words.
+def other_inputs(model: Classifier) -> Iterator[str]:
+    """Change the input of a model of images in usual ways, one after the other, and yield each.
+
+    In the end the model is as before; it is not copied, which not every module allows.
 
     Args:
         model: On any device.
     """
-    layers = (m for m in model.net.modules() if isinstance(m, nn.Conv2d))
-    has_colours = getattr(next(layers, None), "in_channels", 1) == 3
+    own = model.preprocessing
+    first = next((m for m in model.net.modules() if isinstance(m, nn.Conv2d)), None)
+    has_colours = first is not None and first.in_channels == 3
     for mean, std in NORMALIZATIONS[0 if has_colours else 1 :]:
-        other = deepcopy(model)
-        other.preprocessing = replace(model.preprocessing, mean=mean, std=std)
-        yield describe_preprocessing(replace(other.preprocessing, size=None)), other
-    if has_colours:
-        other = deepcopy(model)
-        first = next(m for m in other.net.modules() if isinstance(m, nn.Conv2d))
-        first.weight.data = first.weight.data.flip(1)
-        yield "the order BGR of its channels", other
+        model.preprocessing = replace(own, mean=mean, std=std)
+        yield describe_preprocessing(replace(model.preprocessing, size=None))
+    model.preprocessing = own
+    if first is not None and has_colours:
+        weight = first.weight.data
+        first.weight.data = weight.flip(1)
+        yield "the order BGR of its channels"
+        first.weight.data = weight
 
 
 def probe(

@@ -177,8 +177,11 @@ class Recorder(tune.Callback):
         config = {f"config/{name}": value for name, value in run.config.items()}
         teachers = read_teacher_accuracy(self.study.folder)
         seen = OnViews.of(teachers, {**train, **config, "repeat": run.repeat})
-        if seen is not None and seen.kind not in self._views:
-            self._views.add(seen.kind)
+        if seen is None:
+            return
+        kind = seen.record.recipe_name, seen.augment
+        if kind not in self._views:
+            self._views.add(kind)
             self.display.print_line(str(seen))
             if seen.fault:
                 self.display.print_line(f"warning: {seen.fault}")

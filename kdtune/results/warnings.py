@@ -556,15 +556,11 @@ class OnViews(NamedTuple):
         equal = [r for r in teachers if (r.teacher, r.epochs) == key]
         acc, augment = row.get("teacher_acc"), row["config/augment"]
         is_plain = augment in (None, "none") or row["config/mixup"] or row["config/cutmix"]
-        if not equal or is_plain or pd.isna(acc):
+        if not equal or is_plain or acc is None or pd.isna(acc):
             return None
-        views = Accuracy(row["n_examples"], round(acc * row["n_examples"]), 0)
-        return OnViews(equal[row["repeat"] % len(equal)], augment, views)
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        """Teacher and augmentation."""
-        return self.record.recipe_name, self.augment
+        n = int(row["n_examples"])
+        record = equal[int(row["repeat"]) % len(equal)]
+        return OnViews(record, augment, Accuracy(n, round(acc * n), 0))
 
     @property
     def least(self) -> tuple[str, Accuracy]:

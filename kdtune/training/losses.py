@@ -272,8 +272,6 @@ def _unit_rows(features: Tensor) -> Tensor:
 Objective = Callable[..., Tensor]
 """objective(student [B, K], teacher [B, K], labels [B], **hyperparameters) -> scalar; or of
 student_features [B, D] and teacher_features [B, D]."""
-_FEATURES = ("student_features", "teacher_features")
-"""Names of the first two parameters of an objective of features."""
 
 OBJECTIVES: dict[str, Objective] = {
     function.__name__: function

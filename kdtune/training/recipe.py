@@ -27,7 +27,7 @@ from kdtune.config.run import HYPERPARAMETERS, TEACHER_TRAINING, Augment, Run
 from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students, fashion
 from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
-from kdtune.data.checks import find_copies
+from kdtune.data.checks import find_copies, find_shared_groups
 from kdtune.data.dataset import Data, DataKind
 from kdtune.data.folder import small_side
 from kdtune.data.sources import StudyData, load_data
@@ -543,8 +543,7 @@ def _describe_normalization(run: Run, role: Role, model: Classifier, data: Data)
         return ""
     return (
         f"the input of the {role} {model.name} is normalised with {now} (--{role}-mean, "
-        f"--{role}-std), but its weights have learned from {learned}: leave these flags out, "
-        f"unless that is intended"
+        f"--{role}-std), but its weights have learned from {learned}; leave these flags out"
     )
 
 
@@ -558,7 +557,8 @@ def find_faults(study: Study, data: Data) -> list[str]:
         study: See `find_other_cuts`.
         data: Its data, with any images without labels.
     """
-    return [*find_copies(data), *find_other_cuts(study, data), *_high_temperatures(study)]
+    of_data = [*find_copies(data), *find_shared_groups(data)]
+    return [*of_data, *find_other_cuts(study, data), *_high_temperatures(study)]
 
 
 USUAL_TEMPERATURE = 50.0
@@ -566,16 +566,14 @@ USUAL_TEMPERATURE = 50.0
 
 
 def _high_temperatures(study: Study) -> Iterator[str]:
-    names = [n for n in ("temperature", "teacher_temperature") if study.has_effect(n)]
-    for name in names:
-        values = [float(value) for value in ends_of(study.values(name)) if value is not None]
-        if (highest := max(values)) > USUAL_TEMPERATURE:
+    for name in filter(study.has_effect, ("temperature", "teacher_temperature")):
+        highest = max(float(value) for value in ends_of(study.values(name)) if value is not None)
+        if highest > USUAL_TEMPERATURE:
             yield (
-                f"--{name.replace('_', '-')} {highest:g} is far above the usual 1 to 20: of two "
-                f"logits that differ by 10, the larger has a probability that is only "
-                f"{100 * math.expm1(10 / highest):.2g}% larger. So kl is nearly the mean squared "
-                f"error of centred logits (Hinton et al., 2015, section 2.1), and says little "
-                f"about the classes that the teacher thinks likely"
+                f"--{name.replace('_', '-')} {highest:g} is far above the usual 1 to 20: a logit "
+                f"that is larger by 10 has a probability that is larger by only "
+                f"{100 * math.expm1(10 / highest):.2g}%, and kl is nearly the mean squared error "
+                f"of centred logits (Hinton et al., 2015, section 2.1)"
             )
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,21 +156,20 @@ def _find_alternatives(
     order, moved = _likely_order(answers["val"], len(names))
     if moved:
         exchanged = [f"its class {order[k]} for images of {names[k]}" for k in moved]
-        change, mapped = ", ".join(exchanged[:MAX_EXCHANGED]), order[train.labels]
+        change = ", ".join(exchanged[:MAX_EXCHANGED]) + ", ..." * (len(moved) > MAX_EXCHANGED)
         right = train.classes == train.labels
-        yield Alternative.of("classes", change, right, train.classes == mapped)
+        yield Alternative.of("classes", change, right, train.classes == order[train.labels])
     is_sure = run.teacher_epochs != 0 or train.accuracy.share >= SURE
     if is_sure or len(teacher.members) != 1 or data.kind == "tensors":
         return
     sample = _measured(run, data, teacher, MAX_PROBED)
     uncached = replace(resources, cache=Cache(gigabytes=0))
-    rights = {}
-    for change, model in [("", teacher.members[0]), *other_inputs(teacher.members[0])]:
+    model, rights = teacher.members[0], {}
+    for change in chain([""], other_inputs(model)):
         logits, labels = logits_of_split(sample, data, Teacher.of([model]), uncached, "train")
         rights[change] = logits.argmax(1) == labels
-    right = rights.pop("")
     best = max(rights, key=lambda change: int(rights[change].sum()))
-    yield Alternative.of("input", best, right, rights[best])
+    yield Alternative.of("input", best, rights[""], rights[best])
 
 
 def _likely_order(val: Answers, classes: int) -> tuple[Tensor, list[int]]:

@@ -24,7 +24,6 @@ from kdtune.data.views import (
     Box,
     Mixture,
     Views,
-    box_around,
     check_mixing,
     probe_views,
     resized,
@@ -126,23 +125,11 @@ def test_evaluation_views_of_photos_are_torchvisions(tmp_path, shape, crop, resi
 def test_resized_batches_are_torchvisions_on_any_cpu(capability, monkeypatch):
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("kdtune.data.views._HAS_FAST_BYTES", capability == "AVX2")
     for word, mode in v2.InterpolationMode.__members__.items():
         for channels, short in ((1, 20), (3, 47)) if word in ("BILINEAR", "BICUBIC") else ():
             images = torch.stack([photo(seed, 30, 41)[:channels] for seed in range(3)])
             want = v2.functional.resize(images, [short], interpolation=mode)
             assert torch.equal(resized(images, short, mode.value), want)
-
-
-def test_a_central_crop_by_hand():
-    """Columns 0, 10, ..., 70: the crop keeps the middle half."""
-    image = torch.arange(8, dtype=torch.uint8).repeat(8, 1)[None] * 10
-    split = Split(torch.tensor([0]), image[None])
-    run = replace(RUN, augment="none", eval_crop=0.5, eval_interpolation="nearest")
-    (view,) = next(Views(split, torch.tensor([0]), run, 4).batches())
-    assert view[0].tolist() == [[20, 30, 40, 50]] * 4
-    (whole,) = next(Views(split, torch.tensor([0]), replace(run, eval_crop=1.0), 4).batches())
-    assert whole[0].tolist() == [[10, 30, 50, 70]] * 4  # Pillow takes the pixel right of the centre
 
 
 def test_augmentation_does_not_change_evaluation_views(tmp_path):
@@ -175,14 +162,6 @@ def test_training_images_are_cropped_for_evaluation_without_augmentation_only():
 
 
 PHOTO = torch.Size((3, 224, 224))
-
-
-def test_boxes_worked_by_hand() -> None:
-    assert box_around((4, 4), 0.75, 8, 8) == Box(2, 6, 2, 6)  # a quarter of the area
-    assert box_around((0, 7), 0.75, 8, 8) == Box(0, 2, 5, 8)  # clipped
-    assert box_around((4, 4), 1.0, 8, 8).area == 0
-    assert box_around((4, 4), 0.0, 8, 8).area == 64
-    assert box_around((5, 10), 0.75, 10, 20) == Box(3, 7, 5, 15)  # half of 5 is rounded down
 
 
 def test_mixup_by_hand_rounds_images_and_not_numbers() -> None:

@@ -128,21 +128,6 @@ def test_head_of_another_size_is_replaced_or_refused(tmp_path):
     assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("mobilenet_v3_small", (2, 3, 64, 64)), (TEACHER, (2, 1, 28, 28))]
-)
-def test_logits_of_the_features_are_those_of_the_views(name, shape):
-    model = build(name, "none", 10, seed=1)
-    model.set_mode(False)
-    x = views(*shape)
-    with torch.no_grad():
-        logits, features = model(x), model.features(x)
-        assert torch.equal(model.classify(features), logits)
-    assert logits.shape == (2, 10) and logits.dtype == features.dtype == torch.float32
-    assert features.shape == (2, model.head.in_features)
-    assert not torch.equal(logits[0], logits[1])
-
-
 def test_views_that_a_model_fails_on_are_refused():
     with pytest.raises(InputError, match=r"fashion_student fails on views of shape \[3, 28, 28\]"):
         probe(build(STUDENT, "none", 10, seed=1), views(2, 3, 28, 28), 10, whole=False)

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -73,8 +72,7 @@ def as_user(
 def command_of(user: int, command: list[str], mask: int = 0o022) -> list[str]:
     """Return the command that runs a command as a user.
 
-    A folder that only root may pass, such as /root, is replaced by one with the folders of Python
-    alone, in a mount namespace that ends with the command.
+    In a mount namespace, which ends with the command, all may pass the folders above Python.
     """
     script = "\n".join([*_opened(), LAUNCH])
     namespace = ["unshare", "--mount", "--propagation", "private"]
@@ -88,28 +86,14 @@ def variables_of(**variables: str) -> dict[str, str]:
 
 
 def _opened() -> Iterator[str]:
-    closed: dict[Path, set[Path]] = {}
-    for place in (sys.base_prefix, sys.prefix, *filter(None, sys.path)):
-        line = [*reversed(Path(place).resolve().parents), Path(place).resolve()]
-        for above, below in pairwise(line):
-            if not above.stat().st_mode & 0o001:
-                closed.setdefault(above, set()).add(below)
-                break
-    for above, inside in closed.items():
-        yield f"tmp=$(mktemp -d); mount -t tmpfs none $tmp; {_binds(inside, '$tmp')}"
-        yield f"mount -t tmpfs -o mode=755 none {shlex.quote(str(above))}"
-        for below in inside:
-            yield f"mkdir {shlex.quote(str(below))}"
-            yield f"mount --move $tmp/{shlex.quote(below.name)} {shlex.quote(str(below))}"
-        yield "umount $tmp; rmdir $tmp"
-
-
-def _binds(inside: set[Path], place: str) -> str:
-    binds: list[Any] = []
-    for below in inside:
-        target = f"{place}/{shlex.quote(below.name)}"
-        binds.append(f"mkdir {target}; mount --bind {shlex.quote(str(below))} {target}")
-    return "; ".join(binds)
+    """Yield commands that let every user pass the folders above Python that only root may pass."""
+    ways = [Path(w).resolve() for w in (sys.base_prefix, sys.prefix, *filter(None, sys.path))]
+    above = {a for way in ways for a in (way, *way.parents) if a.is_dir()}
+    closed = {a for a in above if not a.stat().st_mode & 0o001}
+    for folder in map(shlex.quote, map(str, sorted(closed))):
+        yield "tmp=$(mktemp -d); mount -t tmpfs none $tmp; mkdir -m 755 $tmp/up $tmp/work"
+        layers = f"lowerdir={folder},upperdir=$tmp/up,workdir=$tmp/work"
+        yield f"mount -t overlay -o {layers} none {folder}"
 
 
 pytestmark = [needs_users, pytest.mark.slow]

@@ -201,6 +201,7 @@ def of_splits(train: int, val: int, test: int = 900) -> TeacherAccuracy:
         # 11 % of ten classes, 55 of 500: P(X >= 55) = 0.25 for X ~ Bin(500, 0.1)
         (of_val(55), "the teacher big (5 epochs) is no better than chance on val (55 of 500 are "),
         (of_val(55), "binomial p = 0.25"),
+        (of_val(55), "its weights, the labels of train and its learning rate (--teacher-lr)."),
         (of_val(70), ""),  # p = 0.002
         (of_val(450, largest=460), "always naming one class gives 92.0%"),
         (replace(GOOD, acc_before=0.934, acc_after=0.81), "(81.0% on val) than before (93.4%)"),

@@ -17,7 +17,6 @@ from kdtune.data.arrays import add_extra
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data, load_fashion
 from kdtune.data.views import Views
-from kdtune.models.classifier import Classifier
 from kdtune.streams import views as blocks
 from kdtune.streams.cache import Cache
 from kdtune.streams.passes import TeacherPasses
@@ -198,16 +197,3 @@ def test_configurations_share_the_passes(
     for run in runs:
         over_stream(run, teacher_folder, resources)
     assert not seen  # all logits come from the cache
-
-
-def test_features_of_a_frozen_backbone_are_computed_once(
-    teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resources = Resources(cache=Cache(tmp_path, 1))
-    run = replace(RUN, **FROZEN)
-    over_stream(run, teacher_folder, resources)
-
-    monkeypatch.delattr(Classifier, "features")
-    monkeypatch.delattr(Classifier, "forward")
-    for change in ({"alpha": 0.1}, {"temperature": 1.0}):
-        over_stream(replace(run, **change), teacher_folder, resources)

@@ -101,6 +101,7 @@ OTHER: dict[str, Any] = {
             [{"cutmix": 1}],
         ),
         (["logits"], ["train"], BOTH | {"augment": "none"}, [*SUBSETS, *BATCHES], []),
+        (["logits", "features"], ["train"], BOTH | FROZEN, [], [SEARCHED]),  # a pass for all
         (["views"], SPLITS, BOTH, [], [UNMIXED]),
         (ALL, ["val", "test"], BOTH | FROZEN, [], [UNMIXED]),
         (["features"], ["val", "test"], BOTH, [UNMIXED], []),

@@ -24,7 +24,6 @@ from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
-from kdtune.streams.passes import TeacherPasses
 from kdtune.streams.views import Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.loop import train
@@ -190,36 +189,6 @@ def test_photographs_are_mixed_after_they_are_cropped(tmp_path: Path) -> None:
     *_, (reference, metrics) = plain_loop(run, data)
     assert_close(student, reference)
     compare_metrics(run, epochs[-1], metrics)
-
-
-def count_passes(run: Run, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Train; return how many training images the teacher saw."""
-    seen: list[int] = []
-    forward = TeacherPasses._forward
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            TeacherPasses,
-            "_forward",
-            lambda s, m, batch: seen.append(len(batch)) or forward(s, m, batch),
-        )
-        over_stream(run, blobs(), resources)
-    evaluated = {30, 24}  # val and test, one inference batch each
-    return sum(seen) - sum(n for n in seen if n in evaluated)
-
-
-def test_the_teacher_sees_a_mixed_batch_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    resources, once = Resources(cache=Cache(tmp_path, 1)), 2 * 41
-    assert count_passes(MIXUP, resources, monkeypatch) == once
-    same = replace(MIXUP, alpha=0.0, temperature=1.0, loss="mse", batch_norm="eval")
-    assert count_passes(same, resources, monkeypatch) == 0
-    assert count_passes(replace(MIXUP, batch_size=20), resources, monkeypatch) == once
-    unmixed = replace(MIXUP, mixup=0.0)
-    assert count_passes(unmixed, resources, monkeypatch) == once
-    assert count_passes(replace(unmixed, batch_size=20), resources, monkeypatch) == 0
-    # without distillation the training images need no teacher
-    assert count_passes(replace(MIXUP, alpha=1.0), Resources(), monkeypatch) == 0
 
 
 def test_a_teacher_is_not_fine_tuned_on_mixed_images() -> None:

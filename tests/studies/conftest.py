@@ -27,7 +27,7 @@ def study(tiny: Run, tmp_path: Path) -> Study:
         name="tiny",
         out=str(tmp_path / "runs"),
         cache=str(tmp_path / "cache"),
-        run=tiny,
+        run=replace(tiny, data="own_data:clothes"),
         space={"alpha": (0.0, 1.0), "loss": ("mse", "kl")},
         repeats=2,
     )

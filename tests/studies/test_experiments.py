@@ -1,5 +1,6 @@
 """experiments/: settings are the published ones, and the notebook runs from top to bottom."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
+import where_time_goes
 from nbclient import NotebookClient
 
 import kdtune
@@ -57,6 +59,19 @@ def test_the_recipe_of_the_cifar_tables() -> None:
     theirs = F.kl_div(p_s, p_t, reduction="sum") * 4**2 / 8
     ours = total(distilled.alpha, F.cross_entropy(s, y), objective(distilled)(s, t, y))
     assert float(ours) == pytest.approx(float(0.1 * F.cross_entropy(s, y) + 0.9 * theirs))
+
+
+def test_the_seconds_of_workers_sum_to_those_of_the_trials(tmp_path: Path) -> None:
+    """Of 20 s, one worker had trials from 4 to 9 and from 10 to 16, the other from 6 to 20."""
+    for name, spans in (("1", [(4, 9), (10, 16)]), ("2", [(6, 20)])):
+        trials = [
+            {"began": a, "ended": b, "seconds": {"training": b - a - 1, "evaluation": 1}}
+            for a, b in spans
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, trials)))
+    rows = where_time_goes.of_workers(tmp_path, began=0, ended=20)
+    assert sum(rows.values()) == 20 and rows["training"] == (4 + 5 + 13) / 2
+    assert [rows[n] for n in (where_time_goes.START, where_time_goes.BETWEEN)] == [5, 0.5]
 
 
 TOUR = FOLDER / "tour.ipynb"

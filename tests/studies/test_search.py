@@ -42,7 +42,7 @@ def test_a_study_from_nothing_to_its_folder(
     assert epochs == {"train": [3] * 4, "val": [3] * 4, "test": [1] * 4}
     for name in ("study.json", "epochs.parquet", "summary.md", "summary.csv", "teacher"):
         assert (folder / name).exists(), name
-    assert len(pd.read_parquet(folder / "predictions.parquet")) == 4 * (500 + 1000)
+    assert len(pd.read_parquet(folder / "predictions.parquet")) == 4 * (48 + 36)
     assert len(list((folder / "students").glob("*.safetensors"))) == 2
     assert not list(folder.glob("trials/*/student.safetensors"))  # --keep best
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), trials)

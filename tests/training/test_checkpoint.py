@@ -151,15 +151,10 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-def of_another(file: Path) -> None:
-    rewrite(file, lambda state: state.update(owner="another"))
-
-
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "empty": (truncate(0), "File is not a zip file"),
     "cut": (truncate(2000), "File is not a zip file"),
     "a bit flipped": (flip, "it is damaged"),
-    "of another run": (of_another, "it is of another run"),
 }
 
 

@@ -199,7 +199,7 @@ def test_the_record_has_every_model_and_a_warning_for_each_without_preprocessing
     [
         ({}, {"temperature": (1.0, 20.0)}, ""),
         ({"temperature": 1000.0}, {}, "--temperature 1000 is far above the usual 1 to 20"),
-        ({}, {"temperature": Range(1, 1000)}, "has a probability that is only 1% larger"),
+        ({}, {"temperature": Range(1, 1000)}, "has a probability that is larger by only 1%"),
         ({"temperature": 1000.0, "loss": "mse"}, {}, ""),
         ({}, {"teacher_temperature": (1.0, 60.0)}, "--teacher-temperature 60 is far above"),
         (
