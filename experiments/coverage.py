@@ -13,6 +13,9 @@ simulated: correctness of two configurations, R repeats x N images, from a probi
     the score is positive. The truth follows from the normal distribution.
 null: the same model without any difference between the configurations. "Helps" is the verdict's
     rule: Holm p < 0.05 and the simultaneous interval is above 0, for any of the configurations.
+groups: the probit model with groups (patients, speakers) of 1 to 19 images, which share a common
+    part (SD 0.8) and one of each configuration (SD 0.3). The two-way interval by images,
+    and that by groups.
 real: the students of a study, evaluated on Fashion-MNIST's 10,000 test images without those of the
     embedded data. Repeats and images are drawn with replacement, so the population is exactly
     these students and images. Null tables are made by permuting the labels of the configurations,
@@ -29,12 +32,14 @@ import numpy as np
 from scipy.stats import norm
 
 from kdtune.data.sources import load_data
-from kdtune.statistics.intervals import Estimate, crossed, over_repeats
+from kdtune.statistics.intervals import Estimate, by_group, crossed, over_repeats
 from kdtune.statistics.tests import holm
 
 REPEATS, IMAGES = (4, 8, 16), (153, 500, 2000, 5000)
 NOISE = (0.02, 0.08, 0.2)
 """SD of repeat x configuration on the latent scale."""
+GROUPS, GROUP_SIZE = (10, 20, 40, 100), 10
+SD_GROUP, SD_GROUP_OWN = 0.8, 0.3
 MEAN, SD_IMAGE, SD_OWN, SD_REST = 0.9, 1.2, 1.2 * math.sqrt(0.1), 0.6
 CHUNK = 4_000_000
 """Simulated predictions that are held in memory at a time."""
@@ -154,6 +159,35 @@ def null(draws: int) -> None:
     print(f'\n{draws} draws a cell: % of studies that say "helps", 4 and 26 configurations.')
 
 
+def grouped(draws: int) -> None:
+    """Print coverage and half width of the two-way intervals by images and by groups."""
+    rng, noise = np.random.default_rng(4), 0.08
+    heading("true difference", "R", *(f"{g} groups" for g in GROUPS))
+    for shift in (0.0, 0.15):
+        total = math.hypot(spread(noise), SD_GROUP, SD_GROUP_OWN)
+        truth = float(np.diff(norm.cdf((MEAN + np.array([0, shift])) / total))[0])
+        for r in REPEATS:
+            print(f"| {100 * truth:.1f} | {r} |", end="")
+            for g in GROUPS:
+                rows = []
+                for _ in range(draws):
+                    sizes = rng.integers(1, 2 * GROUP_SIZE, g)
+                    group = np.repeat(np.arange(g), sizes)
+                    n = len(group)
+                    latent = MEAN + SD_IMAGE * rng.standard_normal(n)
+                    latent = latent + SD_GROUP * rng.standard_normal(g)[group]
+                    own = SD_GROUP_OWN * rng.standard_normal((2, g))[:, group]
+                    latent = latent + own + SD_OWN * rng.standard_normal((2, n))
+                    latent = latent[:, None] + noise * rng.standard_normal((2, r, 1))
+                    latent = latent + SD_REST * rng.standard_normal((2, r, n))
+                    a, b = (latent + np.array([shift, 0])[:, None, None] > 0).astype(float)
+                    both = crossed(a - b), crossed(by_group(a - b, group))
+                    rows.append([covers(estimate, truth) for estimate in both])
+                print(f" {cell(np.nanmean(rows, axis=0))} |", end="", flush=True)
+            print()
+    print(f"\n{draws} draws a cell, {GROUP_SIZE} images a group on average: by images → by groups.")
+
+
 def predictions(study: Path, source: Path) -> tuple[np.ndarray, list[str]]:
     """Return correctness [C, R, M] of a study's students on new images, baseline last; labels [C].
 
@@ -246,7 +280,8 @@ def real(draws: int, study: Path, source: Path) -> None:
 def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--part", nargs="+", default=["simulated", "null", "real"])
+    parts = ["simulated", "null", "groups", "real"]
+    parser.add_argument("--part", nargs="+", default=parts)
     parser.add_argument("--draws", type=int, default=2000, help="tables per cell")
     parser.add_argument("--study", type=Path, default=Path("runs/coverage"))
     parser.add_argument(
@@ -257,6 +292,8 @@ def main() -> None:
         simulated(args.draws)
     if "null" in args.part:
         null(args.draws)
+    if "groups" in args.part:
+        grouped(args.draws)
     if "real" in args.part:
         real(args.draws, args.study, args.fashion_mnist)
 

@@ -78,30 +78,6 @@ def edit_records(folder: Path, change: Callable[[dict], None]) -> None:
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def starting_repository(folder: Path) -> Results:
-    """Write and read the study of tests/data/seed_results.csv, published by another repository.
-
-    One of the four files of alpha = 0.5 holds 2 epochs of 25.
-    """
-    run = Run(loss="mse", schedule="step", trainable="head", batch_norm="train", lr=1e-3)
-    run = replace(run, data="hymenoptera_data")
-    study = Study(run=run, space={"alpha": (0.0, 0.5, 1.0)}, repeats=4)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(study.to_json())
-    records = Records(folder)
-    file = pd.read_csv(Path(__file__).parent / "data" / "seed_results.csv")
-    for (alpha, rep), rows in file.groupby(["alpha", "rep"]):
-        trial = replace(run, alpha=float(alpha), repeat=int(rep - file.rep.min()))
-        records.start(trial, 0)
-        for row in rows.sort_values("epoch").itertuples():
-            values = {"n_examples": 153, "loss": row.epoch_loss_l, "acc": row.epoch_acc_l}
-            values |= {"teacher_acc": row.epoch_acc_teacher_l, "logit_diff": row.diff_t_s}
-            records.epoch(trial, 0, row.epoch, 1.0, {"val": values})
-        records.end(trial, 0, "completed")
-    records.close()
-    return kdtune.load(folder)
-
-
 def curve(last: float, epochs: int) -> list[float]:
     """Return accuracies that rise linearly to the last."""
     return [last * (epoch + 1) / epochs for epoch in range(epochs)]
@@ -215,6 +191,7 @@ def write_predictions(
     images: int = IMAGES["val"],
     splits: Sequence[str] = ("val",),
     files: str | None = None,
+    groups: int = 0,
 ) -> pd.DataFrame:
     """Write predictions.parquet of the completed runs, as accurate as the records say.
 
@@ -226,6 +203,7 @@ def write_predictions(
         images: of each split.
         splits: val, and perhaps test.
         files: folder of the images; None: images are no files.
+        groups: number of the images' groups, the first of which are the smallest; 0: none.
     """
     rng, every, k = np.random.default_rng(0), np.arange(images), max(1, len(classes))
     hard = every / 20 if classes else rng.normal(0, wrong_together, images)
@@ -235,6 +213,8 @@ def write_predictions(
             right = round((trial["val/acc@last"] - 0.1 * (split == "test")) * images)
             correct = np.isin(every, np.argsort(hard + rng.normal(size=images))[:right])
             columns = {"trial_id": trial.trial_id, "split": split, "example": every}
+            if groups:
+                columns["group"] = np.char.mod("g%d", np.sqrt(every / images) * groups)
             if classes:
                 wrong = (label + rng.integers(1, min(k, 3), images)) % k
                 sure = rng.uniform(1 / k, 1, images)
@@ -246,8 +226,9 @@ def write_predictions(
     frame = pd.concat(parts, ignore_index=True)
     frame.to_parquet(results.folder / PREDICTIONS, index=False)
     edit_records(results.folder, lambda x: x.get("split") in splits and x.update(n_examples=images))
-    if classes:
+    if classes or groups:
         record = {"classes": list(classes), "python": "3.12.1", "versions": {"kdtune": "0.2"}}
+        record |= {"data_set": {"groups": dict.fromkeys(splits, groups)}} if groups else {}
         (results.folder / PROVENANCE).write_text(json.dumps(record))
     return frame
 

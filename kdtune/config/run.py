@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -126,6 +127,12 @@ class Run(BaseRun):
     val_share: Fraction = 0.2
     """Share of train that becomes val where the data have no val: drawn with the seed, the same
     share of each class."""
+    groups: str | None = None
+    """Regular expression that finds the group of each image file (speaker, patient, video) in its
+    path below the folder of its split, such as "(p[0-9]+)_" for ants/p7_12.jpg: what the first
+    parentheses enclose, or all that it matches. A val or folds that are cut from train never divide
+    a group, and conclusions are about new groups. None: images are independent, unless a function
+    of data returns groups."""
     folds: Annotated[int | None, Bounds("[2, 1000000]"), _STUDENT] = None
     """Pool train and val, and split them anew in each repeat: N folds of equal size with the same
     share of each class, of which one is val and the others are train. Each repeat takes the next
@@ -586,6 +593,10 @@ def _check_run(run: Run) -> None:
             and len(dict(pairs(weights))) == len(weights)
         )
         check(run, name, are_pairs, "be one value, or MODEL=WEIGHTS once for each of several")
+    try:
+        re.compile(run.groups or "")
+    except re.error as error:
+        check(run, "groups", False, f"be a regular expression ({error})")
     if any(map(is_output_file, run.teacher.split("+"))):
         _check_output_file(run)
     extra, share = run.extra or "", run.extra_share

@@ -210,11 +210,18 @@ class Task:
     """What all configurations but those of the baseline do, as the subject of a sentence."""
     examples: str = "images"
     """What a split consists of, in words."""
+    has_groups: bool = False
+    """Whether these belong to groups, which are then what conclusions generalise from."""
     is_distillation: bool = False
     """Whether trials are kdtune's own, with teachers, students and streams."""
     always_in_id: tuple[str, ...] | None = None
     """Hyperparameters that every id is a hash of; the others are in it only where they have an
     effect and differ from their neutral value. None: all are in every id."""
+
+    @property
+    def sampled(self) -> str:
+        """What splits are a sample of, in words."""
+        return "groups" if self.has_groups else self.examples
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -29,12 +29,14 @@ from kdtune.config.text import (
 from kdtune.data.dataset import (
     Data,
     Extra,
+    Groups,
     Split,
     combine_hashes,
     hash_files,
     hash_tensor,
     name_splits,
     pixels,
+    with_groups,
 )
 from kdtune.data.folder import IMAGE_SUFFIXES, OTHER_FORMATS, describe_left_out, scan_images
 
@@ -152,15 +154,15 @@ def _describe_inputs(inputs: _Inputs) -> str:
     return f"{list(inputs.shape[1:])} of {str(inputs.dtype).removeprefix('torch.')}"
 
 
-def _label_array(noun: str, labels: Any) -> np.ndarray[Any, Any]:
-    """Return labels as an array [N] of int64 or str; raise InputError if they are neither."""
+def _label_array(noun: str, labels: Any, role: str = "labels") -> np.ndarray[Any, Any]:
+    """Return labels or groups as an array [N] of int64 or str; raise InputError for others."""
     array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if array.ndim == 1 and array.dtype.kind in "biu":
         return array.astype(np.int64)
     if array.ndim == 1 and all(isinstance(label, str) for label in array.tolist()):
         return array.astype(str)
     raise InputError(
-        f"the labels of {noun} must be whole numbers or strings, one for each example, [N], but "
+        f"the {role} of {noun} must be whole numbers or strings, one for each example, [N], but "
         f"are {array.dtype} {list(array.shape)}"
     )
 
@@ -336,7 +338,7 @@ def _stacked(examples: list[Any], noun: str) -> Tensor:
 
 # Data sets of the user's own: `module:factory`, a function without arguments; passed objects.
 
-_KEYS = ("train", *VAL_NAMES, "test", "classes")
+_KEYS = ("train", *VAL_NAMES, "test", "classes", "groups")
 
 
 def load_user_data(name: str, passed: Passed | None = None) -> Data:
@@ -344,7 +346,8 @@ def load_user_data(name: str, passed: Passed | None = None) -> Data:
 
     The function returns a dict with train and perhaps val and test, each a pair (inputs [N, ...],
     labels [N]) of tensors or arrays, or a torch Dataset of pairs (x, y); `classes` may name the
-    classes. Random numbers that the function draws are the same in every process.
+    classes, and `groups` the group of each example, a dict of splits. Random numbers that the
+    function draws are the same in every process.
 
     Args:
         name: module:function, or that of the object.
@@ -360,9 +363,12 @@ def load_user_data(name: str, passed: Passed | None = None) -> Data:
     with _seeded(), user_code(f"the data {name} cannot be made"):
         made = source() if callable(source) else source
         splits = _splits(name, made)
-        raw = {split: _read(value, f"{name} ({split})") for split, value in splits.items()}
+        groups = _groups(name, made)
+        # a list of files is sorted, unless there are groups in its order
+        raw = {s: _read(x, f"{name} ({s})", in_order=bool(groups)) for s, x in splits.items()}
     root = _common_folder(*(values.inputs for values in raw.values()))
-    return make_data(name, raw, _classes(name, made), root)
+    data = make_data(name, raw, _classes(name, made), root)
+    return with_groups(name, data, groups) if groups else data
 
 
 def _splits(name: str, made: Any) -> dict[str, Any]:
@@ -374,19 +380,34 @@ def _splits(name: str, made: Any) -> dict[str, Any]:
         )
     if unknown := [key for key in made if key not in _KEYS]:
         raise InputError(
-            f"{name} must have the keys train, val, test and classes only, but has {unknown[0]!r}"
+            f"{name} must have the keys train, val, test, classes and groups only, but has "
+            f"{unknown[0]!r}"
         )
     named = name_splits([key for key in made if made[key] is not None], name)
     return {split: made[key] for split, key in named.items()}
 
 
-def _read(value: Any, noun: str, labelled: bool = True) -> RawSplit:
+def _groups(name: str, made: Mapping[str, Any]) -> dict[str, Groups]:
+    """Return the names of the groups by split; {} without groups."""
+    if (given := made.get("groups")) is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f'the groups of {name} must be a dict of its splits, such as {{"train": patients}}, '
+            f"but are {type(given).__name__}"
+        )
+    named = name_splits(list(given), f"the groups of {name}")
+    arrays = {s: _label_array(f"{name} ({s})", given[key], "groups") for s, key in named.items()}
+    return {split: array.astype(np.str_) for split, array in arrays.items()}
+
+
+def _read(value: Any, noun: str, labelled: bool = True, in_order: bool = False) -> RawSplit:
     """Return the examples of a pair (inputs, labels) or of a dataset; of inputs if unlabelled."""
     if isinstance(value, tuple | list) and len(value) == 2:
         return RawSplit(_as_tensor(value[0], f"the inputs of {noun}"), value[1])
     if not labelled and isinstance(value, Tensor | np.ndarray):
         return RawSplit(_as_tensor(value, noun), None)
-    return read_dataset(value, noun, labelled=labelled)
+    return read_dataset(value, noun, in_order, labelled)
 
 
 def _classes(name: str, made: Mapping[str, Any]) -> list[str] | None:

@@ -4,16 +4,18 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from kdtune.config.fields import REST, is_named_extra
 from kdtune.config.run import Run
 from kdtune.config.text import DataChangedError, InputError, list_some, printable
-from kdtune.data.dataset import Data, keep_note, read_note
+from kdtune.data.dataset import Data, Groups, keep_note, read_note
 from kdtune.data.sources import StudyData
 
 # Examples of each class, as provenance.json records them and as lines before a study.
@@ -50,11 +52,19 @@ def data_record(data: Data) -> dict[str, Any]:
     record["val_cut"] = cut
     if data.fold is not None:  # the counts are those of repeat 0
         record["folds"] = {"folds": data.fold.folds, "seed": data.fold.seed}
+    if groups := _groups_by_split(data):
+        record["groups"] = {name: len(set(names)) for name, names in groups.items()}
     if data.extra is not None:  # with folds, rest is that of repeat 0
         source = data.extra.source
         name = source if is_named_extra(source) else Path(source).name
         record["extra"] = {"examples": len(data.splits["extra"]), "source": name}
     return record
+
+
+def _groups_by_split(data: Data) -> dict[str, Groups]:
+    """Return the groups of labelled examples by split; {} without groups."""
+    labelled = {name: split.groups for name, split in data.splits.items() if name != "extra"}
+    return {name: groups for name, groups in labelled.items() if groups is not None}
 
 
 def describe_data(data: Data) -> list[str]:
@@ -63,12 +73,13 @@ def describe_data(data: Data) -> list[str]:
     They say how val was cut from train, how many examples each class of an imbalanced split has,
     and which classes val or test lack.
     """
-    lines, counts = [], class_counts(data)
+    lines, counts, groups = [], class_counts(data), _groups_by_split(data)
     if data.cut is not None:
         both = len(data.splits["train"]) + len(data.splits["val"])
         lines.append(
             f"Val is cut from train: {len(data.splits['val'])} of {both} examples, "
-            f"{data.cut.share:.0%} of each class (--val-share), drawn with --seed {data.cut.seed}."
+            f"{'about ' * bool(groups)}{data.cut.share:.0%} of each class (--val-share), drawn "
+            f"with --seed {data.cut.seed}."
         )
     if (fold := data.fold) is not None:
         lines.append(
@@ -76,6 +87,9 @@ def describe_data(data: Data) -> list[str]:
             f"in each repeat: one of {fold.folds} stratified folds (--folds), drawn with --seed "
             f"{fold.seed}, is val."
         )
+    if groups:
+        sizes = ", ".join(f"{name} {len(set(names)):,}" for name, names in groups.items())
+        lines.append(f"Groups: {sizes}.")
     if data.extra is not None:
         source = f"--extra {data.extra.source}"
         if data.extra.source == REST:
@@ -155,6 +169,22 @@ def find_copies(data: Data) -> list[str]:
     sentences = [sentence for sentence in found if sentence]
     keep_note(note, json.dumps(sentences))
     return sentences
+
+
+def find_shared_groups(data: Data) -> Iterator[str]:
+    """Yield a sentence for each pair of splits that have groups in common.
+
+    With --folds, train and val are those of one repeat.
+    """
+    for (name, ours), (other, theirs) in combinations(_groups_by_split(data).items(), 2):
+        if shared := sorted({*ours} & {*theirs}):
+            count = int(np.isin(theirs, shared).sum())
+            yield (
+                f"{len(shared)} of the {len(set(theirs))} groups of {other} are also in {name} "
+                f"({list_some(shared, 3)}), with {count} of its {len(theirs)} examples, so metrics "
+                f"on {other} are optimistic; divide the data by group"
+                f"{', or use --folds' if other == 'val' else ''}"
+            )
 
 
 def _describe_copies(

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from kdtune.config.text import (
     InputError,
     are_images,
     first_line,
+    list_some,
     printable,
 )
 
@@ -223,6 +225,8 @@ def pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> Tensor:
 
 DataKind = Literal["files", "images", "tensors"]
 """What examples are: image files, images of one size, or other tensors of one shape."""
+Groups = NDArray[np.str_]
+"""Name of the group of each example, such as its speaker, patient or video, [N]."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,8 @@ class Split:
 
     Where a file has another stamp but the same content, it is replaced by the new one.
     """
+    groups: Groups | None = None
+    """Names that are common to all splits; None if the examples are independent."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -319,10 +325,12 @@ class Split:
         Args:
             index: int64 [N].
         """
+        groups = None if self.groups is None else self.groups[index.numpy()]
         if isinstance(self.inputs, Tensor):
-            return Split(self.labels[index], self.inputs[index])
+            return Split(self.labels[index], self.inputs[index], groups=groups)
         files = tuple(self.inputs[i] for i in index.tolist())
-        return Split(self.labels[index], files, None if self.stamps is None else self.stamps[index])
+        stamps = None if self.stamps is None else self.stamps[index]
+        return Split(self.labels[index], files, stamps, groups)
 
 
 @dataclass(frozen=True)
@@ -430,7 +438,9 @@ class Data:
         labels = self.splits["train"].labels
         if run.train_images is None:
             return torch.arange(len(labels))
-        most = len(labels) if self.fold is None else self.fold.smallest_train
+        most = len(labels)
+        if self.fold is not None:  # folds of groups differ in size
+            most = min(most, self.fold.smallest_train)
         if not len(self.classes) <= run.train_images <= most:
             raise InputError(
                 f"train_images must lie between {len(self.classes)} (one per class) and "
@@ -469,6 +479,106 @@ def name_splits(present: Collection[str], noun: str) -> dict[str, str]:
     return {split: name for split, name in named.items() if name in present}
 
 
+# Groups of examples that belong together. A cut of the data never divides a group.
+
+
+def with_groups(name: str, data: Data, groups: Mapping[str, Groups]) -> Data:
+    """Return the data with the groups of each split's examples, which join the fingerprint.
+
+    Args:
+        name: Of the data, for errors.
+        data: Without groups.
+        groups: By split.
+
+    Raises:
+        InputError: They are not one for each example, or all examples of a split are of one group.
+    """
+    sizes = {split: len(examples) for split, examples in data.splits.items()}
+    if (counts := {split: len(names) for split, names in groups.items()}) != sizes:
+        raise InputError(
+            f"the groups of {name} must be one for each example of each split, but there are "
+            f"{counts} for {sizes}"
+        )
+    for split, names in groups.items():
+        if len(set(names)) < 2:
+            raise InputError(
+                f"{name} ({split}) must have examples of at least two groups, but all are of "
+                f"{names[0]}; add some of other groups, or leave the groups out"
+            )
+    splits = {split: replace(rows, groups=groups[split]) for split, rows in data.splits.items()}
+    fingerprint = combine_hashes(data.fingerprint, "groups", *np.concatenate([*groups.values()]))
+    return replace(data, splits=splits, fingerprint=fingerprint)
+
+
+def group_files(name: str, data: Data, pattern: str) -> Data:
+    """Return data of image files with the groups that a regular expression finds in their paths.
+
+    A path is that below the innermost folder with all files of the split, such as ants/p3_1.png. Of
+    an expression with parentheses, the group is what the first ones enclose.
+
+    Args:
+        name: Of the data, for errors.
+        data: Without groups.
+        pattern: The expression.
+
+    Raises:
+        InputError: The examples are no files, have groups already, or one has no match; and see
+            `with_groups`.
+    """
+    groups = {}
+    for split, examples in data.splits.items():
+        if isinstance(examples.inputs, Tensor) or examples.groups is not None:
+            has = "no files" if examples.groups is None else "groups of their own"
+            raise InputError(
+                f"--groups must be left out unless the data are image files without groups, but "
+                f"the examples of {name} have {has}; a function may return groups beside its splits"
+            )
+        folder = os.path.commonpath(map(os.path.dirname, examples.inputs))
+        paths = [Path(file).relative_to(folder).as_posix() for file in examples.inputs]
+        found = [re.search(pattern, path) for path in paths]
+        names = [match[min(1, match.re.groups)] if match else None for match in found]
+        if lacking := [path for path, group in zip(paths, names, strict=True) if not group]:
+            raise InputError(
+                f"--groups must match a part of each image's path, but {pattern} does not match "
+                f"{list_some(list(map(printable, lacking)), 3)} in {split}; change it, or rename "
+                f"these images"
+            )
+        groups[split] = np.array(names, dtype=np.str_)
+    return with_groups(name, data, groups)
+
+
+def _count_by_group(split: Split) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the number of each example's group, [N], and the examples by group and class."""
+    _, number = np.unique(np.asarray(split.groups), return_inverse=True)
+    counts = np.zeros((number.max() + 1, int(split.labels.max()) + 1))
+    np.add.at(counts, (number, split.labels.numpy()), 1)
+    return number, counts
+
+
+def _deal_groups(split: Split, shares: Sequence[float], generator: torch.Generator) -> Tensor:
+    """Return the part that each example belongs to, int64 [N], where a group is in one part.
+
+    The groups come in random order, those of twice the size first. Each goes to the part where it
+    brings all classes closest to these shares of their examples, by Pearson's chi-squared. But a
+    class that has only as many groups left as parts lack it goes to one of these parts.
+    """
+    number, counts = _count_by_group(split)
+    counts = np.c_[counts, counts.sum(1)]  # all examples, too, are to have these shares
+    of_group, left = counts / counts.sum(0), (counts > 0).sum(0)
+    wanted = np.array(shares)[:, None]
+    dealt, parts = np.zeros((len(wanted), counts.shape[1])), np.zeros(len(counts), np.int64)
+    order = torch.randperm(len(counts), generator=generator).numpy()
+    for g in order[np.argsort(-np.floor(np.log2(counts[order, -1])), kind="stable")]:
+        added, has = of_group[g], counts[g] > 0
+        cost = ((2 * (dealt - wanted) * added + added**2) / wanted).sum(1)
+        lacks = dealt == 0
+        is_needed = (lacks & has & (left <= lacks.sum(0))).any(1)
+        parts[g] = (cost - 1e9 * is_needed * wanted[:, 0]).argmin()  # of train and val, train first
+        dealt[parts[g]] += added
+        left -= has
+    return torch.from_numpy(parts[number])
+
+
 # A val that is cut from train, where data have none.
 
 
@@ -476,7 +586,8 @@ def cut_val(data: Data, cut: ValCut) -> Data:
     """Return the data with a val that is cut from train.
 
     Each class gives the same share of its examples, rounded, but at least one and not all. A class
-    with a single example stays in train.
+    with a single example stays in train. Where there are groups, whole ones are taken, so that the
+    shares are close to that.
 
     Args:
         data: without val.
@@ -486,20 +597,30 @@ def cut_val(data: Data, cut: ValCut) -> Data:
         The data; the examples in val are part of its fingerprint.
 
     Raises:
-        InputError: no class has two examples.
+        InputError: no class has two examples, or there are too few groups.
     """
     train = data.splits["train"]
     generator = torch.Generator().manual_seed(derive_seed(cut.seed, "val"))
-    order = torch.randperm(len(train), generator=generator)
-    chosen = torch.zeros(len(train), dtype=torch.bool)
-    for k in range(len(data.classes)):
-        members = order[train.labels[order] == k]
-        count = min(max(round(cut.share * len(members)), 1), len(members) - 1)
-        chosen[members[: max(count, 0)]] = True
-    if not chosen.any():
-        raise InputError(
-            "val cannot be cut from train, since no class has two examples; give the data a val"
-        )
+    if train.groups is not None:
+        chosen = _deal_groups(train, (1 - cut.share, cut.share), generator) == 1
+        is_whole = len(train.labels[~chosen].unique()) == len(data.classes)
+        if not is_whole or len(set(train.groups[chosen.numpy()])) < 2:
+            raise InputError(
+                f"val cannot be cut from train by groups, since {len(set(train.groups))} groups "
+                f"leave train without a class or val without two groups at --val-share "
+                f"{cut.share:g}; change it, use --folds, or give the data a val"
+            )
+    else:
+        order = torch.randperm(len(train), generator=generator)
+        chosen = torch.zeros(len(train), dtype=torch.bool)
+        for k in range(len(data.classes)):
+            members = order[train.labels[order] == k]
+            count = min(max(round(cut.share * len(members)), 1), len(members) - 1)
+            chosen[members[: max(count, 0)]] = True
+        if not chosen.any():
+            raise InputError(
+                "val cannot be cut from train, since no class has two examples; give the data a val"
+            )
     rest, val = (train.select(part.nonzero()[:, 0]) for part in (~chosen, chosen))
     others = {name: split for name, split in data.splits.items() if name != "train"}
     # the examples themselves, since another version of torch may draw others
@@ -534,21 +655,23 @@ def cut_fold(data: Data, cut: FoldCut) -> Data:
         cut: The repeat and the number of folds.
 
     Raises:
-        InputError: A class has fewer examples than there are folds.
+        InputError: A class has fewer examples, or groups, than there are folds.
     """
     pool = pooled(data)
-    counts = pool.labels.bincount(minlength=len(data.classes)).tolist()
+    counts, noun = pool.labels.bincount(minlength=len(data.classes)).tolist(), "examples"
+    if pool.groups is not None:
+        counts, noun = (_count_by_group(pool)[1] > 0).sum(0).tolist(), "groups"
     smallest, count = min(zip(data.classes, counts, strict=True), key=lambda pair: pair[1])
     if count < cut.folds:
         raise InputError(
-            f"--folds must be at most the number of examples of each class in train and val, but "
+            f"--folds must be at most the number of {noun} of each class in train and val, but "
             f"got --folds {cut.folds}, and {smallest} has {count}; use fewer folds, or remove the "
             f"class"
         )
     # the examples themselves, since another version of torch may draw others
-    first = hash_tensor(assign_folds(pool.labels, replace(cut, repeat=0)))
+    first = hash_tensor(assign_folds(pool, replace(cut, repeat=0)))
     of_pool = combine_hashes(data.fingerprint, "folds", first)
-    is_val = assign_folds(pool.labels, cut) == cut.repeat % cut.folds
+    is_val = assign_folds(pool, cut) == cut.repeat % cut.folds
     train, val = (part.nonzero()[:, 0] for part in (~is_val, is_val))
     rest = {name: split for name, split in data.splits.items() if name not in ("train", "val")}
     return replace(
@@ -564,31 +687,36 @@ def pooled(data: Data) -> Split:
     train, val = data.splits["train"], data.splits.get("val")
     if val is None:
         return train
-    labels = torch.cat([train.labels, val.labels])
+    labels, groups = torch.cat([train.labels, val.labels]), None
+    if train.groups is not None and val.groups is not None:
+        groups = np.concatenate([train.groups, val.groups])
     if isinstance(train.inputs, Tensor) and isinstance(val.inputs, Tensor):
-        return Split(labels, torch.cat([train.inputs, val.inputs]))
+        return Split(labels, torch.cat([train.inputs, val.inputs]), groups=groups)
     assert isinstance(train.inputs, tuple) and isinstance(val.inputs, tuple)  # noqa: S101 - both splits are of one kind
     stamps = None
     if train.stamps is not None and val.stamps is not None:
         stamps = torch.cat([train.stamps, val.stamps])
-    return Split(labels, (*train.inputs, *val.inputs), stamps)
+    return Split(labels, (*train.inputs, *val.inputs), stamps, groups)
 
 
-def assign_folds(labels: Tensor, cut: FoldCut) -> Tensor:
+def assign_folds(pool: Split, cut: FoldCut) -> Tensor:
     """Return the fold of each example in the partition of a repeat.
 
     The examples are shuffled, sorted by class and dealt to the folds in turn, so that the folds
-    have each class, and all examples, in equal numbers within 1.
+    have each class, and all examples, in equal numbers within 1. Groups are dealt whole, so that
+    these numbers are close.
 
     Args:
-        labels: Class of each example, int64 [N].
+        pool: The N examples.
         cut: The repeat; all those with the same quotient r // folds have the same partition.
 
     Returns:
         int64 [N], in [0, folds).
     """
     seed = derive_seed(cut.seed, "folds", cut.repeat // cut.folds)
-    generator = torch.Generator().manual_seed(seed)
+    generator, labels = torch.Generator().manual_seed(seed), pool.labels
+    if pool.groups is not None:
+        return _deal_groups(pool, [1 / cut.folds] * cut.folds, generator)
     order = torch.randperm(len(labels), generator=generator)
     order = order[torch.argsort(labels[order], stable=True)]
     folds = torch.empty(len(labels), dtype=torch.int64)

@@ -29,7 +29,7 @@ from kdtune.data.arrays import (
     read_dataset,
     read_extra,
 )
-from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val
+from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val, group_files
 from kdtune.data.folder import load_folder
 
 # Classification datasets of torchvision: `torchvision:NAME`.
@@ -205,7 +205,8 @@ class StudyData:
         self.run = run
         self.token = uuid4().hex
         """Random; tells this reading of the data from all others."""
-        self._whole = _read(run)
+        whole = _read(run)
+        self._whole = group_files(run.data, whole, run.groups) if run.groups else whole
         self._cut_cache: dict[object, Data] = {}
         self._extra_cache: dict[object, Data] = {}
 

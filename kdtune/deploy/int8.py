@@ -1,5 +1,6 @@
 """Export in int8, and what it costs and gains beside float32."""
 
+import dataclasses
 import math
 import os
 import time
@@ -264,7 +265,7 @@ def _quantize_repeats(
 def _cost(pairs: Sequence[_Pair]) -> dict[str, Any]:
     """Return the accuracy of int8 minus that of float32, on the split that judges."""
     first = pairs[0].subject
-    design = first.results.design
+    design = dataclasses.replace(first.results.design, has_groups=False)  # images are the unit
     # with folds, each repeat has other images in val
     groups = [pairs] if design.folds is None else [[pair] for pair in pairs]
     correct, changed = [], []

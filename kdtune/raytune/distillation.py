@@ -28,6 +28,7 @@ from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.progress import print_recipe
 from kdtune.raytune.recorder import SilenceWatch
 from kdtune.results.warnings import check_teachers
+from kdtune.statistics.intervals import by_group
 from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import Line, SavedStudy, pack_correct
@@ -144,7 +145,10 @@ def distillation_epochs(
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
             for epoch in distill(run, teacher, resources, folder, push, reporter.warn, data):
                 val = epoch.predictions.get("val")  # of the last epoch
-                correct = None if val is None else pack_correct(val.correct)
+                groups, correct = data.of(run).splits["val"].groups, None
+                if val is not None:
+                    right = val.correct.numpy()
+                    correct = pack_correct(right if groups is None else by_group(right, groups))
                 yield EpochReport(epoch.number, epoch.seconds, epoch.splits, correct)
     finally:
         for warning in cache.warnings.values():

@@ -182,7 +182,8 @@ def provenance(results: Results) -> dict[str, Any]:
         name = f"{results.task.examples} without labels"
         versions[name] = f"{extra['examples']:,} ({extra['source']})"
     if cut:
-        share = f"val is {cut['share']:.0%} of each class, drawn with seed {cut['seed']}"
+        about = "about " if data_set.get("groups") else ""
+        share = f"val is {about}{cut['share']:.0%} of each class, drawn with seed {cut['seed']}"
         versions["cut from train"] = share
     versions |= {"Python": record.get("python", "")} | record.get("versions", {})
     settings = json.loads(results.study.to_json())

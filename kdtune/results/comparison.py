@@ -28,8 +28,8 @@ from kdtune.results.design import (
     no_examples,
     stack_examples,
 )
-from kdtune.results.frames import config_columns, read_predictions
-from kdtune.statistics.intervals import MIN_REPEATS, mean_interval
+from kdtune.results.frames import GROUP, config_columns, read_predictions
+from kdtune.statistics.intervals import MIN_REPEATS, by_group, mean_interval
 from kdtune.statistics.selection import bootstrap_corrected
 from kdtune.statistics.tests import AnytimeTest, holm
 from kdtune.storage.records import Round
@@ -100,8 +100,8 @@ class Criterion:
 
     @property
     def examples(self) -> str:
-        """What val consists of, in words: "val images"."""
-        return f"{self.split} {self.task.examples}".strip()
+        """What val is a sample of, in words: "val images", or "val groups"."""
+        return f"{self.split} {self.task.sampled}".strip()
 
     @property
     def in_points(self) -> bool:
@@ -302,7 +302,7 @@ def compare(
         - low, high, df: simultaneous 95 % t interval (Bonferroni over all rows)
         - low_here, high_here: the same over repeats alone, for these images
         - n, n_units, n_images: common repeats; teachers if they are the sample, else repeats;
-          images (NaN: only repeats vary)
+          images, or groups of data that have them (NaN: only repeats vary)
         - var_repeat, var_image, var_rest: variance components of the differences
         - correlation: of configuration and baseline over repeats
         - p, p_holm, p_max_t: t test; adjusted by Holm; sign-flip test over repeats (NaN for n < 6)
@@ -554,7 +554,7 @@ def selection(
     # other repeats have selected the finalists of the final phase: nothing to correct there
     if criterion.has_predictions and (trials.phase == "search").all():
         enough = with_enough_repeats(values["val"], students_of(trials))
-        rows[0] |= _corrected(folder, trials, list(enough))
+        rows[0] |= _corrected(folder, trials, list(enough), design)
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     columns += [f"{k}/{s}" for k in ("val", "test") for s in ("n", "n_images")]
     return pd.DataFrame(rows, columns=["row", "config_id", "label", *columns])
@@ -619,20 +619,23 @@ def _mean_of(pair: Pair, split: str, anytime_level: float | None, least: float, 
     return {f"{split}/{name}": number for name, number in numbers.items()}
 
 
-def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str]) -> Row:
+def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str], design: Design) -> Row:
     """Return the bias-corrected accuracy of the best; {} if predictions of a trial are missing."""
     trials = completed(trials)
     trials = trials[trials.config_id.isin(configs)]
-    columns = ["split", "example", "correct"]
+    columns = ["split", "example", "correct", *[GROUP] * design.has_groups]
     frame = read_predictions(folder, list(trials.trial_id), columns)
-    if not len(frame) or not set(trials.trial_id) <= set(frame.trial_id.unique()):
+    if not set(columns) <= set(frame) or not set(trials.trial_id) <= set(frame.trial_id.unique()):
         return {}
     val = frame[frame.split == "val"].merge(trials[["trial_id", "config_id"]], on="trial_id")
     correct = val.astype({"correct": float}).pivot_table(
         index="config_id", columns="example", values="correct"
     )
     correct = correct.dropna(axis=1)  # with folds a failed run may have had an example alone
-    c = bootstrap_corrected(correct.loc[configs].to_numpy())
+    values = correct.loc[configs].to_numpy()
+    if design.has_groups:  # which are drawn in place of images
+        values = by_group(values, val.groupby("example")[GROUP].first()[correct.columns])
+    c = bootstrap_corrected(values)
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kdtune.config.study import Study
+from kdtune.config.task import Task
 from kdtune.statistics import intervals
 from kdtune.statistics.intervals import MIN_REPEATS, Components, Difference, Estimate, TeacherShare
 from kdtune.statistics.tests import max_t
@@ -75,16 +76,24 @@ class Design:
     """Whether there are teachers at all; a training function of the user's own has none."""
     examples: str = "images"
     """What the splits consist of, in words."""
+    has_groups: bool = False
+    """Whether the values of examples are those of their groups, see `intervals.by_group`."""
 
     @staticmethod
-    def of(study: Study, examples: str = "images") -> "Design":
-        """Return the design of a study whose splits consist of `examples`, in words."""
-        run, auto = study.run, study.until_decided
-        if not study.task.is_distillation:
+    def of(study: Study, task: Task) -> "Design":
+        """Return the design of a study whose data the task names."""
+        run, auto, examples = study.run, study.until_decided, task.examples
+        if not task.is_distillation:
             return Design(adaptive=auto, has_teacher=False, examples=examples)
         searched = bool({"teacher", "teacher_epochs"}.intersection(study.searched))
         tuned = run.teacher_epochs != 0
-        return Design(run.teachers, run.folds, tuned, auto, searched, examples=examples)
+        varied = (run.teachers, run.folds, tuned, auto, searched)
+        return Design(*varied, examples=examples, has_groups=task.has_groups)
+
+    @property
+    def sampled(self) -> str:
+        """What the splits are a sample of, in words."""
+        return "groups" if self.has_groups else self.examples
 
     @property
     def by_teacher(self) -> bool:
@@ -183,7 +192,8 @@ class Pair:
     """(R,)."""
     b: FloatArray
     table: FloatArray | None = None
-    """Differences a - b of each example, [R, N]; None if not all predictions are there."""
+    """Differences a - b of each example, [R, N], or of each group; None if not all predictions are
+    there."""
     repeats: Sequence[int] = ()
     """Number of each common repeat; only used where teachers are the sample."""
     design: Design = ONE_TEACHER
@@ -218,7 +228,7 @@ class Pair:
 
     @property
     def n_images(self) -> float:
-        """Number of images that vary; NaN if only repeats do."""
+        """Number of images, or of their groups, that vary; NaN if only repeats do."""
         return math.nan if self.table is None else self.table.shape[1]
 
     @property

@@ -22,10 +22,10 @@ from kdtune.config.text import UserError
 from kdtune.results import comparison
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
 from kdtune.results.design import ONE_TEACHER, Design, Pair
-from kdtune.results.frames import read_predictions
+from kdtune.results.frames import GROUP, read_predictions
 from kdtune.results.results import Results
 from kdtune.results.words import ComparisonContext, holds_for
-from kdtune.statistics.intervals import wilson_interval
+from kdtune.statistics.intervals import by_group, wilson_interval
 from kdtune.storage.records import parse_teacher, read_provenance
 
 # Predictions of the best distilled configuration and of its baseline, side by side.
@@ -37,7 +37,7 @@ from kdtune.storage.records import parse_teacher, read_provenance
 
 ARMS = ("distilled", "baseline")
 _SPLITS = ("val", "test")
-_COLUMNS = ("split", "example", "file", "label", "predicted", "p_predicted", "p_label")
+_COLUMNS = ("split", "example", "file", "label", "predicted", "p_predicted", "p_label", GROUP)
 """Columns of the predictions that are read."""
 Numbers = np.ndarray[Any, Any]
 
@@ -65,6 +65,8 @@ class BothArms:
     """Probability of the label, float [2, R, N]."""
     design: Design = ONE_TEACHER
     """What the repeats vary."""
+    groups: Numbers | None = None
+    """Name of each image's group, [N]; None without groups."""
 
     @property
     def correct(self) -> Numbers:
@@ -101,7 +103,8 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     trials = finished.pivot(index="repeat", columns="config_id", values="trial_id")
     trials = trials[list(pair)].dropna()
     frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), _COLUMNS)
-    if not {"label", "predicted", "p_predicted", "p_label"} <= set(frame):
+    needed = {"label", "predicted", "p_predicted", "p_label", *[GROUP] * results.design.has_groups}
+    if not needed <= set(frame):
         return {}
     classes = _class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
     splits = [split for split in _SPLITS if split in set(frame.split)]
@@ -157,6 +160,7 @@ def _arms(
         p_predicted=stacked("p_predicted", float),
         p_label=stacked("p_label", float),
         design=design,
+        groups=wide[GROUP].iloc[0].to_numpy(str) if design.has_groups else None,
     )
 
 
@@ -179,9 +183,12 @@ def class_accuracies(arms: BothArms) -> pd.DataFrame:
     level = 1 - SIGNIFICANCE_LEVEL / len(numbers)
     rows = []
     for number in numbers:
-        of_class = correct[:, :, arms.label == number]
+        is_of_class = arms.label == number
+        of_class = correct[:, :, is_of_class]
         by_repeat = of_class.mean(2)
         images = of_class[0] - of_class[1] if arms.design.folds is None else None
+        if images is not None and arms.groups is not None:
+            images = by_group(images, arms.groups[is_of_class])
         pair = Pair(by_repeat[0], by_repeat[1], images, arms.repeats, arms.design)
         row = {"class": arms.classes[number], "images": of_class.shape[2]}
         row |= dict(zip(ARMS, by_repeat.mean(1), strict=True))

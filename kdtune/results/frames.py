@@ -17,6 +17,7 @@ from kdtune.config.run import DISTILLATION, LIKE, OF_STUDY, complete
 from kdtune.config.study import Scope, Study
 from kdtune.config.task import Metric, Task
 from kdtune.config.text import short
+from kdtune.statistics.intervals import by_group
 from kdtune.storage.records import CORRECT, FINALISTS, Line, Round, is_running, iter_lines
 
 # Readable labels of configurations, e.g. "alpha = 0.5, T = 4".
@@ -135,8 +136,10 @@ def label_by_config(trials: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:
 # Predictions of a study's trials on val and test, one row per example.
 
 
+GROUP = "group"
+"""Column with the name of an example's group."""
 _NUMBERS = ["trial_id", "split", "example", "label", "predicted", "p_label", "teacher", "correct"]
-_NUMBERS += ["kl", "logit_diff"]
+_NUMBERS += ["kl", "logit_diff", GROUP]
 """Columns that metrics per example are computed from. Files of older versions lack some."""
 _UNREADABLE = (ImportError, OSError, ValueError)
 """Errors of a missing or damaged file, and of pandas without pyarrow, which reads no parquet."""
@@ -148,7 +151,8 @@ def read_predictions(
     """Return the predictions of trials at their last epoch, in the order of the trials.
 
     Columns: trial_id, split, example (index in the split), file (relative to the data's folder),
-    label, predicted, p_predicted, p_label, teacher (the teacher's class), kl, logit_diff, correct.
+    label, predicted, p_predicted, p_label, teacher (the teacher's class), kl, logit_diff, correct;
+    group (name), if the data have groups.
     Studies of version 0.1 have trial_id, split, example and correct only; those of schema 2 and 3
     lack kl and logit_diff.
 
@@ -192,9 +196,11 @@ def of_trials(folder: Path, trials: pd.DataFrame, split: str) -> pd.DataFrame:
 
 
 def read_examples(
-    folder: Path, trial_ids: Sequence[str], metric: Metric, split: str
+    folder: Path, trial_ids: Sequence[str], metric: Metric, split: str, has_groups: bool = False
 ) -> dict[str, NDArray[np.float64]]:
     """Return a metric of each example of a split at the last epoch, (N,), by trial.
+
+    Of data with groups it is that of each group, (G,), see `intervals.by_group`.
 
     A trial whose predictions are missing, or do not give the metric, is left out; see
     `config.task.Metric.of_example`.
@@ -206,8 +212,10 @@ def read_examples(
         # predictions of an older version lack columns, those without a teacher values
         with suppress(KeyError, TypeError, ValueError):
             frame = table.to_pandas()
-            values = of_example(frame[frame.split == split].sort_values("example"))
-            by_trial[trial] = np.asarray(values, dtype=float)
+            rows = frame[frame.split == split].sort_values("example")
+            values = np.asarray(of_example(rows), dtype=float)
+            grouped = has_groups and len(rows)
+            by_trial[trial] = by_group(values, rows[GROUP].astype(str)) if grouped else values
     finite = {t: v for t, v in by_trial.items() if len(v) and np.isfinite(v).all()}
     # trials of a training function may be of other examples: they are not paired
     return finite if len({len(values) for values in finite.values()}) < 2 else {}

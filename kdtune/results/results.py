@@ -245,7 +245,7 @@ class Results:
     @property
     def design(self) -> Design:
         """What the repeats vary, and so what intervals hold for."""
-        return Design.of(self.study, self.task.examples)
+        return Design.of(self.study, self.task)
 
     def predictions(self, split: str = "val") -> pd.DataFrame:
         """Return the predictions of the completed trials at their last epoch.
@@ -259,8 +259,8 @@ class Results:
 
         One row per trial and example: trial_id, config_id, configuration (its readable label: the
         column `label` is the class of the example), repeat, split, example (index in the split),
-        file, label, predicted, p_predicted, p_label, teacher (its class), kl, logit_diff, correct.
-        A training function has the columns that it reports.
+        file, label, predicted, p_predicted, p_label, teacher (its class), kl, logit_diff, correct;
+        group (name), if the data have groups. A training function has the columns that it reports.
 
         Args:
             split: "val" or "test".
@@ -272,7 +272,8 @@ class Results:
         """Return the reader of the criterion's metric per example of a split."""
         if not criterion.has_examples:
             return no_examples
-        return partial(frames.read_examples, self.folder, metric=criterion.declared, split=split)
+        read = partial(frames.read_examples, self.folder, has_groups=self.task.has_groups)
+        return partial(read, metric=criterion.declared, split=split)
 
     def anytime_level(self, criterion: Criterion) -> float | None:
         """Return the level of a comparison that decided its number of repeats; else None."""
@@ -728,14 +729,15 @@ def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Crit
 
 
 def task_of(study: Study, folder: Path) -> Task:
-    """Return the task of a study, which calls its data examples if they are known to be no images.
+    """Return the task of a study, which names its data: no images if so recorded, and groups.
 
     Args:
         study: The study.
         folder: Of the study, with its provenance.json.
     """
-    kind = read_provenance(folder).get("data_set", {}).get("kind")
-    return replace(study.task, examples="examples") if kind == "tensors" else study.task
+    data = read_provenance(folder).get("data_set", {})
+    task = replace(study.task, examples="examples") if data.get("kind") == "tensors" else study.task
+    return replace(task, has_groups=True) if data.get("groups") else task
 
 
 def check_baseline(criterion: Criterion, study: Study) -> None:

@@ -204,6 +204,8 @@ def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "Sid
     names = [results.study.name for results in loaded]
     are_unique = len(set(names)) == len(names)
     studies = dict(zip(names if are_unique else folders, loaded, strict=True))
+    task = replace(criterion.task, has_groups=loaded[0].task.has_groups)
+    criterion = replace(criterion, task=task)
     return SideBySide(studies, criterion, check_same_data(studies))
 
 

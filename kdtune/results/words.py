@@ -289,7 +289,7 @@ def describe_detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
 
 
 def _examples(count: float, criterion: Criterion) -> str:
-    """Return a number of examples as text, e.g. "500 val images"."""
+    """Return a number of examples as text, e.g. "500 val images", or of groups."""
     return f"{count:,.0f} {criterion.examples}"
 
 
@@ -434,7 +434,7 @@ def undecidable_sentence(images: float, least: float, criterion: Criterion) -> s
         criterion: that decides the search.
     """
     count, least_text = _examples(images, criterion), with_unit(least, criterion)
-    return sentence("undecidable", count=count, least=least_text, examples=criterion.task.examples)
+    return sentence("undecidable", count=count, least=least_text, examples=criterion.task.sampled)
 
 
 # The chosen configuration on val and test, beside its baseline and the recipe's default.

@@ -42,18 +42,33 @@ CORRECT = "correct"
 """Name of the text in the records of val at the last epoch."""
 
 
+_OF_GROUPS = "groups "
+"""Beginning of the text where it has float64 in place of bits."""
+
+
 def pack_correct(correct: ArrayLike) -> str:
-    """Return whether each of N predictions is correct, bool [N], as bits in base64."""
-    return base64.b64encode(np.packbits(np.asarray(correct, dtype=bool)).tobytes()).decode()
+    """Return whether each of N predictions is correct, bool [N], as bits in base64.
+
+    Of data with groups: a number for each group, float [G], see `intervals.by_group`.
+    """
+    values, prefix = np.asarray(correct), ""
+    if values.dtype == bool:
+        values = np.packbits(values)
+    else:
+        values, prefix = values.astype("<f8"), _OF_GROUPS
+    return prefix + base64.b64encode(values.tobytes()).decode()
 
 
-def unpack_correct(line: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+def unpack_correct(line: Mapping[str, Any]) -> NDArray[Any] | None:
     """Return whether each prediction is correct, bool [N], from a record of a split.
 
     None for records of version 0.12 and older, which lack it, and for damaged ones.
     """
-    with suppress(KeyError, TypeError, ValueError):
-        packed = np.frombuffer(base64.b64decode(line[CORRECT], validate=True), dtype=np.uint8)
+    with suppress(AttributeError, KeyError, TypeError, ValueError):
+        text = line[CORRECT].removeprefix(_OF_GROUPS)
+        packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+        if text != line[CORRECT]:
+            return packed.view("<f8").astype(np.float64)
         count = int(line["n_examples"])
         if -(-count // 8) == len(packed):
             return np.unpackbits(packed, count=count).astype(bool)

@@ -251,7 +251,7 @@ def save_predictions(
     Columns: trial_id, split, example (its index in the split or, with --folds, the number of the
     image in train and val together), file (relative to the data's folder; null where examples are
     not files), label, predicted, p_predicted, p_label, teacher, kl, logit_diff (all three null
-    without a teacher), correct. Classes are indices.
+    without a teacher), correct; and group (name), if the data have groups. Classes are indices.
     """
     frames = [_frame(run, data, split, of_split) for split, of_split in predictions.items()]
     with atomic_write(file) as part:
@@ -285,6 +285,7 @@ def _frame(run: Run, data: Data, name: str, predictions: Predictions) -> pd.Data
             "file": pd.Series(files, dtype="string"),
             **columns,
             "correct": predictions.correct.numpy(),
+            **({} if (groups := data.splits[name].groups) is None else {"group": groups}),
         }
     )
 

@@ -27,7 +27,7 @@ from kdtune.config.run import HYPERPARAMETERS, TEACHER_TRAINING, Augment, Run
 from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students, fashion
 from kdtune.config.task import Values, ends_of
 from kdtune.config.text import InputError, printable_lines
-from kdtune.data.checks import find_copies
+from kdtune.data.checks import find_copies, find_shared_groups
 from kdtune.data.dataset import Data, DataKind
 from kdtune.data.folder import small_side
 from kdtune.data.sources import StudyData, load_data
@@ -557,7 +557,8 @@ def find_faults(study: Study, data: Data) -> list[str]:
         study: See `find_other_cuts`.
         data: Its data, with any images without labels.
     """
-    return [*find_copies(data), *find_other_cuts(study, data), *_high_temperatures(study)]
+    of_data = [*find_copies(data), *find_shared_groups(data)]
+    return [*of_data, *find_other_cuts(study, data), *_high_temperatures(study)]
 
 
 USUAL_TEMPERATURE = 50.0

@@ -235,6 +235,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Study(space={"loss": Range(0, 1)}, search="tpe"), "loss must be text"),
     (lambda: check_packages(("absent",)), "needs absent: pip install 'kdtune[absent]'"),
     (lambda: Study(run=FILE, dump="copy.npz"), "but x.parquet is a file of outputs already"),
+    (lambda: Run(groups="(p"), "groups must be a regular expression (missing ), unterminated"),
     (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),
     (lambda: Study(run=Run(folds=5), policy="race"), "folds must be left out with "),
     (lambda: Study(run=Run(folds=5), until_decided=True, budget="9h"), "folds must be left out "),

@@ -29,6 +29,7 @@ from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
+from kdtune.raytune.objects import freeze, thaw
 
 LABELS = np.arange(10) % 2
 
@@ -124,8 +125,39 @@ def test_strings_become_sorted_classes_and_names_are_kept(load):
     assert named.classes == ("no", "yes")
 
 
+def test_groups_are_named_by_a_dict_of_splits_and_known_by_content(load):
+    made = pair(torch.arange(20.0).reshape(10, 2))
+    one, other = np.arange(10) // 3, np.array(["p"] * 4 + ["q"] * 6)
+    data = load(made | {"groups": {"train": torch.from_numpy(one), "val": other}})
+    assert data.splits["train"].groups.tolist() == list("0001112223")
+    assert data.splits["val"].groups.tolist() == other.tolist()
+    prints = {load(made).fingerprint, data.fingerprint}
+    prints.add(load(made | {"groups": {"train": one, "val": other[::-1]}}).fingerprint)
+    assert len(prints) == 3 and load(made | {"groups": None}).fingerprint in prints
+    content = freeze(data, buffers := [])
+    assert thaw(content, buffers).splits["val"].groups.tolist() == other.tolist()
+
+
+def test_groups_stay_with_their_files_in_the_datasets_order(load, tmp_path):
+    save_photos(tmp_path, 3)
+    made = datasets.ImageFolder(tmp_path / "train")
+    made.samples.reverse()  # as a file system may list them
+    names = [Path(file).stem for file, _ in made.samples]
+    groups = {"train": names, "val": names}
+    split = load({"train": made, "val": made, "groups": groups}).splits["val"]
+    assert [Path(file).stem for file in split.inputs] == split.groups.tolist()
+
+
 X = torch.zeros(10, 2)
+ONE = {"train": LABELS, "val": LABELS}
 FAULTS = {
+    "no dict of groups": (lambda: pair(X) | {"groups": LABELS}, "be a dict .* but are ndarray"),
+    "groups of one split": (
+        lambda: pair(X) | {"groups": {"train": LABELS}},
+        r"but there are \{'train': 10\} for \{'train': 10, 'val': 10\}",
+    ),
+    "groups of numbers": (lambda: pair(X) | {"groups": ONE | {"val": X}}, "groups of .* are float"),
+    "one group": (lambda: pair(X) | {"groups": ONE | {"val": LABELS * 0}}, "must .* are of 0;"),
     "unknown key": (lambda: {"trian": (X, LABELS)}, "only, but has 'trian'"),
     "no labels": (lambda: {"train": X}, r"own_module:make \(train\) must be a pair .* got Tensor"),
     "empty": (lambda: pair(X[:0], LABELS[:0]), r"each with a label, but has 0 examples"),

@@ -110,3 +110,30 @@ def test_what_is_left_out_or_walked_into_is_said_once_with_an_example(root):
     assert data.splits["val"].labels.tolist() == [0, 0, 1, 1, 1]
     (remark,) = data.remarks
     assert "class: 1 (such as bee/old/0.png); they have the label of that class" in remark
+
+
+def test_groups_are_found_in_the_path_below_the_folder_of_the_split(root):
+    for i in range(2):
+        save(photo(i), root / "train" / "ant" / f"p{i}_7.png")
+    for file in [*root.glob("*/*/[0-9].png")]:
+        file.rename(file.with_name(f"p{file.stem}_0.png"))
+    plain = load_data(Run(data=str(root)))
+    data = load_data(Run(data=str(root), groups=r"p(\d)_"))
+    assert data.splits["train"].groups.tolist() == ["0", "0", "1", "1", "0", "1"]
+    assert data.fingerprint != plain.fingerprint
+    whole = load_data(Run(data=str(root), groups="^.../p.")).splits["train"].groups
+    assert whole.tolist()[::2] == ["ant/p0", "ant/p1", "bee/p0"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "data", "words"),
+    [
+        (r"(q\d)", None, r"\(q.d\) does not match ant/0.png, .* bee/0.png, and 1 more in train"),
+        ("(x)?", None, "does not match ant/0.png"),
+        ("png", None, "must have examples of at least two groups, but all are of png"),
+        (".", "fashion", "examples of fashion have no files; a function may return groups"),
+    ],
+)
+def test_groups_that_cannot_be_found_are_refused(root, groups, data, words):
+    with pytest.raises(InputError, match=words):
+        load_data(Run(data=data or str(root), groups=groups))

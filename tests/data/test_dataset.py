@@ -5,16 +5,18 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from photos import photo, save
 from PIL import Image, ImageOps
+from sklearn.model_selection import StratifiedGroupKFold
 from tiny_run import TINY
 
 from kdtune.config.run import TEACHER_REPEAT, Run, migrate, migrate_run
 from kdtune.config.text import InputError
-from kdtune.data.checks import describe_data, find_copies
-from kdtune.data.dataset import Data, FoldCut, Split, cut_fold, decode
+from kdtune.data.checks import data_record, describe_data, find_copies, find_shared_groups
+from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val, decode
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
@@ -190,6 +192,90 @@ def test_small_classes_and_too_many_images_are_refused() -> None:
     for count in (2, 21):
         with pytest.raises(InputError, match=rf"between 3 .* and 20 .*images={count}"):
             cut.subset(Run(train_images=count))
+
+
+# -- groups: no cut divides them --
+
+
+def grouped(seed: int, by_class: bool, classes: int = 3) -> Split:
+    """Return 400 examples in groups of unequal sizes, each of one class or of all."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(15, 50))
+    group = rng.choice(count, 400, p=rng.dirichlet(np.full(count, rng.choice([1, 2, 20]))))
+    labels = group % classes if by_class else rng.integers(0, classes, 400)
+    return replace(rows(400), labels=torch.tensor(labels), groups=np.char.mod("p%d", group))
+
+
+def imbalance(labels: np.ndarray, fold: np.ndarray) -> float:
+    """Return the SD over folds of the share of a class, mean over classes: what sklearn lowers."""
+    counts = pd.crosstab(fold, labels)
+    return float((counts / counts.sum()).std(ddof=0).mean())
+
+
+def test_folds_of_groups_are_disjoint_and_as_even_as_those_of_scikit_learn() -> None:
+    ours, theirs = [], []
+    for seed in range(20):
+        pool = grouped(seed, by_class=bool(seed % 2))
+        labels, groups, fold = pool.labels.numpy(), pool.groups, np.full(400, -1)
+        for repeat in range(FOLDS):
+            cut = cut_fold(data(pool), FoldCut(7, FOLDS, repeat))
+            of_train, of_val = (set(cut.splits[s].groups) for s in ("train", "val"))
+            assert not of_train & of_val and set(cut.splits["val"].labels.tolist()) == {0, 1, 2}
+            fold[cut.numbers("val")] = repeat
+            assert (cut.splits["val"].groups == groups[cut.numbers("val")]).all()
+        assert (fold >= 0).all()
+        ours.append(imbalance(labels, fold))
+        splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+        for number, (_, val) in enumerate(splitter.split(labels, labels, groups)):
+            fold[val] = number
+        theirs.append(imbalance(labels, fold))
+    assert np.mean(ours) <= 1.05 * np.mean(theirs)
+    again = [cut_fold(data(pool), FoldCut(7, FOLDS, r)).fingerprint for r in (0, 0, FOLDS)]
+    assert again[0] == again[1] != again[2]  # another partition
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_a_val_of_whole_groups_has_about_the_share_of_each_class(by_class: bool) -> None:
+    shares = []
+    for seed in range(10):
+        train = grouped(seed, by_class)
+        cut = cut_val(data(train), ValCut(seed, 0.25))
+        assert not set(cut.splits["train"].groups) & set(cut.splits["val"].groups)
+        shares.append((cut.splits["val"].labels.bincount() / train.labels.bincount()).numpy())
+    assert abs(np.mean(shares, 0) - 0.25).max() < 0.03 and abs(np.array(shares) - 0.25).max() < 0.15
+    others = {cut_val(data(train), ValCut(seed, 0.25)).fingerprint for seed in range(4)}
+    assert len(others) == 4
+
+
+def test_classes_of_few_groups_are_on_both_sides_or_in_train() -> None:
+    """a and b have two groups each, c has one."""
+    names = np.repeat(["a1", "a2", "b1", "b2", "c1"], 4)
+    few = replace(rows(8, 8, 4), groups=names)
+    for seed in range(8):
+        cut = cut_val(data(few), ValCut(seed, 0.2))
+        assert cut.splits["val"].labels.bincount().tolist() == [4, 4]
+        assert cut.splits["train"].labels.bincount().tolist() == [4, 4, 4]
+    with pytest.raises(InputError, match=r"since 5 groups leave .* at --val-share 0.9; change it"):
+        cut_val(data(few), ValCut(0, 0.9))  # c would leave train
+    with pytest.raises(InputError, match=r"val without two groups at --val-share 0\.01"):
+        cut_val(data(grouped(0, by_class=False)), ValCut(0, 0.01))
+    words = "number of groups of each class .* --folds 2, and c has 1"
+    with pytest.raises(InputError, match=words):
+        cut_fold(data(few), FoldCut(0, 2, 0))
+
+
+def test_groups_of_a_pool_and_what_is_said_of_them() -> None:
+    train, val = (replace(rows(2, 2, 2), groups=np.array(list(g))) for g in ("aabbcc", "cddeec"))
+    own = data(train, val=val)
+    assert list(find_shared_groups(own)) == [
+        "1 of the 3 groups of val are also in train (c), with 2 of its 6 examples, so metrics on "
+        "val are optimistic; divide the data by group, or use --folds"
+    ]
+    assert describe_data(own)[-1] == "Groups: train 3, val 3."
+    assert data_record(own)["groups"] == {"train": 3, "val": 3}
+    cut = cut_fold(own, FoldCut(0, 2, 0))
+    assert list(find_shared_groups(cut)) == [] and find_copies(cut)
+    assert len(cut.splits["train"].groups) + len(cut.splits["val"].groups) == 12
 
 
 def test_copies_in_the_pool_are_named() -> None:

@@ -9,6 +9,7 @@ from unittest.mock import DEFAULT, Mock
 
 import pandas as pd
 import pytest
+from photos import save_photos
 from s3_service import S3
 from tiny_run import TINY
 
@@ -112,6 +113,20 @@ def test_a_store_has_the_last_state_alone_and_a_damaged_one_is_said(
         correct = unpack_correct({**val, "correct": attempt[-1]["correct"]})
         assert correct is not None and correct.mean() == pytest.approx(val["acc"])
         assert correct.tolist() == frame.correct[frame.split == "val"].tolist()
+
+
+def test_the_last_epoch_reports_a_number_of_each_group(tmp_path: Path, reports: Reports) -> None:
+    save_photos(tmp_path / "photos", 3)
+    run = replace(TINY, data=str(tmp_path / "photos"), groups="(.).png", train_images=None)
+    run = replace(
+        run, teacher="cifar_resnet20", student="cifar_resnet20", teacher_epochs=0, epochs=1
+    )
+    study = resolve_study(Study(run=run, out=str(tmp_path), cache_gb=0, gpus=0), StudyData(run))
+    (epoch,) = run_here(study, reports)
+    values = unpack_correct({"correct": epoch["correct"]})
+    file = study.folder / "trials" / study.run.trial_id / "predictions.parquet"
+    val = pd.read_parquet(file).query("split == 'val'")
+    assert values is not None and values == pytest.approx(val.groupby("group").correct.mean())
 
 
 # -- before the trials --

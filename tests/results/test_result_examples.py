@@ -30,7 +30,8 @@ from kdtune.results.examples import (
     read_thumbnail,
     write_thumbnails,
 )
-from kdtune.statistics.intervals import corrected_resampled, crossed
+from kdtune.statistics.intervals import by_group, corrected_resampled, crossed
+from kdtune.statistics.selection import bootstrap_corrected
 
 LAST = draw({0.1: 0.05, 0.5: 0.0, 1.0: 0.0}, 3)
 
@@ -60,6 +61,48 @@ def test_both_arms_have_the_same_repeats_and_images(made) -> None:
         accs = made.trials[made.trials.config_id == config].sort_values("repeat")
         want = (60 * accs["val/acc@last"]).round() / 60
         assert val.correct[arm].mean(1).tolist() == pytest.approx(list(want))
+
+
+def test_groups_are_the_unit_of_intervals_and_words(tmp_path) -> None:
+    """The reference is `crossed` of tables by group, made of the file here."""
+    splits = ("val", "test")
+    made = make(tmp_path, LAST)
+    frame = write_predictions(made, classes=["ant", "bee"], images=60, splits=splits, groups=6)
+    made = kdtune.load(tmp_path)
+    of_trial = {key: rows for key, rows in frame.groupby(["trial_id", "split"])}
+
+    def table(split: str, keep: object = slice(None)) -> np.ndarray:
+        rows = [[of_trial[at(a, r).trial_id, split] for r in range(3)] for a in (0.1, 1.0)]
+        return np.subtract(
+            *[[by_group(one.correct[keep], one.group[keep]) for one in arm] for arm in rows]
+        )
+
+    row, best = made.compare().iloc[0], made.selection().set_index("row").loc["difference"]
+    estimate, on_test = crossed(table("val")), crossed(table("test"))
+    assert (row.n_images, row.error) == (6, exact(estimate.error))
+    assert (row.low, row.high) == exact(estimate.interval(1 - 0.05 / 2))
+    assert (best["test/low"], best["test/high"]) == exact(on_test.interval())
+    arms = read_arms(made, Criterion())["val"]
+    images = of_trial[at(1.0).trial_id, "val"]
+    bees = (images.label == 1).to_numpy()
+    of_class = crossed(table("val", bees))
+    assert class_accuracies(arms).p[1] == exact(of_class.p) and len(arms.groups) == 60
+    text = made.text()
+    assert "n = 3 repeats × 6 groups)" in text and "3 repeats, 6 val groups and 2 comp" in text
+    assert "Paired by repeat and group. CI: t intervals over repeats and 6 val groups," in text
+    assert "about new repeats with this teacher and new groups like those of val." in text
+    means = frame[frame.split == "val"].merge(made.trials[["trial_id", "config_id"]])
+    correct = means.pivot_table(index="config_id", columns="example", values="correct")
+    corrected = bootstrap_corrected(by_group(correct, images.group)).corrected
+    assert made.selection()["corrected/mean"][0] == exact(corrected)
+    assert edit(made, lambda frame: frame.drop(columns="group")) == {}
+    without = kdtune.load(tmp_path)  # whose groups are lost: over repeats alone, never by image
+    assert without.compare().n_images.isna().all() and "val groups" not in without.text()
+    assert without.selection()["corrected/mean"].isna().all()
+
+
+def test_without_groups_the_limit_is_said(made) -> None:
+    assert "like those of val; images are counted as independent." in made.text()
 
 
 def test_incomplete_predictions_are_left_out(made) -> None:
@@ -139,11 +182,11 @@ def test_the_difference_of_a_class_is_worked_by_hand() -> None:
     assert table["class"].tolist() == ["ant", "bee"] and table.images.tolist() == [2, 2]
     ant, bee = table.iloc[0], table.iloc[1]
     assert (ant.distilled, ant.baseline, ant["diff"]) == exact((4 / 6, 0, 4 / 6))
-    # D = [[1, 0], [1, 1], [0, 1]]: MS_R = 1/6, MS_I = 0, MS_E = 1/2, V = MS_R / 6, and df = R - 1
-    error, t = (1 / 36) ** 0.5, stats.t(2)
+    # D = [[1, 0], [1, 1], [0, 1]]: MS_R = 1/6, MS_I = 0, MS_E = 1/2, V = MS_R / 6, and df = N - 1
+    error, t = (1 / 36) ** 0.5, stats.t(1)
     assert ant.p == exact(2 * t.sf((4 / 6) / error))
-    assert ant.low == exact(4 / 6 - t.ppf(1 - 0.05 / 4) * error)  # Bonferroni over two classes
-    assert ant.high == 1  # no difference is larger than 100 points
+    assert 4 / 6 - t.ppf(1 - 0.05 / 4) * error < -1  # Bonferroni over two classes
+    assert (ant.low, ant.high) == (-1, 1)  # no difference is larger than 100 points
     assert (bee["diff"], bee.p) == (0, 1)
     assert ant.p_holm == exact(2 * ant.p) and bee.p_holm == 1
 

@@ -40,7 +40,7 @@ from kdtune.results.words import (
     verdict,
     what_would_help,
 )
-from kdtune.statistics.intervals import Components
+from kdtune.statistics.intervals import Components, by_group
 from kdtune.statistics.tests import anytime_p, repeats_needed, shrunk
 from kdtune.storage.records import pack_correct, read_lines
 
@@ -313,12 +313,17 @@ def test_where_repeats_are_not_independent_no_number_of_them_is_advised() -> Non
         assert power == pytest.approx(0.8, abs=0.03)
 
 
-def test_the_comparison_is_the_one_that_the_plan_decides_by(tmp_path) -> None:
+@pytest.mark.parametrize("groups", [0, 40])
+def test_the_comparison_is_the_one_that_the_plan_decides_by(tmp_path, groups: int) -> None:
     search = {0.5: [0.8, 0.8], 1.0: [0.7, 0.7]}
     final = {0.5: [0.78, 0.804, 0.79, 0.81, 0.8], 1.0: [0.738, 0.756, 0.74, 0.752, 0.76]}
     adds = {"until_decided": True, "budget": "14runs", "level": 0.1}
-    frame = write_predictions(make_final(tmp_path, search, final, **adds), 2.0)
-    correct = {trial: own.correct.tolist() for trial, own in frame.groupby("trial_id")}
+    made = make_final(tmp_path, search, final, **adds)
+    frame = write_predictions(made, 2.0, groups=groups)
+    correct = {
+        trial: by_group(own.correct, own.group) if groups else own.correct
+        for trial, own in frame.groupby("trial_id")
+    }
     made, (lines, _) = load(tmp_path), read_lines(tmp_path)
     for line in lines:
         if line["kind"] == "epoch" and (line["split"], line["epoch"]) == ("val", 2):
@@ -326,7 +331,7 @@ def test_the_comparison_is_the_one_that_the_plan_decides_by(tmp_path) -> None:
     ledger = Plan(made.study, lines).ledger
     test = final_test(ledger, finalists(ledger)[0])
     compared = made.compare().iloc[0]
-    assert test.images == compared.n_images == 500 and test.n == compared.n == 5
+    assert test.images == compared.n_images == (groups or 500) and test.n == compared.n == 5
     assert test.p == pytest.approx(compared.p)
     assert test.interval(0.1) == pytest.approx((compared.low, compared.high))
     assert test.is_undecidable(0.1) == compared.undecidable

@@ -15,12 +15,14 @@ from scipy import stats
 from kdtune.statistics.intervals import (
     Components,
     binomial_p,
+    by_group,
     chance_level,
     components,
     corrected_resampled,
     crossed,
     fewer_p,
     mean_interval,
+    mean_squares,
     over_repeats,
     paired_difference,
     teacher_share,
@@ -215,6 +217,34 @@ def test_a_table_worked_by_hand() -> None:
     assert parts.rest == pytest.approx(ms_rest)
     assert parts.error(3, 4) == pytest.approx(estimate.error)
     assert sum(parts.shares(3, 4)) == pytest.approx(1)
+
+
+def test_groups_take_the_place_of_images() -> None:
+    """The variance is that of a mean over clusters, here by the sandwich formula over residuals."""
+    groups = ["p7", "p1", "p7", "p2"]  # p1, p2, p7: 1, 1 and 2 images
+    assert by_group([1, 0, 2, 1], groups) == exact([0.25, 1.0, 1.75])  # 1 + (S - n) 3/4
+    by_hand = by_group(TABLE, groups)
+    assert by_hand.mean(1) == exact(TABLE.mean(1))
+    residuals = TABLE.mean(0) - TABLE.mean()
+    sums = np.array([residuals[1], residuals[3], residuals[0] + residuals[2]])
+    of_clusters = (sums**2).sum() / 4**2 * 3 / 2  # sandwich, times G / (G - 1)
+    assert mean_squares(by_hand)[1] / by_hand.size == exact(of_clusters)
+    a, b = np.random.default_rng(0).normal(size=(2, 5, 4))
+    assert by_group(a, groups) - by_group(b, groups) == exact(by_group(a - b, groups))
+    assert (by_group(TABLE, [0, 1, 2, 3]) == TABLE).all()
+
+
+def test_intervals_by_group_cover_where_those_by_image_do_not() -> None:
+    """1,000 draws of 20 groups of 1 to 19 images, in 16 repeats; experiments/coverage.py."""
+    rng, draws, covered = np.random.default_rng(1), 1000, np.zeros(2)
+    for _ in range(draws):
+        groups = np.repeat(np.arange(20), rng.integers(1, 20, 20))
+        table = rng.normal(0, 0.5, 20)[groups] + rng.normal(0, 1, len(groups))
+        table = table + rng.normal(0, 0.1, (16, 1)) + rng.normal(0, 1, (16, len(groups)))
+        for i, values in enumerate((table, by_group(table, groups))):
+            low, high = crossed(values).interval()
+            covered[i] += low <= 0 <= high
+    assert covered[0] < 0.85 * draws and 0.93 * draws <= covered[1] <= 0.97 * draws
 
 
 def test_two_repeats_and_equal_ones_give_no_interval() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import kdtune
@@ -58,6 +59,9 @@ def test_a_trial_without_its_last_epochs_did_not_complete(tiny: Run, tmp_path: P
 def test_correctness_as_text_by_hand() -> None:
     # the bits 10100000 1 (then seven zeros of padding) are the bytes a0 80, in base64 oIA=
     assert pack_correct([True, False, True, False, False, False, False, False, True]) == "oIA="
+    of_groups = {"n_examples": 9, "correct": pack_correct(np.array([0.25, 1.75]))}
+    values = unpack_correct(of_groups)
+    assert values is not None and values.tolist() == [0.25, 1.75]
     for line in (
         {"n_examples": 9},  # an older version
         {"n_examples": 9, "correct": None},

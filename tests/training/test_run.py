@@ -78,11 +78,12 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
 
 def test_predictions_name_the_files_of_a_folder(tmp_path: Path) -> None:
     save_photos(tmp_path / "insects", 3)
-    run = replace(RUN, data=str(tmp_path / "insects"), teacher=LIBRARY, student=LIBRARY, epochs=1)
+    run = replace(RUN, data=str(tmp_path / "insects"), groups="(.).png", epochs=1)
+    run = replace(run, teacher=LIBRARY, student=LIBRARY)
     list(distill(run, NOWHERE, Resources(), tmp_path))
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     assert frame.file.tolist() == [f"val/{n}/{i}.png" for n in ("ant", "bee") for i in range(3)]
-    assert frame.label.tolist() == [0] * 3 + [1] * 3
+    assert frame.label.tolist() == [0] * 3 + [1] * 3 and frame.group.tolist() == list("012012")
 
 
 def test_a_file_of_predictions_without_a_teacher(tmp_path: Path) -> None:
@@ -91,6 +92,7 @@ def test_a_file_of_predictions_without_a_teacher(tmp_path: Path) -> None:
     save_predictions(RUN, data, {"val": own}, tmp_path / PREDICTIONS)
     frame = pd.read_parquet(tmp_path / PREDICTIONS)
     assert frame.teacher.isna().all() and frame.correct.all() and len(frame) == 30
+    assert "group" not in frame
     (tmp_path / "trials" / "t").mkdir(parents=True)
     (tmp_path / PREDICTIONS).rename(tmp_path / "trials" / "t" / PREDICTIONS)
     assert read_examples(tmp_path, ["t"], METRICS["acc"], "val")["t"].mean() == 1
