@@ -1,7 +1,5 @@
 """Random photographs as image files, for tests of folders of images."""
 
-import struct
-
 import torch
 from PIL import Image
 
@@ -20,17 +18,6 @@ def save_photos(root, count):
         for k, name in enumerate(("ant", "bee")):
             for j in range(count):
                 save(photo(10 * i + 4 * k + j), root / split / name / f"{j}.png")
-
-
-def rotated_with_damage(tag):
-    """Return EXIF data with the orientation 6 in which another number is a text.
-
-    `ImageOps.exif_transpose` writes them anew and fails: struct.error for the tag 0x100 (width),
-    TypeError for 0x11a (resolution).
-    """
-    orientation = struct.pack(">HHII", 0x112, 3, 1, 6 << 16)
-    damage = struct.pack(">HHI4s", tag, 2, 4, b"abc\0")
-    return b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + damage + orientation + b"\0\0\0\0"
 
 
 def save(image, file, grey=False):

@@ -78,30 +78,6 @@ def edit_records(folder: Path, change: Callable[[dict], None]) -> None:
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def starting_repository(folder: Path) -> Results:
-    """Write and read the study of tests/data/seed_results.csv, published by another repository.
-
-    One of the four files of alpha = 0.5 holds 2 epochs of 25.
-    """
-    run = Run(loss="mse", schedule="step", trainable="head", batch_norm="train", lr=1e-3)
-    run = replace(run, data="hymenoptera_data")
-    study = Study(run=run, space={"alpha": (0.0, 0.5, 1.0)}, repeats=4)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(study.to_json())
-    records = Records(folder)
-    file = pd.read_csv(Path(__file__).parent / "data" / "seed_results.csv")
-    for (alpha, rep), rows in file.groupby(["alpha", "rep"]):
-        trial = replace(run, alpha=float(alpha), repeat=int(rep - file.rep.min()))
-        records.start(trial, 0)
-        for row in rows.sort_values("epoch").itertuples():
-            values = {"n_examples": 153, "loss": row.epoch_loss_l, "acc": row.epoch_acc_l}
-            values |= {"teacher_acc": row.epoch_acc_teacher_l, "logit_diff": row.diff_t_s}
-            records.epoch(trial, 0, row.epoch, 1.0, {"val": values})
-        records.end(trial, 0, "completed")
-    records.close()
-    return kdtune.load(folder)
-
-
 def curve(last: float, epochs: int) -> list[float]:
     """Return accuracies that rise linearly to the last."""
     return [last * (epoch + 1) / epochs for epoch in range(epochs)]

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from photos import photo, rotated_with_damage
+from photos import photo
 from PIL import Image
 from torch import from_numpy, uint8
 
@@ -85,8 +85,8 @@ def test_the_lines_read_an_image_as_kdtune_does(
     resize = Resize(30, 30, "bilinear", "RGB", "exif")
     lines = onnx_lines(Signature("images", (3, 30, 40), uint8), resize, resizes=False)
     reading = lines[lines.index("image = ") : lines.index("pixels = ")]
-    for exif in (*orientations, rotated_with_damage(0x100), rotated_with_damage(0x11A)):
-        for suffix in ("png", "tiff") if isinstance(exif, Image.Exif) else ("png",):
+    for exif in orientations:
+        for suffix in ("png", "tiff"):
             image.save(file := tmp_path / f"image.{suffix}", exif=exif)
             own = {"Image": Image}
             exec(reading.replace("image.png", file.name), own)

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import ttest_1samp
 
 from kdtune.deploy import onnx as quantize
-from kdtune.deploy.int8 import accuracy_cost, describe_accuracy, interleaved
+from kdtune.deploy.int8 import accuracy_cost, describe_accuracy
 from kdtune.results.design import ONE_TEACHER, Design
 from kdtune.statistics.intervals import crossed
 
@@ -112,12 +112,3 @@ def test_folds_have_other_images_and_no_change_has_a_limit() -> None:
     text = describe_accuracy(accuracy_cost([(right, right)], 0, [0], ONE_TEACHER, "test"))
     assert "+0.00 percentage points; 0 of 200 predictions differ" in text
     assert "at most 1.9% do" in text
-
-
-def test_latencies_are_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdtune.deploy.int8.ROUNDS_SECONDS", 0.0)
-    monkeypatch.setattr("kdtune.deploy.int8.MIN_ROUNDS", 4)
-    called: list[str] = []
-    timings = interleaved([lambda: called.append("a"), lambda: called.append("b")])
-    assert "".join(called[10:]) == "baabbaab" and [t["rounds"] for t in timings] == [4, 4]
-    assert all(0 < t["median_ms"] < 100 for t in timings)

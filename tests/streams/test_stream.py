@@ -59,22 +59,8 @@ class Mixing(nn.Module):
         return x - x.mean(0)
 
 
-class Counting(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.count += len(x)
-        return x
-
-
 def mixing(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), Mixing(), nn.Linear(784, classes))
-
-
-def counting(classes: int) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), Counting(), nn.Linear(784, classes))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -197,11 +183,3 @@ def test_without_augmentation_nothing_is_built_twice(
         student, (*_, last) = over_stream(again, teacher_folder, resources)
         assert_same(student, last, reference, means)
     assert count_kinds(tmp_path).items() >= kinds.items()
-
-
-def test_a_backbone_that_changes_a_buffer_runs_in_every_epoch(
-    teacher_folder: Path, tmp_path: Path
-) -> None:
-    run = replace(RUN, **ALONE, student=f"{__name__}:counting")
-    over_stream(run, teacher_folder, Resources(cache=Cache(tmp_path, 1)))
-    assert count_kinds(tmp_path)["features"] == run.epochs + 2 + 1  # of val, of test; the answer
