@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import check
 import nbformat
 import pytest
 import torch
@@ -123,3 +124,10 @@ def test_the_notebook_runs_its_study(tmp_path: Path) -> None:
     assert text.count("val acc") == 1  # the head of the table, and no line of a run
     assert results.verdict() in outputs["results"][0].data["text/html"]
     assert "<img " in outputs["results.plot.curves()"][0].data["text/html"]
+
+
+@pytest.mark.parametrize(("lr", "fault"), [("0.01", ""), ("1", "learning rate is probably")])
+def test_a_check_of_a_sound_and_of_a_broken_recipe(lr: str, fault: str, tmp_path: Path) -> None:
+    words = check.TENSORS.replace("--lr 0.01", f"--lr {lr}")
+    row = check.check(check.Recipe("", words, fault), {}, tmp_path)
+    assert row["result"] == ("named" if fault else "nothing found")
