@@ -448,6 +448,11 @@ def _wrong_on_views(named: Named) -> _Slots:
     return next(({"seen": seen} for seen in find_wrong_views(named.teachers, epochs)), None)
 
 
+LOST = 0.2
+"""Share of val by which the best repeat must be above one at chance: where all have hardly learned,
+as in studies of two epochs, one at chance is no failure."""
+
+
 def _failed_repeats(named: Named) -> _Slots:
     """Find repeats whose loss rose, or that are at chance where others are far better."""
     failed, chance = [], named.chance
@@ -462,7 +467,7 @@ def _failed_repeats(named: Named) -> _Slots:
         is_lost = (loss > first.loss["train"]) & (acc <= first.acc["val"])
         counts = [Accuracy(chance.n, round(a * chance.n), 0) for a in acc]
         best = max(counts, key=lambda count: count.correct)
-        at_chance = [chance.covers(c.share) and _is_below(c, best, 0) for c in counts]
+        at_chance = [chance.covers(c.share) and _is_below(c, best, LOST) for c in counts]
         is_lost |= np.array(at_chance)
         if is_lost.any():
             failed.append((label, int(is_lost.sum()), len(is_lost)))

@@ -390,3 +390,7 @@ def test_repeats_whose_training_failed(tmp_path: Path) -> None:
     edit_records(tmp_path, lambda x: x["trial_id"] == lost and x.update(loss=1.0))
     # 75 of 500 are significantly more than chance
     assert "failed in 1 of 8 repeats of alpha" in kdtune.load(tmp_path).verdict()
+    folder = tmp_path / "weak"  # all have hardly learned
+    make(folder, {0.5: [0.13, 0.21, 0.26, 0.18], 1.0: [0.12, 0.11, 0.26, 0.28]})
+    write_teacher_accuracy(folder, [GOOD])
+    assert "failed" not in kdtune.load(folder).verdict()
