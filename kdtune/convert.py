@@ -10,7 +10,7 @@ from typing import Annotated
 
 from kdtune.config.cli import parse_own_flags, start
 from kdtune.config.conventions import CONVENTIONS, Conversion, convert, converted_training
-from kdtune.config.fields import OPTIMIZERS, NotNegative, Optimizer, Positive, Setting, check_fields
+from kdtune.config.fields import NotNegative, Optimizer, Positive, Setting, check_fields
 from kdtune.config.text import InputError
 
 _TRAINING = ("lr", "weight_decay", "clip_norm")
@@ -89,18 +89,12 @@ def _describe_training(conversion: Conversion, flags: ConvertFlags) -> str:
     if math.isclose(conversion.scale, 1, rel_tol=1e-9):
         return "The losses are equal: the learning rate and the weight decay stay as they are."
     factor = f"{conversion.scale:.6g}"
-    begin = f"The loss of {flags.from_} is {factor} times this one"
-    if not OPTIMIZERS[flags.optimizer].scales_with_loss:
-        return (
-            f"{begin}, on which AdamW's steps do not depend (but for its eps): the learning rate "
-            f"and the weight decay stay as they are; a limit on the gradient's norm is divided by "
-            f"{factor}."
-        )
     is_converted = flags.lr is not None and flags.weight_decay is not None
     hint = "" if is_converted else " (--lr LR --weight-decay X converts them)"
     return (
-        f"{begin}: with SGD, the learning rate is multiplied by {factor}, and the weight decay and "
-        f"a limit on the gradient's norm are divided by it{hint}; with AdamW the first two stay."
+        f"The loss of {flags.from_} is {factor} times this one: with SGD, the learning rate is "
+        f"multiplied by {factor}, and the weight decay and a limit on the gradient's norm are "
+        f"divided by it{hint}; with AdamW, whose steps do not depend on it, the first two stay."
     )
 
 

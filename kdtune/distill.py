@@ -11,7 +11,6 @@ if __name__ == "__main__":
 from dataclasses import replace
 
 from kdtune.config.fields import check
-from kdtune.config.files import check_links
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData
 from kdtune.streams.views import local_resources
@@ -26,7 +25,6 @@ def main(study: Study) -> int:
 
     Raises InputError if the run is not possible.
     """
-    check_links(study.folder)
     data, root, progress = StudyData(study.run), study.folder / "teacher", Progress()
     run = resolve(study.run, data=data)
     study = replace(study, run=run)

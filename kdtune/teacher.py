@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdtune.config.fields import check
-from kdtune.config.files import check_links
 from kdtune.config.records import TeacherAccuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -40,7 +39,6 @@ def main(study: Study) -> int:
     if file is not None:
         teachers.check_dump(study, file)
     study = replace(study, repeats=max(study.repeats, study.run.teachers))  # train all N
-    check_links(study.folder)
     root, progress = study.folder / "teacher", Progress()
     resources = local_resources(study, data.of(study.run).photos, progress.show_build)
     is_tuned = study.run.teacher_epochs != 0 or file is not None

@@ -20,26 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NoReturn, TypeVar
 
 from kdtune import __version__
-from kdtune.config.fields import (
-    ALL_COMMANDS,
-    LOSSES,
-    SUM_WEIGHT,
-    TEACHER_RECIPE,
-    Declaration,
-    Hyperparameter,
-    Params,
-    Positive,
-    Setting,
-    StudyCommand,
-    Value,
-    check,
-    check_fields,
-    declarations,
-    docstrings,
-    is_output_file,
-    one_of,
-    searchable,
-)
+from kdtune.config import fields
 from kdtune.config.files import existing_file, not_writable_by_all
 from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Scope, Study, check_new_study, fashion
@@ -69,30 +50,23 @@ class Command:
 
     summary: str
     """What it does, in one line."""
-    exit_codes: tuple[int, ...] = (0, 2, 130)
-    """Exit codes that --help lists; keys of `EXIT_CODES`."""
+    other_codes: tuple[int, ...] = ()
+    """Exit codes that --help lists besides 0, 2 and 130; keys of `EXIT_CODES`."""
     resumes: bool = False
     """Whether the same command continues where it was interrupted."""
 
 
+_RUN_A_STUDY = "Run a study: every configuration in every repeat. Repeat it to resume."
+_ANALYSE = "Print the table, comparison and conclusion of a study or a csv file."
+_PREDICT = "Predict the classes of images with a student that a study has trained."
 COMMANDS = {
-    "search": Command(
-        "Run a study: every configuration in every repeat. Repeat it to resume.",
-        exit_codes=(0, 1, 2, 130),
-        resumes=True,
-    ),
-    "distill": Command("Run one distillation and print its epochs.", (0, 1, 2, 130)),
+    "search": Command(_RUN_A_STUDY, (1,), resumes=True),
+    "distill": Command("Run one distillation and print its epochs.", (1,)),
     "teacher": Command("Fine-tune the teacher of a study.", resumes=True),
-    "analysis": Command(
-        "Print the table, comparison and conclusion of a study or a csv file.", (0, 2, 3, 130)
-    ),
+    "analysis": Command(_ANALYSE, (3,)),
     "report": Command("Write report.html and the figures of a study."),
-    "predict": Command(
-        "Predict the classes of images with a student that a study has trained.", (0, 1, 2, 130)
-    ),
-    "export": Command(
-        "Export a student to ONNX or torch.export, checked on test; --int8.", (0, 1, 2, 130)
-    ),
+    "predict": Command(_PREDICT, (1,)),
+    "export": Command("Export a student to ONNX or torch.export, checked on test; --int8.", (1,)),
     "convert": Command("Convert the weights of another tool to alpha and temperature."),
     "completion": Command("Print the script that completes commands and flags in a shell."),
 }
@@ -111,13 +85,6 @@ def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if words is None else list(words)
 
     def main() -> int:
-        try:
-            os.getcwd()
-        except OSError as error:
-            raise InputError(
-                f"the current folder cannot be used ({error.strerror}); change to another folder "
-                f"(cd)"
-            ) from None
         if arguments[:1] == ["--version"]:
             print(f"kdtune {__version__}")
             return 0
@@ -128,7 +95,7 @@ def start(command: str, words: Sequence[str] | None = None) -> NoReturn:
             # the module under its own name: Ray cannot unpickle what `__main__` defines
             return int(import_module(f"kdtune.{command}").main(argument))
 
-    warnings.formatwarning = _format_warning
+    warnings.formatwarning = _format_warning  # type: ignore[assignment]
     run_and_exit(main, resumes=COMMANDS[command].resumes)
 
 
@@ -140,7 +107,7 @@ def parse_command(command: str, words: Sequence[str]) -> Any:
     Raises:
         InputError: A value is not allowed.
     """
-    if command in ALL_COMMANDS:
+    if command in fields.ALL_COMMANDS:
         return parse(command, list(words))
     module = import_module(f"kdtune.{command}")
     if hasattr(module, "parse"):
@@ -153,17 +120,11 @@ def parse_command(command: str, words: Sequence[str]) -> Any:
 _format_of_python = warnings.formatwarning
 
 
-def _format_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-) -> str:
+def _format_warning(message: Any, category: Any, filename: str, *place: Any) -> str:
     """Return a line for a warning of kdtune; those of libraries keep their file and line."""
     if filename.startswith(str(Path(__file__).parents[1])):
         return f"warning: {printable_lines(str(message))}\n"
-    return _format_of_python(message, category, filename, lineno, line)
+    return _format_of_python(message, category, filename, *place)
 
 
 def run_and_exit(main: Callable[[], int], resumes: bool = False) -> NoReturn:
@@ -224,29 +185,31 @@ def _flag(name: str, kind: Any, about: str, default: Any, metavar: str | None = 
 
 def flags_of(owner: type) -> Iterator[Flag]:
     """Yield the flags of a dataclass: its fields, with their types, defaults, help and choices."""
-    texts = docstrings(owner)
+    texts = fields.docstrings(owner)
     for field in dataclasses.fields(owner):
-        declared = declarations(owner)[field.name]
+        declared = fields.declarations(owner)[field.name]
         about = _help_of(declared, texts[field.name])
         yield _flag(field.name, declared.kind, about, field.default, declared.setting.metavar)
 
 
-def _help_of(declared: Declaration, text: str) -> str:
+def _help_of(declared: fields.Declaration, text: str) -> str:
     """Return the help of a field: its docstring, its bounds and when it has an effect."""
     sentences = [text] if text else []
     if declared.bounds:
         sentences.append(f"Must {declared.bounds.requirement}.")
     setting = declared.setting
-    if not isinstance(setting, Hyperparameter):
+    if not isinstance(setting, fields.Hyperparameter):
         return " ".join(sentences)
     for other, values in setting.when.items():
         words = values if isinstance(values, tuple) else (values,)
         sentences.append(f"Only used with {other} {' or '.join(map(str, words))}.")
     sentences += [f"Not used with {other} {value}." for other, value in setting.unless.items()]
-    if declared.name == SUM_WEIGHT:
+    if declared.name == fields.SUM_WEIGHT:
         sentences.append("Only used with a sum of two losses, A+B.")
     elif setting.of_objective:
-        taking = ", ".join(loss for loss in LOSSES if declared.name in LOSSES[loss].takes)
+        taking = ", ".join(
+            loss for loss in fields.LOSSES if declared.name in fields.LOSSES[loss].takes
+        )
         sentences.append(f"Only used with loss {taking} or module:function.")
     return " ".join(sentences)
 
@@ -274,14 +237,15 @@ def parse_flags(
                 f"a flag must be given once, but got --{name.replace('_', '-')} twice; leave out "
                 f"one of them, or give all values after one (--alpha 0 0.5)"
             )
-    codes = (f"{code} {EXIT_CODES[code]}" for code in COMMANDS[command].exit_codes)
+    listed = sorted((0, 2, 130, *COMMANDS[command].other_codes))
+    codes = (f"{code} {EXIT_CODES[code]}" for code in listed)
     is_script = Path(sys.argv[0]).stem == "kdtune"
     parsed: Any = tyro.cli(
         dataclasses.make_dataclass(command, flags),
         args=arguments,
         prog=f"kdtune {command}" if is_script else f"python -m kdtune.{command}",
         description=f"{description}\n\nExit codes: {'; '.join(codes)}.",
-        config=() if command in ALL_COMMANDS else (tyro.conf.FlagCreatePairsOff,),
+        config=() if command in fields.ALL_COMMANDS else (tyro.conf.FlagCreatePairsOff,),
     )
     values = dict(vars(parsed))
     for name in given:
@@ -321,9 +285,11 @@ def names_of_flags(arguments: Sequence[str]) -> list[str]:
 class ComparisonFlags:
     """Flags of analysis and report: what is read, and how its configurations are compared."""
 
-    runs: Annotated[tuple[str, ...], Setting(path=True, metavar="RUN [RUN ...]")]
+    runs: Annotated[tuple[str, ...], fields.Setting(path=True, metavar="RUN [RUN ...]")]
     """Folder of the study, or s3://BUCKET/PREFIX/NAME. Several are compared with the first."""
-    metric: Annotated[str | None, Setting(metavar=one_of(DISTILLATION.comparable))] = None
+    metric: Annotated[
+        str | None, fields.Setting(metavar=fields.one_of(DISTILLATION.comparable))
+    ] = None
     """Metric, on val, in which configurations are compared with the baseline. None: the one that
     decides the search, acc for distillation."""
     scope: Scope = "last"
@@ -332,29 +298,29 @@ class ComparisonFlags:
     baseline: str | None = None
     """Baseline of the comparison: the best configuration with these values,
     NAME=VALUE[,NAME=VALUE...]. None: that of the study, alpha=1 for distillation."""
-    max_ms: Positive | None = None
+    max_ms: fields.Positive | None = None
     """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
     best student within it. None: the study's own."""
-    max_params: Params | None = None
+    max_params: fields.Params | None = None
     """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
     for_one_study: ClassVar[tuple[str, ...]] = ("max_ms", "max_params")
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check(self, "runs", self.runs, "be given, folders of studies (such as runs/NAME)")
+        fields.check_fields(self)
+        fields.check(self, "runs", self.runs, "be given, folders of studies (such as runs/NAME)")
 
     def check_for_several(self) -> None:
         """Raise InputError if a flag of `for_one_study` is given."""
         for name in self.for_one_study:
             is_unset = getattr(self, name) in (None, (), False)
-            check(self, name, is_unset, "be left out with several studies")
+            fields.check(self, name, is_unset, "be left out with several studies")
 
 
-def parse_baseline(text: str | None) -> dict[str, Value] | None:
+def parse_baseline(text: str | None) -> dict[str, fields.Value] | None:
     """Return {"alpha": 1.0} for the value "alpha=1" of --baseline; None for None."""
     if text is None:
         return None
-    values: dict[str, Value] = {}
+    values: dict[str, fields.Value] = {}
     for part in text.split(","):
         name, _, value = (word.strip() for word in part.partition("="))
         if not name or not value or name in values:
@@ -381,7 +347,7 @@ NOT_OF_FUNCTIONS = ("keep", "max_ms", "max_params", "loader_workers", "cache", "
 """Fields of a study that have flags, but no effect on a training function."""
 
 
-def parse(command: StudyCommand, arguments: list[str]) -> Study:
+def parse(command: fields.StudyCommand, arguments: list[str]) -> Study:
     """Return the study that a command line asks for.
 
     For --help and unknown flags it ends the process, see `parse_flags`.
@@ -406,13 +372,15 @@ def parse(command: StudyCommand, arguments: list[str]) -> Study:
     flags = tuple(values)
     teachers = values.get("teacher", "")
     teachers = (teachers,) if isinstance(teachers, str) else teachers
-    if base == fashion() and ("teacher_weights" in values or all(map(is_output_file, teachers))):
+    if base == fashion() and (
+        "teacher_weights" in values or all(map(fields.is_output_file, teachers))
+    ):
         # the default study's recipe is for teachers with random weights
-        recipe = {f"teacher_{name}" for name in TEACHER_RECIPE}
+        recipe = {f"teacher_{name}" for name in fields.TEACHER_RECIPE}
         values |= dict.fromkeys(recipe - values.keys())
     study = _lay_over(base, command, values)
     is_file = "cache" in values and Path(str(study.cache)).expanduser().is_file()
-    check(study, "cache", not is_file, "be a folder")
+    fields.check(study, "cache", not is_file, "be a folder")
     return replace(study, flags=flags)
 
 
@@ -439,13 +407,13 @@ def _experiment(path: str) -> Study:
     return study
 
 
-def study_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
+def study_flags(command: fields.StudyCommand, base: Study) -> Iterator[Flag]:
     """Yield the flags of a command that takes a study, with the values of the base study.
 
     First come those of the study, then those of its run or, with a training function, of its space.
     """
-    texts = docstrings(Study)
-    for name, declared in declarations(Study).items():
+    texts = fields.docstrings(Study)
+    for name, declared in fields.declarations(Study).items():
         if command not in declared.setting.commands or (base.train and name in NOT_OF_FUNCTIONS):
             continue
         kind, default = declared.kind, getattr(base, name)
@@ -457,17 +425,17 @@ def study_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
     yield from _run_flags(command, base) if base.train is None else _space_flags(base)
 
 
-def _run_flags(command: StudyCommand, base: Study) -> Iterator[Flag]:
+def _run_flags(command: fields.StudyCommand, base: Study) -> Iterator[Flag]:
     """Yield the flags of the fields of `Run`; a search takes several values of hyperparameters."""
-    texts, is_default_study, of_other_data = docstrings(Run), base == fashion(), Run()
-    for name, declared in declarations(Run).items():
+    texts, is_default_study, of_other_data = fields.docstrings(Run), base == fashion(), Run()
+    for name, declared in fields.declarations(Run).items():
         if command not in declared.setting.commands:
             continue
         about, default = _help_of(declared, texts[name]), getattr(base.run, name)
         other = getattr(of_other_data, name)
         if is_default_study and (name in base.space or default != other):
             about += f" With other --data the default is {other}."
-        if command == "search" and name in searchable(Run):
+        if command == "search" and name in fields.searchable(Run):
             number = declared.number_kind
             yield _list_flag(name, number or declared.kind, about, base, declared.setting.metavar)
         else:
@@ -478,7 +446,7 @@ def _space_flags(base: Study) -> Iterator[Flag]:
     """Yield the flags of the hyperparameters of a training function."""
     for name in base.space:
         kind = _kind(base, name)
-        if kind is not None and name.isidentifier() and name not in declarations(Study):
+        if kind is not None and name.isidentifier() and name not in fields.declarations(Study):
             yield _list_flag(name, kind, "Hyperparameter of the training function.", base)
 
 
@@ -505,19 +473,19 @@ def _kind(base: Study, name: str) -> type[int] | type[float] | type[str] | None:
     return str if kinds == {str} else None
 
 
-def _lay_over(base: Study, command: StudyCommand, flags: dict[str, Any]) -> Study:
+def _lay_over(base: Study, command: fields.StudyCommand, flags: dict[str, Any]) -> Study:
     """Return the base study with the values of the flags that are given."""
     space = dict(base.space) if command == "search" else {}
     of_run: dict[str, Any] = {}
     of_study: dict[str, Any] = {}
     for name, value in flags.items():
-        if base.train is None and name in declarations(Run):
-            if isinstance(value, tuple) and name in searchable(Run):
-                kind = declarations(Run)[name].number_kind
+        if base.train is None and name in fields.declarations(Run):
+            if isinstance(value, tuple) and name in fields.searchable(Run):
+                kind = fields.declarations(Run)[name].number_kind
                 space[name] = _list_or_range(name, value, kind, space.get(name))
             else:
                 of_run[name] = value
-        elif name in declarations(Study):
+        elif name in fields.declarations(Study):
             of_study[name] = value
         else:
             space[name] = _list_or_range(name, value, _kind(base, name), space[name])

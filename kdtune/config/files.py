@@ -6,7 +6,7 @@ import pwd
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import has_magic
 from pathlib import Path
@@ -39,18 +39,14 @@ STUDENTS_CONFIG = "students.json"
 EXPORTS = ("best.*", "best-int8.*", "README*.md")
 """Patterns of the files that kdtune.export writes into students/."""
 CHECKPOINT = "checkpoint.pt"
-"""Last state of an unfinished run, in trials/<trial_id>; see `state_files`."""
-PREVIOUS_STATE = ".previous-state"
-"""Suffix of the state before the last one."""
+"""Last state of an unfinished run, in trials/<trial_id>."""
 STUDENT = "student.safetensors"
 """Weights of a trained student, in trials/<trial_id>."""
 TRIAL_FILES = "files"
 """What a training function of the user's own writes, in trials/<trial_id>; kept for resuming."""
 EPOCHS_LOG = ".kdtune-epochs.json"
 """The epochs that such a function has yielded so far, among its files."""
-EPOCHS, FIGURES, RAY = "epochs", "figures", "tune"
-FOLDERS = (EPOCHS, TEACHER, TRIALS, STUDENTS, f"{STUDENTS}.part", THUMBNAILS, FIGURES, RAY)
-"""Names of the folders that kdtune and Ray make in a study's folder."""
+EPOCHS, FIGURES = "epochs", "figures"
 
 RAY_PREFIX = "kdtune-"
 """Begins the name of a private folder of Ray in the temporary folder."""
@@ -75,6 +71,12 @@ def atomic_write(file: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_text(file: Path, text: str) -> None:
+    """Write a text file as `atomic_write` does."""
+    with atomic_write(file) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def writing(path: Path, advice: str) -> Iterator[None]:
     """Raise InputError in place of an error of writing to a folder or file.
@@ -88,37 +90,6 @@ def writing(path: Path, advice: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise InputError(f"{path} cannot be written ({reason}); {advice}") from error
-
-
-def state_files(file: Path) -> tuple[Path, Path]:
-    """Return the file of the last state of a run or teacher, and that of the state before it."""
-    return file, file.with_name(f"{file.name}{PREVIOUS_STATE}")
-
-
-def delete_states(file: Path) -> None:
-    """Delete both states of a run or teacher, as far as they exist; see `state_files`."""
-    for state in state_files(file):
-        state.unlink(missing_ok=True)
-
-
-def check_links(folder: Path, written: Sequence[str] = ("*", "*/*")) -> None:
-    """Raise InputError if something in a study's folder leads out of it when it is written.
-
-    Folders there must be no symbolic links, and nothing in Ray's own folder may be one. The study's
-    folder itself may be reached through a link. Other files may be links: they are replaced.
-
-    Args:
-        folder: Of the study, or of a report.
-        written: Patterns of what is written there.
-    """
-    for entry in (entry for pattern in written for entry in folder.glob(pattern)):
-        is_followed = entry.name in FOLDERS or entry.parent == folder / RAY
-        if entry.is_symlink() and (is_followed or entry.is_dir()):
-            raise InputError(
-                f"{entry} must be no symbolic link, since files would be written to where it "
-                f"leads, {os.path.realpath(entry)}; replace it by a folder, or copy the study's "
-                f"folder with `cp -rL`"
-            )
 
 
 @contextmanager

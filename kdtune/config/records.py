@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 from annotated_types import Interval
 
 from kdtune.config.fields import Params, Positive, Role, check_fields
-from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY, atomic_write
+from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY, write_text
 from kdtune.config.run import Run, migrate_run
-from kdtune.config.text import DAMAGED, InputError, first_line, shown
+from kdtune.config.text import DAMAGED, InputError, first_line, printable
 
 # Reading and writing.
 
@@ -35,8 +35,7 @@ def _read_if_good(kind: Any, file: Path) -> Any:
 
 
 def _write(file: Path, content: object) -> None:
-    with atomic_write(file) as part:
-        part.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    write_text(file, json.dumps(content, indent=2))
 
 
 # Cost of a model: its numbers, their file, and limits on them.
@@ -142,18 +141,14 @@ NO_LIMITS = Limits()
 class Accuracy:
     """Accuracy of a teacher on a split."""
 
-    n: int
+    n: Annotated[int, Interval(gt=0)]
     """Number of examples."""
-    correct: int
+    correct: _Whole
     """Examples that are classified correctly."""
-    largest_class: int
+    largest_class: _Whole
     """Examples of the most frequent class."""
     of: int | None = None
     """Examples of the split, if only some of them were measured."""
-
-    def __post_init__(self) -> None:
-        if not (self.n > 0 <= self.correct <= self.n and 0 <= self.largest_class <= self.n):
-            raise ValueError(f"an accuracy must be a share of examples, but got {self!r}")
 
     @property
     def share(self) -> float:
@@ -267,8 +262,6 @@ def write_teacher_accuracy(folder: Path, records: Sequence[TeacherAccuracy]) -> 
 #     2   `schema`, and the fields of `StudentsRecord`
 
 SCHEMA = 2
-MAX_SIDE = 32_768
-"""Pixels of the side of a view; nobody trains on larger ones."""
 REMEDY = "repeat the study's command, which writes the file again, or copy the whole folder again"
 
 
@@ -348,16 +341,6 @@ class StudentsRecord:
         values = migrate_run(self.run)
         return Run(**{f.name: values[f.name] for f in fields(Run) if f.name in values})
 
-    def check(self) -> None:
-        """Raise InputError for values that no study writes."""
-        self.configured_run  # noqa: B018 - checks its values
-        if len(self.classes) > 1 == len(set(self.classes)):  # two of ImageNet's have one name
-            raise InputError(f"all {len(self.classes)} classes are named {shown(self.classes[0])}")
-        side = self.input.shape[-1] if self.input else 1
-        size = (self.preprocessing or {}).get("image_size", side)
-        if self.preprocessing and not (side in (1, size) and 0 < size <= MAX_SIDE):
-            raise InputError(f"image_size {size} for images of {side} pixels, at most {MAX_SIDE}")
-
 
 def read_students_record(folder: Path) -> StudentsRecord:
     """Return the content of a folder's students.json.
@@ -372,26 +355,31 @@ def read_students_record(folder: Path) -> StudentsRecord:
         schema = values.get("schema", 1)
         if not (isinstance(schema, int) and schema > SCHEMA):
             record: StudentsRecord = _from_1(values) if schema == 1 else _read(StudentsRecord, text)
-            record.check()
+            record.configured_run  # noqa: B018 - checks its values
             return record
     except FileNotFoundError:
         raise InputError(
             f"a folder of students must hold {STUDENTS_CONFIG}, but {folder} does not; {REMEDY}"
         ) from None
     except (OSError, *DAMAGED) as error:
-        raise InputError(f"{file} is damaged ({_reason(error)}); {REMEDY}") from None
+        raise InputError(f"{file} is damaged ({describe_fault(error)}); {REMEDY}") from None
     raise InputError(
         f"{file} was written by a newer version of kdtune (schema {schema}, but this version reads "
         f"schema {SCHEMA} and older); update kdtune to read it"
     )
 
 
-def _reason(error: Exception) -> str:
-    """Return what is wrong with a record; of an error of pydantic, the first entry and why."""
-    if hasattr(error, "errors"):
-        fault = error.errors()[0]
-        return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-    return first_line(error)
+def describe_fault(error: Exception) -> str:
+    """Return the first fault that pydantic finds in words, of another error the first line.
+
+    In words is, for example, "classes.3: a valid string".
+    """
+    if not hasattr(error, "errors"):
+        return first_line(error)
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    words = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return printable(f"{field}: {words}" if field else words)
 
 
 def _from_1(run: Mapping[str, Any]) -> StudentsRecord:

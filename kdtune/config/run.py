@@ -640,8 +640,7 @@ def check_warmup(schedule: str, warmup_epochs: float, epochs: float) -> None:
     if schedule != "onecycle" and warmup_epochs >= epochs:
         raise InputError(
             f"--warmup-epochs must be less than --epochs, but got --warmup-epochs "
-            f"{warmup_epochs:g} with --epochs {epochs:g}; give fewer epochs of warm-up, or more "
-            f"epochs"
+            f"{warmup_epochs:g} with --epochs {epochs:g}"
         )
 
 
@@ -800,13 +799,13 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
 SCHEMA = 5
 
 
-def check_schema(values: Mapping[str, Any], noun: str = "this study") -> int:
+def check_schema(values: Mapping[str, Any]) -> int:
     """Return the schema of a study's JSON; raise InputError if a newer version wrote it."""
     schema = int(values.get("schema", 1))
     if schema > SCHEMA:
         raise InputError(
-            f"{noun} was written by a newer version of kdtune (schema {schema}, but this version "
-            f"reads schema {SCHEMA} and older); update kdtune to read it"
+            f"this study was written by a newer version of kdtune (schema {schema}, but this "
+            f"version reads schema {SCHEMA} and older); update kdtune to read it"
         )
     return schema
 

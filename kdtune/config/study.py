@@ -15,30 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from kdtune.config.fields import (
-    FORMS_OF_DATA,
-    ONLY_SEARCH,
-    BelowOne,
-    Bounds,
-    Epochs,
-    Fraction,
-    Hyperparameter,
-    NotNegative,
-    Params,
-    Positive,
-    Repeats,
-    Role,
-    Setting,
-    Value,
-    check,
-    check_fields,
-    is_named_data,
-    is_named_extra,
-    is_object,
-    is_output_file,
-    name_of_data,
-    pairs,
-)
+from kdtune.config import fields
 from kdtune.config.files import STUDY, cache_folder, check_exists, join_uri
 from kdtune.config.objects import KINDS, missing_error
 from kdtune.config.records import Limits
@@ -72,7 +49,7 @@ from kdtune.config.task import (
     parse_metric,
     to_list_or_range,
 )
-from kdtune.config.text import TABLE_DIGITS, InputError, did_you_mean, short, shown
+from kdtune.config.text import InputError, did_you_mean, shown
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -96,12 +73,12 @@ notify may hold a password."""
 
 MAX_CONFIGURATIONS = 100_000
 """Configurations of a study. Making each of a grid takes about a millisecond at each start."""
-Cores = Annotated[int, Bounds("[1, 100000]")]
+Cores = Annotated[int, fields.Bounds("[1, 100000]")]
 """Cores, GPUs and processes of a cluster."""
-CoresOrZero = Annotated[int, Bounds("[0, 100000]")]
+CoresOrZero = Annotated[int, fields.Bounds("[0, 100000]")]
 
-_SEARCH = Setting(commands=ONLY_SEARCH)
-_NO_FLAG = Setting(commands=())
+_SEARCH = fields.Setting(commands=fields.ONLY_SEARCH)
+_NO_FLAG = fields.Setting(commands=())
 
 
 @dataclass(frozen=True)
@@ -117,7 +94,7 @@ class Study:
 
     name: str = ""
     """Name of the study and of its folder in --out. By default that of the data."""
-    out: Annotated[str, Setting(path=True)] = "runs"
+    out: Annotated[str, fields.Setting(path=True)] = "runs"
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
     run: Annotated[Run, _NO_FLAG] = field(default_factory=Run)
@@ -134,22 +111,24 @@ class Study:
     mode: Annotated[Mode | None, _NO_FLAG] = None
     """Whether the metric of `train` is to be as large as possible ("max") or as small ("min").
     None: as for kdtune's metric of the same name."""
-    baseline: Annotated[Mapping[str, Value], _NO_FLAG] = field(default_factory=dict)
+    baseline: Annotated[Mapping[str, fields.Value], _NO_FLAG] = field(default_factory=dict)
     """Hyperparameters of `train` with the values that they have in the baseline, such as
     {"alpha": 1.0}. Empty: there is no baseline, and so no verdict."""
-    unless: Annotated[Mapping[str, Mapping[str, Value]], _NO_FLAG] = field(default_factory=dict)
+    unless: Annotated[Mapping[str, Mapping[str, fields.Value]], _NO_FLAG] = field(
+        default_factory=dict
+    )
     """Hyperparameters of `train` with the values of others with which they have no effect, such as
     {"temperature": {"alpha": 1.0}}. Configurations that differ in nothing else are run once."""
-    epochs: Annotated[Epochs | None, _NO_FLAG] = None
+    epochs: Annotated[fields.Epochs | None, _NO_FLAG] = None
     """Number of epochs that `train` yields, unless a hyperparameter named epochs says it. A trial
     with fewer counts as truncated. None: it is not known."""
     search: Annotated[Search, _SEARCH] = "grid"
     """How configurations are proposed: "grid" (every combination of the lists), "random", or "tpe"
     (Optuna's Tree-structured Parzen Estimator, which learns from the results). Ranges need "random"
     or "tpe"."""
-    samples: Annotated[int, Bounds(f"[1, {MAX_CONFIGURATIONS}]"), _SEARCH] = 60
+    samples: Annotated[int, fields.Bounds(f"[1, {MAX_CONFIGURATIONS}]"), _SEARCH] = 60
     """Number of configurations that "random" and "tpe" propose."""
-    plain_share: Annotated[BelowOne, _SEARCH] = 0.5
+    plain_share: Annotated[fields.BelowOne, _SEARCH] = 0.5
     """Share of the proposals of "random" and "tpe" without distillation (alpha = 1), so that the
     baseline is tuned as hard; a grid has every setting of the other hyperparameters also at alpha =
     1. 0: only what the space holds."""
@@ -157,15 +136,15 @@ class Study:
     """How repeats are allocated: "all" (each configuration gets all repeats), or "race" (racing:
     one repeat each, more for configurations not yet eliminated, then new repeats to confirm the
     best, and others for the final numbers of the finalists and of the recipe's default)."""
-    race_level: Annotated[Fraction, _SEARCH] = 0.1
+    race_level: Annotated[fields.Fraction, _SEARCH] = 0.1
     """Error rate of racing: probability, over all interim analyses, of dropping a configuration in
     favour of an equally good one; per pair, not family-wise."""
-    confirm: Annotated[int, Bounds(f"[0, {MAX_CONFIGURATIONS}]"), _SEARCH] = 3
+    confirm: Annotated[int, fields.Bounds(f"[0, {MAX_CONFIGURATIONS}]"), _SEARCH] = 3
     """Number of configurations with, and of those without distillation that "race" confirms on new
     repeats."""
     stop_early: Annotated[bool, _SEARCH] = False
     """Prune trials of the first repeat that are behind the others at the same epoch."""
-    repeats: Annotated[Repeats, _SEARCH] = 8
+    repeats: Annotated[fields.Repeats, _SEARCH] = 8
     """Number of repeats (random seeds) of every configuration; with "race" the maximum. Use 8 or
     more: 4 rarely reach significance. "auto": add final repeats until the difference in validation
     accuracy is decided for new repeats and new images, --budget is spent, or more repeats cannot
@@ -173,13 +152,13 @@ class Study:
     until_decided: Annotated[bool, _NO_FLAG] = False
     """Set by --repeats auto: add final repeats of the two finalists until they are decided, or
     cannot be."""
-    level: Annotated[Fraction, _SEARCH] = 0.05
+    level: Annotated[fields.Fraction, _SEARCH] = 0.05
     """Error rate of --repeats auto: probability, over all interim analyses, of a decision where
     there is no difference. Half of it is for repeats, half for val images."""
     budget: Annotated[str | None, _SEARCH] = None
     """Limit of --repeats auto for the whole study: 400runs, 20000epochs or 3h (hours, summed over
     trials). A study ends before it where it is decided, or where only more images could decide."""
-    warm_start: Annotated[str | None, Setting(commands=ONLY_SEARCH, path=True)] = None
+    warm_start: Annotated[str | None, fields.Setting(commands=fields.ONLY_SEARCH, path=True)] = None
     """Folder of another study, whose best configurations "random" and "tpe" propose first."""
     keep: Annotated[KeptStudents, _SEARCH] = "best"
     """Students whose weights stay on disk once the study is complete: "best" (those of the best
@@ -187,17 +166,17 @@ class Study:
     always stay."""
     rerun_dropped: Annotated[bool, _SEARCH] = False
     """Run the dropped runs again, see `python -m kdtune.analysis STUDY --drop TRIAL`."""
-    max_ms: Annotated[Positive | None, _SEARCH] = None
+    max_ms: Annotated[fields.Positive | None, _SEARCH] = None
     """Limit on the student's latency at batch size 1, in milliseconds: the conclusion names the
     best student within it. All students are trained. None: no limit."""
-    max_params: Annotated[Params | None, _SEARCH] = None
+    max_params: Annotated[fields.Params | None, _SEARCH] = None
     """Limit on the student's number of parameters, as --max-ms. None: no limit."""
     device: Device = "auto"
     """Device of the models: "cuda", "mps" (the GPU of an Apple computer), "cpu", or "auto" (cuda if
     there is such a GPU, else cpu)."""
     gpus: CoresOrZero | None = None
     """Number of GPUs for the study. 0: run on CPUs. None: all GPUs there are."""
-    gpus_per_trial: Annotated[float, Bounds("[0.0001, 100000]"), _SEARCH] = 1.0
+    gpus_per_trial: Annotated[float, fields.Bounds("[0.0001, 100000]"), _SEARCH] = 1.0
     """GPUs per trial, a fraction of 1 or a whole number; 0.5 puts two trials on one GPU."""
     cpus_per_trial: Cores | None = None
     """CPU cores per trial. None: 1 without a GPU; with GPUs, the machine's cores divided by the
@@ -207,23 +186,23 @@ class Study:
     without a GPU; with one, a process for each core of the trial but one if images are files."""
     address: Annotated[str | None, _SEARCH] = None
     """Address of a running Ray cluster ("auto" on one of its machines). None: this machine only."""
-    cache: Annotated[str | None, Setting(path=True)] = None
+    cache: Annotated[str | None, fields.Setting(path=True)] = None
     """Folder of the cache of images, logits and features. None: kdtune in the user's cache
     folder."""
-    cache_gb: NotNegative = 20.0
+    cache_gb: fields.NotNegative = 20.0
     """Maximum size of the cache in GB; least recently used entries are deleted first. 0: no
     cache."""
     tracker: Annotated[tuple[TrackerName, ...], _SEARCH] = field(default=(), compare=False)
     """Trackers that the study is sent to while it runs: mlflow, wandb (Weights & Biases), one run
     per trial. They are configured by their own variables, MLFLOW_TRACKING_URI, WANDB_MODE, .... Not
     part of study.json."""
-    notify: Annotated[str | None, Setting(commands=ONLY_SEARCH, any_text=True)] = field(
-        default=None, compare=False, repr=False
+    notify: Annotated[str | None, fields.Setting(commands=fields.ONLY_SEARCH, any_text=True)] = (
+        field(default=None, compare=False, repr=False)
     )
     """Shell command that is run when the study ends, with the conclusion on its standard input and
     in KDTUNE_STUDY, KDTUNE_FOLDER, KDTUNE_STATUS (completed, failed or interrupted) and
     KDTUNE_VERDICT. Not part of study.json."""
-    dump: Annotated[str | None, Setting(commands=("teacher",), path=True)] = field(
+    dump: Annotated[str | None, fields.Setting(commands=("teacher",), path=True)] = field(
         default=None, compare=False, repr=False
     )
     """File, .parquet or .npz, for the teacher's logits on train, val and test without augmentation.
@@ -237,25 +216,27 @@ class Study:
     """Set by the command line: the fields that flags have given. Not part of study.json."""
 
     def __post_init__(self) -> None:
-        check(self, "run", isinstance(self.run, Run), "be a Run")
-        check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
-        check(self, "baseline", isinstance(self.baseline, Mapping), "be a dict of values")
-        check(self, "unless", isinstance(self.unless, Mapping), "be a dict of dicts")
-        check(self, "tracker", isinstance(self.tracker, str | list | tuple), "be a list of names")
+        fields.check(self, "run", isinstance(self.run, Run), "be a Run")
+        fields.check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
+        fields.check(self, "baseline", isinstance(self.baseline, Mapping), "be a dict of values")
+        fields.check(self, "unless", isinstance(self.unless, Mapping), "be a dict of dicts")
+        fields.check(
+            self, "tracker", isinstance(self.tracker, str | list | tuple), "be a list of names"
+        )
         names = (self.tracker,) if isinstance(self.tracker, str) else tuple(self.tracker)
         object.__setattr__(self, "tracker", names)
         if self.train is None:
             run, space = with_objects(*with_output_files(self.run, self.space))
             values = {n: to_values(n, listed) for n, listed in space.items()}
-            name, run = name_of_data(run.data), _with_study_values(run, values)
+            name, run = fields.name_of_data(run.data), _with_study_values(run, values)
         else:
             name, run = name_of(self.train).rpartition(":")[2], self.run
             values = {check_name(n): to_list_or_range(n, v) for n, v in self.space.items()}
         for field_name, value in {"name": self.name or name, "run": run, "space": values}.items():
             object.__setattr__(self, field_name, value)
-        check_fields(self)
+        fields.check_fields(self)
         fits = re.fullmatch(NAME, self.name) is not None
-        check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
+        fields.check(self, "name", fits, f"match {NAME} (letters, digits, . _ -; --name)")
         _check_study(self)
 
     @cached_property
@@ -468,7 +449,9 @@ def _task_of_function(study: Study) -> Task:
             f'mode must be "max" or "min" for metric={study.metric!r}, which kdtune does not know'
         )
     return Task(
-        hyperparameters={n: Hyperparameter(unless=dict(study.unless.get(n, {}))) for n in space},
+        hyperparameters={
+            n: fields.Hyperparameter(unless=dict(study.unless.get(n, {}))) for n in space
+        },
         metrics={score: declared},
         score=score,
         baseline=dict(baseline),
@@ -498,7 +481,7 @@ def _with_study_values(run: Run, space: Mapping[str, Values]) -> Run:
     return replace(run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
 
 
-def as_declared(study: Study, name: str, value: Value) -> Value:
+def as_declared(study: Study, name: str, value: fields.Value) -> fields.Value:
     """Return the value of a baseline as a float where the hyperparameter is one."""
     return float(value) if isinstance(study.base_run.value(name), float) else value
 
@@ -517,7 +500,7 @@ def recorded_run(study: Study, config: Mapping[str, Any]) -> BaseRun:
     return base.sample(**{name: v for name, v in config.items() if v is not None})
 
 
-def _nearest(value: Value, values: Values) -> Value:
+def _nearest(value: fields.Value, values: Values) -> fields.Value:
     """Return a value if the list or range allows it, else the first one or the nearest end."""
     if covers(values, (value,)):
         return value
@@ -542,28 +525,28 @@ def _check_study(study: Study) -> None:
     """Raise InputError if fields of a study contradict each other."""
     is_place = not re.match(r"\w+:/(?!/)", study.out)
     uri = "be a folder, or a URI of an object store such as s3://BUCKET/runs"
-    check(study, "out", is_place, uri)
+    fields.check(study, "out", is_place, uri)
     for name in ("cache", "warm_start"):
-        check(study, name, "://" not in (getattr(study, name) or ""), "be a folder")
+        fields.check(study, name, "://" not in (getattr(study, name) or ""), "be a folder")
     is_share = study.gpus_per_trial <= 1 or float(study.gpus_per_trial).is_integer()
-    check(study, "gpus_per_trial", is_share, "be a fraction of 1 or a whole number")
+    fields.check(study, "gpus_per_trial", is_share, "be a fraction of 1 or a whole number")
     trackers, named = get_args(TrackerName), study.tracker
     are_trackers = set(named) <= set(trackers) and len(set(named)) == len(named)
-    check(study, "tracker", are_trackers, f"be among {', '.join(trackers)}, each once")
+    fields.check(study, "tracker", are_trackers, f"be among {', '.join(trackers)}, each once")
     device, gpus = study.device, study.gpus
-    check(study, "gpus", device != "cpu" or not gpus, "be 0 with --device cpu")
-    check(study, "gpus", device != "cuda" or gpus != 0, "be 1 or more with --device cuda")
-    check(study, "gpus", device != "mps" or gpus in (None, 1), "be 1 with --device mps")
+    fields.check(study, "gpus", device != "cpu" or not gpus, "be 0 with --device cpu")
+    fields.check(study, "gpus", device != "cuda" or gpus != 0, "be 1 or more with --device cuda")
+    fields.check(study, "gpus", device != "mps" or gpus in (None, 1), "be 1 with --device mps")
     is_local = device != "mps" or study.address is None
-    check(study, "address", is_local, "be left out with --device mps, which is no cluster's")
+    fields.check(study, "address", is_local, "be left out with --device mps, which is no cluster's")
     match = re.fullmatch(BUDGET, "1h" if study.budget is None else study.budget)
     forms = "be a number above 0 with runs, epochs or h, such as 400runs"
-    check(study, "budget", match and float(match[1]) > 0, forms)
+    fields.check(study, "budget", match and float(match[1]) > 0, forms)
     is_limited = (study.budget is not None) == study.until_decided
     limit = "be given with --repeats auto and only then, such as --budget 400runs"
-    check(study, "budget", is_limited, limit)
+    fields.check(study, "budget", is_limited, limit)
     begins = study.warm_start is None or study.search != "grid"
-    check(study, "warm_start", begins, "be left out with --search grid")
+    fields.check(study, "warm_start", begins, "be left out with --search grid")
     _check_size(study)  # before anything looks at each value
     if study.train is None:
         _check_distillation(study)
@@ -577,15 +560,12 @@ def _check_distillation(study: Study) -> None:
     run = study.run
     for name in OF_FUNCTION:
         without = "be left out without train=..., a training function of your own"
-        check(study, name, getattr(study, name) == getattr(Study, name, {}), without)
+        fields.check(study, name, getattr(study, name) == getattr(Study, name, {}), without)
     has_all = study.policy == "all" and not study.until_decided
     without = "be left out with --policy race and --repeats auto, since all teachers come first"
-    check(run, "folds", run.folds is None or has_all, without)
+    fields.check(run, "folds", run.folds is None or has_all, without)
     if run.extra is not None and max(ends_of(study.values("extra_share"))) == 0:
-        raise InputError(
-            "--extra has no effect with --extra-share 0; give a share of each batch, such as "
-            "--extra-share 0.5"
-        )
+        raise InputError("--extra has no effect with --extra-share 0; give --extra-share 0.5")
     _check_named_weights(study)
     _check_configurations(study)
 
@@ -593,14 +573,14 @@ def _check_distillation(study: Study) -> None:
 def _check_function(study: Study) -> None:
     """Raise InputError if a study of a training function has what it cannot have."""
     without = "be left out with train=..., whose own settings are in its module or in the space"
-    check(study, "run", study.run == Run(), without)
-    check(study, "space", study.space, "have at least one hyperparameter of train")
+    fields.check(study, "run", study.run == Run(), without)
+    fields.check(study, "space", study.space, "have at least one hyperparameter of train")
     is_known = not study.stop_early or study.base_run.planned_epochs is not None
     epochs = "know how many epochs train yields (epochs=N, or a hyperparameter named epochs)"
-    check(study, "stop_early", is_known, epochs)
+    fields.check(study, "stop_early", is_known, epochs)
     for name in ("max_ms", "max_params"):
         without = "be left out with train=..., since it is a limit on students"
-        check(study, name, getattr(study, name) is None, without)
+        fields.check(study, name, getattr(study, name) is None, without)
     for name, value in study.baseline.items():
         _check_value(f"baseline: {name}", value)
         is_added = study.plain_share > 0 and len(study.baseline) == 1
@@ -622,12 +602,9 @@ def _check_configurations(study: Study) -> None:
     batch_size: Any = min(ends_of(study.values("batch_size")))
     if share > 0:  # which the run checks
         replace(study.run, extra_share=share, batch_size=batch_size)
-    files = [name for name in ends_of(study.values("teacher")) if is_output_file(str(name))]
-    if study.dump is not None and files:
-        raise InputError(
-            f"--dump needs a teacher that is a network, but {files[0]} is a file of outputs "
-            f"already; copy or convert the file itself"
-        )
+    files = [name for name in ends_of(study.values("teacher")) if fields.is_output_file(str(name))]
+    is_network = study.dump is None or not files
+    fields.check(study, "dump", is_network, "be left out with a teacher that is a file of outputs")
 
 
 def _check_named_weights(study: Study) -> None:
@@ -641,7 +618,7 @@ def _check_named_weights(study: Study) -> None:
         if isinstance(weights, str) or isinstance(values, Range):
             continue
         models = models_of(values)
-        named = [model for model, _ in pairs(weights)]
+        named = [model for model, _ in fields.pairs(weights)]
         unknown = [model for model in named if model not in models]
         if unknown and (role in study.space or len(unknown) == len(named)):
             hint = did_you_mean(unknown[0], models) or f" ({', '.join(models)})"
@@ -669,8 +646,7 @@ def _check_size(study: Study) -> None:
     if max(count, *lists, 0) > MAX_CONFIGURATIONS or runs > MAX_RUNS:
         raise InputError(
             f"a study must have at most {MAX_CONFIGURATIONS} configurations and {MAX_RUNS} runs, "
-            f"but has {shown(count)} configurations in {study.repeats} repeats; give fewer "
-            f"--samples or --repeats, or shorter lists, or use --search random"
+            f"but has {shown(count)} configurations in {study.repeats} repeats; give fewer"
         )
 
 
@@ -707,38 +683,30 @@ def check_packages(names: Sequence[str]) -> None:
 
 
 def check_new_study(study: Study) -> None:
-    """Raise InputError if a new study names a path that does not exist, or a value twice.
+    """Raise InputError if a new study names a path that does not exist.
 
     Commands call it before they load torch and Ray. A study that has begun is left to the driver:
-    its data may have moved, and its values are what they are.
+    its data may have moved.
     """
     if study.uri is not None or (study.folder / STUDY).exists():
         return
     for requirement, name in _paths(study) if study.train is None else ():
         check_exists(requirement, name)
-    for name, values in study.space.items():
-        numbers = () if isinstance(values, Range) else values
-        texts = [short(v, TABLE_DIGITS) for v in dict.fromkeys(numbers) if isinstance(v, float)]
-        if twice := [text for text in texts if texts.count(text) > 1]:
-            raise InputError(
-                f"the values of {name} must differ in the {TABLE_DIGITS} digits that tables show, "
-                f"but got {twice[0]} twice; leave one of them out"
-            )
 
 
 def _paths(study: Study) -> Iterator[tuple[str, str]]:
     """Yield the paths that a study of distillation names, each with what it must be."""
     run = study.run
-    if not is_named_data(run.data):
-        yield FORMS_OF_DATA, run.data
-    if run.extra is not None and not is_named_extra(run.extra):
+    if not fields.is_named_data(run.data):
+        yield fields.FORMS_OF_DATA, run.data
+    if run.extra is not None and not fields.is_named_extra(run.extra):
         yield "--extra must be rest, module:factory or a folder", run.extra
     if study.warm_start is not None:
         yield "--warm-start must be the folder of a study", study.warm_start
-    for role in get_args(Role):
+    for role in get_args(fields.Role):
         for model in models_of(study.values(role)):
             weights = replace(run, **{role: model}).weights_of(role)  # type: ignore[arg-type]
-            if is_output_file(model):
+            if fields.is_output_file(model):
                 yield "a teacher without a network must be a file of its outputs", weights
             elif weights not in ("default", "none"):
                 yield f'--{role}-weights must be "default", "none" or a file', weights
@@ -759,7 +727,7 @@ def object_names(study: Study) -> dict[str, str]:
     names: dict[str, str] = {}
     for kind in KINDS:
         models = [study.run.data] if kind == "data" else models_of(study.values(kind))
-        for name in filter(is_object, models):
+        for name in filter(fields.is_object, models):
             names.setdefault(name, kind)
     return names
 

@@ -87,16 +87,19 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
-def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.5) -> str:
-    """Return "; did you mean OPTION?" with the option that is most like a word, or "".
+def did_you_mean(word: str, options: Iterable[str], cutoff: float = 0.5, most: int = 1) -> str:
+    """Return "; did you mean OPTION?" with the options that are most like a word, or "".
 
     Args:
         word: The word, misspelt.
-        options: The words that are allowed.
+        options: The words that are allowed. Those that begin or end with the word come first.
         cutoff: Least similarity in [0, 1], see `difflib.get_close_matches`.
+        most: How many options to name.
     """
-    near = get_close_matches(word, list(options), n=1, cutoff=cutoff)
-    return f"; did you mean {near[0]}?" if near else ""
+    options = list(options)
+    whole = [o for o in options if word and (o.startswith(word) or o.endswith(word))]
+    near = dict.fromkeys([*whole, *get_close_matches(word, options, most, cutoff)])
+    return f"; did you mean {', '.join([*near][:most])}?" if near else ""
 
 
 def list_some(names: Sequence[str], most: int, separator: str = ", ") -> str:
@@ -190,10 +193,7 @@ def first_line(error: BaseException, length: int = 200) -> str:
 
     It may quote what others wrote, so nothing in it acts on the terminal, see `text.printable`.
     """
-    try:
-        text = str(error).strip() or repr(error)
-    except Exception:  # a class of the user's may raise here as well
-        text = f"a {type(error).__name__} without a message"
+    text = str(error).strip() or repr(error)
     return printable(text.splitlines()[0][:length])
 
 

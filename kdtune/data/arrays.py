@@ -94,8 +94,7 @@ def _hash_inputs(inputs: _Inputs, root: str) -> tuple[str, Tensor | None]:
     """Return a hash of examples, and the stamps of image files."""
     if isinstance(inputs, Tensor):
         return hash_tensor(inputs), None
-    hashed = hash_files(Path(root), inputs)
-    return hashed.hash, hashed.stamps
+    return hash_files(Path(root), inputs)
 
 
 def _as_tensor(values: Any, noun: str) -> Tensor:
@@ -329,9 +328,8 @@ def _stacked(examples: list[Any], noun: str) -> Tensor:
     for i, x in enumerate(tensors):
         if x.shape != first.shape or x.dtype != first.dtype:
             raise InputError(
-                f"the items of {noun} must have one shape and type, but item 0 has "
-                f"{list(first.shape)} of {first.dtype} and item {i} has {list(x.shape)} of "
-                f"{x.dtype}; resize or pad them in the dataset"
+                f"the items of {noun} must be like the first, {list(first.shape)} of "
+                f"{first.dtype}, but item {i} has {list(x.shape)} of {x.dtype}; resize or pad them"
             )
     return torch.stack(tensors)
 
@@ -528,8 +526,7 @@ def _check_like_train(name: str, extra: Split, train: Split) -> None:
 
     if form(extra) != form(train):
         raise InputError(
-            f"the examples of --extra {name} must be like those of train: image files, images with "
-            f"the same channels, or tensors of the same shape and type; but train has "
-            f"{_describe_inputs(train.inputs)} and --extra has {_describe_inputs(extra.inputs)}; "
-            f"convert them"
+            f"the examples of --extra {name} must be like those of train, "
+            f"{_describe_inputs(train.inputs)}, but are {_describe_inputs(extra.inputs)}; convert "
+            f"them"
         )

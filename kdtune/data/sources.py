@@ -5,7 +5,6 @@ import inspect
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -19,7 +18,7 @@ from filelock import FileLock
 from kdtune.config.fields import REST, is_named_data, is_object
 from kdtune.config.files import cache_folder
 from kdtune.config.run import Run
-from kdtune.config.text import InputError, first_line
+from kdtune.config.text import InputError, did_you_mean, first_line
 from kdtune.data.arrays import (
     UnlabelledImages,
     add_extra,
@@ -124,9 +123,7 @@ def _dataset_class(name: str) -> Any:
         from torchvision import datasets
 
         return getattr(datasets, name)
-    near = {other.lower(): f"torchvision:{other}" for other in names}
-    close = [near[word] for word in get_close_matches(name.lower(), near, n=3, cutoff=0.5)]
-    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    hint = did_you_mean(f"torchvision:{name}", [f"torchvision:{other}" for other in names], most=3)
     raise InputError(f"torchvision has no dataset {name} of labelled images{hint}")
 
 

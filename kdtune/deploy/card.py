@@ -91,6 +91,7 @@ def describe_file(
     resize = Resize.of(student, signature)
     trial = trial_of(results, student)
     metrics = {} if trial is None else trial_metrics(trial)
+    weights = Path(record.model.weights).name
     return {
         "study": results.study.name,
         "data": name_of_data(results.study.run.data),
@@ -114,10 +115,7 @@ def describe_file(
             "configuration": record.configuration or configuration_record(results),
             "student": student.metrics["student"] or metrics,
         },
-        "initial_weights": {
-            "weights": Path(record.model.weights).name,
-            "licence": record.model.licence,
-        },
+        "initial_weights": {"weights": weights, "licence": record.model.licence},
         "format": title,
         "kdtune_version": __version__,
         "study_versions": dict(record.versions),
@@ -160,13 +158,10 @@ def escape(text: object) -> str:
 
 
 def code(text: object) -> str:
-    """Return a text as a code span, in a fence longer than any in the text."""
-    line = printable(" ".join(str(text).split()))
-    longest = max((len(run) for run in re.findall("`+", line)), default=0)
-    fence = "`" * (longest + 1)
-    space = " " * line.startswith("`") or " " * line.endswith("`")
+    """Return a text as a code span; backticks, which would end it, become apostrophes."""
+    line = printable(" ".join(str(text).split())).replace("`", "'")
     # a cell of a table ends at a bar, also in code
-    return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|")
+    return f"`{line}`".replace("|", "\\|")
 
 
 def yaml_value(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from kdtune.config.files import STUDENTS, atomic_write, check_links, writing
+from kdtune.config.files import STUDENTS, atomic_write, writing
 from kdtune.config.text import InputError
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import (
@@ -175,7 +175,6 @@ def export(
             f"warning: {STUDENTS}/ holds the students of {results.label(config_id)}, but the best "
             f"configuration is now {results.label(best)}; repeat the study's command to update it"
         )
-    check_links(results.folder)
     with writing(folder, "copy the study's folder to another place and export there"):
         file = folder / f"{BEST}{chosen.suffix}"
         facts = describe_file(results, subject.student, subject.signature, chosen.title)

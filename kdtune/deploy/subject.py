@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from kdtune.config.files import atomic_write
+from kdtune.config.files import write_text
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
@@ -177,9 +177,8 @@ class Facts(BaseModel, strict=True):
 def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
     """Write the JSON file beside an exported file, such as best.onnx.json."""
     facts = {"file": file.name, **facts, "bytes": file.stat().st_size}
-    with atomic_write(file.with_name(f"{file.name}.json")) as part:
-        text = json.dumps(facts, indent=2, ensure_ascii=False)
-        part.write_text(f"{text}\n", encoding="utf-8")
+    text = json.dumps(facts, indent=2, ensure_ascii=False)
+    write_text(file.with_name(f"{file.name}.json"), f"{text}\n")
 
 
 def read_facts(folder: Path, config_id: str) -> list[Facts]:
@@ -213,6 +212,5 @@ def write_card(folder: Path, text: str, keep: bool) -> str:
         names = ("README.old.md", *(f"README.old-{number}.md" for number in range(2, 1_000)))
         earlier = next((name for name in names if not (folder / name).exists()), names[-1])
         file.replace(folder / earlier)
-    with atomic_write(file) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(file, text)
     return earlier

@@ -107,9 +107,8 @@ def probe(
     if not torch.allclose(alone, logits, rtol=0, atol=tolerance):
         raise InputError(
             f"{model.name} must return the same logits for an example in any batch in eval mode, "
-            f"but does not, so an evaluation would be random or depend on the batch; check that "
-            f"its dropout and batch norm are off in eval mode, and leave its method train() as "
-            f"torch has it"
+            f"but does not; check that its dropout and batch norm are off in eval mode, and leave "
+            f"its method train() as torch has it"
         )
     if not whole and (from_head.shape != logits.shape or not torch.allclose(from_head, logits)):
         raise InputError(
@@ -120,8 +119,7 @@ def probe(
     if learns and (whole or trained) and all(gradient is None for gradient in gradients):
         raise InputError(
             f"{model.name} cannot learn: its logits have no gradient with respect to its "
-            f"parameters; let these learn (net.requires_grad_()), and compute the logits from them "
-            f"without detach() or torch.no_grad()"
+            f"parameters; call net.requires_grad_(), and use no detach() or torch.no_grad()"
         )
 
 

@@ -311,10 +311,9 @@ class Classifier(nn.Module):
         """Move the model to a device, precision and memory format, and return it."""
         self.precision = precision
         self.memory_format = MEMORY_FORMATS[layout]
-        if any(value.ndim == 5 for value in self.state_dict().values()):  # of 3-d convolutions
-            self.memory_format = (
-                torch.contiguous_format
-            )  # channels_last is for four dimensions only
+        # channels_last is for four dimensions, and 3-d convolutions have five
+        if any(value.ndim == 5 for value in self.state_dict().values()):
+            self.memory_format = torch.contiguous_format
         return self.to(device, memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def freeze(self, head: bool = True) -> "Classifier":

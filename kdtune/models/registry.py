@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,7 +17,7 @@ from torch import nn
 from kdtune.config.fields import Role, is_object
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
-from kdtune.config.text import InputError, first_line, import_named, user_code
+from kdtune.config.text import InputError, did_you_mean, first_line, import_named, user_code
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
 from kdtune.models.classifier import (
     Classifier,
@@ -112,9 +111,8 @@ def check_new(net: nn.Module, name: str) -> None:
     """Raise InputError if a module that is to be trained has been made for another run already."""
     if _trained.get(id(net)) is net:
         raise InputError(
-            f"{name} must make a new module in each call, but has returned the same module twice, "
-            f"so runs would share its weights; construct it inside the function, or return "
-            f"copy.deepcopy of it"
+            f"{name} must make a new module in each call, but has returned the same module twice; "
+            f"construct it inside the function, or return copy.deepcopy of it"
         )
     _trained[id(net)] = net
 
@@ -251,15 +249,7 @@ def build_model(
     file = run_weights if weights == "none" else weights  # its preprocessing is used all the same
     finished = read_finished(Path(file).expanduser())
     passed = run.objects.get(role, name) if is_object(name) else None
-    try:
-        model = build(name, weights, classes, seed=seed, replace_head=replace_head, passed=passed)
-    except InputError:
-        if finished is None or finished.model == name:
-            raise
-        raise InputError(
-            f"{file} holds the teacher {finished.model}, but --{role} is {name}; give --{role} "
-            f"{finished.model}"
-        ) from None
+    model = build(name, weights, classes, seed=seed, replace_head=replace_head, passed=passed)
     if role == "student" or run.teacher_epochs != 0:  # runs may share what is not trained
         check_new(model.net, name)
     if finished is not None:
@@ -338,19 +328,10 @@ def _construct_from_factory(name: str, classes: int) -> Classifier:
 def _nearest(name: str) -> str:
     """Return "; did you mean ...?" with the models of the most similar names, or "" if none is.
 
-    Names that contain this one come first. Of timm, only models with published weights are
-    suggested.
+    Of timm, only models with published weights are suggested.
     """
     names = [*CIFAR_RESNETS, *sorted(torchvision_names())]
     with suppress(InputError):  # timm is not installed
         published = import_timm(name).list_models(pretrained=True)
         names += [f"timm/{tagged.partition('.')[0]}" for tagged in published]
-    # names of the same library first, short ones before long ones
-    names.sort(
-        key=lambda other: (other.startswith("timm/") != name.startswith("timm/"), len(other))
-    )
-    wanted = name.removeprefix("timm/").lower().replace("-", "_").partition(".")[0]
-    containing = [other for other in names if wanted in other]
-    similar = get_close_matches(name, names, n=MAX_SUGGESTIONS)
-    best = list(dict.fromkeys([*containing, *similar]))[:MAX_SUGGESTIONS]
-    return f"; did you mean {', '.join(best)}?" if best else ""
+    return did_you_mean(name, names, 0.6, MAX_SUGGESTIONS)

@@ -272,8 +272,7 @@ def check_finite(state: StateDict, initial: StateDict, noun: str) -> None:
     if bad:
         raise InputError(
             f"{noun} must be finite numbers, but have some that are NaN or infinite in {len(bad)} "
-            f"of their tensors, first {_short(bad[0])}; their training has diverged, or the file "
-            f"is damaged: give other weights"
+            f"of their tensors, first {_short(bad[0])}; give other weights"
         )
 
 
@@ -415,9 +414,8 @@ def read_finished(file: Path) -> FinishedTeacher | None:
             return _FINISHED.validate_json(text)
         except ValueError as error:
             raise InputError(
-                f"{file} is of a teacher that kdtune has fine-tuned, but what it says of it "
-                f"({METADATA} in its metadata) is damaged or of a newer version "
-                f"({first_line(error, 120)}); copy the file again, or fine-tune the teacher again"
+                f"{file} is of a teacher that kdtune has fine-tuned, but its {METADATA} is damaged "
+                f"or of a newer version ({first_line(error, 120)}); copy the file again"
             ) from None
     if file.name != WEIGHTS:
         return None

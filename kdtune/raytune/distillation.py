@@ -11,7 +11,7 @@ import ray
 import torch
 
 from kdtune.config.fields import Role, is_output_file
-from kdtune.config.files import CHECKPOINT, COSTS, TEACHER_ACCURACY, state_files
+from kdtune.config.files import CHECKPOINT, COSTS, TEACHER_ACCURACY
 from kdtune.config.records import Cost, TeacherAccuracy, read_costs, write_costs
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -135,9 +135,8 @@ def distillation_epochs(
     place = trial_folder(run)
     cache = Cache(study.cache, study.cache_gb, owner=str(study.folder))
     try:
-        # the store has the last state only; pull() also deletes the one before, which a run that
-        # was dropped meanwhile may have left on this machine
-        mirror.pull(*(f"{place}/{file.name}" for file in state_files(Path(CHECKPOINT))))
+        # pull() also deletes a state that a run that was dropped has left on this machine
+        mirror.pull(f"{place}/{CHECKPOINT}")
         data = data_of_call(contents, study.run)
         _pull_teacher(run, mirror, data)
         resources = replace(_resources(study, data.of(run)), cache=cache)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -114,29 +113,10 @@ MAX_RESTARTS_WITHOUT_PROGRESS = 3
 """Times that Tune is started again without a trial having ended (Ray's memory monitor kills it)."""
 
 
-_RUNNING = threading.Lock()
-"""Held while a study of this process runs."""
-
-
-@contextmanager
-def _only_study() -> Iterator[None]:
-    """Refuse a second study of this process, in which Ray runs once."""
-    if not _RUNNING.acquire(blocking=False):
-        raise InputError(
-            "this process runs another study, in another thread; run this one when that has ended, "
-            "or in a process of its own"
-        )
-    try:
-        yield
-    finally:
-        _RUNNING.release()
-
-
 class Interrupted(KeyboardInterrupt):
     """A study stopped before its end; the same command resumes it."""
 
 
-@_only_study()
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
     trackers, command = study.tracker, study.notify
@@ -183,8 +163,7 @@ def _located(study: Study) -> Study:
         if study.address is not None or study.uri is not None:
             raise InputError(
                 f"train must be importable on every machine of a cluster, but "
-                f"{name_of(study.train)} is defined in a notebook, a script or another "
-                f"function; put it into a module and give train='module:function'"
+                f"{name_of(study.train)} is not; put it into a module (train='module:function')"
             )
         try:
             cloudpickle.dumps(study.train)
@@ -274,10 +253,8 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
         inspection = machines.Inspection(
             study, capacity.trial, prepared.fingerprints, photos, prepared.run_bytes
         )
-        for line in (
-            *machines.preflight(inspection),
-            *(f"warning: {w}" for w in prepared.warnings),
-        ):
+        lines = machines.preflight(inspection)
+        for line in [*lines, *(f"warning: {text}" for text in prepared.warnings)]:
             write(line)
         if prepared.data is not None:
             preparation = distillation.TeacherPreparation(
@@ -356,7 +333,9 @@ def _fit(
             num_samples=-1,
             max_concurrent_trials=MAX_CONCURRENT_TRIALS,
             reuse_actors=True,
-            trial_dirname_creator=partial(_folder_name, study=study),
+            trial_dirname_creator=lambda trial: (
+                f"{study.base_run.sample(**trial.config).trial_id}-{trial.trial_id}"
+            ),
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -370,7 +349,3 @@ def _fit(
     )
     tuner.fit()
     recorder.raise_failure()
-
-
-def _folder_name(trial: Any, study: Study) -> str:
-    return f"{study.base_run.sample(**trial.config).trial_id}-{trial.trial_id}"

@@ -183,12 +183,7 @@ def is_moved(study: Study, saved: SavedStudy) -> bool:
     return bool(new.objects) or are_others  # objects may be others under the same names
 
 
-def check_same(
-    study: Study,
-    saved: SavedStudy,
-    fingerprints: Mapping[str, str],
-    write: Callable[[str], None] = print,
-) -> None:
+def check_same(study: Study, saved: SavedStudy, fingerprints: Mapping[str, str]) -> None:
     """Raise InputError if data, teacher or student are not those that the saved study began with.
 
     Args:
@@ -213,7 +208,7 @@ def check_same(
     if differences := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
         raise _other_study(study, differences)
     if unknown:
-        write(
+        print(
             f"{study.folder} has no fingerprint to compare the {' and the '.join(unknown)} with "
             f"(kdtune 0.1 saved none for its own models); make sure that they are unchanged"
         )
@@ -415,8 +410,7 @@ def write_study(
     """
     recorded = records.read_provenance(study.folder)
     study = replace(study, rerun_dropped=False)  # it is asked for once
-    with files.atomic_write(study.folder / files.STUDY) as part:
-        part.write_text(study.to_json(fingerprints), encoding="utf-8")
+    files.write_text(study.folder / files.STUDY, study.to_json(fingerprints))
     current = dict(provenance or {})
     added = ("models", "sources", "views", "input", "warnings")
     once = {name: value for name, value in current.items() if name not in added}
@@ -431,8 +425,7 @@ def write_study(
 
 
 def _write_provenance(folder: Path, record: Mapping[str, Any]) -> None:
-    with files.atomic_write(folder / files.PROVENANCE) as part:
-        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    files.write_text(folder / files.PROVENANCE, json.dumps(record, indent=2))
 
 
 def remove_parts(folder: Path) -> None:
@@ -508,11 +501,9 @@ def finish(
     lines, _ = records.read_lines(folder, results.study)
     mirror.pull_trials(list(results.trials.trial_id), files.PREDICTIONS)
     write_frames(folder, results.frames)
-    with files.atomic_write(folder / SUMMARY_CSV) as part:
-        part.write_text(csv_text(results.summary(full=True)), encoding="utf-8")
+    files.write_text(folder / SUMMARY_CSV, csv_text(results.summary(full=True)))
     export_for_optuna(results.study, lines)
-    with files.atomic_write(folder / SUMMARY_MD) as part:
-        part.write_text(f"{results.text()}\n", encoding="utf-8")
+    files.write_text(folder / SUMMARY_MD, f"{results.text()}\n")
     is_distillation = results.task.is_distillation
     if is_distillation:
         mirror.pull_folders(files.THUMBNAILS)

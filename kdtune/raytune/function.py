@@ -23,6 +23,7 @@ from kdtune.config.files import (
     TRIAL_FILES,
     atomic_write,
     not_writable_by_all,
+    write_text,
 )
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
@@ -327,8 +328,7 @@ def _logged_epochs(
             reports = logged[: epoch.number]
             yield from reports
         reports.append(replace(epoch, seconds=time.monotonic() - began))
-        with atomic_write(folder / EPOCHS_LOG) as part:
-            part.write_text(json.dumps([report.recorded for report in reports]), encoding="utf-8")
+        write_text(folder / EPOCHS_LOG, json.dumps([report.recorded for report in reports]))
         yield reports[-1]
         push()
         began = time.monotonic()

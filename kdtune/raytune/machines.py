@@ -5,7 +5,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -499,12 +499,10 @@ def _wait_for_report(task: Any) -> NodeReport:
     try:
         report: NodeReport = ray.get(task, timeout=_ANSWER_SECONDS)
         return report
-    except ray.exceptions.GetTimeoutError:
-        return NodeReport(no_answer=f"has not answered in {_ANSWER_SECONDS:.0f} s")
     except (ray.exceptions.RayTaskError, ray.exceptions.RuntimeEnvSetupError) as error:
         reason = describe_ray_error(error)
         return NodeReport(faults=(f"cannot run kdtune {__version__} ({reason}); install it there",))
-    except ray.exceptions.RayError as error:  # the machine was lost during its inspection
+    except ray.exceptions.RayError as error:  # the machine was lost meanwhile, or did not answer
         return NodeReport(no_answer=f"could not be inspected ({describe_ray_error(error)})")
 
 
@@ -598,7 +596,7 @@ def largest_runs(study: Study) -> list[Run]:
     return [replace(base, student=str(s), teacher=str(t)) for s, t in itertools.product(*names)]
 
 
-class MachineMonitor:
+class MachineMonitor(AbstractContextManager["MachineMonitor"]):
     """A monitor that names the machines that join or are lost, and inspects those that join.
 
     An inspection may have to wait for the store, or for a machine that is about to be lost. So it
@@ -614,9 +612,6 @@ class MachineMonitor:
         self.nodes = alive_nodes()
         self._tasks: dict[Node, Any] = {}
         self._last = time.monotonic()
-
-    def __enter__(self) -> "MachineMonitor":
-        return self
 
     def __exit__(self, *_: object) -> None:
         for task in self._tasks.values():

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from html import escape
 from signal import SIGKILL
@@ -279,12 +279,7 @@ def describe_outcome(end: Results | BaseException) -> tuple[str, str]:
     return "completed" if has_completed else "failed", end.verdict()
 
 
-def notify(
-    command: str | None,
-    study: Study,
-    end: Results | BaseException,
-    write: Callable[[str], None] = print,
-) -> None:
+def notify(command: str | None, study: Study, end: Results | BaseException) -> None:
     """Run the command, if there is one; one that fails or takes too long is a warning.
 
     It gets the verdict on its standard input and in environment variables. No text of the study
@@ -314,12 +309,12 @@ def notify(
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, SIGKILL)
             process.wait()
-            write(f"warning: --notify was ended after {NOTIFY_SECONDS:.0f} s")
+            print(f"warning: --notify was ended after {NOTIFY_SECONDS:.0f} s")
         except OSError as error:
-            write(f"warning: --notify cannot be run ({error})")
+            print(f"warning: --notify cannot be run ({error})")
         else:
             if process.returncode != 0:
                 output.seek(0)
                 last = output.read().decode(errors="replace").strip().splitlines()[-1:]
                 reason = "".join(f": {printable(line[:200])}" for line in last)
-                write(f"warning: --notify ended with exit code {process.returncode}{reason}")
+                print(f"warning: --notify ended with exit code {process.returncode}{reason}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import tune
 
-from kdtune.config.files import CHECKPOINT, delete_states
+from kdtune.config.files import CHECKPOINT
 from kdtune.config.records import read_teacher_accuracy
 from kdtune.config.study import Study
 from kdtune.config.task import BaseRun
@@ -298,8 +298,9 @@ class Recorder(tune.Callback):
         if str(error).startswith(DataChangedError.__name__):
             self.changes = self.changes or self.find_changes()
         if status != "failed":  # the student is kept, the state of the optimiser is not
-            delete_states(self.study.folder / "trials" / run.trial_id / CHECKPOINT)
-            self.uploader.delete_later(f"trials/{run.trial_id}/{CHECKPOINT}")
+            state = f"trials/{run.trial_id}/{CHECKPOINT}"
+            (self.study.folder / state).unlink(missing_ok=True)
+            self.uploader.delete_later(state)
         score = self.scores.get(run.trial_id, math.nan)
         pruned = " (pruned)" if status == "pruned" else ""
         text = error or f"val {self.study.task.score} {score:.4f}{pruned}"

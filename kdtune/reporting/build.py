@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from kdtune import __version__
-from kdtune.config.files import FIGURES, STUDY, atomic_write, check_links, writing
+from kdtune.config.files import FIGURES, STUDY, atomic_write, write_text, writing
 from kdtune.config.task import Task, check_names
 from kdtune.config.text import InputError
 from kdtune.reporting import canvas, sections
@@ -49,9 +49,8 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
     The same records give the same bytes.
 
     Raises:
-        InputError: If the folder cannot be written, or figures/ in it is a symbolic link.
+        InputError: If the folder cannot be written.
     """
-    check_links(folder, [FIGURES])
     files, figures = folder / FIGURES, {}
     arms = read_arms(results, criterion)
     with writing(folder, ADVICE):
@@ -60,13 +59,11 @@ def write(results: Results, criterion: Criterion, folder: Path) -> Path:
             if old.stem in plots.FIGURE_NAMES and old.suffix in (".svg", ".png"):
                 old.unlink()
         for figure in plots.all_figures(results, criterion, arms):
-            with atomic_write(files / f"{figure.name}.svg") as part:
-                part.write_text(figure.svg, encoding="utf-8")
+            write_text(files / f"{figure.name}.svg", figure.svg)
             with atomic_write(files / f"{figure.name}.png") as part:
                 part.write_bytes(figure.png())
             figures[figure.name] = canvas.inline(figure)
-        with atomic_write(folder / "report.html") as part:
-            part.write_text(html(results, criterion, figures, arms), encoding="utf-8")
+        write_text(folder / "report.html", html(results, criterion, figures, arms))
     return folder / "report.html"
 
 
@@ -231,8 +228,7 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
     )
     with writing(file, ADVICE):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as part:
-            part.write_text(page, encoding="utf-8")
+        write_text(file, page)
     return file
 
 

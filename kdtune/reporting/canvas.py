@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from html import escape
-from typing import Any
+from pathlib import Path
 from xml.sax.saxutils import escape as xml_escape
 
 import numpy as np
@@ -77,24 +77,11 @@ def with_titles(svg: str, titles: Mapping[str, Titles]) -> str:
 # Style, axes and export of figures.
 
 INK = "#1a1b1c"
-"""Colour of text and axes; on the page it becomes the page's text colour."""
+"""Colour of text and axes, as in kdtune.mplstyle; on the page that of the page's text."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7f7f7f")
 LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kdtune",
-    "text.parse_math": False,  # a name from a record may contain two dollar signs
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.15,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "grid.color"), INK),
-    **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), INK),
-}
+_STYLE = Path(__file__).with_name("kdtune.mplstyle")
 PNG_DPI = 200
 NOTEBOOK_DPI, CSS_DPI = 165, 110
 """Dots, and pixels of a browser, per inch of a figure in a notebook."""
@@ -103,8 +90,8 @@ MAX_ROW_LINE, MAX_LEGEND_LINE = 36, 60
 
 
 def figure_style() -> AbstractContextManager[None]:
-    """Return a context with `STYLE` over matplotlib's defaults, without the user's settings."""
-    manager: AbstractContextManager[None] = style.context(STYLE, after_reset=True)
+    """Return a context with kdtune's style over matplotlib's defaults, not over the user's."""
+    manager: AbstractContextManager[None] = style.context(_STYLE, after_reset=True)
     return manager
 
 

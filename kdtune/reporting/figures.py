@@ -12,30 +12,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import ScaledTranslation
 
 from kdtune.config.task import ECE_BINS, Metric
-from kdtune.reporting.canvas import (
-    COLOURS,
-    INK,
-    LINE_STYLES,
-    MARKERS,
-    MAX_GROWTH,
-    CaptionedFigure,
-    Titles,
-    add_legend_below,
-    config_gid,
-    figure_style,
-    label_rows,
-    limits,
-    new_axes,
-    outside,
-)
-from kdtune.results import examples
-from kdtune.results.comparison import (
-    Criterion,
-    completed,
-    metric_values,
-    students_of,
-    with_enough_repeats,
-)
+from kdtune.reporting import canvas
+from kdtune.reporting.canvas import COLOURS, INK, CaptionedFigure, Titles
+from kdtune.results import comparison, examples
+from kdtune.results.comparison import Criterion
 from kdtune.results.costs import COST_AXES, with_prefix
 from kdtune.results.examples import ARMS, BothArms, Numbers
 from kdtune.results.formatting import cell, difference_text, interval_text
@@ -88,7 +68,7 @@ def _matrix(
     name: str, caption: str, arms: BothArms, values: Numbers, style: dict[str, Any]
 ) -> CaptionedFigure:
     count = len(arms.classes)
-    figure, axes = new_axes()
+    figure, axes = canvas.new_axes()
     figure.set_size_inches(4.6, min(4.2, 2.2 + 0.2 * count))
     axes.grid(False)
     image = axes.imshow(values, aspect="auto", **style)
@@ -109,25 +89,22 @@ def _number_cells(axes: Axes, values: Numbers, image: Any, form: str) -> None:
         if not np.isnan(value):
             red, green, blue, _ = image.cmap(image.norm(value))
             colour = "#000000" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "#fefefe"
-            style: Any = {
-                "ha": "center",
-                "va": "center",
-                "fontsize": 7 if values.shape[1] > 5 else 9,
-            }
-            axes.text(x, y, format(value, form), color=colour, **style)
+            style: Any = {"ha": "center", "va": "center", "color": colour}
+            size = 7 if values.shape[1] > 5 else 9
+            axes.text(x, y, format(value, form), fontsize=size, **style)
 
 
 def _calibration_plot(arms: BothArms, labels: list[str]) -> CaptionedFigure:
     """Return the reliability diagram of both arms."""
     table, errors = examples.calibration(arms), 100 * examples.calibration_errors(arms).mean(1)
-    figure, axes = new_axes()
+    figure, axes = canvas.new_axes()
     axes.plot([0, 100], [0, 100], color=INK, lw=0.8, ls=(0, (2, 4)))
     titles: dict[str, Titles] = {}
     most = table.n.max()
     for i, arm in enumerate(ARMS):
         rows = table[table.arm == arm]
         label = f"{labels[i]} (ECE {errors[i]:.1f}%)"
-        line: Any = {"color": COLOURS[i], "ls": LINE_STYLES[i], "lw": 1.4, "label": label}
+        line: Any = {"color": COLOURS[i], "ls": canvas.LINE_STYLES[i], "lw": 1.4, "label": label}
         axes.plot(100 * rows.confidence, 100 * rows.accuracy, **line)
         for row in rows.itertuples():
             x, y, gid = 100 * row.confidence, 100 * row.accuracy, f"arm-{i}-{row.bin}"
@@ -166,7 +143,7 @@ def frontier_plot(results: Results, criterion: Criterion, name: str) -> Captione
     if not len(table):
         return None
     teachers = teacher_points(results, criterion, cost)
-    figure, axes = new_axes()
+    figure, axes = canvas.new_axes()
     values = pd.concat([table[cost], teachers[cost]])
     is_log = values.max() > MIN_RATIO_OF_LOG_AXIS * values.min()
     if is_log:
@@ -181,9 +158,19 @@ def frontier_plot(results: Results, criterion: Criterion, name: str) -> Captione
     if "plain" in set(table.arm):
         hollow: Any = {"color": GREY, "mfc": "#ffffff", "mew": 1.2, "ms": 6}
         axes.plot([], [], "o", label="hollow: without distillation", **hollow)
-    _draw_frontier(axes, table, criterion, cost, values.max())
-    _label_axes(axes, criterion, cost, values, is_log)
-    add_legend_below(figure, axes)
+    on = table[table[f"efficient/{cost}"]].sort_values(cost)
+    x, y = [*on[cost], values.max()], list(criterion.scale * on["mean"])
+    line: Any = {"color": GREY, "lw": 1.2, "zorder": 1, "label": "frontier of the students"}
+    axes.plot(x, [*y, y[-1]], drawstyle="steps-post", **line)
+    axes.set(xlabel=COST_AXES[cost], ylabel=_axis_label(criterion))
+    shown = FuncFormatter(lambda value, _: with_prefix(value) if cost == "params" else f"{value:g}")
+    axes.xaxis.set_major_formatter(shown)
+    if is_log:
+        subs = (1.0, 2.0, 5.0) if values.max() < 100 * values.min() else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.12, y=0.1)
+    canvas.add_legend_below(figure, axes)
     titles: dict[str, Titles] = {}
     for _, row in table.iterrows():
         titles[f"point-{row.config_id}"] = (
@@ -202,7 +189,7 @@ def teacher_points(results: Results, criterion: Criterion, cost: str) -> pd.Data
     accuracy of a teacher is recorded, so the frame is empty for other metrics.
     """
     costs = results.costs[results.costs.role == "teacher"].set_index("model")[cost]
-    run, trials = results.study.run, completed(results.search_trials)
+    run, trials = results.study.run, comparison.completed(results.search_trials)
     # training without distillation is measured against the teacher that the study began with
     teacher = trials["config/teacher"].fillna(run.teacher)
     epochs = trials["config/teacher_epochs"].fillna(run.teacher_epochs or 0)
@@ -210,16 +197,6 @@ def teacher_points(results: Results, criterion: Criterion, cost: str) -> pd.Data
     best = means.groupby(level=0).max()
     best = best[best.index.isin(costs.index)] if criterion.metric == "acc" else best[:0]
     return pd.DataFrame({"teacher": best.index, "mean": best.array, cost: costs[best.index].array})
-
-
-def _draw_frontier(
-    axes: Axes, table: pd.DataFrame, criterion: Criterion, cost: str, highest: float
-) -> None:
-    """Draw the best mean that is reached up to each cost as steps, to the highest cost shown."""
-    on = table[table[f"efficient/{cost}"]].sort_values(cost)
-    x, y = [*on[cost], highest], list(criterion.scale * on["mean"])
-    style: Any = {"color": GREY, "lw": 1.2, "zorder": 1}
-    axes.plot(x, [*y, y[-1]], drawstyle="steps-post", label="frontier of the students", **style)
 
 
 def _draw_point(
@@ -240,21 +217,8 @@ def _draw_point(
 
 def style_of(number: int) -> tuple[str, str]:
     """Return colour and marker of a student; the first 49 differ."""
-    return COLOURS[number % len(COLOURS)], MARKERS[(number + number // 7) % len(MARKERS)]
-
-
-def _label_axes(
-    axes: Axes, criterion: Criterion, cost: str, values: pd.Series, is_log: bool
-) -> None:
-    axes.set(xlabel=COST_AXES[cost], ylabel=_axis_label(criterion))
-    shown = FuncFormatter(lambda value, _: with_prefix(value) if cost == "params" else f"{value:g}")
-    axes.xaxis.set_major_formatter(shown)
-    if is_log:
-        decades = values.max() / values.min()
-        subs = (1.0, 2.0, 5.0) if decades < 100 else (1.0,)
-        axes.xaxis.set_major_locator(LogLocator(subs=subs))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.12, y=0.1)
+    marker = canvas.MARKERS[(number + number // 7) % len(canvas.MARKERS)]
+    return COLOURS[number % len(COLOURS)], marker
 
 
 # Learning curves: metrics on val by epoch, with the mean and spread over repeats.
@@ -293,7 +257,7 @@ def curve_data(results: Results, shown: Sequence[str], last: int | None = None) 
         last: number of last epochs; None: all epochs.
     """
     val = results.epochs[results.epochs.split == "val"]
-    val = val[val.trial_id.isin(completed(results.search_trials).trial_id)]
+    val = val[val.trial_id.isin(comparison.completed(results.search_trials).trial_id)]
     end = 0 if val.empty else int(val.epoch.max()) + 1
     start = 0 if last is None else max(0, end - last)
     val = val[(val.epoch >= start) & val.config_id.isin(shown)]
@@ -331,7 +295,7 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     frame = curve_frame(data.epochs, "config_id", metric)
     if not len(frame):
         return None
-    figure, axes = new_axes()
+    figure, axes = canvas.new_axes()
     lines = dict(list(frame.groupby("config_id", sort=False)))
     titles: dict[str, Titles] = {}
     for i, config in enumerate(data.trials):
@@ -344,7 +308,7 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     wild = _set_limits(axes, lines, data, declared, teachers)
     axes.set(xlabel="epoch", ylabel=f"validation {declared.label}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    add_legend_below(figure, axes)
+    canvas.add_legend_below(figure, axes)
     name = f"{metric}-last-{data.last}" if data.last else metric
     ranges = [f"{results.label(c)} (means {a:.3g} to {b:.3g})" for c, (a, b) in wild.items()]
     caption = sentence("curve figure", metric=declared, data=data, outside=ranges)
@@ -361,7 +325,7 @@ def _draw_curve(
 ) -> dict[str, Titles]:
     """Draw mean, standard deviation and repeats of one configuration; return their titles."""
     config, colour = str(line.config_id.iloc[0]), COLOURS[number]
-    names = [config_gid(config, part) for part in ("repeats", "sd", "mean")]
+    names = [canvas.config_gid(config, part) for part in ("repeats", "sd", "mean")]
     repeats = [np.column_stack([trial.epoch + 1, trial[metric]]) for trial in trials]
     thin = LineCollection(repeats, colors=colour, linewidths=0.4, alpha=0.35, gid=names[0])
     axes.add_collection(thin)
@@ -370,7 +334,7 @@ def _draw_curve(
     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, gid=names[1])
     n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
     label = f"{label} (n = {n})"
-    style: Any = {"color": colour, "ls": LINE_STYLES[number], "lw": 1.6, "gid": names[2]}
+    style: Any = {"color": colour, "ls": canvas.LINE_STYLES[number], "lw": 1.6, "gid": names[2]}
     axes.plot(x, line["mean"], label=label, **style)
     return dict.fromkeys(names, label)
 
@@ -399,14 +363,14 @@ def _set_limits(
         sd = line["std"].fillna(0)
         bands[config] = np.concatenate([line["mean"] - sd, line["mean"] + sd])
     # a loss that alpha weights has another scale in each configuration, by design
-    growth = MAX_GROWTH if metric.comparable else 5 * MAX_GROWTH
-    wild = outside(bands, metric.better, growth)
+    growth = canvas.MAX_GROWTH if metric.comparable else 5 * canvas.MAX_GROWTH
+    wild = canvas.outside(bands, metric.better, growth)
     if not wild:
         return {}
     inside = [config for config in lines if config not in wild]
     values = [bands[config] for config in inside]
     values += [trial[metric.name].to_numpy() for c in inside for trial in data.trials[c]]
-    axes.set_ylim(*limits([*values, np.asarray(teachers)]))
+    axes.set_ylim(*canvas.limits([*values, np.asarray(teachers)]))
     return {c: (float(lines[c]["mean"].min()), float(lines[c]["mean"].max())) for c in wild}
 
 
@@ -463,9 +427,9 @@ def all_figures(
         criterion: the evaluation criterion.
         arms: see `build.html`.
     """
-    if not len(completed(results.trials)):
+    if not len(comparison.completed(results.trials)):
         return
-    with figure_style():
+    with canvas.figure_style():
         yield from filter(None, _draw(results, criterion))
         arms = examples.read_arms(results, criterion) if arms is None else arms
         yield from class_plots(results, arms)
@@ -493,7 +457,9 @@ def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | 
 def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIGS) -> list[str]:
     """Return the config_ids of the best configurations, best mean first, and of the baselines."""
     trials = results.search_trials
-    values = with_enough_repeats(criterion.by_repeat(trials), students_of(trials))
+    values = comparison.with_enough_repeats(
+        criterion.by_repeat(trials), comparison.students_of(trials)
+    )
     order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
     table = results.compare(criterion)
     baseline = list(table.baseline.unique()) if len(table) else []
@@ -505,7 +471,7 @@ def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
     """Return the figure of every repeat of every configuration with mean and 95% t interval."""
     shown = shown_configs(results, criterion, MAX_ROWS)
     values = criterion.by_repeat(results.search_trials)
-    figure, axes = new_axes(rows=len(shown))
+    figure, axes = canvas.new_axes(rows=len(shown))
     scale = criterion.scale
     titles: dict[str, Titles] = {}
     for y, config in enumerate(shown):
@@ -517,7 +483,7 @@ def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
         titles[f"row-{y}"] = [f"{name}, repeat {r}: {v:.4g}" for r, v in sample.items()]
         axes.plot([interval.low, interval.high], [y, y], color=INK, lw=1.5)
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
-    label_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
+    canvas.label_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
     axes.set_xlabel(_axis_label(criterion))
     caption = sentence("repeats figure", design=results.design)
     return CaptionedFigure("repeats", caption, figure, titles)
@@ -531,7 +497,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     table = results.compare(criterion).head(MAX_ROWS)
     if not len(table) or table.n.max() < 2:
         return None
-    figure, axes = new_axes(rows=len(table))
+    figure, axes = canvas.new_axes(rows=len(table))
     scale, context = criterion.scale, results.context(criterion)
     titles = {}
     for y, (_, row) in enumerate(table.iterrows()):
@@ -548,7 +514,7 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
         step = scale / size
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
     caption = context.sentence("differences figure", criterion=criterion, has_band=size > 0)
-    label_rows(axes, [results.label(c) for c in table.config_id])
+    canvas.label_rows(axes, [results.label(c) for c in table.config_id])
     label = criterion.declared.label
     axes.set_xlabel(f"difference in {label}{' (pp)' * criterion.in_points}")
     return CaptionedFigure("differences", caption, figure, titles)
@@ -561,17 +527,17 @@ def heat_map(results: Results, criterion: Criterion) -> CaptionedFigure | None:
     """
     if not {"alpha", "temperature"} <= set(results.by):
         return None
-    trials = completed(results.search_trials)
+    trials = comparison.completed(results.search_trials)
     trials = trials[trials["config/temperature"].notna()]
     trials = trials.assign(
-        value=criterion.scale * metric_values(trials, criterion.metric, criterion.scope),
+        value=criterion.scale * comparison.metric_values(trials, criterion.metric, criterion.scope),
         alpha=levels(trials["config/alpha"]),
         T=levels(trials["config/temperature"]),
     )
     table = trials.pivot_table(index="alpha", columns="T", values="value", observed=True)
     if min(table.shape) < 2:
         return None
-    figure, axes = new_axes(rows=max(4, len(table)))
+    figure, axes = canvas.new_axes(rows=max(4, len(table)))
     axes.grid(False)
     image = axes.imshow(table, cmap="cividis", aspect="auto", origin="lower")
     _number_cells(axes, table.to_numpy(), image, ".2f" if criterion.in_points else ".4g")
@@ -593,11 +559,13 @@ def importance_bars(results: Results, criterion: Criterion) -> CaptionedFigure |
     table = table[table.null <= MAX_NULL_SHARE].reset_index(drop=True)
     if not len(table):
         return None
-    figure, axes = new_axes(rows=len(table))
+    figure, axes = canvas.new_axes(rows=len(table))
     rows = range(len(table))
     axes.barh(rows, table.share, height=0.5, color=COLOURS[0])
     axes.plot(table.null, rows, "|", color=INK, ms=18, mew=2)
-    label_rows(axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()])
+    canvas.label_rows(
+        axes, [f"{r.hyperparameter} ({r.n} configurations)" for r in table.itertuples()]
+    )
     axes.set(xlabel="share of variance explained", xlim=(0, 1.02))
     return CaptionedFigure("importance", sentence("importance figure"), figure)
 
@@ -606,21 +574,22 @@ def agreement_plot(
     results: Results, criterion: Criterion, shown: Sequence[str]
 ) -> CaptionedFigure | None:
     """Return the figure of accuracy against agreement with the teacher, one marker per trial."""
-    finished = completed(results.search_trials)
-    figure, axes = new_axes()
+    finished = comparison.completed(results.search_trials)
+    figure, axes = canvas.new_axes()
     titles: dict[str, Titles] = {}
     for i, config in enumerate(shown):
         trials = finished[finished.config_id == config]
         x, y = (
-            100 * metric_values(trials, metric, criterion.scope) for metric in ("agreement", "acc")
+            100 * comparison.metric_values(trials, metric, criterion.scope)
+            for metric in ("agreement", "acc")
         )
-        label, gid = results.label(config), config_gid(config, "trials")
+        label, gid = results.label(config), canvas.config_gid(config, "trials")
         style: Any = {"color": COLOURS[i], "ms": 4.5, "alpha": 0.8, "mew": 0, "gid": gid}
-        axes.plot(x, y, MARKERS[i], label=label, **style)
+        axes.plot(x, y, canvas.MARKERS[i], label=label, **style)
         drawn = trials[x.notna() & y.notna()]["repeat"]  # matplotlib draws no other markers
         titles[gid] = [f"{label}, repeat {r}: {x[k]:.4g}, {y[k]:.4g}" for k, r in drawn.items()]
     axes.set(xlabel="agreement with the teacher (%)", ylabel="validation accuracy (%)")
-    add_legend_below(figure, axes)
+    canvas.add_legend_below(figure, axes)
     return CaptionedFigure("fidelity", sentence("fidelity figure"), figure, titles)
 
 
@@ -634,7 +603,7 @@ def _axis_label(criterion: Criterion) -> str:
 def means_plot(side: SideBySide) -> CaptionedFigure:
     """Return the figure of each study's best configurations: means with intervals by split."""
     rows, scale = side.best, side.criterion.scale
-    figure, axes = new_axes(rows=2 * len(rows))
+    figure, axes = canvas.new_axes(rows=2 * len(rows))
     for i, split in enumerate(side.splits):
         for y, (_, row) in enumerate(rows.iterrows()):
             height = y + 0.15 * (2 * i - len(side.splits) + 1)
@@ -643,7 +612,7 @@ def means_plot(side: SideBySide) -> CaptionedFigure:
             name = split if y == 0 else None
             mean = scale * row[f"{split}/mean"]
             axes.plot(mean, height, "Do"[i], color=COLOURS[i], ms=5, label=name)
-    label_rows(axes, [f"{row.study}, {row.kind}: {row.label}" for _, row in rows.iterrows()])
+    canvas.label_rows(axes, [f"{row.study}, {row.kind}: {row.label}" for _, row in rows.iterrows()])
     metric = side.criterion.declared.label
     axes.set_xlabel(f"{metric}{' (%)' * side.criterion.in_points}")
     if len(side.splits) > 1:
@@ -659,13 +628,15 @@ def differences_plot(side: SideBySide) -> CaptionedFigure | None:
     table = table[table.p.notna()] if len(table) else table
     if not len(table):
         return None
-    figure, axes = new_axes(rows=len(table))
+    figure, axes = canvas.new_axes(rows=len(table))
     for y, (_, row) in enumerate(table.iterrows()):
         colour = COLOURS[side.splits.index(row.split)]
         axes.plot([scale * row.low, scale * row.high], [y, y], color=colour, lw=2)
         axes.plot(scale * row["diff"], y, "D", color=INK, ms=5)
     axes.axvline(0, color=INK, lw=1)
-    label_rows(axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()])
+    canvas.label_rows(
+        axes, [f"{row.study}, {row.pair}, {row.split}" for _, row in table.iterrows()]
+    )
     unit = " (pp)" * side.criterion.in_points
     axes.set_xlabel(f"difference in {side.criterion.declared.label}{unit}")
     is_single = (side.comparisons.split == side.splits[-1]).sum() == 1

@@ -270,7 +270,7 @@ class Results:
 
     def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
         """Return the reader of the criterion's metric per example of a split."""
-        if not criterion.has_examples:
+        if criterion.scope != "last" or criterion.declared.of_example is None:
             return no_examples
         read = partial(frames.read_examples, self.folder, has_groups=self.task.has_groups)
         return partial(read, metric=criterion.declared, split=split)
@@ -494,7 +494,8 @@ class Results:
             of the 95 % t interval, and label.
         """
         keys = list(by) or self.by
-        metrics = metrics or (self.task.table_metrics if full else words.short_metrics(self.task))
+        is_short = self.task.is_distillation and not full
+        metrics = metrics or (words.SHORT_METRICS if is_short else self.task.table_metrics)
         check_names("by", keys, self.task.names)
         check_names("a column of the table", metrics, self.task.metrics)
         trials, planned = self.search_trials, self.planned_repeats
@@ -606,23 +607,21 @@ class Results:
             text = words.verdict(rows, criterion, by, context, m)
             yield Conclusion(student, text, doubts)
 
-    def best_within_limits(self, criterion: Criterion | None = None) -> str:
+    def best_within_limits(self, criterion: Criterion) -> str:
         """Return the best student within the limits in words; "" without limits."""
-        criterion = criterion or self.default_criterion
         if not (limits := criterion.limits.or_else(self.study.limits)):
             return ""
         phases = (self.trials_for(criterion), self.search_trials)
         round_ = self.deciding_round(criterion)
         return costs.best_within(phases, self.costs, criterion, limits, self.by, round_)
 
-    def baseline(self, criterion: Criterion | None = None, student: str | None = None) -> str:
+    def baseline(self, criterion: Criterion, student: str | None = None) -> str:
         """Return the baseline in words, with the other hyperparameters that are searched.
 
         Args:
             criterion: names the baseline.
             student: whose baseline is meant; None: that of each student, if there are several.
         """
-        criterion = criterion or self.default_criterion
         table, task = self.compare(criterion), criterion.task
         text = task.baseline_words
         if not criterion.has_task_baseline:

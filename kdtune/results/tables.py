@@ -72,16 +72,14 @@ def _parse_csv(data: bytes) -> pd.DataFrame:
     text = data.decode("utf-16" if is_utf_16 else "utf-8-sig")
     header = next(iter(text.splitlines()), "")
     delimiter = max(",;\t|", key=header.count)  # the comma if there is none
-    decimal = "," if delimiter == ";" and re.search(r"\d,\d", text) else "."
+    if delimiter == ";":
+        text = re.sub(r'(^|;)(\s*"?[-+]?\d+),(\d)', r"\1\2.\3", text, flags=re.MULTILINE)
     names = next(csv.reader([header], delimiter=delimiter), [])
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"several columns have the name {twice[0]}")
-    frame = pd.read_csv(io.StringIO(text), sep=delimiter, decimal=decimal, skipinitialspace=True)
+    frame = pd.read_csv(io.StringIO(text), sep=delimiter, skipinitialspace=True)
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"its first line has {len(names)} fields, but its rows have more")
-    if decimal == ",":  # pandas leaves the commas of a column that also has a text
-        for name in frame.select_dtypes(["object", "string"]):
-            frame[name] = frame[name].str.replace(r"^(\s*[-+]?\d+),(\d)", r"\1.\2", regex=True)
     return frame.rename(columns=lambda name: str(name).strip())
 
 

@@ -557,12 +557,7 @@ def steps_warning(trials: pd.DataFrame, task: Task) -> str:
 
 
 SHORT_METRICS = ("acc", "ce", "agreement")
-"""Metrics of the summary of distillation for reading."""
-
-
-def short_metrics(task: Task) -> tuple[str, ...]:
-    """Return the metrics of the summary for reading; those without a value are left out."""
-    return SHORT_METRICS if task.is_distillation else task.table_metrics
+"""Metrics of the summary of distillation for reading; those without a value are left out."""
 
 
 def short_summary(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdtune.config.files import LOCK, RAY_PREFIX, check_links, writing
+from kdtune.config.files import LOCK, RAY_PREFIX, writing
 from kdtune.config.text import FolderUnusableError, InputError, UserError
 
 # The lock that lets one process at a time run a study in a folder of this machine.
@@ -29,10 +29,8 @@ def lock_study(folder: Path) -> Iterator[None]:
     that a study with invalid input leaves no folders.
 
     Raises:
-        InputError: Another process holds the lock, the folder cannot be written, or something in
-            it is a symbolic link that leads out of it.
+        InputError: Another process holds the lock, or the folder cannot be written.
     """
-    check_links(folder)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = _acquire(folder)
     try:
@@ -77,8 +75,6 @@ def _remove_if_unused(folder: Path, created: list[Path]) -> None:
 MARK = "FolderUnusable: "
 """Begins the error of a run that an unusable folder has ended; the sentence follows."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
-ROOM_BYTES = 1e9
-"""A disk with more room than that is not the one that is full, if the error names no file."""
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 """How Rust's libraries, as safetensors, name an error of the system."""
 
@@ -88,8 +84,7 @@ def describe_folder_fault(error: BaseException, study: Path, in_driver: bool = F
 
     A training function may meet the same errors elsewhere, and a part of the study that was deleted
     may be made again. So a new file is tried in the folder; only if that fails is it at fault. On a
-    full disk a small file may succeed: there the error counts if it names a file of the folder, or
-    names none and the disk has little room.
+    full disk a small file may succeed: there the error counts unless it names a file elsewhere.
 
     Args:
         error: What was raised.
@@ -100,17 +95,15 @@ def describe_folder_fault(error: BaseException, study: Path, in_driver: bool = F
     """
     study = Path(os.path.abspath(study))
     for number, file in _system_errors(error):
-        for folder in _folders_of(file, study):
-            if number in FULL:
-                reason = number if file or _has_little_room(folder, number) else None
-            else:
-                reason = _refusal(folder) if file or folder == study else None
+        path = Path(os.path.abspath(file or study))
+        folder = _folder_of(path, study)
+        by_driver = in_driver and file is not None and isinstance(error, OSError)
+        if folder is not None:
+            reason = number if number in FULL else _refusal(folder)
             if reason is not None:
                 return _describe(folder, reason)
-        if in_driver and file is not None and isinstance(error, OSError):
-            path = Path(os.path.abspath(file))
-            if number in FULL or path.is_relative_to(study):
-                return _describe(path, number)
+        if by_driver and (number in FULL or folder == study):
+            return _describe(path, number)
     return None
 
 
@@ -134,19 +127,12 @@ def temporary_folders() -> list[Path]:
     return [Path(os.path.abspath(name)) for name in dict.fromkeys(names)]
 
 
-def _folders_of(file: str | None, study: Path) -> list[Path]:
-    """Return the folders that an error may be about: those of the file that it names, or all."""
-    if file is None:
-        return [study, *temporary_folders()]
-    path = Path(os.path.abspath(file))
+def _folder_of(path: Path, study: Path) -> Path | None:
+    """Return the folder of kdtune's that a path is in: the study's, or that of Ray's folder."""
     if path.is_relative_to(study):
-        part = study.joinpath(*path.relative_to(study).parts[:1])  # may be a mount
-        return [study, part] if part.is_dir() else [study]
-    return [
-        folder
-        for folder in temporary_folders()
-        if path.is_relative_to(folder) and path.relative_to(folder).parts[0].startswith(RAY_PREFIX)
-    ]
+        return study
+    of_ray = (parent for parent in path.parents if parent.name.startswith(RAY_PREFIX))
+    return next((f.parent for f in of_ray if f.parent in temporary_folders()), None)
 
 
 def _describe(path: Path, number: int) -> str:
@@ -160,15 +146,6 @@ def _describe(path: Path, number: int) -> str:
         f"or make it writable, and run the same command again to resume. What is left is kept, "
         f"what is gone is computed again"
     )
-
-
-def _has_little_room(folder: Path, number: int) -> bool:
-    """Return True if a full disk, or quota, may be that of a folder."""
-    if number != errno.ENOSPC:  # room does not say how much of a quota is left
-        return True
-    with suppress(OSError):
-        return shutil.disk_usage(folder).free < ROOM_BYTES
-    return False
 
 
 def _system_errors(error: BaseException) -> Iterator[tuple[int, str | None]]:

@@ -11,11 +11,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from kdtune.config import files
 from kdtune.config.study import Study
@@ -89,7 +89,7 @@ class Mirror:
 
     def _push_file(self, store: Store, file: Path) -> None:
         name = file.relative_to(self.folder).as_posix()
-        if file.suffix in (".part", files.PREVIOUS_STATE) or not file.is_file():
+        if file.suffix == ".part" or not file.is_file():
             return
         written, size = file.stat().st_mtime_ns, file.stat().st_size
         if not size or self._sent.get(name) == written:
@@ -185,7 +185,7 @@ class Mirror:
             shutil.rmtree(self.folder / folder, ignore_errors=True)
 
 
-class RecordsUploader:
+class RecordsUploader(AbstractContextManager["RecordsUploader"]):
     """Uploader of the records of a running study, part by part; a context manager.
 
     Leaving the context uploads what is left. Files that are no longer needed once the records are
@@ -197,9 +197,6 @@ class RecordsUploader:
         self.mirror, self.records = mirror, records
         self._began = self._last = time.monotonic()
         self._superfluous: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.flush()
@@ -551,7 +548,7 @@ def mark_trials(
                 records.mark(kind, started[trial], reason)
         mirror.push(files.EPOCHS)
         for trial in drop:  # a run that is dropped for a fault must not continue from its state
-            files.delete_states(folder / files.TRIALS / trial / files.CHECKPOINT)
+            (folder / files.TRIALS / trial / files.CHECKPOINT).unlink(missing_ok=True)
             mirror.delete(f"{files.TRIALS}/{trial}/{files.CHECKPOINT}")
 
 

@@ -7,10 +7,10 @@ import re
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Self, TextIO
+from typing import Annotated, Any, Literal, NotRequired, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,16 +21,16 @@ from pydantic import (
     Field,
     JsonValue,
     TypeAdapter,
-    ValidationError,
     with_config,
 )
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
+from kdtune.config.records import describe_fault
 from kdtune.config.run import check_schema, migrate
 from kdtune.config.study import Study, recorded_run
 from kdtune.config.task import METRICS, BaseRun, name_trial
-from kdtune.config.text import InputError, first_line, printable
+from kdtune.config.text import InputError, printable
 
 # Correctness of each example as short text, for the records.
 #
@@ -117,7 +117,6 @@ class OfTrial(TypedDict):
     time: Seconds
 
 
-@with_config(OPEN)
 class Start(OfTrial):
     """A trial starts."""
 
@@ -128,7 +127,6 @@ class Start(OfTrial):
     phase: NotRequired[Literal["search", "confirm", "final"]]
 
 
-@with_config(OPEN)
 class _EpochLine(OfTrial):
     """Metrics of one split after an epoch of a trial, besides these fields."""
 
@@ -141,7 +139,6 @@ class _EpochLine(OfTrial):
     correct: NotRequired[str | None]
 
 
-@with_config(OPEN)
 class End(OfTrial):
     """A trial ended."""
 
@@ -152,7 +149,6 @@ class End(OfTrial):
     node: Text | None
 
 
-@with_config(OPEN)
 class MarkLine(OfTrial):
     """A trial is dropped from the study, or restored."""
 
@@ -168,7 +164,6 @@ class FinalPair(TypedDict):
     distilled: ConfigId | None
 
 
-@with_config(OPEN)
 class _FinalistsLine(TypedDict):
     """The finalists of a round of final repeats."""
 
@@ -181,9 +176,8 @@ class _FinalistsLine(TypedDict):
     time: Seconds
 
 
-LINE: TypeAdapter[Any] = TypeAdapter(
-    Annotated[Start | _EpochLine | End | MarkLine | _FinalistsLine, Discriminator("kind")]
-)
+_AnyLine = Start | _EpochLine | End | MarkLine | _FinalistsLine
+LINE: TypeAdapter[Any] = TypeAdapter(Annotated[_AnyLine, Discriminator("kind")], config=OPEN)
 
 
 @with_config(OPEN)
@@ -199,21 +193,6 @@ class StudyFile(TypedDict):
 STUDY_FILE: TypeAdapter[Any] = TypeAdapter(StudyFile)
 
 
-class _Extra(TypedDict):
-    """Images without labels."""
-
-    examples: _Count
-    source: Text
-
-
-@with_config(OPEN)
-class _ValCut(TypedDict):
-    """The part of train that is val."""
-
-    share: float
-    seed: int
-
-
 @with_config(OPEN)
 class DataSet(TypedDict, total=False):
     """The data of a study."""
@@ -221,25 +200,10 @@ class DataSet(TypedDict, total=False):
     kind: Text
     examples: dict[Text, dict[Text, _Count]]
     examples_text: dict[Text, Text]
-    val_cut: _ValCut | None
-    extra: _Extra | None
-
-
-@with_config(OPEN)
-class Machine(TypedDict, total=False):
-    """The machine of the driver."""
-
-    system: Text | None
-    processor: Text | None
-    cores: _Count | None
-
-
-class _RecipeRow(TypedDict):
-    """A setting of the recipe and where its value comes from."""
-
-    setting: Text
-    value: Text
-    source: Text
+    val_cut: dict[str, float] | None
+    """Share and seed of the part of train that is val."""
+    extra: dict[str, _Count | Text] | None
+    """Examples and source of images without labels."""
 
 
 @with_config(OPEN)
@@ -251,12 +215,14 @@ class Provenance(TypedDict, total=False):
     student: Text
     classes: list[Text]
     data_set: DataSet
-    machine: Machine
+    machine: dict[str, _Count | Text | None]
+    """System, processor and cores of the machine of the driver."""
     python: Text
     versions: dict[Text, Text]
     command: list[Text]
     warnings: list[Text]
-    recipe: list[_RecipeRow]
+    recipe: list[dict[str, Text]]
+    """Setting, value and source of each row."""
     models: dict[Text, dict[str, JsonValue]]
     sources: dict[Text, dict[str, JsonValue]]
     views: dict[str, JsonValue]
@@ -293,19 +259,6 @@ _TEACHER: TypeAdapter[Any] = TypeAdapter(TeacherFile)
 def parse_teacher(text: bytes) -> dict[str, Any]:
     """Return the content of teacher.json; raise ValueError if it is damaged."""
     return dict(_TEACHER.validate_json(text))
-
-
-def describe_first(error: Exception) -> str:
-    """Return the first error of a ValidationError in words, of another one the first line.
-
-    In words is, for example, "classes.3: a valid string".
-    """
-    if not isinstance(error, ValidationError):
-        return first_line(error)
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    words = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-    return printable(f"{field}: {words}" if field else words)
 
 
 # Round of final repeats: the record that fixes its finalists before the first of them starts.
@@ -444,7 +397,7 @@ Mark = Literal["drop", "restore"]
 """Kinds of records that exclude a trial from the study, or include it again."""
 
 
-class Records:
+class Records(AbstractContextManager["Records"]):
     """Writer of a study's records; a context manager that closes the current part.
 
     The records are parts, epochs/NNNNN.jsonl; a new one begins at each start of the driver and with
@@ -455,9 +408,6 @@ class Records:
         self._parts = folder / EPOCHS
         self._parts.mkdir(parents=True, exist_ok=True)
         self._file = self._new_part()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -585,7 +535,7 @@ def read_saved(folder: Path) -> SavedStudy:
         raise InputError(f"{file} cannot be read ({error.strerror})") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{file} is not a study of this version of kdtune ({describe_first(error)})"
+            f"{file} is not a study of this version of kdtune ({describe_fault(error)})"
         ) from None
 
 
@@ -606,7 +556,7 @@ def read_provenance(folder: Path, faults: list[str] | None = None) -> dict[str, 
     except (OSError, ValueError) as error:
         if faults is not None and not isinstance(error, FileNotFoundError):
             faults.append(
-                f"{PROVENANCE} is damaged ({describe_first(error)}): what it said of data, models "
+                f"{PROVENANCE} is damaged ({describe_fault(error)}): what it said of data, models "
                 f"and machine is left out, and no result depends on it"
             )
         return {}

@@ -23,14 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kdtune.config.files import (
-    StrangerError,
-    atomic_write,
-    cache_folder,
-    distrust_of,
-    make_folder,
-    open_trusted,
-)
+from kdtune.config import files
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
 
@@ -51,7 +44,7 @@ def read(path: Path, text: str) -> Tensors | None:
         StrangerError: others own the file or may write it.
     """
     try:
-        with open_trusted(path) as opened:
+        with files.open_trusted(path) as opened:
             # nobody else may write the folder, so this is the file that was checked
             with safe_open(path, "pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -60,7 +53,7 @@ def read(path: Path, text: str) -> Tensors | None:
                 return None
             with suppress(OSError):
                 os.utime(opened.fileno())  # used now, so evicted late
-    except StrangerError:
+    except files.StrangerError:
         raise
     except (OSError, SafetensorError):
         return None
@@ -316,9 +309,9 @@ def version_of(package: str) -> str | None:
 #
 # An entry is a safetensors file named by the hash of its key. It is written to a temporary file
 # and renamed, with its key and a checksum inside. The first process that needs an entry builds it
-# and holds the lock of its key; others wait. A process that waits for a builder that has died or
-# hangs builds the entry itself. An entry that cannot be read is built again, and one that cannot
-# be written is not kept, so the numbers are the same as without a cache.
+# and holds the lock of its key; others wait. A process that waits for a builder that has died
+# builds the entry itself. An entry that cannot be read is built again, and one that cannot be
+# written is not kept, so the numbers are the same as without a cache.
 #
 # Whoever may write an entry decides numbers of a study. So the folder must be this user's or
 # root's, and nobody else's to write, and an entry of another user counts as missing.
@@ -334,10 +327,10 @@ COUNTED_SHARE = 0.02
 """Share of the cache that is written before its files are counted again."""
 
 ReportProgress = Callable[[int, int], None]
-"""progress(done, total): called by a builder regularly, which also shows that it is alive."""
+"""progress(done, total): called by a builder regularly."""
 
 HANG_SECONDS = 60.0
-"""A builder without a heartbeat for so long is taken to hang."""
+"""A builder without a heartbeat for so long is not shown."""
 
 HEARTBEAT_SECONDS = 0.5
 
@@ -371,7 +364,7 @@ class Cache:
     """
 
     def __init__(self, folder: str | Path | None = None, gigabytes: float = 20.0, owner: str = ""):
-        self.folder = Path(folder).expanduser() if folder else cache_folder()
+        self.folder = Path(folder).expanduser() if folder else files.cache_folder()
         self.limit, self.owner = int(gigabytes * 1e9), owner
         self._used: dict[_Kind, int] | None = None
         """Bytes that were used since this process began, by kind; None: to be counted."""
@@ -409,8 +402,7 @@ class Cache:
         try:
             return self.find(key) or self._build(key, what, build)
         finally:
-            if lock is not None:
-                lock.release()
+            lock.release()
 
     def is_full(self, kind: _Kind) -> bool:
         """Return True if entries of this kind no longer fit; a cache of size 0 is full."""
@@ -422,17 +414,16 @@ class Cache:
         """Return the entry of this key, or None if it is not there; never wait, never build."""
         try:
             return read(self._path(key), key.text) if self.limit else None
-        except StrangerError as error:
+        except files.StrangerError as error:
             self._warn("stranger", f"the cache entry {error}, so it is computed again")
             return None
 
     def check(self) -> None:
         """Raise InputError if other users may change what is in the folder."""
-        if self.limit and (distrust := distrust_of(self.folder)):
+        if self.limit and (distrust := files.distrust_of(self.folder)):
             raise InputError(
                 f"the cache must be a folder that only you may write, but {distrust}, who could "
-                f"change the logits that runs read; name another one (--cache FOLDER), or delete "
-                f"it: what others have put there would be trusted if it became yours"
+                f"change the logits that runs read; delete it, or name another one (--cache FOLDER)"
             )
 
     def fault(self) -> str | None:
@@ -440,7 +431,7 @@ class Cache:
         if not self.limit:
             return None
         try:
-            make_folder(self.folder)
+            files.make_folder(self.folder)
             with TemporaryFile(dir=self.folder) as probe:
                 probe.write(b"kdtune")
         except OSError as error:
@@ -459,34 +450,18 @@ class Cache:
     def _path(self, key: Key) -> Path:
         return self.folder / key.kind / key.name[:2] / f"{key.name}.safetensors"
 
-    def _lock(self, key: Key) -> FileLock | None:
-        """Wait for the lock of this key and take it; return None if its holder hangs."""
+    def _lock(self, key: Key) -> FileLock:
+        """Wait for the lock of this key and take it; a process that ends gives its lock back."""
         file = self.folder / "locks" / f"{key.kind}-{key.name}.lock"
-        heartbeat, seen = self._heartbeat(key), 0.0
-        last = time.monotonic()  # clocks may jump: only a change of the heartbeat's time counts
-        make_folder(self.folder, file.parent.name)
+        files.make_folder(self.folder, file.parent.name)
         lock = FileLock(file, mode=0o644)
-        while True:
-            try:
-                lock.acquire(timeout=1.0, poll_interval=0.02)
-            except Timeout:
-                # kept: a builder that writes its entry has removed its heartbeat
-                with suppress(FileNotFoundError):
-                    beat = heartbeat.stat().st_mtime
-                    if beat != seen:
-                        seen, last = beat, time.monotonic()
-                if time.monotonic() - last > HANG_SECONDS:
-                    return None
-            else:
-                with suppress(OSError):
-                    os.utime(file)  # used now, so deleted late
-                return lock
-
-    def _heartbeat(self, key: Key) -> Path:
-        return self.folder / "building" / f"{key.name}.json"
+        lock.acquire(poll_interval=0.02)
+        with suppress(OSError):
+            os.utime(file)  # used now, so deleted late
+        return lock
 
     def _build(self, key: Key, what: str, build: Callable[[ReportProgress], Tensors]) -> Tensors:
-        heartbeat = self._heartbeat(key)
+        heartbeat = self.folder / "building" / f"{key.name}.json"
         last = time.monotonic()  # a build that is shorter than a heartbeat needs no file
 
         def progress(done: int, total: int) -> None:
@@ -494,7 +469,7 @@ class Cache:
             if time.monotonic() - last >= HEARTBEAT_SECONDS:
                 last = time.monotonic()
                 with suppress(OSError):
-                    make_folder(self.folder, heartbeat.parent.name)
+                    files.make_folder(self.folder, heartbeat.parent.name)
                     built = Building(what, done, total, self.owner)
                     heartbeat.write_text(json.dumps(built._asdict()))
 
@@ -514,8 +489,8 @@ class Cache:
         if not self._has_room(key.kind, size):
             return
         path = self._path(key)
-        make_folder(self.folder, *path.parent.relative_to(self.folder).parts)
-        with atomic_write(path) as part:
+        files.make_folder(self.folder, *path.parent.relative_to(self.folder).parts)
+        with files.atomic_write(path) as part:
             save_file(tensors, part, {"key": key.text, "crc": str(checksum(tensors))})
         if self._used is not None:
             self._used[key.kind] += size

@@ -245,9 +245,7 @@ class Stream:
         def views() -> Iterator[Batch]:
             parts = list(self.views.of_part("extra", part))
             whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-            yield Batch(
-                torch.zeros(len(whole), dtype=torch.int64), whole
-            )  # their labels mean nothing
+            yield Batch(torch.zeros(len(whole), dtype=torch.int64), whole)  # labels mean nothing
 
         if same:
             logits, of_teacher = self._of_teacher("extra", 0, rows)

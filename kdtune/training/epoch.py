@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -362,22 +362,6 @@ class Meter:
         recorded = {name: values.get(name) for name in DISTILLATION.recorded}
         return {"n_examples": self.count} | recorded
 
-    def count_not_finite(
-        self, of: Literal["student", "teacher"], batches: int | None = None
-    ) -> tuple[int, int]:
-        """Return for how many examples logits are NaN or infinite, and the number of examples.
-
-        Args:
-            of: Whose logits. Without a teacher, none of its logits is wrong.
-            batches: Of the first batches only; None: of all.
-        """
-        outputs = self._batches[:batches]
-        logits = [student if of == "student" else teacher for student, teacher, _ in outputs]
-        wrong = sum(
-            int((~values.isfinite()).any(1).sum()) for values in logits if values is not None
-        )
-        return wrong, sum(len(labels) for *_, labels in outputs)
-
     @torch.no_grad()
     def is_finite(self, objective: Callable[[Tensor, Tensor, Tensor], Tensor]) -> bool:
         """Return True if an objective is finite for all batches whose logits are finite.
@@ -445,31 +429,24 @@ def check_features(
     if "head" in study.values("trainable"):  # type: ignore[operator]
         raise InputError(
             f"--trainable must be all with --loss {losses[0]}, since a frozen backbone learns "
-            f"nothing from features, but got --trainable head; use --trainable all, or a loss of "
-            f"logits such as kl"
+            f"nothing from features, but got --trainable head; or use a loss such as kl"
         )
     ensembles = [name for name in map(str, study.values("teacher")) if "+" in name]  # type: ignore[arg-type]
-    faults = [f"--teacher {name} is an ensemble" for name in ensembles]
-    faults += [f"--teacher {model.name} {_fault_of_features(model, views)}" for model in teachers]
-    faults += [f"--student {model.name} {_fault_of_features(model, views)}" for model in students]
-    for fault in faults:
-        if not fault.endswith(" "):
-            raise InputError(
-                f"teacher and student must be one network each with features [B, D], the input of "
-                f"a Linear layer, with --loss {losses[0]}, but {fault}; use another model, or a "
-                f"loss of logits such as kl"
-            )
+    wrong = [f"--teacher {name}" for name in ensembles]
+    wrong += [f"--teacher {model.name}" for model in teachers if not _has_features(model, views)]
+    wrong += [f"--student {model.name}" for model in students if not _has_features(model, views)]
+    if wrong:
+        raise InputError(
+            f"teacher and student must be one network each with features [B, D], the input of a "
+            f"Linear layer as the last one, with --loss {losses[0]}, but got {wrong[0]}; use "
+            f"another model, or a loss of logits such as kl"
+        )
 
 
-def _fault_of_features(model: Model, views: Tensor) -> str:
-    """Return why a model has no features [B, D], the input of a Linear layer; "" if it has."""
-    if not isinstance(model, Classifier):
-        return "is a file of outputs"
-    if not isinstance(model.head, nn.Linear):
-        return f"has a {type(model.head).__name__} as its last layer, {model.head_name}"
+def _has_features(model: Model, views: Tensor) -> bool:
+    """Return True if a model has features [B, D], the input of a Linear layer."""
+    if not isinstance(model, Classifier) or not isinstance(model.head, nn.Linear):
+        return False
     model.set_mode(False)
     with torch.no_grad():
-        shape = model.features(views).shape
-    if list(shape) == [len(views), model.feature_size]:
-        return ""
-    return f"has features of the shape [B, {', '.join(map(str, shape[1:]))}]"
+        return model.features(views).shape == (len(views), model.feature_size)

@@ -5,8 +5,8 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, assert_never
@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from kdtune.config.files import atomic_write, state_files
+from kdtune.config.files import atomic_write
 from kdtune.config.run import Run, check_warmup
 from kdtune.config.text import Diverged, first_line, user_code
 from kdtune.models.classifier import Classifier
@@ -27,7 +27,6 @@ from kdtune.training.epoch import (
     Epoch,
     Losses,
     Meter,
-    Metrics,
     Outputs,
     Predictions,
     WeightAverage,
@@ -232,13 +231,11 @@ class Checkpoint:
     """The state of a run in a file, saved after an epoch; after several if they are very short.
 
     A crash loses one epoch, or 100 times as long as saving takes, but not more than one epoch and
-    two seconds. The state before the last one is kept as well, see `state_files`: if the last one
-    is damaged, as a machine without power may leave it, the run resumes from the one before.
+    two seconds. A state that cannot be used is said, and the run begins again.
 
     Args:
         file: The file of the last state.
-        on_save: Called after each save, for instance to upload the file. An upload is whole or
-            does not happen, so a store needs no second state.
+        on_save: Called after each save, for instance to upload the file.
         keeps_best: Whether the state also has the weights of the best epoch so far, see `best`.
         owner: What the state is of, such as the id of a trial; that of another is ignored. States
             of earlier versions do not say it.
@@ -260,9 +257,6 @@ class Checkpoint:
     ):
         self.file, self._on_save, self._keeps_best = file, on_save, keeps_best
         self._owner, self._write_line = owner, write
-        self._is_last_whole = False
-        """Whether the last state was written or read by this process, so that it is worth keeping
-        as the one before."""
         self.best: BestEpoch | None = None
         """The epoch with the highest accuracy on val, the first of equal ones."""
         self._save_seconds, self._unsaved_seconds = math.inf, math.inf
@@ -291,58 +285,37 @@ class Checkpoint:
         # a stream, not the path: only its errors tell that the disk is full
         with atomic_write(self.file) as part, part.open("wb") as stream:
             torch.save(state, stream)
-            stream.close()  # an error on closing leaves the last state in its place
-            self._keep_last()
-        self._is_last_whole = True
+            stream.flush()
+            os.fsync(stream.fileno())  # so that a loss of power leaves this state or the last one
         self._on_save()
         took = time.perf_counter() - began
         # at most doubled: one slow save does not make all later ones rare
         self._save_seconds = min(took, 2 * self._save_seconds)
         self._unsaved_seconds = 0.0
 
-    def _keep_last(self) -> None:
-        """Make the last state the previous one as well, if it is known to be whole."""
-        last, previous = state_files(self.file)
-        if not self._is_last_whole:
-            return
-        previous.unlink(missing_ok=True)
-        with suppress(OSError), last.open("rb") as stream:
-            os.fsync(stream.fileno())  # so that a loss of power cannot damage both states
-        try:
-            os.link(last, previous)  # the last state also stays where an upload may be reading it
-        except OSError:  # a file system without links; a crash here leaves only the previous state
-            with suppress(FileNotFoundError):  # somebody has deleted it
-                os.replace(last, previous)
-
     def load(self, training: Training) -> list[Epoch]:
-        """Restore the last state that can be used, and return its past epochs.
+        """Restore the last state, and return its past epochs.
 
-        Without a state, or with states that are damaged, of another format, model or owner, the
+        Without a state, or with one that is damaged, of another format, model or owner, the
         training is left as it is and the list is empty.
         """
-        files = [file for file in state_files(self.file) if file.exists()]
-        before = copy.deepcopy(training.state_dict()) if files else {}
-        past, faults = list[Epoch](), list[str]()
-        for file in files:
-            try:
-                past = self._restore(file, training)
-            except Exception as error:  # torch answers damage with many types
-                training.load_state_dict(before)
-                faults.append(f"{file} cannot be used ({first_line(error, 100)})")
-            else:
-                self._is_last_whole = file == self.file
-                break
-        if faults:
-            outcome = f"resumes after epoch {past[-1].number}" if past else "begins again"
-            self._write_line(f"{' and '.join(faults)}, so the run {outcome}")
-        return past
+        if not self.file.exists():
+            return []
+        before = copy.deepcopy(training.state_dict())
+        try:
+            return self._restore(training)
+        except Exception as error:  # torch answers damage with many types
+            training.load_state_dict(before)
+            reason = first_line(error, 100)
+            self._write_line(f"{self.file} cannot be used ({reason}), so the run begins again")
+            return []
 
-    def _restore(self, file: Path, training: Training) -> list[Epoch]:
-        """Restore the state in a file and return its past epochs; raise whatever is wrong."""
-        with zipfile.ZipFile(file) as archive:
+    def _restore(self, training: Training) -> list[Epoch]:
+        """Restore the state in the file and return its past epochs; raise whatever is wrong."""
+        with zipfile.ZipFile(self.file) as archive:
             if archive.testzip() is not None:  # torch does not compare the checksums
                 raise ValueError("it is damaged")
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
         if state.get("format") != _FORMAT:
             raise ValueError("another version of kdtune has written it")
         if state.get("owner", self._owner) != self._owner:
@@ -417,7 +390,11 @@ def _epoch(training: Training, stream: Stream, number: int) -> Epoch:
             if split in stream.data.splits:
                 meters[split] = _evaluate(training, stream.evaluate(split, number))
     splits = {split: meter.metrics() for split, meter in meters.items()}
-    _check_finite(training, meters, splits, number)
+    for split, metrics in splits.items():
+        for name, value in metrics.items():
+            if value is not None and not math.isfinite(value):
+                cause = _cause(training, meters["train"])
+                raise Diverged(f"{name} on {split} became {value} in epoch {number}; {cause}")
     predicted = [split for split in meters if is_last and split != "train"]
     predictions = {split: meters[split].predictions() for split in predicted}
     return Epoch(number, time.perf_counter() - started, splits, predictions)
@@ -453,36 +430,12 @@ def _evaluate(training: Training, batches: Iterator[Batch]) -> Meter:
     return meter
 
 
-def _check_finite(
-    training: Training, meters: Mapping[str, Meter], splits: Mapping[str, Metrics], number: int
-) -> None:
-    """Raise Diverged if a metric is NaN or infinite; the message names the probable cause."""
-    for split, metrics in splits.items():
-        for name, value in metrics.items():
-            if value is not None and not math.isfinite(value):
-                cause = _cause(training, meters, number)
-                raise Diverged(f"{name} on {split} became {value} in epoch {number}; {cause}")
-
-
-def _cause(training: Training, meters: Mapping[str, Meter], number: int) -> str:
+def _cause(training: Training, train: Meter) -> str:
     """Return why a metric is probably not finite, and what would do."""
     run = training.run
-    suspects = [
-        (f"the teacher {run.teacher}", f"of {split}", meter.count_not_finite("teacher"))
-        for split, meter in meters.items()
-    ]
-    if number == 0:
-        first = meters["train"].count_not_finite("student", batches=1)
-        suspects.append((run.student, "before its first training step", first))
-    for model, where, (count, total) in suspects:
-        if count:
-            return (
-                f"the logits of {model} are NaN or infinite for {count:,} of {total:,} examples "
-                f"{where}; check its weights and the images"
-            )
     uses_logits = not run.is_baseline and not run.compares_features
     users = own_objectives([run.loss]) if uses_logits else []
-    if users and not meters["train"].is_finite(training.objective):
+    if users and not train.is_finite(training.objective):
         return (
             f"the objective {run.loss} is NaN or infinite for a batch of train with finite logits; "
             f"check {users[0]}, which must return a finite number for all finite logits"

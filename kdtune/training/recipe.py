@@ -459,7 +459,8 @@ def _source(
         return "the file"
     if name in asked.flags and (before == now or saved is None):
         return "flag"
-    if name == "batch_norm" and before == now == "eval" and not _is_set(asked, name):
+    is_set = name in asked.space or getattr(asked.run, name, None) is not None
+    if name == "batch_norm" and before == now == "eval" and not is_set:
         return "default for --trainable head"
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given
@@ -476,10 +477,6 @@ def _source(
     if now != (of_fashion if study.run.data == "fashion" else of_others):
         return "experiment"
     return "default" if of_fashion == of_others else by_data
-
-
-def _is_set(study: Study, name: str) -> bool:
-    return name in study.space or getattr(study.run, name) is not None
 
 
 def _input_rows(asked: Study, view: int | None, models: StudyModels) -> Iterator[RecipeRow]:

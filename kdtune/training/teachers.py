@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kdtune.config.fields import OF_STUDENT, OUTPUT_SUFFIXES, is_output_file, searchable
-from kdtune.config.files import atomic_write, delete_states
+from kdtune.config.files import write_text
 from kdtune.config.records import Accuracy, Alternative, TeacherAccuracy, TeacherKey
 from kdtune.config.run import RECIPE, TEACHER_REPEAT, Run, derive_seed, migrate_run
 from kdtune.config.study import Study
@@ -96,8 +96,7 @@ def evaluate(
             raise InputError(
                 f"the teacher {run.teacher} must return finite logits, but they are NaN or "
                 f"infinite for {int(wrong.sum()):,} of {len(wrong):,} examples of {split} (first: "
-                f"number {int(wrong.int().argmax())}); check its weights, its forward and these "
-                f"examples"
+                f"number {int(wrong.int().argmax())}); check its weights, and these examples"
             )
         total = len(data.subset(run)) if sample is not run else None
         answers[split] = Answers(logits.argmax(1), labels, total)
@@ -460,36 +459,14 @@ def fine_tune(
     if checkpoint.best is not None:
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
-    _save_teacher(folder, model, of_run, fit, origin, before, epochs, kept)
-    delete_states(checkpoint.file)
-    write(
-        f"Accuracy on val after epoch {kept.number}: {100 * (kept.splits['val']['acc'] or 0):.1f}%."
-    )
-
-
-def _save_teacher(
-    folder: Path,
-    model: Classifier,
-    data: Data,
-    fit: Run,
-    origin: Origin,
-    before: Accuracy | None,
-    epochs: Sequence[Epoch],
-    kept: Epoch,
-) -> None:
-    """Write a teacher's weights, and teacher.json: how it was trained, and its accuracy."""
-    has_cut_val = data.cut is not None or data.fold is not None
-    finished = FinishedTeacher(
-        model.name, data.classes, model.preprocessing, data.fingerprint, has_cut_val
-    )
-    save_weights(model.net, folder / WEIGHTS, finished.metadata)
+    has_cut_val, steps = of_run.cut is not None or of_run.fold is not None, model.preprocessing
     record = {
         "run": asdict(fit),
-        "classes": data.classes,
+        "classes": of_run.classes,
         "data": origin.data,
         "weights": origin.weights,
         "epochs": fit.epochs,
-        "preprocessing": asdict(model.preprocessing),
+        "preprocessing": asdict(steps),
         "kept_epoch": kept.number,
         "acc_before": None if before is None else before.share,
         "history": [
@@ -498,9 +475,13 @@ def _save_teacher(
         ],
     }
     record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
+    finished = FinishedTeacher(model.name, of_run.classes, steps, of_run.fingerprint, has_cut_val)
+    save_weights(model.net, folder / WEIGHTS, finished.metadata)
     # last, since a folder without the record counts as one without a teacher
-    with atomic_write(folder / RECORD) as part:
-        part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    write_text(folder / RECORD, json.dumps(record, indent=2))
+    checkpoint.file.unlink(missing_ok=True)
+    acc = 100 * (kept.splits["val"]["acc"] or 0)
+    write(f"Accuracy on val after epoch {kept.number}: {acc:.1f}%.")
 
 
 def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | None:
@@ -777,8 +758,7 @@ def check_dump(study: Study, file: Path) -> None:
         names = ", ".join(dict.fromkeys(run.teacher for run in runs))
         raise InputError(
             f"--dump writes the outputs of one teacher, but the study has {len(runs)} ({names}); "
-            f"give one teacher and --teachers 1, and leave out --folds, with which each repeat has "
-            f"a teacher and a val of its own"
+            f"give one teacher, --teachers 1 and no --folds"
         )
 
 

@@ -175,7 +175,7 @@ FAULTS = {
     ),
     "sizes differ": (
         lambda: {"train": Pairs((X[0], 0), (X[0, :1], 1))},
-        r"item 0 has \[2\] .* and item 1 has \[1\]",
+        r"like the first, \[2\] .* but item 1 has \[1\]",
     ),
     "raises": (lambda: 1 / 0, r"cannot be made: ZeroDivisionError: .*test_arrays.py, line"),
 }
@@ -326,7 +326,7 @@ def test_a_function_returns_the_images_in_many_forms(own_module: Any, form: Any)
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (torch.zeros(4, 3, 28, 28).byte(), r"same channels.*\[1, 28, 28\].*\[3, 28, 28\]"),
+        (torch.zeros(4, 3, 28, 28).byte(), r"like those of train, \[1, 28, 28\].*\[3, 28, 28\]"),
         (torch.zeros(0, 1, 28, 28).byte(), "images without labels .* but .* has none"),
         ({}, "or inputs alone where labels do not matter, or a torch Dataset.* but got dict"),
     ],
@@ -371,7 +371,7 @@ def test_faults_of_a_folder(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=words):
             verify(with_images(Run(data=data, extra=str(root))))
 
-    refused(r"train has \[1, 28, 28\] of uint8.*has image files", "fashion")
+    refused(r"like those of train, \[1, 28, 28\] of uint8.*are image files", "fashion")
     (root / "b.jpg").write_bytes(b"x")
     refused("the image .*b.jpg cannot be read.*replace it")
     root.rename(tmp_path / "gone")

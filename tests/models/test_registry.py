@@ -74,7 +74,7 @@ def test_torchvision_model_is_torchvisions():
 
 
 REFUSED = {
-    "resnet56": "of torchvision or kdtune; .*; did you mean cifar_resnet56, cifar_resnet56_b, ",
+    "resnet56": "of torchvision or kdtune; .*; did you mean cifar_resnet56, ",
     "mobilnet_v3_small": "did you mean mobilenet_v3_small",
     "mobilenetv3_large_100": "did you mean timm/mobilenetv3_large_100, ",
     "timm/xyzzyx": r"timm has no model xyzzyx \(Unknown model",

@@ -13,7 +13,7 @@ from photos import save_photos
 from s3_service import S3
 from tiny_run import TINY
 
-from kdtune.config.files import CHECKPOINT, STUDY, TEACHER_ACCURACY, state_files
+from kdtune.config.files import CHECKPOINT, STUDY, TEACHER_ACCURACY
 from kdtune.config.records import read_costs, read_teacher_accuracy, write_costs
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
@@ -77,27 +77,22 @@ def test_a_teacher_that_is_damaged_here_is_fetched_again(
     assert error.startswith("InputError: the teacher in ") and "is damaged" in error
 
 
-def test_a_store_has_the_last_state_alone_and_a_damaged_one_is_said(
+def test_a_store_has_the_last_state_and_a_damaged_one_is_said(
     stored: Study, reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A state before the last that is left on this machine, perhaps of a dropped run, is not used.
-
-    It is a whole one here, so the run would resume from it. The last epoch reports which images of
-    val are correct, also when it is reported again.
-    """
+    """The last epoch reports which images of val are correct, also when it is reported again."""
     monkeypatch.setattr(Checkpoint, "MAX_AGE_SECONDS", 0.0)  # saves after every epoch
     folder = f"trials/{stored.run.trial_id}"
-    last, before = state_files(stored.folder / folder / CHECKPOINT)
+    last = stored.folder / folder / CHECKPOINT
     epochs = [run_here(stored, reports)]
     mirror = Mirror(stored)
     assert mirror.store is not None
     names = mirror.store.names(folder)
-    assert f"{folder}/{last.name}" in names and f"{folder}/{before.name}" not in names
+    assert f"{folder}/{last.name}" in names
     mirror.pull(f"{folder}/predictions.parquet")
     frame = pd.read_parquet(stored.folder / folder / "predictions.parquet")
     epochs.append(run_here(stored, reports))  # from the state
     mirror.pull(f"{folder}/{last.name}")
-    shutil.copy(last, before)
     last.write_bytes(last.read_bytes()[:100])
     Mirror(stored).push(folder)
     epochs.append(run_here(stored, reports))  # from the beginning

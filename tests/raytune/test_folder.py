@@ -312,10 +312,9 @@ def test_a_saved_value_that_wins_is_said(asked: Study, old: Study, wins: str, fl
     assert merge(asked, old) == (want, [said] * bool(flags))
 
 
-def test_contents_are_compared() -> None:
-    lines: list[str] = []
-    check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS, lines.append)
-    assert lines == []
+def test_contents_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS)
+    assert capsys.readouterr().out == ""
     for name in PRINTS:
         words = rf"the {name} .*changed since .*{name[0]} → x.*--name"
         with pytest.raises(InputError, match=words):

@@ -103,13 +103,14 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     ],
 )
 def test_a_command_is_told_the_verdict_or_the_reason(
-    study: Study, end: Exception | None, status: str, reason: str
+    study: Study, end: Exception | None, status: str, reason: str, capsys: Any
 ) -> None:
-    results, lines = load(study.folder), list[str]()
-    notify("./tell.sh", study, end or results, lines.append)
+    results = load(study.folder)
+    notify("./tell.sh", study, end or results)
     verdict = describe_outcome(end)[1] if end else results.verdict()
     assert reason in verdict and Path("stdin.txt").read_text() == f"{verdict}\n"
-    assert Path("verdict.txt").read_text() == verdict and lines == []
+    assert Path("verdict.txt").read_text() == verdict
+    assert capsys.readouterr().out == ""
     assert Path("variables.txt").read_text() == f"made {study.folder} {status}"
 
 
@@ -131,11 +132,11 @@ def test_no_text_of_the_verdict_is_run(study: Study) -> None:
     ],
 )
 def test_a_command_that_fails_or_hangs_is_a_warning(
-    study: Study, command: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    study: Study, command: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(progress, "NOTIFY_SECONDS", 0.5)
-    lines: list[str] = []
-    notify(command, study, ValueError(), lines.append)
+    notify(command, study, ValueError())
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and lines[0].startswith("warning: --notify") and reason in lines[0]
 
 

@@ -48,7 +48,7 @@ def test_a_place_that_cannot_be_written_or_reached_is_refused(study: Study, tmp_
     ("change", "words"),
     [
         ({"train_images": 5000}, "train_images=5000"),
-        ({"teacher": "resnet51"}, "did you mean .*, resnet50, "),
+        ({"teacher": "resnet51"}, "did you mean .*resnet50"),
         ({"student": "squeezenet1_0", "trainable": "head"}, "is not its last operation"),
     ],
 )

@@ -1,7 +1,6 @@
 """Checkpoints: what an interrupted run resumes from, and which files are ignored."""
 
 import copy
-import os
 import shutil
 import time
 import zipfile
@@ -15,7 +14,6 @@ import torch
 from blobs import RUN, new_stream, new_student
 from torch import Tensor
 
-from kdtune.config.files import state_files
 from kdtune.config.run import Run
 from kdtune.training.epoch import Epoch, Metrics
 from kdtune.training.loop import Checkpoint, Training, train
@@ -81,14 +79,14 @@ def test_a_run_resumes_exactly_where_it_was_cut(kind: str, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Epoch]]:
-    """The folder of the states after the third and fourth epoch of a run, and its epochs."""
+    """The folder of the state after the fourth epoch of a run, and its epochs."""
     folder = tmp_path_factory.mktemp("cut")
     return folder, follow(CUT, folder / "state", 4)[0]
 
 
 @pytest.fixture
 def state(cut: tuple[Path, list[Epoch]], tmp_path: Path) -> Path:
-    """A copy of the last state, beside one of the state before."""
+    """A copy of the last state."""
     return shutil.copytree(cut[0], tmp_path / "cut") / "state"
 
 
@@ -133,8 +131,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("kind", UNFIT)
 def test_a_state_that_does_not_fit_is_ignored(kind: str, state: Path) -> None:
-    for file in state_files(state):
-        rewrite(file, UNFIT[kind])
+    rewrite(state, UNFIT[kind])
     assert loaded(state)[0] == 0
 
 
@@ -159,48 +156,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_without_the_last_state_a_run_resumes_from_the_one_before(kind: str, state: Path) -> None:
+def test_a_run_whose_state_cannot_be_used_begins_again(kind: str, state: Path) -> None:
     damage, reason = DAMAGE[kind]
     damage(state)
     epochs, (sentence,) = loaded(state)
-    assert epochs == 3
-    assert sentence.startswith(f"{state} cannot be used (") and reason in sentence
-    assert sentence.endswith("), so the run resumes after epoch 2")
-    _, before = state_files(state)
-    damage(before)
-    epochs, (sentence,) = loaded(state)
     assert epochs == 0
-    assert f" and {before} cannot be used (" in sentence
+    assert sentence.startswith(f"{state} cannot be used (") and reason in sentence
     assert sentence.endswith("), so the run begins again")
-
-
-def test_a_damaged_state_never_takes_the_place_of_the_one_before(
-    cut: tuple[Path, list[Epoch]], state: Path, tmp_path: Path
-) -> None:
-    whole, weights = follow(CUT, tmp_path / "whole", 5)
-    flip(state)
-    again, _ = follow(CUT, state, 4)
-    assert numbers(again) == numbers(whole[:4])
-    assert seconds(again)[:3] == seconds(cut[1])[:3] and seconds(again)[3] != seconds(cut[1])[3]
-    flip(state)  # that of epoch 2 is still the one before
-    third, resumed = follow(CUT, state, 5, said := [])
-    assert seconds(third)[:3] == seconds(cut[1])[:3] and len(said) == 1
-    assert numbers(third) == numbers(whole)
-    assert same(resumed, weights)
-
-
-@pytest.mark.parametrize(("gone", "left"), [(0, 3), (1, 4)])
-def test_one_state_suffices(gone: int, left: int, state: Path) -> None:
-    """Where there are no links, a crash between two renames leaves the one before alone."""
-    state_files(state)[gone].unlink()
-    assert loaded(state) == (left, [])
 
 
 def test_the_state_of_another_run_is_ignored(state: Path) -> None:
     """One of an earlier version, which does not say whose it is, is taken."""
     rewrite(state, lambda values: values.update(owner="a-r00"))
     assert loaded(state, owner="a-r00") == (4, [])
-    state_files(state)[1].unlink()
     assert loaded(state, owner="a-r01")[0] == 0
     rewrite(state, lambda values: values.pop("owner"))
     assert loaded(state, owner="a-r01") == (4, [])
@@ -222,16 +190,3 @@ def test_a_costly_checkpoint_is_saved_less_often(tmp_path: Path) -> None:
         checkpoint.save(training, past)
     assert saved == [1, 4, 6]
     assert list(map(asdict, checkpoint.load(training))) == list(map(asdict, past[:6]))
-
-
-def test_both_states_are_kept_where_there_are_no_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: Any) -> None:
-        raise PermissionError(1, "Operation not permitted")  # what Linux says of vfat
-
-    monkeypatch.setattr(os, "link", refuse)
-    whole, _ = follow(RUN, tmp_path / "state", 3)
-    flip(tmp_path / "state")
-    again, _ = follow(RUN, tmp_path / "state", 3)
-    assert numbers(again) == numbers(whole) and seconds(again)[:2] == seconds(whole)[:2]
