@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.config.fields import check
 from kdtune.config.study import Study, check_new_study
-from kdtune.config.text import printable_lines
+from kdtune.config.text import InputError, printable_lines, shown
 from kdtune.results import results
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def load(folder: str | Path) -> Results:
     Raises:
         InputError: if there is no study.
     """
+    if not isinstance(folder, str | Path):
+        raise InputError(f"folder must be the path of a study, but got {shown(folder)}")
     return _with_figures(results.load(folder))
 
 
@@ -97,6 +99,8 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
         DataChangedError: Images were changed or removed while the study ran.
         Interrupted: Ctrl-C, or the store no longer answers; the same call resumes the study.
     """
+    if not isinstance(study, Study):
+        raise InputError(f"study must be a kdtune.Study, but got {shown(study)}")
     check(study, "check", not study.check, "be left out (python -m kdtune.search --check)")
     check_new_study(study)
     from kdtune.raytune import driver

@@ -56,16 +56,21 @@ class Command:
     """Whether the same command continues where it was interrupted."""
 
 
-_RUN_A_STUDY = "Run a study: every configuration in every repeat. Repeat it to resume."
-_ANALYSE = "Print the table, comparison and conclusion of a study or a csv file."
-_PREDICT = "Predict the classes of images with a student that a study has trained."
 COMMANDS = {
-    "search": Command(_RUN_A_STUDY, (1,), resumes=True),
+    "search": Command(
+        "Run a study: every configuration in every repeat. Repeat it to resume.",
+        (1,),
+        resumes=True,
+    ),
     "distill": Command("Run one distillation and print its epochs.", (1,)),
     "teacher": Command("Fine-tune the teacher of a study.", resumes=True),
-    "analysis": Command(_ANALYSE, (3,)),
+    "analysis": Command(
+        "Print the table, comparison and conclusion of a study or a csv file.", (3,)
+    ),
     "report": Command("Write report.html and the figures of a study."),
-    "predict": Command(_PREDICT, (1,)),
+    "predict": Command(
+        "Predict the classes of images with a student that a study has trained.", (1,)
+    ),
     "export": Command("Export a student to ONNX or torch.export, checked on test; --int8.", (1,)),
     "convert": Command("Convert the weights of another tool to alpha and temperature."),
     "completion": Command("Print the script that completes commands and flags in a shell."),

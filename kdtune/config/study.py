@@ -49,7 +49,7 @@ from kdtune.config.task import (
     parse_metric,
     to_list_or_range,
 )
-from kdtune.config.text import InputError, did_you_mean, shown
+from kdtune.config.text import TABLE_DIGITS, InputError, did_you_mean, short, shown
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -683,15 +683,23 @@ def check_packages(names: Sequence[str]) -> None:
 
 
 def check_new_study(study: Study) -> None:
-    """Raise InputError if a new study names a path that does not exist.
+    """Raise InputError if a new study names a path that does not exist, or a value twice.
 
     Commands call it before they load torch and Ray. A study that has begun is left to the driver:
-    its data may have moved.
+    its data may have moved, and its values are what they are.
     """
     if study.uri is not None or (study.folder / STUDY).exists():
         return
     for requirement, name in _paths(study) if study.train is None else ():
         check_exists(requirement, name)
+    for name, values in study.space.items():
+        numbers = () if isinstance(values, Range) else values
+        texts = [short(v, TABLE_DIGITS) for v in dict.fromkeys(numbers) if isinstance(v, float)]
+        if twice := [text for text in texts if texts.count(text) > 1]:
+            raise InputError(
+                f"the values of {name} must differ in the {TABLE_DIGITS} digits that tables show, "
+                f"but got {twice[0]} twice; leave one of them out"
+            )
 
 
 def _paths(study: Study) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -113,10 +114,29 @@ MAX_RESTARTS_WITHOUT_PROGRESS = 3
 """Times that Tune is started again without a trial having ended (Ray's memory monitor kills it)."""
 
 
+_RUNNING = threading.Lock()
+"""Held while a study of this process runs."""
+
+
+@contextmanager
+def _only_study() -> Iterator[None]:
+    """Refuse a second study of this process, in which Ray runs once."""
+    if not _RUNNING.acquire(blocking=False):
+        raise InputError(
+            "this process runs another study, in another thread; run this one when that has ended, "
+            "or in a process of its own"
+        )
+    try:
+        yield
+    finally:
+        _RUNNING.release()
+
+
 class Interrupted(KeyboardInterrupt):
     """A study stopped before its end; the same command resumes it."""
 
 
+@_only_study()
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
     trackers, command = study.tracker, study.notify

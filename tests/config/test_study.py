@@ -270,6 +270,7 @@ TYPED = [
     (Study(run=Run(teacher="y.npz", augment="none")), "of its outputs, but y.npz does not exist"),
     (Study(run=Run(student_weights="w.pt")), '--student-weights must be "default", .* but w.pt '),
     (Study(search="tpe", warm_start="old"), "--warm-start must be the folder of a study, but old"),
+    (Study(space={"alpha": (0.3, 0.1 + 0.2)}), "6 digits that tables show, but got 0.3 twice"),
 ]
 
 
