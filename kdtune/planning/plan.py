@@ -4,7 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from kdtune.planning.ledger import (
 )
 from kdtune.statistics.selection import adjusted_means, is_behind, leading_counts, rungs
 from kdtune.storage.records import Round, read_lines, read_study
+
+if TYPE_CHECKING:
+    from kdtune.planning.proposals import ConfigSampler
 
 # Warm start: the best configurations of another study, to be suggested first.
 
@@ -112,11 +115,11 @@ class Plan:
         self._requeued: dict[str, BaseRun] = {}
         self._queue: list[tuple[int, int, int, str]] = []
         self._promotions: deque[BaseRun] | None = None
-        self._sampler: Any = None
+        self._sampler: ConfigSampler | None = None
         if study.search != "grid":
-            from kdtune.planning.proposals import ConfigSampler  # Optuna takes long to import
+            from kdtune.planning import proposals  # imports Optuna, which takes long
 
-            self._sampler = ConfigSampler(study, best_of_other(study))
+            self._sampler = proposals.ConfigSampler(study, best_of_other(study))
         self._exhausted = False
         for run in study.runs():
             self._enqueue(self.ledger.add_config(run))

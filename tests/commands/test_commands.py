@@ -63,7 +63,7 @@ def test_teacher_then_distill_then_search_then_analysis(
     assert "epoch " not in text  # the teacher was there
     assert "significant difference" in text or "Distillation" in text
 
-    for line in ("", "--pooled --by alpha --format json"):
+    for line in ("", "--pooled --strict --by alpha --format json"):
         flags = parse_command("analysis", ["runs/fashion", *line.split()])
         assert "0.1" in printed(kdtune.analysis, flags)
 
