@@ -87,7 +87,7 @@ def test_a_check_trains_the_teacher_and_first_steps_and_the_study_goes_on_from_t
     assert [f.name for f in Path("runs/fashion").glob("**/*") if f.is_file()] == [
         f.name for f in Path("runs/fashion/teacher").glob("*.checkpoint.pt")
     ]
-    # with its seconds: an epoch that is trained again has others; later ones may be too short to save
+    # with its seconds, which are others if it is trained again; a later one may not be saved
     first = re.compile(r"^epoch   0 .*", re.M)
     epoch = first.findall(text)
     code, text = checked(f"{line} --lr 0.001 2")  # the largest lr; no other teacher is trained
