@@ -37,25 +37,16 @@ from kdtune import __version__
 from kdtune.config.cli import run_and_exit
 from kdtune.config.run import Precision, Run
 from kdtune.config.study import Device, Study
-from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
-from kdtune.data.views import probe_views
-from kdtune.models.classifier import Classifier
-from kdtune.models.outputs import combine, networks
 from kdtune.streams.cache import device_name
 from kdtune.streams.views import (
-    INFERENCE_BATCH,
-    Batch,
     Resources,
     check_gpus,
     count_gpus,
     local_cpus,
-    view_size,
 )
-from kdtune.training.loop import Training
 from kdtune.training.recipe import resolve
-from kdtune.training.run import distill, make_student
-from kdtune.training.teachers import initial_teacher
+from kdtune.training.run import OneBatch, distill
 
 NOWHERE = Path("no-teacher-folder")
 BARRIER_SECONDS = 600.0
@@ -111,61 +102,6 @@ def tiny(classes: int) -> nn.Module:
     """Return a model for --small."""
     layers = (nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
     return nn.Sequential(*layers)
-
-
-@dataclass(frozen=True)
-class OneBatch:
-    """A batch of a run on a device, with the models in the modes in which a run uses them."""
-
-    training: Training
-    teacher: tuple[Classifier, ...]
-    """The members; empty if the teacher is a file of outputs."""
-    inference: Tensor
-    """Views of a forward pass of the teacher."""
-    batch: Batch
-
-    @staticmethod
-    def of(run: Run, data: Data, device: torch.device) -> "OneBatch":
-        """Build the models of a resolved run, the teacher before any fine-tuning, and a batch."""
-        teacher = networks(initial_teacher(member, data) for member in run.teacher_members)
-        student = make_student(run, data).place(device, run.precision)
-        for model in teacher:
-            model.place(device, run.precision).freeze().set_mode(False)
-        student.set_mode(True, run.batch_norm_mode == "train")
-        if run.trainable == "head":
-            student.freeze(head=False)
-        two = probe_views(data, run, view_size(run, data, *teacher, student))
-        count = INFERENCE_BATCH[device.type]
-        views = two[torch.arange(max(count, run.batch_size)) % len(two)].to(device)
-        labels = torch.zeros(run.batch_size, dtype=torch.int64, device=device)
-        training = Training.of(run, student, teacher, steps_per_epoch=1)
-        return OneBatch(training, teacher, views[:count], Batch(labels, views[: run.batch_size]))
-
-    @torch.no_grad()
-    def infer(self, views: Tensor) -> Tensor:
-        """Return the teacher's logits, float32 [B, K]; zeros, as large, for those of a file."""
-        if not self.teacher:
-            return torch.zeros_like(self.training.student(views))
-        return combine([member(views) for member in self.teacher])
-
-    def steps(self) -> Iterator[Tensor]:
-        """Train on the batch again and again, as a run does; yield the losses.
-
-        A student with a frozen backbone computes the features of the batch in every step, as the
-        run does that builds them.
-        """
-        student, views = self.training.student, self.batch.views
-        assert views is not None  # noqa: S101 - of images
-        batch = replace(self.batch, teacher=self.infer(views))
-        with torch.no_grad():
-            if self.training.run.compares_features:
-                batch = replace(batch, teacher_features=self.teacher[0].features(views))
-        while True:
-            if self.training.run.trainable == "head":
-                with torch.no_grad():
-                    batch = replace(batch, features=student.features(views))
-            _, losses = self.training.step(batch)
-            yield losses.loss.detach()
 
 
 Found = dict[str, float]

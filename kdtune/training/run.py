@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -310,37 +311,78 @@ def _modified_ns(weights: str) -> int:
     return file.stat().st_mtime_ns if file.is_file() else 0
 
 
-# One batch of a run, without a stream: whether it fits the memory of a device.
+# One batch of a run, without a stream: what it needs in memory and how long a step takes.
 
 
-def try_batch(run: Run, data: Data, device: torch.device) -> None:
+@dataclass(frozen=True)
+class OneBatch:
+    """A batch of a run on a device, with the models in the modes in which a run uses them."""
+
+    training: Training
+    teacher: tuple[Classifier, ...]
+    """The members; empty if the teacher is a file of outputs."""
+    inference: Tensor
+    """Views of a forward pass of the teacher."""
+    batch: Batch
+
+    @staticmethod
+    def of(run: Run, data: Data, device: torch.device) -> "OneBatch":
+        """Build the models of a resolved run, the teacher before any fine-tuning, and a batch."""
+        teacher = networks(initial_teacher(member, data) for member in run.teacher_members)
+        student = make_student(run, data).place(device, run.precision)
+        for model in teacher:
+            model.place(device, run.precision).freeze().set_mode(False)
+        student.set_mode(True, run.batch_norm_mode == "train")
+        if run.trainable == "head":
+            student.freeze(head=False)
+        two = probe_views(data, run, view_size(run, data, *teacher, student))
+        count = INFERENCE_BATCH[device.type]
+        views = two[torch.arange(max(count, run.batch_size)) % len(two)].to(device)
+        labels = torch.zeros(run.batch_size, dtype=torch.int64, device=device)
+        training = Training.of(run, student, teacher, steps_per_epoch=1)
+        return OneBatch(training, teacher, views[:count], Batch(labels, views[: run.batch_size]))
+
+    @torch.no_grad()
+    def infer(self, views: Tensor) -> Tensor:
+        """Return the teacher's logits, float32 [B, K]; zeros, as large, for those of a file."""
+        if not self.teacher:
+            return torch.zeros_like(self.training.student(views))
+        return combine([member(views) for member in self.teacher])
+
+    def steps(self) -> Iterator[Tensor]:
+        """Train on the batch again and again, as a run does; yield the losses.
+
+        A student with a frozen backbone computes the features of the batch in every step, as the
+        run does that builds them.
+        """
+        student, views = self.training.student, self.batch.views
+        assert views is not None  # noqa: S101 - of images
+        batch = replace(self.batch, teacher=self.infer(views))
+        with torch.no_grad():
+            if self.training.run.compares_features:
+                batch = replace(batch, teacher_features=self.teacher[0].features(views))
+        while True:
+            if self.training.run.trainable == "head":
+                with torch.no_grad():
+                    batch = replace(batch, features=student.features(views))
+            _, losses = self.training.step(batch)
+            yield losses.loss.detach()
+
+
+def try_batch(run: Run, data: Data, device: torch.device) -> OneBatch:
     """Run the teacher on an inference batch and train the student on a batch of the run's size.
 
     Args:
         run: With the largest batch size of the study, resolved.
         data: Its data.
         device: Where its trials run.
+
+    Returns:
+        The batch and the models, which are in memory as long as the caller keeps them.
     """
-    teacher = networks(initial_teacher(member, data) for member in run.teacher_members)
-    student = make_student(run, data).place(device, run.precision)
-    for model in teacher:
-        model.place(device, run.precision).freeze().set_mode(False)
-    student.set_mode(True, run.batch_norm_mode == "train")
-    if run.trainable == "head":
-        student.freeze(head=False)
-    two = probe_views(data, run, view_size(run, data, *teacher, student))
-    count = max(INFERENCE_BATCH[device.type], run.batch_size)
-    whole = two[torch.arange(count) % len(two)].to(device)
-    views = whole[: run.batch_size]
-    batch = Batch(torch.zeros(len(views), dtype=torch.int64, device=device), views)
-    training = Training.of(run, student, teacher, steps_per_epoch=1)
-    with torch.no_grad():
-        logits = [model(whole) for model in teacher] or [torch.zeros_like(student(whole))]
-        batch = replace(batch, teacher=combine(logits)[: len(views)])
-        if run.compares_features:
-            batch = replace(batch, teacher_features=teacher[0].features(views))
-        if run.trainable == "head":
-            batch = replace(batch, features=student.features(views))
+    batch = OneBatch.of(run, data, device)
+    batch.infer(batch.inference)
     # in the second step the moments of the optimizer are in memory beside the gradients
-    for _ in range(2):
-        training.step(batch)[1].loss.item()
+    for loss in islice(batch.steps(), 2):
+        loss.item()
+    return batch
