@@ -19,6 +19,7 @@ from kdtune.results.design import (
     ONE_TEACHER,
     Design,
     ExampleReader,
+    FloatArray,
     Pair,
     difference_table,
     is_significant,
@@ -304,13 +305,7 @@ def compare(
     """
     values = criterion.by_repeat(trials).dropna(axis=1, how="all")
     configs = completed_configs(trials)
-    is_baseline, groups = criterion.is_baseline(configs), criterion.groups(configs)
-    best = {}
-    for group in groups.unique():
-        candidates = [c for c in values if is_baseline[c] and groups[c] == group]
-        if candidates:
-            best[group] = best_config(values[candidates], criterion.sign)
-    baselines = {c: best[groups[c]] for c in values if not is_baseline[c] and groups[c] in best}
+    baselines = _find_baselines(values, configs, criterion)
     if not baselines:
         return pd.DataFrame()
     pairs = make_pairs(completed(trials), values, baselines, read, design)
@@ -322,6 +317,22 @@ def compare(
     if anytime_level is not None:
         table = _at_any_time(table, pairs, anytime_level)
     return best_first(configs.reset_index().merge(table, on="config_id"), criterion.sign)
+
+
+def _find_baselines(
+    values: pd.DataFrame, configs: pd.DataFrame, criterion: Criterion
+) -> dict[str, str]:
+    """Return the baseline of each configuration to compare: the best one of its group.
+
+    A group without a baseline, see `Criterion.groups`, is left out.
+    """
+    is_baseline, groups = criterion.is_baseline(configs), criterion.groups(configs)
+    best = {}
+    for group in groups.unique():
+        candidates = [c for c in values if is_baseline[c] and groups[c] == group]
+        if candidates:
+            best[group] = best_config(values[candidates], criterion.sign)
+    return {c: best[groups[c]] for c in values if not is_baseline[c] and groups[c] in best}
 
 
 def compare_pairs(
@@ -524,9 +535,7 @@ def selection(
     measured = measured[measured.config_id.isin([c for c in chosen if c is not None])]
     labels = trials.drop_duplicates("config_id").set_index("config_id").label
     values = {split: criterion.by_repeat(trials, split) for split in ("val", "test")}
-    ids = {(c, r): t for c, r, t in measured[["config_id", "repeat", "trial_id"]].to_numpy()}
-    # with folds each repeat has other images
-    examples = {s: read(s)(list(ids.values())) if design.folds is None else {} for s in values}
+    examples = {split: _by_run(read(split), measured, design) for split in values}
     most = criterion.largest_difference
     rows = []
     for name, config, of in _rows(chosen, values["val"]):
@@ -534,15 +543,7 @@ def selection(
         row: Row = {"row": name, "config_id": config, "label": label}
         least = 0.0 if len(of) == 1 and math.isfinite(most) else -most
         for split in values:
-            common = values[split][list(of)].dropna()
-            repeats = [int(repeat) for repeat in common.index]
-            tables = [[examples[split].get(ids.get((c, r), "")) for r in repeats] for c in of]
-            a = common[of[0]].to_numpy()
-            if len(of) == 1:  # one alone is its difference from 0
-                b, table = np.zeros(len(a)), stack_examples(tables[0])
-            else:
-                b, table = common[of[1]].to_numpy(), difference_table(*tables)
-            pair = Pair(a, b, table, repeats, design)
+            pair = _pair_of(of, values[split], examples[split], design)
             row |= _mean_of(pair, split, anytime_level, least, most)
         rows.append(row)
     # other repeats have selected the finalists of the final phase: nothing to correct there
@@ -565,6 +566,32 @@ def _rows(chosen: Chosen, values: pd.DataFrame) -> Iterator[tuple[str, str, tupl
             yield row, other, (other,)
             if other != chosen.best:
                 yield difference, "", (chosen.best, other)
+
+
+def _by_run(
+    read: ExampleReader, trials: pd.DataFrame, design: Design
+) -> dict[tuple[str, int], FloatArray]:
+    """Return the values per example of trials by configuration and repeat, as far as known."""
+    # with folds each repeat has other images
+    by_trial = read(list(trials.trial_id)) if design.folds is None else {}
+    keys = zip(trials.config_id, trials["repeat"], trials.trial_id, strict=True)
+    return {(c, int(r)): by_trial[trial] for c, r, trial in keys if trial in by_trial}
+
+
+def _pair_of(
+    of: tuple[str, ...],
+    values: pd.DataFrame,
+    examples: Mapping[tuple[str, int], FloatArray],
+    design: Design,
+) -> Pair:
+    """Return two configurations as a pair; one alone beside 0, so that it is its own difference."""
+    common = values[list(of)].dropna()
+    repeats = [int(repeat) for repeat in common.index]
+    tables = [[examples.get((config, repeat)) for repeat in repeats] for config in of]
+    a = common[of[0]].to_numpy()
+    if len(of) == 1:
+        return Pair(a, np.zeros(len(a)), stack_examples(tables[0]), repeats, design)
+    return Pair(a, common[of[1]].to_numpy(), difference_table(*tables), repeats, design)
 
 
 def _mean_of(pair: Pair, split: str, anytime_level: float | None, least: float, most: float) -> Row:

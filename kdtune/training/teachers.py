@@ -465,14 +465,35 @@ def fine_tune(
     if checkpoint.best is not None:
         model.net.load_state_dict(checkpoint.best.weights)
         kept = epochs[checkpoint.best.number]
-    has_cut_val, steps = of_run.cut is not None or of_run.fold is not None, model.preprocessing
+    _save_teacher(folder, model, of_run, fit, origin, before, epochs, kept)
+    checkpoint.file.unlink(missing_ok=True)
+    acc = 100 * (kept.splits["val"]["acc"] or 0)
+    write(f"Accuracy on val after epoch {kept.number}: {acc:.1f}%.")
+
+
+def _save_teacher(
+    folder: Path,
+    model: Classifier,
+    data: Data,
+    fit: Run,
+    origin: Origin,
+    before: Accuracy | None,
+    epochs: Sequence[Epoch],
+    kept: Epoch,
+) -> None:
+    """Write a teacher's weights, and teacher.json: how it was trained, and its accuracy."""
+    has_cut_val = data.cut is not None or data.fold is not None
+    finished = FinishedTeacher(
+        model.name, data.classes, model.preprocessing, data.fingerprint, has_cut_val
+    )
+    save_weights(model.net, folder / WEIGHTS, finished.metadata)
     record = {
         "run": asdict(fit),
-        "classes": of_run.classes,
+        "classes": data.classes,
         "data": origin.data,
         "weights": origin.weights,
         "epochs": fit.epochs,
-        "preprocessing": asdict(steps),
+        "preprocessing": asdict(model.preprocessing),
         "kept_epoch": kept.number,
         "acc_before": None if before is None else before.share,
         "history": [
@@ -481,13 +502,8 @@ def fine_tune(
         ],
     }
     record |= {split: metrics for split, metrics in kept.splits.items() if split != "train"}
-    finished = FinishedTeacher(model.name, of_run.classes, steps, of_run.fingerprint, has_cut_val)
-    save_weights(model.net, folder / WEIGHTS, finished.metadata)
     # last, since a folder without the record counts as one without a teacher
     write_text(folder / RECORD, json.dumps(record, indent=2))
-    checkpoint.file.unlink(missing_ok=True)
-    acc = 100 * (kept.splits["val"]["acc"] or 0)
-    write(f"Accuracy on val after epoch {kept.number}: {acc:.1f}%.")
 
 
 def _accuracy_before(run: Run, data: Data, resources: Resources) -> Accuracy | None:
