@@ -176,12 +176,9 @@ def _try_students(
             write(sentence("first loss", **slots))
             if after > MAX_RISE * before:
                 write(f"warning: {sentence('loss rises', **slots)}")
-            config = {f"config/{name}": value for name, value in run.config.items()}
-            seen = OnViews.of(measured, {**metrics, **config, "repeat": 0})
-            if seen is not None:
-                write(seen)
-                if seen.fault:
-                    write(f"warning: {seen.fault}")
+            seen = OnViews.of_run(measured, run, metrics)
+            for line in [] if seen is None else seen.lines:
+                write(line)
 
 
 def _first_epoch(

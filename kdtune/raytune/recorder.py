@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import tune
 
+from kdtune.config.fields import Value
 from kdtune.config.files import CHECKPOINT
 from kdtune.config.records import read_teacher_accuracy
 from kdtune.config.study import Study
@@ -21,7 +22,7 @@ from kdtune.raytune.function import shown_names
 from kdtune.raytune.machines import Capacity, MachineMonitor
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.session import check_local_ray
-from kdtune.results.warnings import OnViews
+from kdtune.results.warnings import VIEWS, OnViews
 from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import RecordsUploader
 from kdtune.storage.records import CORRECT, Records
@@ -106,7 +107,7 @@ class Recorder(tune.Callback):
         self._not_started: Counter[str] = Counter()
         self._lost_machines: Counter[str] = Counter()
         self._failure: Exception | None = None
-        self._views = set[tuple[str, str]]()
+        self._views = set[tuple[Value | None, ...]]()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore that never happens
@@ -174,17 +175,13 @@ class Recorder(tune.Callback):
             run: The run.
             train: Metrics of its first epoch.
         """
-        config = {f"config/{name}": value for name, value in run.config.items()}
-        teachers = read_teacher_accuracy(self.study.folder)
-        seen = OnViews.of(teachers, {**train, **config, "repeat": run.repeat})
-        if seen is None:
+        kind = tuple(run.config[name] for name in VIEWS)
+        if kind in self._views:
             return
-        kind = seen.record.recipe_name, seen.augment
-        if kind not in self._views:
-            self._views.add(kind)
-            self.display.print_line(str(seen))
-            if seen.fault:
-                self.display.print_line(f"warning: {seen.fault}")
+        self._views.add(kind)
+        seen = OnViews.of_run(read_teacher_accuracy(self.study.folder), run, train)
+        for line in [] if seen is None else seen.lines:
+            self.display.print_line(line)
 
     @_deferring
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

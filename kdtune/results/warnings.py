@@ -25,7 +25,7 @@ from kdtune.config.records import (
 )
 from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Study
-from kdtune.config.task import Task
+from kdtune.config.task import BaseRun, Task
 from kdtune.config.text import InputError
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, Kind, by_repeat, completed
 from kdtune.results.design import p_text
@@ -540,6 +540,10 @@ KNOWN_VAL = 0.03
 cut from a teacher's own training images 100 % were right, and 92 % of test."""
 
 
+VIEWS = ("teacher", "teacher_epochs", "augment", "mixup", "cutmix")
+"""Hyperparameters that decide how accurate a teacher is on the training views."""
+
+
 class OnViews(NamedTuple):
     """Accuracy of a teacher on the augmented images that students learn from."""
 
@@ -566,6 +570,19 @@ class OnViews(NamedTuple):
         n = int(row["n_examples"])
         record = equal[int(row["repeat"]) % len(equal)]
         return OnViews(record, augment, Accuracy(n, round(acc * n), 0))
+
+    @staticmethod
+    def of_run(
+        teachers: Sequence[TeacherAccuracy], run: BaseRun, train: Mapping[str, Any]
+    ) -> "OnViews | None":
+        """Return the same from the metrics on train of a run's first epoch."""
+        config = {f"config/{name}": value for name, value in run.config.items()}
+        return OnViews.of(teachers, {**train, **config, "repeat": run.repeat})
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines for the terminal: the accuracy and, if there is a fault, a warning."""
+        return [str(self), f"warning: {self.fault}"] if self.fault else [str(self)]
 
     @property
     def least(self) -> tuple[str, Accuracy]:
@@ -595,8 +612,7 @@ def find_wrong_views(
     if not teachers:
         return
     rows = epochs[(epochs.split == "train") & (epochs.epoch == 0)].sort_values("repeat")
-    names = ["teacher", "teacher_epochs", "augment", "mixup", "cutmix"]
-    for row in rows.drop_duplicates([f"config/{name}" for name in names]).to_dict("records"):
+    for row in rows.drop_duplicates([f"config/{name}" for name in VIEWS]).to_dict("records"):
         if (seen := OnViews.of(teachers, row)) is not None and seen.fault:
             yield seen
 
