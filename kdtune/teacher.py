@@ -72,7 +72,7 @@ def _train_missing(
     """Fine-tune the teachers that are not ready."""
     whole = data.of(study.run)
     models = [(run, recipe.untrained_teacher(run, whole)) for run in recipe.teachers(study)]
-    for sentence in recipe.find_new_heads(recipe.StudyModels([], models), whole):
+    for sentence in recipe.describe_weights(recipe.StudyModels([], models), whole):
         progress.print_line(f"warning: {sentence}")
     for run in numbered(study, recipe.teachers(study)):
         folder = root / teachers.teacher_folder(study.run, run)

@@ -512,8 +512,8 @@ def _input_rows(asked: Study, view: int | None, models: StudyModels) -> Iterator
 # of train and val is in val in some repeat.
 
 
-def find_new_heads(models: StudyModels, data: Data) -> list[str]:
-    """Return a sentence for each model whose weights are for other classes, or other input."""
+def describe_weights(models: StudyModels, data: Data) -> list[str]:
+    """Return a sentence for each model whose weights are for other classes or another input."""
     roles: dict[Role, Sequence[tuple[Run, Model]]]
     roles = {"teacher": models.teachers, "student": models.students}
     sentences = []
@@ -575,14 +575,14 @@ def _high_temperatures(study: Study) -> Iterator[str]:
 
 
 def check_weights(study: Study, models: StudyModels, data: Data, is_new: bool) -> list[str]:
-    """Return the sentences of `find_new_heads`, and those on students whose head alone is trained.
+    """Return the sentences of `describe_weights`, and those on students with a frozen backbone.
 
     From a frozen backbone that is random, or whose batch norm is in train mode, little is learned.
 
     Raises:
         InputError: The study is new, and a backbone is random without --allow-random-backbone.
     """
-    sentences = find_new_heads(models, data)
+    sentences = describe_weights(models, data)
     if "head" not in _names(study, "trainable"):
         return sentences
     modes = study.space.get("batch_norm", (replace(study.run, trainable="head").batch_norm_mode,))

@@ -26,8 +26,8 @@ from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import (
     StudyModels,
+    describe_weights,
     find_faults,
-    find_new_heads,
     resolve,
     transforms_of,
 )
@@ -219,5 +219,5 @@ def test_settings_that_spoil_results_are_named(
     run = resolve(replace(run, student="mobilenet_v2", **values))
     study = Study(run=run, space=space, search=search)
     data = load_data(study.run)
-    sentences = [*find_faults(study, data), *find_new_heads(StudyModels.of(study, data), data)]
+    sentences = [*find_faults(study, data), *describe_weights(StudyModels.of(study, data), data)]
     assert len(sentences) == bool(words) and all(words in text for text in sentences)
