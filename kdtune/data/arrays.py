@@ -94,7 +94,8 @@ def _hash_inputs(inputs: _Inputs, root: str) -> tuple[str, Tensor | None]:
     """Return a hash of examples, and the stamps of image files."""
     if isinstance(inputs, Tensor):
         return hash_tensor(inputs), None
-    return hash_files(Path(root), inputs)
+    hashed = hash_files(Path(root), inputs)
+    return hashed.hash, hashed.stamps
 
 
 def _as_tensor(values: Any, noun: str) -> Tensor:

@@ -1,5 +1,7 @@
 """Data sets: classes, splits, folds, hashes by content."""
 
+import base64
+import binascii
 import hashlib
 import io
 import os
@@ -11,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from kdtune.config.files import cache_folder, make_folder, open_trusted, oriented, write_text
+from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted, oriented
 from kdtune.config.run import Orientation, Run, derive_seed
 from kdtune.config.text import (
     VAL_NAMES,
@@ -35,14 +37,21 @@ from kdtune.config.text import (
 #
 # The content of files is read once; its hash is then kept under their names, sizes and times of
 # change. Their stamps, which are taken before the content is read, tell later that a file is still
-# the one that was hashed. An inode is no part of a stamp, since it may be another one at each look
-# in a file system of the network.
+# the one that was hashed; where a stamp is another, the content is compared. An inode is no part of
+# a stamp, since it may be another one at each look in a file system of the network.
 
 
-def hash_files(root: Path, files: Sequence[str]) -> tuple[str, Tensor]:
-    """Return a hash of files, and their stamps, int64 [N]; see `stamp_of`.
+class HashedFiles(NamedTuple):
+    """A hash of files, and what tells that they have not changed since."""
 
-    The hash has 16 hex digits, of the names below `root` and of the contents.
+    hash: str
+    """16 hex digits, of the names below a folder and of the contents."""
+    stamps: Tensor
+    """Stamp and content of each file, int64 [N, 2]; see `stamp_of` and `content_number`."""
+
+
+def hash_files(root: Path, files: Sequence[str]) -> HashedFiles:
+    """Return a hash of the names below `root` and the contents of files, and their stamps.
 
     Raises:
         InputError: a file is missing, is no file or cannot be read.
@@ -55,27 +64,46 @@ def hash_files(root: Path, files: Sequence[str]) -> tuple[str, Tensor]:
     for file, status in zip(files, stats, strict=True):
         if not stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
             raise InputError(f"the image {printable(file)} is no file; remove it")
+    stamps = torch.tensor([_stamp(s) for s in stats], dtype=torch.int64)
     seen = (
         f"{f.absolute()}\0{s.st_size}\0{s.st_mtime_ns}\0{s.st_ctime_ns}\0"
         for f, s in zip(paths, stats, strict=True)
     )
     name = hashlib.sha256("".join([f"{root.absolute()}\0", *seen]).encode()).hexdigest()
-    hash_ = (read_note(name) or "").partition(" ")[0]  # earlier versions noted more behind it
-    if not hash_:
-        digest = hashlib.sha256()
-        for path, content in zip(paths, file_contents(files), strict=True):
-            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + content)
-        hash_ = digest.hexdigest()[:16]
-        # as git does: a file that has just been written may be written again at the same time stamp
-        if max(s.st_mtime for s in stats) < time.time() - 2:
-            keep_note(name, hash_)
-    return hash_, torch.tensor([_stamp(s) for s in stats], dtype=torch.int64)
+    if (noted := _read_hashes(name, len(files))) is not None:
+        return HashedFiles(noted[0], torch.stack([stamps, noted[1]], 1))
+    digest, numbers = hashlib.sha256(), list[int]()
+    for path, content in zip(paths, file_contents(files), strict=True):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + content)
+        numbers.append(content_number(content))
+    hash_, contents = digest.hexdigest()[:16], torch.tensor(numbers, dtype=torch.int64)
+    # as git does: a file that has just been written may be written again at the same time stamp
+    if max(s.st_mtime for s in stats) < time.time() - 2:
+        encoded = base64.b64encode(contents.numpy().astype("<i8").tobytes()).decode()
+        keep_note(name, f"{hash_} {encoded}")
+    return HashedFiles(hash_, torch.stack([stamps, contents], 1))
+
+
+def _read_hashes(name: str, count: int) -> tuple[str, Tensor] | None:
+    """Return the hash of files and the numbers of their contents, int64 [N], from a note."""
+    hash_, _, encoded = (read_note(name) or "").partition(" ")
+    try:
+        numbers = np.frombuffer(base64.b64decode(encoded, validate=True), "<i8").astype(np.int64)
+    except (ValueError, binascii.Error):
+        return None
+    return (hash_, torch.from_numpy(numbers)) if hash_ and len(numbers) == count else None
+
+
+def content_number(digest: bytes) -> int:
+    """Return the first 64 bits of the hash of a content, as many as a fingerprint has."""
+    return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def stamp_of(file: str) -> int | None:
     """Return a number that changes if a file is written or replaced; None if there is no file.
 
-    It is made of the size and the time of the last change, in nanoseconds.
+    It is made of the size and the times at which the content and the status were changed, in
+    nanoseconds. The second of them cannot be set back.
     """
     try:
         return _stamp(os.stat(file))
@@ -85,7 +113,7 @@ def stamp_of(file: str) -> int | None:
 
 def _stamp(status: os.stat_result) -> int:
     # Python's hash of numbers, unlike that of strings, is the same in every process
-    return hash((status.st_size, status.st_mtime_ns))
+    return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 def unreadable(file: str, error: OSError) -> str:
@@ -138,7 +166,8 @@ def keep_note(name: str, text: str) -> None:
     note = _note(name)
     with suppress(OSError):  # if it cannot be written, it is computed again next time
         make_folder(cache_folder(), note.parent.name)
-        write_text(note, text)
+        with atomic_write(note) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def _note(name: str) -> Path:
@@ -209,7 +238,10 @@ class Split:
     inputs: Tensor | tuple[str, ...]
     """Images, uint8 [N, C, H, W], or their files, or other tensors of any type, [N, ...]."""
     stamps: Tensor | None = None
-    """Stamp of each file, int64 [N], see `stamp_of`; None without."""
+    """Stamp and content of each file, int64 [N, 2], see `content.HashedFiles`; None without.
+
+    Where a file has another stamp but the same content, it is replaced by the new one.
+    """
     groups: Groups | None = None
     """Names that are common to all splits; None if the examples are independent."""
 
@@ -249,12 +281,20 @@ class Split:
     def _content(self, index: int) -> bytes:
         """Return the content of a file, which must be the one that was hashed."""
         assert self.stamps is not None  # noqa: S101 - the caller has looked
-        file, stamp = str(self.inputs[index]), int(self.stamps[index])
+        file = str(self.inputs[index])
+        stamp, number = self.stamps[index].tolist()
         try:
-            if stamp_of(file) == stamp:
+            status = os.stat(file)
+            if stat.S_ISREG(status.st_mode):  # to read a pipe would wait for ever
                 content = Path(file).read_bytes()
-                if stamp_of(file) == stamp:  # else it was overwritten while it was read
+                # also afterwards: a file may be overwritten while it is read
+                if _stamp(status) == stamp == stamp_of(file):
                     return content
+                if content_number(hashlib.sha256(content).digest()) == number:
+                    self.stamps[index, 0] = _stamp(status)
+                    return content
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         except OSError as error:
             raise InputError(unreadable(file, error)) from None
         raise DataChangedError(
@@ -266,8 +306,18 @@ class Split:
         """Return the files that have been changed or removed since they were hashed."""
         if isinstance(self.inputs, Tensor) or self.stamps is None:
             return []
-        files = zip(self.inputs, self.stamps.tolist(), strict=True)
-        return [file for file, stamp in files if stamp_of(file) != stamp]
+        stamps = self.stamps[:, 0].tolist()
+        others = [i for i, file in enumerate(self.inputs) if stamp_of(file) != stamps[i]]
+        with ThreadPoolExecutor() as pool:
+            changed = list(pool.map(self._is_changed, others))
+        return [self.inputs[i] for i, is_changed in zip(others, changed, strict=True) if is_changed]
+
+    def _is_changed(self, index: int) -> bool:
+        try:
+            self._content(index)
+        except (InputError, DataChangedError):
+            return True
+        return False
 
     def select(self, index: Tensor) -> "Split":
         """Return some of the examples, in this order.

@@ -234,15 +234,15 @@ def load_folder(root: Path) -> Data:
             )
     if len(classes) < 2:
         raise InputError(f"{root} must hold at least two classes, but has {classes[0]} alone")
-    hash_, stamps = hash_files(root, [file for split in splits.values() for file in split.files])
-    by_split = stamps.split([len(split.files) for split in splits.values()])
+    hashed = hash_files(root, [file for split in splits.values() for file in split.files])
+    stamps = hashed.stamps.split([len(split.files) for split in splits.values()])
     return Data(
         classes,
         {
             name: Split(torch.tensor(split.labels), tuple(split.files), part)
-            for (name, split), part in zip(splits.items(), by_split, strict=True)
+            for (name, split), part in zip(splits.items(), stamps, strict=True)
         },
-        hash_,
+        hashed.hash,
         photos=True,
         root=str(root),
         warnings=tuple(split.warning for split in splits.values() if split.warning),

@@ -19,6 +19,7 @@ from kdtune.config.objects import Objects, Passed, describe_object
 from kdtune.config.study import Study, object_names
 from kdtune.config.text import InputError, first_line
 from kdtune.data.arrays import load_user_data
+from kdtune.data.dataset import Data
 from kdtune.models.code_hash import source_of
 
 # Copies of passed models as bytes, for the driver and for Ray's workers.
@@ -49,8 +50,9 @@ class Frozen(Passed):
         except Exception as error:  # whatever its classes raise
             raise InputError(
                 f"{describe_object(kind, name)} cannot be copied for Ray's workers "
-                f"({type(error).__name__}: {first_line(error, 100)}); remove open files, locks and "
-                f"generators from it, or pass a function that makes it"
+                f"({type(error).__name__}: {first_line(error, 100)}); remove what it holds besides "
+                f"weights and settings, such as open files, locks and generators, or pass a "
+                f"function that makes it"
             ) from error
 
     def fresh(self) -> Any:
@@ -281,7 +283,16 @@ def attach(reference: Any, is_module: bool) -> Passed:
     shared = _Shared(reference, is_module)
     *_, source = ray.get(reference)
     if source is None:
-        shared.notes["data"] = shared.fresh()
+        shared.notes["data"] = _with_own_stamps(shared.fresh())
     else:
         shared.notes["source"] = source
     return shared
+
+
+def _with_own_stamps(data: Data) -> Data:
+    """Return data with copies of the stamps of files, which a process updates as it reads them."""
+    splits = {
+        name: split if split.stamps is None else replace(split, stamps=split.stamps.clone())
+        for name, split in data.splits.items()
+    }
+    return replace(data, splits=splits)

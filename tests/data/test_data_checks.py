@@ -1,5 +1,6 @@
 """Checks of data: changed images, cuts of val, copies and counts of classes."""
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from kdtune.data.checks import Contents, describe_data, find_changes, find_copie
 from kdtune.data.dataset import Data, Split, ValCut, cut_val
 from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
+from kdtune.raytune.objects import freeze, thaw
 
 
 @pytest.fixture
@@ -28,15 +30,60 @@ def views(data: Data, run: Run, workers: int = 0):
     return next(Views(split, torch.arange(len(split)), run, 16).batches(workers=workers))
 
 
+def spoil(file):
+    """Change a byte and set the time of the change back."""
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [spoil, lambda file: save(photo(99), file)])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_overwritten_image_is_never_decoded_as_the_one_that_was_hashed(root, workers):
+def test_an_overwritten_image_is_never_decoded_as_the_one_that_was_hashed(root, workers, change):
     run = Run(data=str(root))
     data = load_data(run)
     assert views(data, run, workers).shape == (6, 3, 16, 16)
-    save(photo(99), root / "val" / "bee" / "1.png")
+    change(root / "val" / "bee" / "1.png")
     words = rf"^the image {root}/val/bee/1\.png has been changed or removed since [^\n]*$"
     with pytest.raises(DataChangedError, match=words):
         views(data, run, workers)
+
+
+def replaced_by_a_copy(file, time_ns):
+    """Give a file another inode and another time of change."""
+    copy = file.with_name("copy")
+    copy.write_bytes(file.read_bytes())
+    os.utime(copy, ns=(time_ns, time_ns))
+    copy.replace(file)
+
+
+def test_images_that_are_touched_or_copied_while_they_are_read_are_the_same(root):
+    run = Run(data=str(root))
+    data = load_data(run)
+    want = views(data, run)
+    os.utime(root / "val" / "ant" / "0.png", ns=(1, 1))
+    replaced_by_a_copy(root / "val" / "bee" / "1.png", 10**18)
+    for _ in range(2):
+        assert torch.equal(views(data, run), want)
+    assert find_changes(data) == ""
+    file = root / "val" / "ant" / "0.png"  # what was touched may be changed afterwards
+    save(photo(99), file)
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(DataChangedError, match=r"val/ant/0\.png has been changed or removed since"):
+        views(data, run)
+
+
+def test_files_of_passed_data_are_compared_by_content_on_another_machine(root):
+    data, buffers = load_data(Run(data=str(root))), []
+    want, frozen = data.splits["val"].example(0), freeze(data, buffers)
+    for file in root.rglob("*.png"):
+        replaced_by_a_copy(file, 10**18)
+    there = thaw(frozen, buffers).splits["val"]
+    assert torch.equal(there.example(0), want) and there.changed_files() == []
+    save(photo(99), root / "val" / "ant" / "1.png")
+    with pytest.raises(DataChangedError, match=r"val/ant/1\.png has been changed or removed since"):
+        thaw(frozen, buffers).splits["val"].example(1)
 
 
 def test_subsets_folds_and_cuts_keep_the_stamps(root):
