@@ -12,7 +12,7 @@ from annotated_types import Interval
 from kdtune.config.fields import Params, Positive, Role, check_fields
 from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY, write_text
 from kdtune.config.run import Run, migrate_run
-from kdtune.config.text import DAMAGED, InputError, first_line, printable
+from kdtune.config.text import DAMAGED, InputError, first_line, printable, shown
 
 # Reading and writing.
 
@@ -141,14 +141,18 @@ NO_LIMITS = Limits()
 class Accuracy:
     """Accuracy of a teacher on a split."""
 
-    n: Annotated[int, Interval(gt=0)]
+    n: int
     """Number of examples."""
-    correct: _Whole
+    correct: int
     """Examples that are classified correctly."""
-    largest_class: _Whole
+    largest_class: int
     """Examples of the most frequent class."""
     of: int | None = None
     """Examples of the split, if only some of them were measured."""
+
+    def __post_init__(self) -> None:
+        if not (self.n > 0 <= self.correct <= self.n and 0 <= self.largest_class <= self.n):
+            raise ValueError(f"an accuracy must be a share of examples, but got {self!r}")
 
     @property
     def share(self) -> float:
@@ -262,6 +266,8 @@ def write_teacher_accuracy(folder: Path, records: Sequence[TeacherAccuracy]) -> 
 #     2   `schema`, and the fields of `StudentsRecord`
 
 SCHEMA = 2
+MAX_SIDE = 32_768
+"""Pixels of the side of a view; nobody trains on larger ones."""
 REMEDY = "repeat the study's command, which writes the file again, or copy the whole folder again"
 
 
@@ -341,6 +347,16 @@ class StudentsRecord:
         values = migrate_run(self.run)
         return Run(**{f.name: values[f.name] for f in fields(Run) if f.name in values})
 
+    def check(self) -> None:
+        """Raise InputError for values that no study writes."""
+        self.configured_run  # noqa: B018 - checks its values
+        if len(self.classes) > 1 == len(set(self.classes)):  # two of ImageNet's have one name
+            raise InputError(f"all {len(self.classes)} classes are named {shown(self.classes[0])}")
+        side = self.input.shape[-1] if self.input else 1
+        size = (self.preprocessing or {}).get("image_size", side)
+        if self.preprocessing and not (side in (1, size) and 0 < size <= MAX_SIDE):
+            raise InputError(f"image_size {size} for images of {side} pixels, at most {MAX_SIDE}")
+
 
 def read_students_record(folder: Path) -> StudentsRecord:
     """Return the content of a folder's students.json.
@@ -355,7 +371,7 @@ def read_students_record(folder: Path) -> StudentsRecord:
         schema = values.get("schema", 1)
         if not (isinstance(schema, int) and schema > SCHEMA):
             record: StudentsRecord = _from_1(values) if schema == 1 else _read(StudentsRecord, text)
-            record.configured_run  # noqa: B018 - checks its values
+            record.check()
             return record
     except FileNotFoundError:
         raise InputError(

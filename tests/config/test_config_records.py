@@ -71,7 +71,7 @@ def test_damaged_costs_are_measured_again(tmp_path: Path, wrong: Any) -> None:
         {"splits": []},
         *(
             {"splits": {"val": {"n": n, "correct": correct, "largest_class": largest}}}
-            for n, correct, largest in ((0, 0, 0), (50, -1, 5), (50, True, 5))
+            for n, correct, largest in ((0, 0, 0), (50, 51, 5), (50, 40, 51), (50, True, 5))
         ),
     ],
 )
@@ -87,6 +87,8 @@ def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) ->
     "wrong",
     [
         {"classes": "ab"},
+        {"classes": ["a", "a"]},
+        {"preprocessing": {"image_size": 10**9}},
         {"model": {"name": 3}},
         {"input": {"kind": "images", "shape": [0], "dtype": "uint8"}},
         {"students": [{"repeat": "0", "file": "f"}]},
