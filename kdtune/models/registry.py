@@ -249,7 +249,15 @@ def build_model(
     file = run_weights if weights == "none" else weights  # its preprocessing is used all the same
     finished = read_finished(Path(file).expanduser())
     passed = run.objects.get(role, name) if is_object(name) else None
-    model = build(name, weights, classes, seed=seed, replace_head=replace_head, passed=passed)
+    try:
+        model = build(name, weights, classes, seed=seed, replace_head=replace_head, passed=passed)
+    except InputError:
+        if finished is None or finished.model == name:
+            raise
+        raise InputError(
+            f"{file} holds the teacher {finished.model}, but --{role} is {name}; give --{role} "
+            f"{finished.model}"
+        ) from None
     if role == "student" or run.teacher_epochs != 0:  # runs may share what is not trained
         check_new(model.net, name)
     if finished is not None:

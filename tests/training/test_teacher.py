@@ -242,7 +242,8 @@ def test_a_folder_without_the_teacher_that_is_asked_for(
     # for other classes it is fine-tuned, as pretrained weights are
     assert resolve(replace(asked, data=tuned[0].data)).teacher_epochs == 10
     wrong = resolve(replace(asked, teacher="cifar_resnet20"))
-    with pytest.raises(InputError, match="do not fit the network"):
+    words = "holds the teacher factories:tiny_teacher, but --teacher is cifar_resnet20; give"
+    with pytest.raises(InputError, match=words):
         load_teacher(wrong, load_data(wrong), Path())
     with pytest.raises(InputError, match=r"holds no teacher\.safetensors; give the fi"):
         resolve(replace(SMALL, teacher_weights=str(tmp_path)))
