@@ -82,6 +82,7 @@ Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
+TrainDraw = Literal["repeat", "study"]
 
 OF_TEACHER = ("teacher", "teacher_epochs")
 """Hyperparameters of the teacher, which without distillation is only measured."""
@@ -141,6 +142,10 @@ class Run(BaseRun):
     train_images: Annotated[Count | None, _STUDENT] = None
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
     all of train."""
+    train_draw: Annotated[TrainDraw | None, replace(_STUDENT, resolved=True)] = None
+    """How often the --train-images are drawn: "repeat" (anew in each repeat, so that conclusions
+    hold for new draws) or "study" (once, the same images in all repeats). None: repeat; but study
+    for a study that an earlier version of kdtune began."""
     extra: Annotated[str | None, Setting(commands=OF_STUDENT, path=True)] = None
     """Images without labels, from which the student learns what the teacher says of them: a folder
     of images, in which subfolders have no meaning; module:factory; or "rest", the images of train
@@ -447,6 +452,12 @@ class Run(BaseRun):
     def augmentation(self) -> Augment:
         """Augmentation of the training images; unset, that of the default study or of a folder."""
         return self.augment or ("crop" if self.data == "fashion" else "resized-crop")
+
+    @property
+    def repeat_of_draw(self) -> int | None:
+        """The repeat that draws the training images; None if all repeats have the same."""
+        is_drawn = self.train_images is not None and self.train_draw != "study"
+        return self.repeat if is_drawn else None
 
     @property
     def compares_features(self) -> bool:
@@ -835,13 +846,13 @@ def migrate(
         # earlier versions kept the students of all runs: a resumed study must not delete them
         migrated = {"keep": "all", **migrated, "run": migrate_run(values["run"])}
     if isinstance(run := migrated.get("run"), Mapping):
-        before = _BEFORE_ORIENTATION | ({"batch_norm": "train"} if schema <= 4 else {})
+        before = _BEFORE | ({"batch_norm": "train"} if schema <= 4 else {})
         migrated["run"] = {**before, **run}
     return migrated | {"schema": SCHEMA}
 
 
-_BEFORE_ORIENTATION = {"orientation": "stored"}
-"""How images were read before `Run.orientation` was introduced."""
+_BEFORE = {"orientation": "stored", "train_draw": "study"}
+"""How images were read and drawn before these fields were introduced."""
 
 
 def migrate_run(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -851,12 +862,12 @@ def migrate_run(values: Mapping[str, Any]) -> dict[str, Any]:
     train, and the augmentation decided how val and test were cropped.
     """
     if "teacher_trainable" in values:
-        return {**_BEFORE_ORIENTATION, **values}
+        return {**_BEFORE, **values}
     copied = ("optimizer", "momentum", "weight_decay", "schedule", "lr_step_size", "lr_gamma")
     photos = values.get("data", "fashion") != "fashion"
     augment = values.get("augment") or ("resized-crop" if photos else "crop")
     return {
-        **_BEFORE_ORIENTATION,
+        **_BEFORE,
         **values,
         **{f"teacher_{name}": values[name] for name in (*copied, "batch_size") if name in values},
         "teacher_trainable": "all",

@@ -462,21 +462,21 @@ def add_extra(data: Data, run: Run, images: UnlabelledImages | None = None) -> D
     if run.extra is None:
         return data
     if run.extra == REST:
-        return _with_rest(data, run.train_images, run.seed)
+        return _with_rest(data, run)
     split, extra, warnings = read_extra(run.extra) if images is None else images
     _check_like_train(run.extra, split, data.splits["train"])
     splits = {**data.splits, "extra": split}
     return replace(data, splits=splits, extra=extra, warnings=data.warnings + warnings)
 
 
-def _with_rest(data: Data, train_images: int | None, seed: int) -> Data:
+def _with_rest(data: Data, run: Run) -> Data:
     """Return the data with the images of train that `Data.subset` leaves out."""
     train = data.splits["train"]
     left = torch.ones(len(train), dtype=torch.bool)
-    left[data.subset(replace(Run(), train_images=train_images, seed=seed))] = False
+    left[data.subset(run)] = False
     if not left.any():
         raise InputError(
-            f"--extra rest must leave images without labels, but --train-images {train_images} "
+            f"--extra rest must leave images without labels, but --train-images {run.train_images} "
             f"takes all of train; use fewer, or a folder of images (--extra FOLDER)"
         )
     rest = train.select(left.nonzero()[:, 0])

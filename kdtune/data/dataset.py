@@ -426,8 +426,8 @@ class Data:
     def subset(self, run: Run) -> Tensor:
         """Return the indices of the train examples that the student learns from.
 
-        These are `run.train_images` examples, evenly over the classes. They are drawn with the
-        study's seed, so they are the same in every repeat.
+        These are `run.train_images` examples, evenly over the classes, drawn with the study's seed
+        and, see `Run.train_draw`, the repeat. Fewer examples are a part of more.
 
         Returns:
             int64 [N], ascending.
@@ -446,7 +446,8 @@ class Data:
                 f"train_images must lie between {len(self.classes)} (one per class) and "
                 f"{most} (all of train), but got train_images={run.train_images}"
             )
-        generator = torch.Generator().manual_seed(derive_seed(run.seed, "subset"))
+        repeat = [] if run.repeat_of_draw is None else [run.repeat_of_draw]
+        generator = torch.Generator().manual_seed(derive_seed(run.seed, "subset", *repeat))
         order = torch.randperm(len(labels), generator=generator)
         # sorted by the rank within the class, so that the first k are an even draw
         rank = torch.empty(len(labels), dtype=torch.int64)

@@ -229,7 +229,7 @@ class StudyData:
         data = self.of(run)
         if run.extra is None:
             return data
-        key = (data, run.train_images, run.seed)
+        key = (data, run.train_images, run.seed, run.repeat_of_draw)
         return _cached(self._extra_cache, key, lambda: add_extra(data, run, self._extra))
 
     @cached_property

@@ -78,6 +78,8 @@ class Design:
     """What the splits consist of, in words."""
     has_groups: bool = False
     """Whether the values of examples are those of their groups, see `intervals.by_group`."""
+    drawn: int | None = None
+    """Number of training images that each repeat draws. None: all repeats have the same."""
 
     @staticmethod
     def of(study: Study, task: Task) -> "Design":
@@ -88,7 +90,8 @@ class Design:
         searched = bool({"teacher", "teacher_epochs"}.intersection(study.searched))
         tuned = run.teacher_epochs != 0
         varied = (run.teachers, run.folds, tuned, auto, searched)
-        return Design(*varied, examples=examples, has_groups=task.has_groups)
+        drawn = None if run.repeat_of_draw is None else run.train_images
+        return Design(*varied, examples=examples, has_groups=task.has_groups, drawn=drawn)
 
     @property
     def sampled(self) -> str:

@@ -31,7 +31,7 @@ from kdtune.storage.records import read_saved
 # What the studies have in common: whether they can be compared and paired, and what differs.
 
 
-SHARED_BY_PAIRS = ("seed", "train_images", "augmentation", "folds", "teachers")
+SHARED_BY_PAIRS = ("seed", "train_images", "train_draw", "augmentation", "folds", "teachers")
 """What a repeat of two studies must share: it fixes order and augmentation of the same images, the
 split into train and val, and which of the teachers it learns from."""
 _NOT_COMPARED = """

@@ -236,7 +236,7 @@ class Keys:
             "cpu": torch.backends.cpu.get_cpu_capability(),
         }
         if split == "train":
-            parts |= {"train_images": run.train_images, "study_seed": run.seed}
+            parts |= self._drawn | {"study_seed": run.seed}
             if not self.same_views(split):
                 parts |= {"repeat": run.repeat, "epoch": epoch}
             elif run.train_images is None:  # the seed draws the subset and nothing else
@@ -262,8 +262,16 @@ class Keys:
     def _batches(self, epoch: int) -> Parts:
         """Return what the training batches of an epoch depend on, besides the views."""
         run = self.run
-        parts: Parts = {"batch_size": run.labelled_per_batch, "train_images": run.train_images}
-        return parts | {"study_seed": run.seed, "repeat": run.repeat, "epoch": epoch}
+        parts: Parts = {"batch_size": run.labelled_per_batch, "study_seed": run.seed}
+        return parts | self._drawn | {"repeat": run.repeat, "epoch": epoch}
+
+    @property
+    def _drawn(self) -> Parts:
+        """Return what decides, besides the seed, which images of train the run sees."""
+        parts: Parts = {"train_images": self.run.train_images}
+        if self.run.repeat_of_draw is not None:  # entries of earlier versions have no such part
+            parts |= {"draw": "repeat", "repeat": self.run.repeat_of_draw}
+        return parts
 
     @property
     def _mixing(self) -> Parts:

@@ -82,6 +82,7 @@ def resolve(run: Run, members: Sequence[Run] = (), data: StudyData | None = None
         return run
     of_run = load_data(run) if data is None else data.of(run)
     values = _teacher_recipe(run, of_run, members or run.teacher_members) | _transforms(run, of_run)
+    values["train_draw"] = "study" if run.train_images is None else "repeat"
     return replace(run, **{n: v for n, v in values.items() if getattr(run, n) is None})
 
 
@@ -410,6 +411,8 @@ def _has_effect(name: str, study: Study, data: Data) -> bool:
         return "multistep" in study.values("schedule")  # type: ignore[operator]
     if name == "orientation":
         return data.kind == "files"
+    if name == "train_draw":
+        return run.train_images is not None
     return _value(name, study) is not None
 
 

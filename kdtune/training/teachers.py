@@ -209,6 +209,7 @@ def fine_tuning_run(run: Run) -> Run:
     values: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
     values |= {name: getattr(run, f"teacher_{name}") for name in RECIPE}
     values |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
+    values |= {"train_draw": "study"}  # several repeats have this teacher
     return replace(
         run,
         **values | {"epochs": max(1, values["epochs"])},
@@ -716,7 +717,9 @@ def load_output_teacher(run: Run, data: Data) -> outputs.OutputTeacher:
     else:
         rows = [f"{part.split} {i}" for part in table.parts for i in part.ids]
         examples = {s: [f"{s} {i}" for i in range(len(data.splits[s]))] for s in splits}
-    needed = [examples["train"][i] for i in sorted(data.subset(run).tolist())]
+    every = run.repeat_of_draw is not None  # any repeat may draw any of them
+    seen = range(len(examples["train"])) if every else data.subset(run).tolist()
+    needed = [examples["train"][i] for i in seen]
     needed += [name for split in splits[1:] for name in examples[split]]
     have, want = pd.Index(rows), pd.Index([name for names in examples.values() for name in names])
     for faults, requirement in (
@@ -725,7 +728,9 @@ def load_output_teacher(run: Run, data: Data) -> outputs.OutputTeacher:
         (
             pd.Index(needed).difference(have, sort=False),
             "have a row for each example of val and test, and for those of train that the student "
-            "learns from, but lacks some",
+            "learns from"
+            + " in any repeat (--train-draw study needs those of one draw alone)" * every
+            + ", but lacks some",
         ),
     ):
         if len(faults):

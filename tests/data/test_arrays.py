@@ -395,6 +395,7 @@ def test_rest_is_what_the_labelled_images_leave_out() -> None:
     of_study = StudyData(REST)
     first, second = map(of_study.with_extra, (REST, replace(REST, lr=0.5)))
     assert first is second  # images are not copied for each configuration
+    assert of_study.with_extra(replace(REST, repeat=1)).extra != first.extra
     prints = {None}
     for repeat in range(2):  # the rest of a fold has no image of its val
         data = with_images(replace(REST, folds=4, repeat=repeat))

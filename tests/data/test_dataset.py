@@ -23,6 +23,8 @@ from kdtune.data.views import Views
 from kdtune.training.recipe import resolve
 
 RUN = Run(data="fashion", seed=3, repeat=1)
+FIRST_DRAWN = [8, 18, 28, 34, 49]
+"""The first of 305 images that versions before 0.2 drew with this seed, in each repeat."""
 
 
 def make_folder(root):
@@ -93,15 +95,21 @@ def test_contents_are_read_once_and_again_when_they_change(tmp_path, monkeypatch
         verify(load_data(Run(data=str(root))))
 
 
-def test_subset_is_even_and_fixed_by_the_seed_alone():
+def test_subset_is_even_and_drawn_by_seed_and_repeat():
     data = load_data(Run())
     labels = data.splits["train"].labels
     subset = data.subset(replace(RUN, train_images=305))
     assert sorted(torch.bincount(labels[subset]).tolist()) == [30] * 5 + [31] * 5
     assert subset.tolist() == sorted(set(subset.tolist()))
-    for other in (replace(RUN, repeat=6), replace(RUN, lr=0.3, epochs=2)):
-        assert torch.equal(data.subset(replace(other, train_images=305)), subset)
-    assert not torch.equal(data.subset(replace(RUN, seed=4, train_images=305)), subset)
+    assert torch.equal(data.subset(replace(RUN, lr=0.3, epochs=2, train_images=305)), subset)
+    draws = [subset]
+    for change in ({"seed": 4}, {"repeat": 6}, {"train_draw": "study"}):
+        run = replace(RUN, train_images=305, **change)
+        draws.append(data.subset(run))
+        assert {*data.subset(replace(run, train_images=100)).tolist()} < {*draws[-1].tolist()}
+    assert len({tuple(draw.tolist()) for draw in draws}) == 4
+    run = replace(run, repeat=6)  # of the last draw, which is that of versions before 0.2
+    assert torch.equal(data.subset(run), draws[-1]) and draws[-1][:5].tolist() == FIRST_DRAWN
     assert torch.equal(data.subset(RUN), torch.arange(2000))
     labels = torch.tensor([0, 0, 1, 0, 0, 1, 0, 0])  # all of a small class before it is uneven
     small = Data(("a", "b"), {"train": Split(labels, torch.zeros(8, 1))}, "", photos=False)

@@ -48,6 +48,7 @@ EVALUATED = CROP | LINEAR
 SPLITS = ["train", "val", "test"]
 IMAGES, ALL = ["views", "logits"], ["views", "logits", "features"]
 UNMIXED = {"mixup": 0.0, "cutmix": 0.0}
+ONE_DRAW = {"train_draw": "study"}
 SUBSETS = [{"seed": 9}, {"train_images": 50}]
 BATCHES = [{"repeat": 9}, {"batch_size": 9}, {"epoch": 2}]
 SEARCHED: dict[str, Any] = {
@@ -83,15 +84,17 @@ OTHER: dict[str, Any] = {
             [{"orientation": "exif", "files": True}],
             [{"orientation": "exif"}, {"files": True}],
         ),
-        # without augmentation train is shared by all epochs and repeats; the seed draws the subset
-        (IMAGES, ["train"], {"augment": "none"}, [{"seed": 9}], [{"epoch": 5}, {"repeat": 1}]),
+        # without augmentation train is shared by all epochs, and by the repeats of one draw
+        (IMAGES, ["train"], {"augment": "none"}, [{"seed": 9}, {"repeat": 1}], [{"epoch": 5}]),
+        (IMAGES, ["train"], {"augment": "none"} | ONE_DRAW, [{"seed": 9}], [{"repeat": 1}]),
+        (MAKERS, ["train"], {}, [ONE_DRAW], []),
         (["views"], ["train"], {"augment": "none"} | EVALUATED, [CUBIC, OTHER_CROP], []),
         (["views"], ["train"], {"augment": "none", "train_images": None}, [], [{"seed": 9}]),
         # features that depend on the batch, and running statistics: of one epoch and repeat
         (["features"], SPLITS, {"augment": "none"}, BATCHES, []),
         (["features"], ["train"], {"augment": "none"} | FROZEN, BATCHES, []),
         (["features"], ["val", "test"], {"augment": "none"} | FROZEN, [], BATCHES),
-        (["per image"], ["train"], {"augment": "none"} | FROZEN, [], BATCHES),
+        (["per image"], ["train"], {"augment": "none"} | FROZEN | ONE_DRAW, [], BATCHES),
         # of val they follow the training images
         (["features"], ["val"], {}, [{"augment": "none"}, {"augment": "trivial"}], []),
         # mixtures: of one mixing, batch size, epoch and repeat

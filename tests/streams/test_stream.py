@@ -164,12 +164,12 @@ def test_val_features_after_other_training_images_are_not_shared(
 
 @pytest.mark.parametrize(
     ("trainable", "batch_norm", "kinds"),
-    [  # of train, val and test, for both epochs of both repeats
-        ("all", "train", {"logits": 3, "views": 3}),
+    [  # of train in each repeat, which draws its own, val and test, for both epochs
+        ("all", "train", {"logits": 4, "views": 4}),
         # of each repeat's random backbone: one a split, and the answer whether it may be
-        ("head", "eval", {"logits": 3, "features": 2 * (3 + 1)}),
+        ("head", "eval", {"logits": 4, "features": 2 * (3 + 1)}),
         # batches differ from epoch to epoch, and running statistics drift
-        ("head", "train", {"logits": 3, "features": 2 * (2 + 2 + 1)}),
+        ("head", "train", {"logits": 4, "features": 2 * (2 + 2 + 1)}),
     ],
 )
 def test_without_augmentation_nothing_is_built_twice(

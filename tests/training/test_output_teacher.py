@@ -45,7 +45,7 @@ from kdtune.training.teachers import (
 DOCS = Path(__file__).parents[2] / "docs" / "teachers.md"
 PLAIN = replace(SMALL, train_images=30, augment="none", epochs=2)
 BLOBS = load_data(PLAIN)
-SUBSET = BLOBS.subset(PLAIN)
+SUBSET = BLOBS.subset(replace(PLAIN, train_draw="study"))
 UNUSED = np.setdiff1d(np.arange(41), SUBSET.numpy())
 """Images of train that the run does not learn from."""
 
@@ -143,7 +143,7 @@ def of_val(table: pd.DataFrame, *numbers: int) -> pd.Index:
     ("edit", "message"),
     [
         (lambda t: t.drop(of_val(t, 3, 8)), r"but lacks some: 2 \(val 3, val 8\)"),
-        (lambda t: t.drop(SUBSET[:5].numpy()), r"student learns from, .* some: 5 \(train "),
+        (lambda t: t.drop(SUBSET[:5].numpy()), r"student learns from .* some: 5 \(train "),
         (lambda t: t[t.split != "test"], r"lacks some: 24 \(test 0, test 1, test 2, \.\.\.\)"),
         (
             lambda t: t.assign(example=t.example + 1),
@@ -160,8 +160,8 @@ def test_rows_that_do_not_match_the_examples_are_refused(
     edit(pd.read_parquet(made / "t.parquet")).to_parquet(file := tmp_path / "t.parquet")
     run = with_file(PLAIN, file)
     if message is None:
-        check_run(run)
-        run, message = replace(run, train_images=None), r"lacks some: 11 \(train "
+        check_run(replace(run, train_draw="study"))
+        message = r"--train-draw study needs .* lacks some: 11 \(train "
     with pytest.raises(InputError, match=message):
         check_run(run)
 
