@@ -102,7 +102,7 @@ def simulated(draws: int) -> None:
     rows = []
     for noise in NOISE:
         for better in (0.05, 0.3):
-            for r in REPEATS:
+            for r in REPEATS[:2]:
                 for n in IMAGES[1:3]:
                     first = next(simulate(1, (r, n), noise, better))
                     start = f"{repeat_sd(noise)} | {100 * first.difference:.1f} | {r} | {n:,}"
