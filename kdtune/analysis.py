@@ -54,7 +54,7 @@ class AnalysisFlags(ComparisonFlags):
     """Dropped runs that count again, by trial_id."""
     reason: str | None = None
     """Why runs are dropped or restored."""
-    for_one_study = ("by", "columns", "pooled", "drop", "restore", "reason", "max_ms", "max_params")
+    for_one_study = ("by", "columns", "pooled", "drop", "restore", "reason")
 
 
 @dataclass(frozen=True)
