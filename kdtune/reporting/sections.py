@@ -76,7 +76,8 @@ def _subject(results: Results) -> dict[str, str]:
         return {"training function": data_name(results.study)}
     data = data_name(results.study)
     if run.train_images:
-        data += f", {run.train_images} training {images}"
+        drawn = "" if run.repeat_of_draw is None else ", drawn anew in each repeat"
+        data += f", {run.train_images} training {images}{drawn}"
     if extra := read_provenance(results.folder).get("data_set", {}).get("extra"):
         data += f", {extra['examples']:,} {images} without labels ({extra['source']})"
     student = f"{run.student} (trainable layers: {run.trainable})"

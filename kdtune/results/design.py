@@ -78,8 +78,10 @@ class Design:
     """What the splits consist of, in words."""
     has_groups: bool = False
     """Whether the values of examples are those of their groups, see `intervals.by_group`."""
-    drawn: int | None = None
-    """Number of training images that each repeat draws. None: all repeats have the same."""
+    draws: bool = False
+    """Whether each repeat draws its training images, see `Run.train_draw`."""
+    train_examples: int | None = None
+    """Number of training images of a repeat. None: not recorded."""
 
     @staticmethod
     def of(study: Study, task: Task) -> "Design":
@@ -90,8 +92,13 @@ class Design:
         searched = bool({"teacher", "teacher_epochs"}.intersection(study.searched))
         tuned = run.teacher_epochs != 0
         varied = (run.teachers, run.folds, tuned, auto, searched)
-        drawn = None if run.repeat_of_draw is None else run.train_images
-        return Design(*varied, examples=examples, has_groups=task.has_groups, drawn=drawn)
+        return Design(
+            *varied,
+            examples=examples,
+            has_groups=task.has_groups,
+            draws=run.repeat_of_draw is not None,
+            train_examples=run.train_images or task.train_examples,
+        )
 
     @property
     def sampled(self) -> str:

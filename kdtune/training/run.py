@@ -107,7 +107,7 @@ def _teacher_of(run: Run, data: Data, root: Path, device: torch.device) -> Teach
     names += ["groups", "val_share", "seed", "precision"]
     names += [f"teacher_{name}" for name in PREPROCESSING]
     if is_output_file(run.teacher):  # its rows are matched with the examples of train and val
-        names += ["train_images", "folds"] + ["repeat"] * (run.folds is not None)
+        names += ["train_images", "train_draw", "folds"] + ["repeat"] * (run.folds is not None)
     # The weights of a fine-tuned teacher are those of its folder, however long it has learned.
     is_tuned = min(run.teacher_epochs or 0, 1)
     members = tuple(
