@@ -14,6 +14,7 @@ from scipy import stats
 
 from kdtune.statistics.intervals import (
     Components,
+    Estimate,
     binomial_p,
     by_group,
     chance_level,
@@ -25,6 +26,7 @@ from kdtune.statistics.intervals import (
     mean_squares,
     over_repeats,
     paired_difference,
+    share_interval,
     teacher_share,
     unpaired_difference,
     wilson_interval,
@@ -406,3 +408,25 @@ def test_share_of_teachers_by_hand_and_with_the_f_test_of_scipy() -> None:
         ([0.1] * 4, [0, 1, 0, 1]),
     ):
         assert teacher_share(values, without) is None
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 40), (3, 40), (11, 500), (40, 40)])
+def test_the_interval_of_a_share_is_wilsons_for_independent_examples(k: int, n: int) -> None:
+    p = k / n
+    error = math.sqrt(p * (1 - p) / n) or math.nan
+    want = stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert share_interval(Estimate(p, error, 1e9), n) == exact((want.low, want.high), abs=1e-8)
+
+
+def test_intervals_of_rare_flips_cover_where_t_intervals_are_too_short() -> None:
+    """Two flips are expected among the 500 images of one run, and of four repeats."""
+    rng = np.random.default_rng(0)
+    for repeats, below in ((1, 0.9), (4, 1.0)):
+        covered = []
+        for _ in range(1_000):
+            table = (rng.random((repeats, 500)) < rng.beta(0.02, 4.98, 500)).astype(float)
+            estimate = crossed(table) if repeats > 1 else over_repeats(table[0])
+            ends = (share_interval(estimate, 500), estimate.interval())
+            covered.append([low <= 0.004 <= high for low, high in ends])
+        wilson, t = np.mean(covered, 0)
+        assert wilson > 0.93 and t < min(below, wilson)
