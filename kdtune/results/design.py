@@ -80,6 +80,8 @@ class Design:
     """Whether the values of examples are those of their groups, see `intervals.by_group`."""
     drawn: int | None = None
     """Number of training images that each repeat draws. None: all repeats have the same."""
+    several_sizes: bool = False
+    """Whether `drawn` is the largest of several numbers."""
 
     @staticmethod
     def of(study: Study, task: Task) -> "Design":
@@ -91,7 +93,8 @@ class Design:
         tuned = run.teacher_epochs != 0
         varied = (run.teachers, run.folds, tuned, auto, searched)
         drawn = None if run.repeat_of_draw is None else run.train_images
-        return Design(*varied, examples=examples, has_groups=task.has_groups, drawn=drawn)
+        sizes = run.largest_train_images is not None
+        return Design(*varied, True, examples, task.has_groups, drawn, sizes)
 
     @property
     def sampled(self) -> str:
