@@ -4,6 +4,9 @@
     apt-get install dataset-fashion-mnist
     python experiments/coverage.py --study runs/coverage                # or --part simulated
 
+    python -m kdtune.search experiments/whole_fashion.py --name draws --keep all --repeats 40
+    python experiments/coverage.py --study runs/draws --part real    # each repeat draws its images
+
 Two intervals of 95 % are compared: over repeats alone, and over repeats and images (two-way,
 `kdtune.statistics.intervals`). The truth is the difference for new repeats and new images.
 

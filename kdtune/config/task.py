@@ -212,6 +212,8 @@ class Task:
     """What a split consists of, in words."""
     has_groups: bool = False
     """Whether these belong to groups, which are then what conclusions generalise from."""
+    train_examples: int | None = None
+    """How many of them train consists of. None: not recorded."""
     is_distillation: bool = False
     """Whether trials are kdtune's own, with teachers, students and streams."""
     always_in_id: tuple[str, ...] | None = None

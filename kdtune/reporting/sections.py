@@ -83,7 +83,8 @@ def _subject(results: Results) -> dict[str, str]:
     data = data_name(results.study)
     if run.train_images:
         counts = sorted(ends_of(results.study.values("train_images")))
-        data += f", {', '.join(map(str, counts))} training {images}"
+        drawn = "" if run.repeat_of_draw is None else ", drawn anew in each repeat"
+        data += f", {', '.join(map(str, counts))} training {images}{drawn}"
     if extra := read_provenance(results.folder).get("data_set", {}).get("extra"):
         data += f", {extra['examples']:,} {images} without labels ({extra['source']})"
     student = f"{run.student} (trainable layers: {run.trainable})"

@@ -78,10 +78,12 @@ class Design:
     """What the splits consist of, in words."""
     has_groups: bool = False
     """Whether the values of examples are those of their groups, see `intervals.by_group`."""
-    drawn: int | None = None
-    """Number of training images that each repeat draws. None: all repeats have the same."""
+    draws: bool = False
+    """Whether each repeat draws its training images, see `Run.train_draw`."""
+    train_examples: int | None = None
+    """Number of training images of a repeat. None: not recorded."""
     several_sizes: bool = False
-    """Whether `drawn` is the largest of several numbers."""
+    """Whether this is the largest of several numbers."""
 
     @staticmethod
     def of(study: Study, task: Task) -> "Design":
@@ -92,9 +94,14 @@ class Design:
         searched = bool({"teacher", "teacher_epochs"}.intersection(study.searched))
         tuned = run.teacher_epochs != 0
         varied = (run.teachers, run.folds, tuned, auto, searched)
-        drawn = None if run.repeat_of_draw is None else run.train_images
-        sizes = run.largest_train_images is not None
-        return Design(*varied, True, examples, task.has_groups, drawn, sizes)
+        return Design(
+            *varied,
+            examples=examples,
+            has_groups=task.has_groups,
+            draws=run.repeat_of_draw is not None,
+            train_examples=run.train_images or task.train_examples,
+            several_sizes=run.largest_train_images is not None,
+        )
 
     @property
     def sampled(self) -> str:

@@ -410,8 +410,7 @@ class Results:
         table, run = self.label_curve(criterion), self.study.run
         if not len(table):
             return ""
-        counts = read_provenance(self.folder).get("data_set", {}).get("examples", {})
-        labels = run.teacher_train_images or sum(counts.get("train", {}).values())
+        labels = run.teacher_train_images or self.task.train_examples or 0
         return words.label_curve_text(table, run, labels, self.design)
 
     def selection(self, criterion: Criterion | None = None) -> pd.DataFrame:
@@ -772,14 +771,16 @@ def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Crit
 
 
 def task_of(study: Study, folder: Path) -> Task:
-    """Return the task of a study, which names its data: no images if so recorded, and groups.
+    """Return the task of a study, which knows its data: kind, groups and size.
 
     Args:
         study: The study.
         folder: Of the study, with its provenance.json.
     """
     data = read_provenance(folder).get("data_set", {})
-    task = replace(study.task, examples="examples") if data.get("kind") == "tensors" else study.task
+    train = data.get("examples", {}).get("train", {})
+    task = replace(study.task, train_examples=sum(train.values()) or None)
+    task = replace(task, examples="examples") if data.get("kind") == "tensors" else task
     return replace(task, has_groups=True) if data.get("groups") else task
 
 

@@ -666,9 +666,9 @@ def _load(base_run: Run, run: Run, root: Path, study_data: StudyData) -> tuple[D
     names += ["train_images", "seed", "precision", "student", "student_size"]
     parts = [data.fingerprint, *teacher.fingerprints]
     parts += [str(getattr(run, name)) for name in names]
-    # earlier versions did not name it, and it has no effect on other data
-    if run.orientation != "stored" and data.kind == "files":
-        parts.append("exif")
+    # earlier versions did not name these
+    parts += ["exif"] * (run.orientation != "stored" and data.kind == "files")
+    parts += ["draw of the repeat"] * (run.repeat_of_draw is not None)
     return data, teacher, hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

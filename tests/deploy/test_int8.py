@@ -90,7 +90,7 @@ def test_the_cost_in_accuracy_is_paired_by_image_and_repeat() -> None:
     assert configuration == [crossed(d).mean, *crossed(d).interval()]
     text = describe_accuracy(cost)
     assert "over 4 repeats" in text and "9 of 200 predictions differ" in text
-    assert "for new repeats with this teacher and new images like those of test" in text
+    assert "for new repeats on these training images with this teacher and new images like" in text
 
 
 def test_fewer_than_three_independent_repeats_have_no_interval() -> None:

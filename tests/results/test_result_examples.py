@@ -90,7 +90,7 @@ def test_groups_are_the_unit_of_intervals_and_words(tmp_path) -> None:
     text = made.text()
     assert "n = 3 repeats × 6 groups)" in text and "3 repeats, 6 val groups and 2 comp" in text
     assert "Paired by repeat and group. CI: t intervals over repeats and 6 val groups," in text
-    assert "about new repeats with this teacher and new groups like those of val." in text
+    assert "training images with this teacher and new groups like those of val." in text
     means = frame[frame.split == "val"].merge(made.trials[["trial_id", "config_id"]])
     correct = means.pivot_table(index="config_id", columns="example", values="correct")
     corrected = bootstrap_corrected(by_group(correct, images.group)).corrected

@@ -71,6 +71,8 @@ def test_it_opens_with_the_same_numbers_and_the_same_command_runs_nothing(
     lines = read_lines(study.folder)[0]
     results = kdtune.run(study)
     assert read_lines(study.folder)[0] == lines
+    # earlier versions drew the training images once; new studies draw them in each repeat
+    assert (results.study.run.train_draw, run.train_draw) == ("study", "repeat")
     is_race = saved.name == "study_schema_3"
     assert list(results.trials.status) == ["completed"] * (10 if is_race else 6)
     kept = len(list(study.folder.glob("trials/*/student.safetensors")))
@@ -96,6 +98,7 @@ def test_it_is_extended(study: Study, saved: Path, capsys: pytest.CaptureFixture
     before = read_lines(study.folder)[0]
     more = replace(study, space={**study.space, "alpha": (0.0, 0.5, 1.0)})
     results = kdtune.run(more)
+    assert results.study.run.train_draw == "study"
     assert list(results.trials.status) == ["completed"] * 5 * 2
     lines = read_lines(study.folder)[0]
     assert lines[: len(before)] == before
