@@ -3,6 +3,7 @@
 python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
 python -m kdtune.analysis runs/fashion runs/other          studies of the same data, side by side
 python -m kdtune.analysis runs                             a list of the studies
+python -m kdtune.analysis runs/fashion --against teacher --margin 1    may the student replace it?
 python -m kdtune.analysis runs/fashion --drop TRIAL ...    runs that are not to count
 python -m kdtune.analysis results.csv --by alpha --repeat seed --metric acc    runs made elsewhere
 """
@@ -10,11 +11,12 @@ python -m kdtune.analysis results.csv --by alpha --repeat seed --metric acc    r
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any
 
 from kdtune.config.cli import ComparisonFlags, parse_baseline, parse_own_flags, start
-from kdtune.config.fields import Setting, check, check_fields, one_of
+from kdtune.config.fields import Positive, Setting, check, check_fields, one_of
 from kdtune.config.files import existing_file
 from kdtune.config.run import HYPERPARAMETERS
 from kdtune.config.study import Format
@@ -22,6 +24,7 @@ from kdtune.config.task import METRICS
 from kdtune.config.text import printable_lines
 
 _COLUMN = Setting(metavar="COLUMN")
+_LIMITS, _JUDGED = ComparisonFlags.for_one_study, ("against", "margin", "slices")
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 """Endings of the names of tables."""
 
@@ -54,7 +57,17 @@ class AnalysisFlags(ComparisonFlags):
     """Dropped runs that count again, by trial_id."""
     reason: str | None = None
     """Why runs are dropped or restored."""
-    for_one_study = ("by", "columns", "pooled", "drop", "restore", "reason", "max_ms", "max_params")
+    against: Annotated[str | None, Setting(path=True, metavar="{teacher,OUTPUTS,STUDY}")] = None
+    """Print whether the best students may replace this instead: the teacher, the model whose
+    outputs are in a file (docs/teachers.md), or the best configuration of another study. With
+    --margin the default is the teacher."""
+    margin: Positive | None = None
+    """Largest loss with which a student may replace --against: percentage points for shares, else
+    in the metric's unit. None: that of the study."""
+    slices: Annotated[str | None, Setting(path=True, metavar="FILE")] = None
+    """Table (csv, parquet) with the column example (its index in test, or in val without test, or
+    its file) and other columns: the difference is also given for each of their values."""
+    for_one_study = ("by", "columns", "pooled", "drop", "restore", "reason", *_LIMITS, *_JUDGED)
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,9 @@ class TableFlags:
     """Runs with fewer epochs than the others count. By default they are named and left out."""
     format: Format = "md"
     """Format of the tables; md is for reading, csv and json have all columns."""
+    margin: Positive | None = None
+    """Print also whether each configuration may replace the baseline with a loss of at most this:
+    percentage points for shares, else in the metric's unit."""
     strict: bool = False
     """Exit with code 3 if there are warnings."""
 
@@ -126,7 +142,8 @@ FLAGS = (AnalysisFlags, TableFlags)
 
 def parse(words: Sequence[str]) -> AnalysisFlags | TableFlags:
     """Return what a command line asks for: there are other flags for a table than for a study."""
-    if not any(map(is_table, words)):
+    named = [word for flag, word in pairwise(["", *words]) if flag not in ("--against", "--slices")]
+    if not any(map(is_table, named)):
         return parse_own_flags(AnalysisFlags, "analysis", words)
     # `--by alpha temperature results.csv` must not take the table for a hyperparameter
     words = sorted(words, key=lambda word: not is_table(word))
@@ -166,14 +183,18 @@ def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
         higher_is_better=flags.direction,
         **{name: getattr(flags, name) for name in same},
     )
+    if flags.margin is not None:
+        result = replace(result, margin=flags.margin / result.criterion.scale)
     return result.text(flags.format), result.warnings
 
 
 def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     """Return the results of one study or of several as text, and their warnings."""
     from kdtune.results.formatting import format_table
+    from kdtune.results.replacement import recorded_sentences, replaces
     from kdtune.results.results import criterion_of, load
     from kdtune.results.several import is_folder_of_studies
+    from kdtune.results.tables import read_table
 
     run = flags.runs[0]
     if len(flags.runs) > 1 or is_folder_of_studies(run):
@@ -182,8 +203,14 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     results = load(run)
     criterion = criterion_of(flags, results)
     columns = [column.removeprefix("val/") for column in flags.columns]
+    if flags.against or flags.margin or flags.slices:
+        margin = None if flags.margin is None else flags.margin / criterion.scale
+        slices = None if flags.slices is None else read_table(flags.slices)
+        verdict = replaces(results, flags.against, margin, (), criterion, slices)
+        return verdict.text(flags.format), results.warnings
     if flags.format == "md" and not flags.pooled:
-        return results.text(flags.by, columns, criterion), results.warnings
+        text = results.text(flags.by, columns, criterion)
+        return "\n\n".join([text, *recorded_sentences(results)]), results.warnings
     table = results.summary(flags.by, columns, flags.scope, flags.pooled, full=True)
     text = format_table(table, flags.format)
     if flags.format == "md":

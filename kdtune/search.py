@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
     start("search")  # refuses wrong flags before torch and Ray are loaded; does not return
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from kdtune.config.text import InputError, printable_lines, shown
 from kdtune.results import results
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from kdtune.reporting.build import Plots
 
 
@@ -54,6 +57,39 @@ class Results(results.Results):
         from kdtune.reporting.build import Plots
 
         return Plots(self)
+
+    def replaces(
+        self, against: str = "teacher", margin: float | None = None, configs: Sequence[str] = ()
+    ) -> "DataFrame":
+        """Return whether students may replace the teacher, or another model.
+
+        One row per configuration and kind: "recipe" is about new repeats and new images, "file"
+        about the student that `load_student` takes and new images. It is on test, else on val,
+        which has also chosen the student. The columns:
+
+        - config_id, label, kind, split, n, n_images (repeats, and images or groups)
+        - student, reference: mean of the study's metric
+        - diff, low, high: student minus reference with its 95 % interval; margin
+        - outcome: "non-inferior", "inferior" or "undecided", see `tests.non_inferiority`
+        - images_needed: images that decide it if diff stays as it is; infinite: none with n repeats
+        - negative_flips, positive_flips (and _low, _high): shares of the images on which the
+          reference alone is right, or the student alone
+        - worst_class, worst_diff, worst_p: the class with the largest loss; p by Holm's method
+        - latency_ratio, size_ratio: student / reference, where both were measured
+
+        Args:
+            against: "teacher", a file of a model's outputs (docs/teachers.md), or the folder of a
+                study, whose best configuration is meant.
+            margin: largest loss that is accepted, > 0; 0.01 is one percentage point. None: that of
+                the study.
+            configs: config_id of each configuration. Default: the best of each student.
+
+        Raises:
+            InputError: There is no such reference or no margin, or predictions are missing.
+        """
+        from kdtune.results.replacement import replaces
+
+        return replaces(self, against, margin, configs).table
 
 
 def load(folder: str | Path) -> Results:

@@ -348,7 +348,8 @@ SEARCH_HELP = (
 )
 NAME_OF_DATA = "name-of-the-data"
 """Default of --name with other data than the default study's: the name of the data's folder."""
-NOT_OF_FUNCTIONS = ("keep", "max_ms", "max_params", "loader_workers", "cache", "cache_gb", "check")
+_OF_DISTILLATION = "keep max_ms max_params against margin loader_workers cache cache_gb check"
+NOT_OF_FUNCTIONS = tuple(_OF_DISTILLATION.split())
 """Fields of a study that have flags, but no effect on a training function."""
 
 

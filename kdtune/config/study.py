@@ -71,6 +71,8 @@ NOT_SAVED = ("flags", "tracker", "notify", "dump", "check")
 """Fields that are no part of a study: how it was asked for and who hears of it. A command for
 notify may hold a password."""
 
+AGAINST_TEACHER = "teacher"
+"""Value of `Study.against`."""
 MAX_CONFIGURATIONS = 100_000
 """Configurations of a study. Making each of a grid takes about a millisecond at each start."""
 Cores = Annotated[int, fields.Bounds("[1, 100000]")]
@@ -171,6 +173,13 @@ class Study:
     best student within it. All students are trained. None: no limit."""
     max_params: Annotated[fields.Params | None, _SEARCH] = None
     """Limit on the student's number of parameters, as --max-ms. None: no limit."""
+    against: Annotated[str | None, fields.Setting(commands=fields.ONLY_SEARCH, path=True)] = None
+    """What the best student may replace: teacher, a file of a model's outputs (docs/teachers.md) or
+    the folder of another study. None: with --margin the teacher."""
+    margin: Annotated[fields.Positive | None, _SEARCH] = None
+    """Largest loss with which a student may replace --against, in percentage points for shares,
+    else in the metric's unit. Recorded before the first run, so that the results cannot choose it;
+    python -m kdtune.analysis takes others. None: no verdict on that."""
     device: Device = "auto"
     """Device of the models: "cuda", "mps" (the GPU of an Apple computer), "cpu", or "auto" (cuda if
     there is such a GPU, else cpu)."""
@@ -385,6 +394,8 @@ class Study:
         for name in ("cache", "warm_start", *(() if self.uri else ("out",))):
             if (path := getattr(self, name)) is not None:
                 paths[name] = str(Path(path).expanduser().absolute())
+        if self.against not in (None, AGAINST_TEACHER) and "://" not in str(self.against):
+            paths["against"] = str(Path(str(self.against)).expanduser().absolute())
         if self.train is None:
             paths["run"] = self.run.absolute()
         return replace(self, **paths)
@@ -552,6 +563,8 @@ def _check_study(study: Study) -> None:
     is_limited = (study.budget is not None) == study.until_decided
     limit = "be given with --repeats auto and only then, such as --budget 400runs"
     fields.check(study, "budget", is_limited, limit)
+    has_margin = study.against is None or study.margin is not None
+    fields.check(study, "margin", has_margin, "be given with --against, such as --margin 1.0")
     begins = study.warm_start is None or study.search != "grid"
     fields.check(study, "warm_start", begins, "be left out with --search grid")
     _check_size(study)  # before anything looks at each value
@@ -585,8 +598,8 @@ def _check_function(study: Study) -> None:
     is_known = not study.stop_early or study.base_run.planned_epochs is not None
     epochs = "know how many epochs train yields (epochs=N, or a hyperparameter named epochs)"
     fields.check(study, "stop_early", is_known, epochs)
-    for name in ("max_ms", "max_params"):
-        without = "be left out with train=..., since it is a limit on students"
+    for name in ("max_ms", "max_params", "against", "margin"):
+        without = "be left out with train=..., since it is for students"
         fields.check(study, name, getattr(study, name) is None, without)
     for name, value in study.baseline.items():
         _check_value(f"baseline: {name}", value)
@@ -723,6 +736,8 @@ def _paths(study: Study) -> Iterator[tuple[str, str]]:
         yield "--extra must be rest, module:factory or a folder", run.extra
     if study.warm_start is not None:
         yield "--warm-start must be the folder of a study", study.warm_start
+    if study.against not in (None, AGAINST_TEACHER):
+        yield "--against must be teacher, a file or the folder of a study", str(study.against)
     for role in get_args(fields.Role):
         for model in models_of(study.values(role)):
             weights = replace(run, **{role: model}).weights_of(role)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from kdtune.config.records import (
     read_students_record,
 )
 from kdtune.config.run import COMPARED_BY_CONTENT, HYPERPARAMETERS, Run, active_values
-from kdtune.config.study import OF_FUNCTION, Study
+from kdtune.config.study import AGAINST_TEACHER, OF_FUNCTION, Study
 from kdtune.config.task import Range, covers, name_of
 from kdtune.config.text import InputError
 from kdtune.planning.plan import Plan
@@ -40,6 +40,7 @@ from kdtune.results import examples
 from kdtune.results.comparison import Criterion
 from kdtune.results.formatting import csv_text
 from kdtune.results.frames import write_frames
+from kdtune.results.replacement import recorded_sentences
 from kdtune.results.results import Results, load
 from kdtune.results.several import as_text
 from kdtune.results.warnings import exported_config
@@ -163,6 +164,10 @@ def _prevailing(old: Study, new: Study) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"--plain-share {old.plain_share:g}", {"plain_share": old.plain_share}
     if old.repeats > new.repeats:
         yield f"--repeats {old.repeats}", {"repeats": old.repeats}
+    if (old.against, old.margin) != (new.against, new.margin):  # results must not choose them
+        flags = f"--against {old.against or AGAINST_TEACHER} --margin {old.margin}"
+        flags = flags if old.margin else "no --margin (kdtune.analysis takes one after the results)"
+        yield flags, {"against": old.against, "margin": old.margin}
 
 
 def _with_recorded(run: Run, old: Run) -> Run:
@@ -507,7 +512,6 @@ def finish(
     write_frames(folder, results.frames)
     files.write_text(folder / SUMMARY_CSV, csv_text(results.summary(full=True)))
     export_for_optuna(results.study, lines)
-    files.write_text(folder / SUMMARY_MD, f"{results.text()}\n")
     is_distillation = results.task.is_distillation
     if is_distillation:
         mirror.pull_folders(files.THUMBNAILS)
@@ -515,6 +519,9 @@ def finish(
     if is_distillation and results.study.keep != "none":
         mirror.pull_folders(files.STUDENTS)  # perhaps the only copy, if another machine wrote it
         export_students(results, lines, mirror)
+    # last: a file in students/ may be judged
+    parts = [results.text(), *recorded_sentences(results)]
+    files.write_text(folder / SUMMARY_MD, "\n\n".join(parts) + "\n")
     mirror.push(*FINISHED)
     mirror.delete_removed(files.STUDENTS)
     mirror.delete_removed(files.THUMBNAILS)

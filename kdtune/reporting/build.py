@@ -22,6 +22,7 @@ from kdtune.results.costs import COST_AXES, cost_note, cost_rows, teacher_files
 from kdtune.results.examples import BothArms, read_arms
 from kdtune.results.formatting import comparison_rows
 from kdtune.results.frames import add_derived
+from kdtune.results.replacement import recorded_sentences
 from kdtune.results.results import Results, data_name
 from kdtune.results.several import SideBySide
 from kdtune.results.warnings import find_caveats
@@ -103,6 +104,7 @@ def html(
         costs=PageTable(*cost_rows(costs, teacher_files(results.study))) if len(costs) else None,
         cost_note=cost_note(costs) if len(costs) else "",
         glossary=glossary(results.task),
+        replacement=recorded_sentences(results),
         data=data(results),
         **drawn,
     )

@@ -11,6 +11,7 @@
 - warnings: warnings about a study: its records, its files and its teachers
 - several: studies of the same data side by side, and the list of a folder's studies
 - tables: comparison of configurations in a csv or parquet file that was made elsewhere
+- replacement: whether a student may replace the teacher, another model or another study's student
 - examples: predictions of the best student and its baseline by class and by image
 
 Metrics and hyperparameters are those of `config.task` and `config.run`: columns of

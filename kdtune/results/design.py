@@ -13,7 +13,7 @@ from kdtune.config.study import Study
 from kdtune.config.task import Task
 from kdtune.statistics import intervals
 from kdtune.statistics.intervals import MIN_REPEATS, Components, Difference, Estimate, TeacherShare
-from kdtune.statistics.tests import max_t
+from kdtune.statistics.tests import max_t, non_inferiority, units_needed
 
 # When a difference is significant, and p values as text, for every comparison.
 
@@ -214,6 +214,29 @@ class Pair:
     """Why the repeats of a and b are independent samples; "" if they are the same repeats."""
     sizes: tuple[int, int] | None = None
     """Numbers of repeats of independent samples whose a and b are the means of teachers."""
+    is_one_run: bool = False
+    """Whether the values are those of the images of one run, which stand in place of repeats."""
+    sides: tuple[Sequence[FloatArray], Sequence[FloatArray]] | None = None
+    """Values of the examples of a and of b by repeat, of a table made elsewhere."""
+
+    @staticmethod
+    def of(
+        rows: Sequence[FloatArray], repeats: Sequence[int], design: Design, is_one_run: bool = False
+    ) -> "Pair":
+        """Return values of the repeats' images beside 0: differences, or shares of a kind.
+
+        Args:
+            rows: of each repeat its images or their groups, (N,), the same ones without folds.
+            repeats: number of each repeat.
+            design: of the study.
+            is_one_run: whether the runs are fixed, and their images alone are the sample.
+        """
+        if is_one_run:
+            values = np.mean(rows, axis=0)
+            return Pair(values, np.zeros(len(values)), is_one_run=True)
+        means = np.array([row.mean() for row in rows])
+        table = np.stack(rows) if design.folds is None else None
+        return Pair(means, np.zeros(len(means)), table, repeats, design)
 
     @property
     def n(self) -> int:
@@ -259,8 +282,41 @@ class Pair:
         """Variance components of the differences; over repeats alone they are all of the repeat."""
         if self.table is not None and min(self.table.shape) > 1:
             return intervals.components(self.table)
+        if self.why_unpaired:
+            return Components(math.nan, math.nan, math.nan)
         variance = float(self.differences.var(ddof=1)) if self.n > 1 else math.nan
         return Components(variance, math.nan, math.nan)
+
+    def judge(self, margin: float, sign: int, most: float = math.inf) -> dict[str, Any]:
+        """Return whether a may replace b: diff, low, high (95 %), outcome and images_needed.
+
+        See `tests.non_inferiority`. images_needed decide it if the difference stays as estimated:
+        infinite where no number does with these repeats, NaN where it is decided or not known.
+
+        Args:
+            margin: largest loss that is accepted, > 0.
+            sign: 1 if higher values are better, else -1.
+            most: largest possible difference; without one nothing is known of equal values.
+        """
+        row, needed = self.statistics(sign, 0.95, most), math.nan
+        diff, low, high = row["diff"], row["low"], row["high"]
+        if diff == 0 and math.isnan(high) and most < math.inf and self.n_units >= MIN_REPEATS:
+            high = intervals.wilson_interval(0, int(self.n_sampled))[1]  # as in one run of them
+            low = -high
+        outcome, parts = non_inferiority(low, high, margin, sign), self.components
+        is_known = self.is_one_run or (parts.has_images and self.n_units == self.n)
+        if outcome == "undecided" and high > low and is_known and self.design.folds is None:
+
+            def half_width(images: float) -> float:
+                return parts.half_width(images if self.is_one_run else self.n, images)
+
+            needed = units_needed(half_width, abs(sign * diff + margin))
+        return {"diff": diff, "low": low, "high": high, "outcome": outcome, "images_needed": needed}
+
+    @property
+    def n_sampled(self) -> float:
+        """Number of images, or of their groups; of common repeats if only these vary."""
+        return self.n if self.table is None else self.n_images
 
     def statistics(self, sign: int, level: float, most: float = math.inf) -> dict[str, float]:
         """Return the columns of `comparison.compare` for this pair.
@@ -319,6 +375,39 @@ class Pair:
         row |= {"diff": welch.difference, "error": math.hypot(*errors)}
         row |= {"df": welch.df, "p": welch.p}
         return row | dict(zip(ENDS, (low, high, low, high), strict=True))
+
+
+FLIPS = ("negative_flips", "positive_flips")
+"""Shares of the images on which a model and its reference differ: the reference alone is right,
+and the model alone is (Yan et al., CVPR 2021)."""
+
+
+Rows = Sequence[FloatArray]
+"""Of each repeat the values of its images, (N,)."""
+
+
+def judge_rows(
+    new: Rows, reference: Rows, make: Callable[[Rows], Pair], limits: Any, has_flips: bool
+) -> dict[str, Any]:
+    """Return the columns of `Pair.judge` for values by image, and each of `FLIPS` with its ends.
+
+    Args:
+        new: of the model that may replace the reference.
+        reference: its values on the same images.
+        make: returns the pair of such rows, see `Pair.of`.
+        limits: arguments of `Pair.judge`.
+        has_flips: whether the values are 1 for right and 0 for wrong. A share of right ones, of
+            several runs of the reference, makes the flips those against one of them.
+    """
+    both = list(zip(new, reference, strict=True))
+    row = make([x - y for x, y in both]).judge(*limits)
+    pairs = make([y * (1 - x) for x, y in both]), make([x * (1 - y) for x, y in both])
+    for name, pair in zip(FLIPS, pairs, strict=True):
+        share, ends = pair.estimate.mean if has_flips else math.nan, (math.nan, math.nan)
+        if has_flips and pair.n_units >= MIN_REPEATS:
+            ends = intervals.share_interval(pair.estimate, pair.n_sampled)
+        row |= {name: share, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+    return row
 
 
 def common_repeats(a: pd.Series, b: pd.Series, name: str = "repeats") -> tuple[pd.Index, str]:

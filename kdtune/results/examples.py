@@ -106,13 +106,13 @@ def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
     needed = {"label", "predicted", "p_predicted", "p_label", *[GROUP] * results.design.has_groups}
     if not needed <= set(frame):
         return {}
-    classes = _class_names(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
+    classes = classes_of(results.folder, int(frame[["label", "predicted"]].max().max()) + 1)
     splits = [split for split in _SPLITS if split in set(frame.split)]
     arms = {k: _arms(k, frame[frame.split == k], trials, classes, results.design) for k in splits}
     return {split: both for split, both in arms.items() if both is not None}
 
 
-def _class_names(folder: Path, count: int) -> tuple[str, ...]:
+def classes_of(folder: Path, count: int) -> tuple[str, ...]:
     """Return the names of the classes of the study in a folder, or their numbers."""
     names = read_provenance(folder).get("classes")
     if not names:

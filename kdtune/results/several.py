@@ -36,7 +36,7 @@ SHARED_BY_PAIRS = ("seed", "train_images", "train_draw", "augmentation", "folds"
 split into train and val, and which of the teachers it learns from."""
 _NOT_COMPARED = """
 name out run space keep rerun_dropped address cache cache_gb gpus gpus_per_trial loader_workers
-data extra repeat study_values
+data extra repeat study_values against margin
 """
 NOT_COMPARED = frozenset(_NOT_COMPARED.split())
 """Fields of `Study` and `Run` without an influence on results, or that are compared otherwise: data

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +25,10 @@ from kdtune.config.task import Metric, Task, check_names
 from kdtune.config.text import InputError, did_you_mean, first_line, list_some
 from kdtune.results import comparison, formatting
 from kdtune.results.comparison import Criterion
-from kdtune.results.design import Design, Pair, common_repeats, max_t_over_repeats
+from kdtune.results.design import Design, Pair, common_repeats, judge_rows, max_t_over_repeats
 from kdtune.results.frames import group_label
 from kdtune.results.words import ComparisonContext, sentence, verdict
+from kdtune.statistics.intervals import MIN_REPEATS
 
 # Files. A file is recognised by its content; nothing is unpickled, and no file is written.
 
@@ -380,6 +381,8 @@ class TableComparison:
     """Whether the metric's name says which values are better; else the user does."""
     pooled: bool
     unpaired: bool
+    margin: float | None = None
+    """Largest loss with which a configuration may replace the baseline, in the metric's unit."""
 
     @property
     def columns(self) -> Columns:
@@ -442,6 +445,29 @@ class TableComparison:
         return comparison.best_first(table, self.criterion.sign)
 
     @cached_property
+    def replacements(self) -> pd.DataFrame:
+        """Whether each other configuration may replace the baseline, in the order of `comparisons`.
+
+        One row each: label, is_one_run (with fewer than three common repeats of paired examples:
+        then the runs are fixed, and examples alone are the sample), n, n_images, and the columns
+        diff to positive_flips_high of `kdtune.Results.replaces`; flips if all values are 0 or 1.
+        Empty without a margin.
+        """
+        if self.margin is None or not len(self.comparisons):
+            return pd.DataFrame()
+        limits = (self.margin, self.criterion.sign, self.criterion.largest_difference)
+        rows, values = [], set(self.runs.rows[self.columns.metric].unique())
+        for config in self.comparisons.config_id:
+            pair = self._pair(config, int(self.comparisons.baseline[0]))
+            is_one_run = pair.sides is not None and pair.n < MIN_REPEATS
+            make = partial(Pair.of, repeats=(), design=pair.design, is_one_run=is_one_run)
+            row: dict[str, Any] = {"label": self.runs.labels[config], "is_one_run": is_one_run}
+            row |= {"n": pair.n, "n_images": pair.n_images}
+            of = pair.sides and judge_rows(*pair.sides, make, limits, values <= {0, 1})
+            rows.append(row | (of or pair.judge(*limits)))
+        return pd.DataFrame(rows)
+
+    @cached_property
     def baseline_config(self) -> int | None:
         """The best configuration with the values of the baseline; None if there is none."""
         if not self.candidates:
@@ -465,7 +491,9 @@ class TableComparison:
                 x, y = x[shared], y[shared]
                 # one example alone does not vary, so that the comparison is over repeats
                 examples = (x - y).to_numpy() if len(shared) > 1 else None
-                return Pair(x.mean(axis=1).to_numpy(), y.mean(axis=1).to_numpy(), examples)
+                sides = None if examples is None else (list(x.to_numpy()), list(y.to_numpy()))
+                means = (x.mean(axis=1).to_numpy(), y.mean(axis=1).to_numpy())
+                return Pair(*means, examples, sides=sides)
             why = f"no common {columns.example}"
         return Pair(a.to_numpy(), b.to_numpy(), why_unpaired=why)
 
@@ -507,6 +535,7 @@ class TableComparison:
         """
         if format == "json":
             tables = {"summary": self.summary, "comparisons": self.comparisons}
+            tables |= {"replacements": self.replacements} if self.margin else {}
             return formatting.as_json(tables | {"verdict": self.verdict})
         if format != "md":
             slashes = {c: c.replace("/", ".") for c in self.columns.by if format == "latex"}
@@ -518,7 +547,9 @@ class TableComparison:
             rows = formatting.comparison_rows(self.comparisons, columns.by, self.criterion)
             head = self.context.sentence("difference of runs", metric=metric, columns=columns)
             parts += [head, formatting.markdown(*rows), " ".join(self._method())]
-        return "\n\n".join([*parts, self.verdict])
+        judged = (row for _, row in self.replacements.iterrows())
+        parts += [self.verdict, *(sentence("replacing runs", t=self, row=row) for row in judged)]
+        return "\n\n".join(parts)
 
     def _summary_rows(self) -> tuple[list[str], list[list[str]]]:
         """Return head and rows of the summary; pooled, with the six decimals that papers print."""
@@ -569,6 +600,7 @@ def compare(
     pooled: bool = False,
     unpaired: bool = False,
     keep_incomplete: bool = False,
+    margin: float | None = None,
 ) -> TableComparison:
     """Compare configurations in a table of results with a baseline.
 
@@ -610,6 +642,8 @@ def compare(
         pooled: Whether the summary is over all epochs of all runs.
         unpaired: Whether the same repeat does not mean the same random seed.
         keep_incomplete: Whether runs with fewer epochs than the others count.
+        margin: Largest loss with which a configuration may replace the baseline, in the unit of the
+            column; see `TableComparison.replacements`.
 
     Raises:
         InputError: A column does not exist, rows contradict each other, runs share no example,
@@ -625,7 +659,8 @@ def compare(
     by_name = higher_is_better is None
     higher = is_higher_better(metric) if by_name else bool(higher_is_better)
     criterion = _criterion(metric, unit_of(metric, runs.rows[metric], points), higher)
-    return TableComparison(runs, criterion, _candidates(runs, baseline), by_name, pooled, unpaired)
+    how = (by_name, pooled, unpaired, margin)
+    return TableComparison(runs, criterion, _candidates(runs, baseline), *how)
 
 
 def _criterion(metric: str, unit: Unit, higher: bool) -> Criterion:

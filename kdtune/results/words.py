@@ -18,9 +18,9 @@ from kdtune.config.study import Study
 from kdtune.config.task import Task
 from kdtune.results import formatting
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, Finding, by_mean, find
-from kdtune.results.design import ONE_TEACHER, Design, p_text
+from kdtune.results.design import ONE_TEACHER, Design, p_text, p_value
 from kdtune.results.frames import config_label
-from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING, Components, t_quantile
+from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING, Components
 from kdtune.statistics.tests import detectable_difference, detectable_effect, repeats_needed, shrunk
 
 
@@ -52,6 +52,9 @@ _TEMPLATES.filters |= {
     "labels_interval": formatting.labels_interval,
     "thousands": "{:,}".format,
     "score": score,
+    "ends": formatting.interval_text,
+    "signed": formatting.difference_text,
+    "p_value": p_value,
 }
 
 
@@ -277,6 +280,9 @@ def with_unit(value: float, criterion: Criterion) -> str:
     return f"{number} {criterion.unit}".rstrip()
 
 
+_TEMPLATES.filters["with_unit"] = with_unit
+
+
 def describe_detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
     """Return the minimum detectable difference of a comparison with its condition; "" if none.
 
@@ -409,9 +415,7 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
 
 def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
     """Return the half width of the simultaneous interval of a design with m comparisons."""
-    level = 1 - SIGNIFICANCE_LEVEL / m
-    half = t_quantile(parts.df(repeats, images), level) * parts.error(repeats, images)
-    return max(half, t_quantile(repeats - 1, level) * parts.error_here(repeats, images))
+    return parts.half_width(repeats, images, 1 - SIGNIFICANCE_LEVEL / m)
 
 
 def undecided_text(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:

@@ -1,7 +1,7 @@
 """Statistics as pure functions: numbers in, numbers out.
 
 - intervals: means, differences and their intervals over repeats and images
-- tests: adjusted p values, power, and always-valid tests
+- tests: adjusted p values, non-inferiority, power, and always-valid tests
 - selection: selection of configurations: racing, pruning, selection bias, sources of variance
 
 Imports numpy and scipy.special only, no other package of kdtune.

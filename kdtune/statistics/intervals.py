@@ -194,6 +194,32 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
     return low, 1.0 if successes == n else center + half
 
 
+def share_interval(estimate: "Estimate", n: float, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a share that is estimated over repeats and images.
+
+    Wilson's interval of n independent examples depends on z^2 / n alone, in whose place stands
+    k = h^2 / (p (1 - p)), with the half width h of the t interval of the share p: its ends are
+    (p + k / 2 -+ sqrt(h^2 + k^2 / 4)) / (1 + k). That is Wilson's interval with the effective
+    sample size of a survey (Kott and Carr, 1997; Dean and Pagano, 2015). It holds for what the
+    estimate holds for. A t interval of a small share is too narrow and ends below 0.
+
+    Args:
+        estimate: of the share, such as that of `crossed`.
+        n: number of images; a share that is 0 or 1 in all repeats has the interval of one run.
+        level: coverage of the interval, in (0, 1).
+    """
+    p = estimate.mean
+    low, high = estimate.interval(level)
+    half = (high - low) / 2
+    if p in (0, 1):
+        k = float(ndtri(0.5 + 0.5 * level)) ** 2 / n
+        half = 0.0
+    else:
+        k = half**2 / (p * (1 - p))
+    center, width = (p + k / 2) / (1 + k), math.sqrt(half**2 + k**2 / 4) / (1 + k)
+    return max(0.0, center - width), min(1.0, center + width)
+
+
 # Means over repeats and images: standard errors, t intervals, variance components.
 #
 # A table [R, N] holds one number per repeat and image, for example the difference in correctness
@@ -274,6 +300,11 @@ class Components:
         inverse_df += ((of_image + of_rest) / total) ** 2 / columns
         inverse_df += (of_rest / total) ** 2 / (rows * columns)
         return 1 / inverse_df if math.isinf(repeats) else max(1 / inverse_df, min(rows, columns))
+
+    def half_width(self, repeats: float, images: float, level: float = 0.95) -> float:
+        """Return the half width of the interval of `crossed` over so many repeats and images."""
+        half = t_quantile(self.df(repeats, images), level) * self.error(repeats, images)
+        return max(half, t_quantile(repeats - 1, level) * self.error_here(repeats, images))
 
     def _parts(self, repeats: float, images: float) -> tuple[float, float, float]:
         """Return the parts of repeats, images and the rest in the variance of the mean."""

@@ -1,9 +1,10 @@
-"""Adjusted p values, power, and always-valid tests."""
+"""Adjusted p values, non-inferiority, power, and always-valid tests."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -79,6 +80,50 @@ def _sign_patterns(n: int, seed: int) -> NDArray[np.float64]:
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (20_000, n))
     signs[0] = 1.0
     return signs
+
+
+# Non-inferiority: whether a loss of more than a margin is excluded.
+
+
+Outcome = Literal["non-inferior", "inferior", "undecided"]
+MAX_UNITS = 10**9
+"""Largest number of images that is searched."""
+
+
+def non_inferiority(low: float, high: float, margin: float, sign: int = 1) -> Outcome:
+    """Return whether the interval of a difference excludes a loss of more than a margin.
+
+    It is "non-inferior" if its worse end is better than a loss of `margin`, "inferior" if its
+    better end is worse than that, else "undecided" (Piaggio et al., JAMA 2012, figure 1). With a
+    two-sided interval of 95 % each of the two is a one-sided test at 2.5 %.
+
+    Args:
+        low: lower end of the interval of new minus reference; NaN without an interval.
+        high: its upper end.
+        margin: largest loss that is accepted, > 0, in the unit of the difference.
+        sign: 1 if higher values are better, else -1.
+    """
+    worst, best = (low, high) if sign > 0 else (-high, -low)
+    return "non-inferior" if worst > -margin else "inferior" if best < -margin else "undecided"
+
+
+def units_needed(half_width: Callable[[float], float], distance: float) -> float:
+    """Return the least number of images whose interval is narrower than a distance to each side.
+
+    Args:
+        half_width: of the interval by the number of images, falling.
+        distance: between the estimate and what the interval must exclude, >= 0.
+
+    Returns:
+        A whole number, at least 2; infinity if no number will do.
+    """
+    low, high = 1, MAX_UNITS
+    if not half_width(high) < distance:
+        return math.inf
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if half_width(middle) < distance else (middle, high)
+    return high
 
 
 # Power of t tests over repeats and images: detectable differences, repeats needed.

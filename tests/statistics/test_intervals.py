@@ -14,6 +14,7 @@ from scipy import stats
 
 from kdtune.statistics.intervals import (
     Components,
+    Estimate,
     binomial_p,
     by_group,
     chance_level,
@@ -26,6 +27,7 @@ from kdtune.statistics.intervals import (
     mean_squares,
     over_repeats,
     paired_difference,
+    share_interval,
     teacher_share,
     unpaired_difference,
     wilson_interval,
@@ -434,11 +436,12 @@ def test_equivalent_sizes_by_hand(
 
 
 def test_a_curve_that_falls_is_inverted_where_it_is_flat() -> None:
-    """0.70 and 0.66 are pooled to 0.68, which is reached at 300 labels, in a third of the way."""
+    """0.70 and 0.66 are pooled to 0.68, from 300 to 1,000 labels."""
     curve = np.array([0.62, 0.7, 0.66, 0.8])[:, None, None] + np.zeros((1, 4, 1))
     sizes, value = (100, 300, 1000, 3000), np.full((4, 1), 0.64)
     assert equivalent_size(sizes, curve, value).size == exact(100 * 3 ** (0.02 / 0.06))
-    assert equivalent_size(sizes, curve, value + 0.04).size == exact(300)
+    below, above = (equivalent_size(sizes, curve, value + x).size for x in (0.0399, 0.0401))
+    assert (below, above) == exact((300, 1000), rel=0.01)
 
 
 @pytest.mark.parametrize("repeats", [4, 8])
@@ -454,3 +457,25 @@ def test_intervals_of_equivalent_sizes_cover_the_truth(repeats: int) -> None:
         found = equivalent_size(sizes, table[:3], table[3])
         inside += found.low <= 100 * 3**0.6 <= found.high
     assert 0.93 < inside / draws < 0.995
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 40), (3, 40), (11, 500), (40, 40)])
+def test_the_interval_of_a_share_is_wilsons_for_independent_examples(k: int, n: int) -> None:
+    p = k / n
+    error = math.sqrt(p * (1 - p) / n) or math.nan
+    want = stats.binomtest(k, n).proportion_ci(method="wilson")
+    assert share_interval(Estimate(p, error, 1e9), n) == exact((want.low, want.high), abs=1e-8)
+
+
+def test_intervals_of_rare_flips_cover_where_t_intervals_are_too_short() -> None:
+    """Two flips are expected among the 500 images of one run, and of four repeats."""
+    rng = np.random.default_rng(0)
+    for repeats, below in ((1, 0.9), (4, 1.0)):
+        covered = []
+        for _ in range(1_000):
+            table = (rng.random((repeats, 500)) < rng.beta(0.02, 4.98, 500)).astype(float)
+            estimate = crossed(table) if repeats > 1 else over_repeats(table[0])
+            ends = (share_interval(estimate, 500), estimate.interval())
+            covered.append([low <= 0.004 <= high for low, high in ends])
+        wilson, t = np.mean(covered, 0)
+        assert wilson > 0.93 and t < min(below, wilson)

@@ -19,8 +19,10 @@ from kdtune.statistics.tests import (
     detectable_difference,
     holm,
     max_t,
+    non_inferiority,
     repeats_needed,
     shrunk,
+    units_needed,
 )
 
 exact = pytest.approx
@@ -293,3 +295,33 @@ def test_undecidable_by_hand() -> None:
         assert test.least_decidable(0.05) == pytest.approx(limit, rel=1e-6)
         assert test.is_undecidable(0.05) == undecidable
         assert test.excludes_0(0.05) != undecidable
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign", "outcome"),
+    [  # Piaggio et al. (2012), figure 1, with a margin of 1; A to H
+        (0.2, 1.0, 1, "non-inferior"),
+        (-0.5, 0.5, 1, "non-inferior"),
+        (-0.9, -0.1, 1, "non-inferior"),
+        (-1.5, 0.5, 1, "undecided"),
+        (-1.0, 0.5, 1, "undecided"),
+        (-2.0, -0.5, 1, "undecided"),
+        (-3.0, -1.5, 1, "inferior"),
+        (math.nan, math.nan, 1, "undecided"),
+        (1.5, 3.0, -1, "inferior"),
+        (-3.0, 0.5, -1, "non-inferior"),
+    ],
+)
+def test_non_inferiority_is_that_of_consort(low, high, sign, outcome) -> None:
+    assert non_inferiority(low, high, 1.0, sign) == outcome
+
+
+def test_the_images_needed_are_the_least_that_decide() -> None:
+    parts = Components(1e-4, 0.04, 0.06)
+    for distance in (0.013, 0.02, 0.1):
+        n = units_needed(lambda images: parts.half_width(8, images), distance)
+        assert parts.half_width(8, n) < distance <= parts.half_width(8, n - 1)
+    # the repeats alone: t(7, 0.975) sqrt(1e-4 / 8)
+    limit = stats.t.ppf(0.975, 7) * math.sqrt(1e-4 / 8)
+    assert units_needed(lambda images: parts.half_width(8, images), limit) == math.inf
+    assert parts.half_width(8, 1e9) == pytest.approx(limit, rel=1e-4)
