@@ -37,7 +37,13 @@ from kdtune.results.examples import (
     most_different,
     read_thumbnail,
 )
-from kdtune.results.formatting import cell, comparison_rows, count_of_planned, plus_minus
+from kdtune.results.formatting import (
+    cell,
+    comparison_rows,
+    count_of_planned,
+    label_curve_rows,
+    plus_minus,
+)
 from kdtune.results.frames import SCOPES, config_label
 from kdtune.results.results import Results, data_name
 from kdtune.results.words import ComparisonContext, choice_text, describe_detectable
@@ -76,8 +82,9 @@ def _subject(results: Results) -> dict[str, str]:
         return {"training function": data_name(results.study)}
     data = data_name(results.study)
     if run.train_images:
+        counts = sorted(ends_of(results.study.values("train_images")))
         drawn = "" if run.repeat_of_draw is None else ", drawn anew in each repeat"
-        data += f", {run.train_images} training {images}{drawn}"
+        data += f", {', '.join(map(str, counts))} training {images}{drawn}"
     if extra := read_provenance(results.folder).get("data_set", {}).get("extra"):
         data += f", {extra['examples']:,} {images} without labels ({extra['source']})"
     student = f"{run.student} (trainable layers: {run.trainable})"
@@ -194,7 +201,7 @@ def provenance(results: Results) -> dict[str, Any]:
         [name, "" if value is None else str(value), sources.get(name, "")]
         for name, value in settings.items()
         # the last one holds the models once more
-        if name not in ("schema", "fingerprints", "study_values")
+        if name not in ("schema", "fingerprints", "study_values", "largest_train_images")
     ]
     return {
         "versions": {name: str(version) for name, version in versions.items()},
@@ -258,6 +265,12 @@ def _mean_cell(row: pd.Series, metric: str) -> str | Cell:
         return text
     digits = len(text.partition(" ")[0].partition(".")[2])  # as many as the mean has
     return interval_cell(text, f"{low:.{digits}f}", f"{high:.{digits}f}")
+
+
+def labels_table(results: Results, criterion: Criterion) -> PageTable | None:
+    """Return what distilling is worth in labelled images; None without a label curve."""
+    table = results.label_curve(criterion)
+    return PageTable(*label_curve_rows(table, criterion)) if len(table) else None
 
 
 def frontier_table(results: Results, criterion: Criterion) -> PageTable | None:

@@ -13,7 +13,7 @@ from kdtune.config.fields import Value
 from kdtune.config.records import NO_LIMITS, Limits
 from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope
-from kdtune.config.task import Metric, Task, check_names
+from kdtune.config.task import Metric, Task, check_names, group_text
 from kdtune.config.text import InputError
 from kdtune.results.design import (
     ONE_TEACHER,
@@ -29,7 +29,13 @@ from kdtune.results.design import (
     stack_examples,
 )
 from kdtune.results.frames import GROUP, config_columns, read_predictions
-from kdtune.statistics.intervals import MIN_REPEATS, by_group, mean_interval
+from kdtune.statistics.intervals import (
+    MIN_REPEATS,
+    Estimate,
+    by_group,
+    equivalent_size,
+    mean_interval,
+)
 from kdtune.statistics.selection import Means, bootstrap_corrected, may_be_best, probability_best
 from kdtune.statistics.tests import AnytimeTest, holm
 from kdtune.storage.records import Round
@@ -39,6 +45,8 @@ from kdtune.storage.records import Round
 # `trials` is the dataframe `Frames.trials` or rows of it. Only completed trials count.
 
 
+SIZE = "train_images"
+"""The hyperparameter with a comparison, and a point of the label curve, for each of its values."""
 SIGNIFICANCE_LEVEL = 0.05
 """Family-wise error rate: probability of a significant difference in a study that has none."""
 
@@ -143,15 +151,23 @@ class Criterion:
         is_score = self.metric == self.task.score and self.scope == "last"
         return is_score and self.has_task_baseline
 
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Hyperparameters whose values are compared apart: those that the baseline leaves open."""
+        return tuple(name for name in self.task.groups if name not in self.fixed)
+
     def groups(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* which configurations it is compared with.
 
-        Comparisons are within a student, unless the baseline names a student.
+        Comparisons are within a student and a number of training images, unless the baseline names
+        one.
         """
-        group = self.task.group
-        if group is None or group in self.fixed:
+        columns = [configs[f"config/{name}"] for name in self.group_names]
+        if not columns:
             return pd.Series("", index=configs.index)
-        return configs[f"config/{group}"]
+        if self.group_names == ("student",):
+            return columns[0]
+        return pd.Series(list(map(group_text, zip(*columns, strict=True))), configs.index, object)
 
     def is_baseline(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* whether it can be the baseline."""
@@ -711,6 +727,85 @@ def contenders(
     ranked = frame.sort_values([cost, "needs_teacher", "epochs"], kind="stable")
     cheapest = ranked.index[ranked.may_be_best & ranked.p_best.notna()][:1]
     return frame.assign(cheapest=frame.index.isin(cheapest)).reset_index(drop=True)
+
+
+# The label curve: what students learn from so many labelled images, with a teacher and without.
+
+
+def label_curve(
+    trials: pd.DataFrame,
+    criterion: Criterion,
+    read: Callable[[str], ExampleReader] = lambda split: no_examples,
+    design: Design = ONE_TEACHER,
+) -> pd.DataFrame:
+    """Return what the best configurations of each number of training images reach, by arm.
+
+    Val selects the best configuration of each student, number and arm, and test, where there is
+    one, measures it. All are compared in the repeats that they have in common.
+
+    Args:
+        trials: by which the criterion is judged, of at least two numbers of images.
+        criterion: of the metric.
+        read: returns the reader of values per example of a split, see `design.ExampleReader`.
+        design: what the repeats vary.
+
+    Returns:
+        A row per student, arm and number: student, n (labelled images), arm ("distilled" or
+        "plain"), config_id, label, mean, low and high (95 % interval), split, repeats and images
+        (NaN: for these images). Of distilled rows also equivalent, equivalent_low and
+        equivalent_high: the labels that plain training needs for the same (0: below the smallest
+        number, infinity: beyond the largest; see `intervals.equivalent_size`), and gain and p_holm
+        of the difference at the same number, adjusted for all numbers of the student. Empty with
+        fewer than two numbers that have both arms, or too few repeats.
+    """
+    measured = completed(trials)
+    values = {split: criterion.by_repeat(measured, split) for split in ("val", "test")}
+    split = "test" if values["test"].notna().any(axis=None) else "val"
+    configs = completed_configs(measured).loc[list(values["val"].dropna(axis=1, how="all"))]
+    arms = [configs["config/student"], configs[f"config/{SIZE}"], criterion.is_baseline(configs)]
+    best = {
+        key: best_config(values["val"][list(members)], criterion.sign)
+        for key, members in configs.groupby(arms).groups.items()
+    }
+    by_run = _by_run(read(split), measured, design)
+    tables = []
+    for student in dict.fromkeys(name for name, *_ in best):
+        both = [n for name, n, plain in best if name == student and plain]
+        sizes = [n for n in sorted(both) if (student, n, False) in best]
+        ids = [best[student, n, plain] for plain in (True, False) for n in sizes]
+        common = values[split][ids].dropna()
+        if len(sizes) < 2 or len(common) < MIN_REPEATS:
+            continue
+        repeats = [int(repeat) for repeat in common.index]
+        rows = [stack_examples([by_run.get((c, r)) for r in repeats]) for c in ids]
+        whole = [row for row in rows if row is not None]
+        has_examples = len(whole) == len(ids) and len({row.shape for row in whole}) == 1
+        table = np.stack(whole) if has_examples else common.to_numpy().T[:, :, None]
+
+        def estimate(cells: FloatArray, repeats: list[int] = repeats) -> Estimate:
+            return design.estimate(cells.mean(1), cells if cells.shape[1] > 1 else None, repeats)
+
+        frame = configs.loc[ids, ["label"]].reset_index()
+        frame = frame.assign(student=student, n=sizes * 2, split=split, repeats=len(repeats))
+        frame["arm"] = ["plain"] * len(sizes) + ["distilled"] * len(sizes)
+        frame["images"] = float(table.shape[2]) if has_examples else math.nan
+        means = [estimate(cells) for cells in table]
+        frame["mean"] = [each.mean for each in means]
+        frame[["low", "high"]] = [each.interval() for each in means]
+        plain, distilled = np.split(criterion.sign * table, 2)
+        sizes_of = [equivalent_size(sizes, plain, cells, estimate) for cells in distilled]
+        gains = [estimate(criterion.sign * (a - b)) for a, b in zip(distilled, plain, strict=True)]
+        p = holm_without_nan(pd.Series([gain.p for gain in gains]))
+        of_distilled = pd.DataFrame(sizes_of).set_axis(_EQUIVALENT, axis=1)
+        of_distilled = of_distilled.assign(gain=[gain.mean for gain in gains], p_holm=p)
+        of_distilled.index += len(sizes)
+        tables.append(frame.join(of_distilled))
+    columns = ["student", "n", "arm", "config_id", "label", "mean", "low", "high", *_EQUIVALENT]
+    columns += ["gain", "p_holm", "split", "repeats", "images"]
+    return pd.concat(tables)[columns].reset_index(drop=True) if tables else pd.DataFrame()
+
+
+_EQUIVALENT = ["equivalent", "equivalent_low", "equivalent_high"]
 
 
 # Trials of the last round of final repeats, and the finalist that was the best before it.
