@@ -132,8 +132,7 @@ class Tracker(tune.Callback):
         values = {name: value for name, value in run.config.items() if value is not None}
         names = self.study.searched or (["alpha"] if "alpha" in run.config else list(run.config))
         group = config_label(run.config, names, prefix="")
-        student = self.study.task.group  # None with a training function
-        parameters = {student: run.group} if student else {}
+        parameters = {name: run.value(name) for name in self.study.task.groups}
         parameters |= values | {"repeat": run.repeat, "config_id": run.config_id}
         return TrackedTrial(trial.trial_id, f"{group}, repeat {run.repeat}", group, parameters)
 

@@ -83,6 +83,7 @@ BatchNorm = Literal["train", "eval"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
 TrainDraw = Literal["repeat", "study"]
+BudgetPer = Literal["steps", "epochs"]
 
 OF_TEACHER = ("teacher", "teacher_epochs")
 """Hyperparameters of the teacher, which without distillation is only measured."""
@@ -139,9 +140,16 @@ class Run(BaseRun):
     share of each class, of which one is val and the others are train. Each repeat takes the next
     fold and, after all N, a new partition into folds. Each repeat has a teacher of its own,
     fine-tuned on its train. Test stays apart. None: the data's own val, the same in all repeats."""
-    train_images: Annotated[Count | None, _STUDENT] = None
+    train_images: Annotated[Count | None, Hyperparameter(of_study=True)] = None
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
-    all of train."""
+    all of train. Of several numbers, fewer images are a part of more, and each number has its own
+    comparison with training without distillation. See --budget-per."""
+    budget_per: Annotated[BudgetPer, _STUDENT] = "steps"
+    """What students of several --train-images have alike: "steps" (an epoch of each has as many
+    images as --train-images has at most: it passes over fewer images several times) or "epochs"
+    (an epoch is one pass, so that fewer images have fewer steps)."""
+    largest_train_images: Annotated[Count | None, Setting(commands=(), defines=False)] = None
+    """Set by the study: the largest of several --train-images. None: there is one number."""
     train_draw: Annotated[TrainDraw | None, replace(_STUDENT, resolved=True)] = None
     """How often the --train-images are drawn: "repeat" (anew in each repeat, so that conclusions
     hold for new draws) or "study" (once, the same images in all repeats). None: repeat; but study
@@ -348,9 +356,9 @@ class Run(BaseRun):
     study_values: Annotated[tuple[tuple[str, Value | None], ...], Setting(commands=())] = field(
         default=(), compare=False
     )
-    """Set by the study: student, teacher, teacher_epochs and augment that it began with.
-    `config_id` leaves them out, so that ids do not change when a study is extended to several
-    models or augmentations."""
+    """Set by the study: student, teacher, teacher_epochs, augment and train_images that it began
+    with. `config_id` leaves them out, so that ids do not change when a study is extended to several
+    models or augmentations. With several train_images that is None: ids have the number."""
     objects: Annotated[Objects, Setting(defines=False, commands=())] = field(
         default_factory=Objects, compare=False, repr=False
     )
@@ -375,7 +383,7 @@ class Run(BaseRun):
     @property
     def task(self) -> Task:
         """The declarations of distillation."""
-        return DISTILLATION
+        return DISTILLATION if self.largest_train_images is None else DISTILLATION_BY_SIZE
 
     def sample(self, **values: Any) -> Run:
         """Return the run with a sample of a search space.
@@ -460,6 +468,23 @@ class Run(BaseRun):
         return self.repeat if is_drawn else None
 
     @property
+    def whole_draw(self) -> Run:
+        """The run with the most training images, whose views and logits all sizes share.
+
+        It is the run itself where these depend on batches, see `streams.stream`.
+        """
+        if self.largest_train_images is None or self.trainable == "head" or self.mixes:
+            return self
+        return replace(self, train_images=self.largest_train_images)
+
+    @property
+    def passes(self) -> int:
+        """Passes over the training images in an epoch, of which the last may be cut short."""
+        if self.largest_train_images is None or self.budget_per == "epochs":
+            return 1
+        return -(-self.largest_train_images // (self.train_images or self.largest_train_images))
+
+    @property
     def compares_features(self) -> bool:
         """Whether the distillation term compares features of teacher and student."""
         return self.alpha != 1 and takes_features(self.loss)
@@ -511,13 +536,15 @@ DISTILLATION = Task(
     score="acc",
     baseline={"alpha": 1},
     table_metrics=("acc", "ce", "teacher_acc", "logit_diff", "agreement"),
-    group="student",
+    groups=("student",),
     baseline_words="training without distillation",
     subject="Distillation",
     is_distillation=True,
     always_in_id=SCHEMA_1,
 )
 """The task of `Run`: a student learns from a teacher."""
+DISTILLATION_BY_SIZE = replace(DISTILLATION, groups=("student", "train_images"))
+"""The same with several numbers of training images."""
 LIKE = DISTILLATION.like
 """Hyperparameters whose value None stands for the value of another one, with that one's name."""
 

@@ -342,7 +342,8 @@ class Study:
     def searched(self) -> list[str]:
         """The hyperparameters that have more than one value in this study, the models first."""
         several = [name for name, values in self.space.items() if len(set(ends_of(values))) > 1]
-        models = ("student", "teacher", "teacher_epochs") if self.task.is_distillation else ()
+        models: tuple[str, ...] = ("student", "train_images", "teacher", "teacher_epochs")
+        models = models if self.task.is_distillation else ()
         first = [name for name in models if name in several]
         # those that only the baseline gives a second value
         added = [
@@ -479,9 +480,11 @@ def _with_study_values(run: Run, space: Mapping[str, Values]) -> Run:
     """Return the base run of a study with the models that it began with, `Run.study_values`.
 
     These are the recorded ones as far as the study still has them, else those of the run, else the
-    first of the space.
+    first of the space. Of several numbers of training images the run has the largest, and none is
+    that of the beginning.
     """
     begun = dict(run.study_values)
+    sizes = [n for n in ends_of(space.get("train_images", ())) if isinstance(n, int)]
     for name in OF_STUDY:
         candidates = (begun.get(name), getattr(run, name))
         allowed = space.get(name, candidates[1:])
@@ -489,7 +492,11 @@ def _with_study_values(run: Run, space: Mapping[str, Values]) -> Run:
             begun[name] = next((c for c in candidates if c is not None), allowed.low)
         else:
             begun[name] = next((c for c in candidates if c in allowed), allowed[0])
-    return replace(run, **begun, study_values=tuple(begun.items()))  # type: ignore[arg-type]
+    values, largest = dict(begun), None
+    if len(set(sizes)) > 1:
+        begun["train_images"], values["train_images"] = None, (largest := max(sizes))
+    study_values = tuple(begun.items())
+    return replace(run, **values, largest_train_images=largest, study_values=study_values)  # type: ignore[arg-type]
 
 
 def as_declared(study: Study, name: str, value: fields.Value) -> fields.Value:
@@ -615,6 +622,11 @@ def _check_configurations(study: Study) -> None:
     batch_size: Any = min(ends_of(study.values("batch_size")))
     if share > 0:  # which the run checks
         replace(study.run, extra_share=share, batch_size=batch_size)
+    modes = ends_of(study.space.get("batch_norm", (study.run.batch_norm,)))
+    drifts = "train" in modes and "head" in ends_of(study.values("trainable"))
+    has_passes = study.run.largest_train_images is not None and study.run.budget_per == "steps"
+    needed = "be epochs with several --train-images, --trainable head and --batch-norm train"
+    fields.check(study.run, "budget_per", not (drifts and has_passes), needed)
     files = [name for name in ends_of(study.values("teacher")) if fields.is_output_file(str(name))]
     is_network = study.dump is None or not files
     fields.check(study, "dump", is_network, "be left out with a teacher that is a file of outputs")
@@ -669,7 +681,7 @@ def _check_space(study: Study) -> None:
         if isinstance(values, Range) and (name in OF_STUDY or study.search == "grid"):
             raise InputError(
                 f"{name} must be a list, but got {values}; ranges need --search random or tpe, and "
-                f"models cannot have them"
+                f"models and train_images cannot have them"
             )
         for value in ends_of(values):
             if study.train is None:

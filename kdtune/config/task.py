@@ -8,7 +8,7 @@ import json
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from operator import itemgetter
@@ -201,9 +201,9 @@ class Task:
     """The values that a configuration of the baseline has; empty if there is no baseline."""
     table_metrics: tuple[str, ...]
     """Metrics of the table of results."""
-    group: str | None = None
-    """Hyperparameter whose values have a baseline each: configurations are compared with the
-    baseline of their own value. None: all have the same baseline."""
+    groups: tuple[str, ...] = ()
+    """Hyperparameters whose values have a baseline each: configurations are compared with the
+    baseline of their own values. Empty: all have the same baseline."""
     baseline_words: str = ""
     """The baseline in words."""
     subject: str = ""
@@ -326,6 +326,10 @@ class Task:
         counted = {name: value for name, value in config.items() if counts(name, value)}
         return json.dumps(counted, sort_keys=True)
 
+    def group_of(self, config: Mapping[str, Any]) -> str:
+        """Return the values of `groups` of a configuration as text, "" without groups."""
+        return group_text(config[name] for name in self.groups)
+
     def is_baseline(self, config: Mapping[str, Any]) -> bool:
         """Return True if a configuration has the values of the baseline."""
         values = self.baseline.items()
@@ -349,6 +353,11 @@ class Task:
 def _plain(value: Value | None) -> Value | None:
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return int(value) if is_whole else value  # type: ignore[arg-type]
+
+
+def group_text(values: Iterable[Any]) -> str:
+    """Return e.g. "resnet18" or, with several numbers of images, "resnet18, 1,000 images"."""
+    return ", ".join(v if isinstance(v, str) else f"{int(v):,} images" for v in values)
 
 
 def own_metric(name: str, better: Any = None) -> Metric:
@@ -444,8 +453,8 @@ class BaseRun(ABC):
 
     @property
     def group(self) -> str:
-        """The configurations that this one is compared with: those of its student."""
-        return "" if self.task.group is None else str(self.value(self.task.group))
+        """The configurations that this one is compared with: those of its student and size."""
+        return group_text(self.value(name) for name in self.task.groups)
 
 
 # A trial of a training function of the user's own, and the task that its study declares.

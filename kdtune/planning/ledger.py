@@ -33,7 +33,7 @@ class Arm(NamedTuple):
     """Group of configurations that compete with each other; those of a student are compared."""
 
     group: str
-    """The student; "" for a training function."""
+    """See `BaseRun.group`: the student; "" for a training function."""
     is_baseline: bool
     """Whether they belong to the baseline: trained without distillation (alpha = 1)."""
 

@@ -20,7 +20,7 @@ from kdtune.config.fields import Value
 from kdtune.config.files import OPTUNA, atomic_write
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study, as_declared
-from kdtune.config.task import BaseRun, Range, Values, including
+from kdtune.config.task import BaseRun, Range, Values, ends_of, including
 from kdtune.config.text import short
 from kdtune.planning.ledger import Arm, ConfigState, Ledger, phase_of
 from kdtune.statistics.intervals import mean_interval
@@ -123,8 +123,11 @@ class ConfigSampler:
         most = max(1, study.samples // 4)
         first = list(first)
         self._task = study.task
-        group = self._task.group
-        self._groups: tuple[str, ...] = ("",) if group is None else study.values(group)  # type: ignore[assignment]
+        names = self._task.groups
+        lists = [ends_of(study.values(name)) for name in names]
+        values = [dict(zip(names, each, strict=True)) for each in itertools.product(*lists)]
+        self._of_group = {self._task.group_of(each): each for each in values}
+        self._groups = tuple(self._of_group)
         arms = [Arm(name, baseline) for name in self._groups for baseline in (True, False)]
         self._first = {arm: [run for run in first if Arm.of(run) == arm][:most] for arm in arms}
         # as Optuna's users do with enqueue_trial, so that the chosen one is compared with it
@@ -247,8 +250,7 @@ class ConfigSampler:
         """Return the values of each hyperparameter in an arm; () for an arm without any."""
         task, baseline = self._task, self._task.baseline
         allowed = {name: self.study.values(name) for name in task.names}
-        if task.group is not None:
-            allowed[task.group] = (arm.group,)
+        allowed |= {name: (value,) for name, value in self._of_group[arm.group].items()}
         if arm.is_baseline and not baseline:
             return dict.fromkeys(allowed, ())
         for name, value in baseline.items():

@@ -280,6 +280,10 @@ def _changed_task(old: Study, new: Study) -> Iterator[str]:
 
 def _changed_space(old: Study, new: Study) -> Iterator[str]:
     """Yield what the new study's configurations lack of the old ones: "alpha lacks 0.1"."""
+    if old.run.largest_train_images != new.run.largest_train_images:  # the steps of all follow it
+        sizes = " → ".join(as_text(study.values("train_images")) for study in (old, new))
+        yield f"train_images: {sizes}"
+        return
     if set(old.task.names) != set(new.task.names) or new.covers(old):
         return
     names = [name for name in old.task.names if old.has_effect(name) or new.has_effect(name)]

@@ -33,6 +33,7 @@ MAX_NUMBERS = 40_000
 FIGURES_OF_SECTIONS = {
     "summary_figures": ("repeats", "heat-map"),
     "comparison_figures": ("differences", "fidelity"),
+    "label_figures": ("labels",),
     "cost_figures": tuple(plots.FRONTIERS),
     "sensitivity_figures": ("importance",),
     "class_figures": plots.CLASS_FIGURES,

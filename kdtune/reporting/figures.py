@@ -221,6 +221,46 @@ def style_of(number: int) -> tuple[str, str]:
     return COLOURS[number % len(COLOURS)], marker
 
 
+# The label curve: what distilling is worth in labelled images.
+
+
+def label_curve_plot(results: Results, criterion: Criterion) -> CaptionedFigure | None:
+    """Return the figure of a metric against the number of labels, with distillation and without.
+
+    Returns None without a label curve, see `Results.label_curve`.
+    """
+    table, scale = results.label_curve(criterion), criterion.scale
+    if not len(table):
+        return None
+    figure, axes = canvas.new_axes()
+    axes.set_xscale("log")
+    titles: dict[str, Titles] = {}
+    several = table.student.nunique() > 1
+    for number, ((student, arm), rows) in enumerate(table.groupby(["student", "arm"], sort=False)):
+        colour, marker = style_of(number // 2 if several else number)
+        face = colour if arm == "distilled" else "#ffffff"
+        label = f"{student}, {arm}" if several else arm
+        line: Any = {"color": colour, "marker": marker, "mfc": face, "ms": 5, "lw": 1.4}
+        axes.plot(rows.n, scale * rows["mean"], label=label, **line)
+        axes.vlines(rows.n, scale * rows.low, scale * rows.high, color=colour, lw=1)
+        for row in rows.itertuples():
+            gid, height = f"size-{row.config_id}", scale * row.mean
+            axes.plot(row.n, height, marker, color=colour, mfc=face, ms=5, gid=gid)
+            titles[gid] = f"{label}, {row.n:,} labels: {height:.4g}"
+            if row.n < row.equivalent < np.inf:  # NaN without distillation
+                gap: Any = {"arrowstyle": "->", "color": GREY, "shrinkA": 3, "shrinkB": 0}
+                ends = (row.equivalent, height), (row.n, height)
+                axes.annotate("", *ends, arrowprops=gap)
+    numbers = sorted(table.n.unique())
+    axes.set_xticks(numbers, [f"{n:,}" for n in numbers])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    on = _axis_label(criterion).replace("validation", str(table.split[0]))
+    axes.set(xlabel="labelled images of the student", ylabel=on)
+    canvas.add_legend_below(figure, axes)
+    caption = sentence("labels figure", split=table.split[0], metric=criterion.declared.label)
+    return CaptionedFigure("labels", caption, figure, titles)
+
+
 # Learning curves: metrics on val by epoch, with the mean and spread over repeats.
 
 
@@ -411,6 +451,7 @@ FIGURE_NAMES = {
     "heat-map",
     "importance",
     "fidelity",
+    "labels",
     *FRONTIERS,
     *CLASS_FIGURES,
 }
@@ -450,6 +491,7 @@ def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | 
     yield importance_bars(results, criterion)
     if task.is_distillation:
         yield agreement_plot(results, criterion, shown)
+        yield label_curve_plot(results, criterion)
     for name in FRONTIERS:
         yield frontier_plot(results, criterion, name)
 

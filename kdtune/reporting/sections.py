@@ -37,10 +37,16 @@ from kdtune.results.examples import (
     most_different,
     read_thumbnail,
 )
-from kdtune.results.formatting import cell, comparison_rows, count_of_planned, plus_minus
+from kdtune.results.formatting import (
+    cell,
+    comparison_rows,
+    count_of_planned,
+    label_curve_rows,
+    plus_minus,
+)
 from kdtune.results.frames import SCOPES, config_label
 from kdtune.results.results import Results, data_name
-from kdtune.results.words import ComparisonContext, describe_detectable
+from kdtune.results.words import ComparisonContext, choice_text, describe_detectable
 from kdtune.statistics.intervals import MIN_REPEATS, wilson_interval
 from kdtune.storage.records import parse_teacher, read_provenance, read_saved
 
@@ -76,8 +82,9 @@ def _subject(results: Results) -> dict[str, str]:
         return {"training function": data_name(results.study)}
     data = data_name(results.study)
     if run.train_images:
+        counts = sorted(ends_of(results.study.values("train_images")))
         drawn = "" if run.repeat_of_draw is None else ", drawn anew in each repeat"
-        data += f", {run.train_images} training {images}{drawn}"
+        data += f", {', '.join(map(str, counts))} training {images}{drawn}"
     if extra := read_provenance(results.folder).get("data_set", {}).get("extra"):
         data += f", {extra['examples']:,} {images} without labels ({extra['source']})"
     student = f"{run.student} (trainable layers: {run.trainable})"
@@ -194,7 +201,7 @@ def provenance(results: Results) -> dict[str, Any]:
         [name, "" if value is None else str(value), sources.get(name, "")]
         for name, value in settings.items()
         # the last one holds the models once more
-        if name not in ("schema", "fingerprints", "study_values")
+        if name not in ("schema", "fingerprints", "study_values", "largest_train_images")
     ]
     return {
         "versions": {name: str(version) for name, version in versions.items()},
@@ -260,6 +267,12 @@ def _mean_cell(row: pd.Series, metric: str) -> str | Cell:
     return interval_cell(text, f"{low:.{digits}f}", f"{high:.{digits}f}")
 
 
+def labels_table(results: Results, criterion: Criterion) -> PageTable | None:
+    """Return what distilling is worth in labelled images; None without a label curve."""
+    table = results.label_curve(criterion)
+    return PageTable(*label_curve_rows(table, criterion)) if len(table) else None
+
+
 def frontier_table(results: Results, criterion: Criterion) -> PageTable | None:
     """Return the numbers of the figures of accuracy against cost; None if there are none."""
     table = results.frontier(criterion)
@@ -276,6 +289,29 @@ def frontier_table(results: Results, criterion: Criterion) -> PageTable | None:
         rows.append(cells)
     head = ["student", "training", "configuration", criterion.label + " (%)" * criterion.in_points]
     return PageTable([*head, "n", *COST_AXES.values(), "on the frontier of"], rows)
+
+
+def choosing(results: Results, criterion: Criterion) -> dict[str, Any]:
+    """Return which configurations may be the best: a sentence ("" if it cannot be told), a table.
+
+    The table has every configuration, with P(best) and what it costs.
+    """
+    table = results.contenders(criterion)
+    if not (text := choice_text(table, criterion, results.design)):
+        return {"text": ""}
+    formats = {"mean": ".1f" if criterion.in_points else ".4g", "p_best": ".2f"}
+    formats |= {"latency_ms": ".3g", "params": ",.0f", "epochs": ".0f", "seconds": ",.1f"}
+    rows = []
+    for _, row in table.assign(mean=criterion.scale * table["mean"]).iterrows():
+        states = ("no", "yes") if row.p_best == row.p_best else ("stopped", "too few repeats")
+        state = states[int(row.may_be_best)]
+        cells: list[str | Cell] = [cell(row[f"config/{n}"]) for n in results.by]
+        cells += [f"{row.n}", Cell(state, "cheapest") if row.cheapest else state]
+        cells += ["-" if pd.isna(row[n]) else format(row[n], form) for n, form in formats.items()]
+        rows.append(cells)
+    head = [*results.by, "n", "may be the best", criterion.label + " (%)" * criterion.in_points]
+    head += ["P(best)", *COST_AXES.values(), "epochs", "seconds of a run"]
+    return {"text": text, "table": PageTable(head, rows)}
 
 
 def best(results: Results, criterion: Criterion) -> dict[str, Any] | None:

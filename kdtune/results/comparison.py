@@ -13,7 +13,7 @@ from kdtune.config.fields import Value
 from kdtune.config.records import NO_LIMITS, Limits
 from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope
-from kdtune.config.task import Metric, Task, check_names
+from kdtune.config.task import Metric, Task, check_names, group_text
 from kdtune.config.text import InputError
 from kdtune.results.design import (
     ONE_TEACHER,
@@ -29,8 +29,14 @@ from kdtune.results.design import (
     stack_examples,
 )
 from kdtune.results.frames import GROUP, config_columns, read_predictions
-from kdtune.statistics.intervals import MIN_REPEATS, by_group, mean_interval
-from kdtune.statistics.selection import bootstrap_corrected
+from kdtune.statistics.intervals import (
+    MIN_REPEATS,
+    Estimate,
+    by_group,
+    equivalent_size,
+    mean_interval,
+)
+from kdtune.statistics.selection import Means, bootstrap_corrected, may_be_best, probability_best
 from kdtune.statistics.tests import AnytimeTest, holm
 from kdtune.storage.records import Round
 
@@ -39,6 +45,8 @@ from kdtune.storage.records import Round
 # `trials` is the dataframe `Frames.trials` or rows of it. Only completed trials count.
 
 
+SIZE = "train_images"
+"""The hyperparameter with a comparison, and a point of the label curve, for each of its values."""
 SIGNIFICANCE_LEVEL = 0.05
 """Family-wise error rate: probability of a significant difference in a study that has none."""
 
@@ -64,6 +72,8 @@ class Criterion:
     split: str = field(default="val", repr=False)
     """Whose images decide: "val"; "test", where studies side by side have it; "" for a table made
     elsewhere, which has no splits."""
+    equal: float = 0.0
+    """Margin of practical equality in the unit of the metric, see `selection.may_be_best`."""
 
     def __post_init__(self) -> None:
         task, name = self.task, self.metric.removeprefix("val/") or self.task.score
@@ -73,6 +83,8 @@ class Criterion:
                 f"metric must be one of {', '.join(task.comparable)}, on val, which are better in "
                 f"one direction whatever alpha is, but got {name}"
             )
+        if not self.equal >= 0:
+            raise InputError(f"equal must be at least 0, a margin of {name}, but got {self.equal}")
         if self.baseline is None:
             object.__setattr__(self, "baseline", task.baseline)
         check_names("baseline", self.fixed, task.names)
@@ -139,15 +151,23 @@ class Criterion:
         is_score = self.metric == self.task.score and self.scope == "last"
         return is_score and self.has_task_baseline
 
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Hyperparameters whose values are compared apart: those that the baseline leaves open."""
+        return tuple(name for name in self.task.groups if name not in self.fixed)
+
     def groups(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* which configurations it is compared with.
 
-        Comparisons are within a student, unless the baseline names a student.
+        Comparisons are within a student and a number of training images, unless the baseline names
+        one.
         """
-        group = self.task.group
-        if group is None or group in self.fixed:
+        columns = [configs[f"config/{name}"] for name in self.group_names]
+        if not columns:
             return pd.Series("", index=configs.index)
-        return configs[f"config/{group}"]
+        if self.group_names == ("student",):
+            return columns[0]
+        return pd.Series(list(map(group_text, zip(*columns, strict=True))), configs.index, object)
 
     def is_baseline(self, configs: pd.DataFrame) -> pd.Series:
         """Return for each row of a frame with config/* whether it can be the baseline."""
@@ -632,6 +652,160 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str], design: D
         values = by_group(values, val.groupby("example")[GROUP].first()[correct.columns])
     c = bootstrap_corrected(values)
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
+
+
+# Which configuration to take: those that may be the best, and the cheapest of them.
+
+
+def contenders(
+    trials: pd.DataFrame,
+    criterion: Criterion,
+    read: ExampleReader = no_examples,
+    design: Design = ONE_TEACHER,
+    is_raced: bool = False,
+) -> pd.DataFrame:
+    """Return all configurations of all students: which may be the best, P(best) and the cost.
+
+    Those with enough repeats are compared with each other over their common repeats and, where
+    predictions are there, images. A configuration that the study itself has stopped, by its race
+    or its pruning, is out by that test; it still counts among the comparisons, since chance decided
+    whether it is one. Another one with too few repeats cannot be excluded.
+
+    Args:
+        trials: of the search, with the cost of the students.
+        criterion: of the metric, the epoch selection and the margin of practical equality.
+        read: returns values per example on val, see `design.make_pairs`.
+        design: what the repeats vary.
+        is_raced: whether a race has ended, so that a configuration without the last repeat is out.
+
+    Returns:
+        Compared ones first, the best mean first; empty without a common repeat. Columns: config_id,
+        label, config/*, n (completed repeats), n_units and n_images (that the comparison
+        generalises from; NaN: only repeats vary), mean, may_be_best (see `selection.may_be_best`),
+        p_best (see `selection.probability_best`; NaN: not compared), params, latency_ms,
+        needs_teacher, epochs, seconds (of a run, mean) and cheapest: True for one of those that may
+        be the best. It has the student of the lowest latency (parameters, if a latency is missing);
+        of one student, training that needs no teacher is cheaper, then that of fewer epochs, then
+        the best mean decides. The measured seconds do not, since they depend on what else the
+        machine did.
+    """
+    values = criterion.by_repeat(trials)
+    counts = values.count()
+    enough = counts == counts.max() if is_raced else have_enough_repeats(counts)
+    compared = values[counts.index[enough]].dropna()
+    if not compared.size:
+        return pd.DataFrame()
+    repeats, names = [int(repeat) for repeat in compared.index], list(compared)
+    examples = _by_run(read, completed(trials), design)
+    tables = [stack_examples([examples.get((c, r)) for r in repeats]) for c in names]
+    known = [table for table in tables if table is not None]
+    has_images = len(known) == len(names)
+    scores = np.stack(known) if has_images else compared.to_numpy().T
+    units = np.stack([design.unit_means(table, repeats) for table in scores])
+    means = Means.of(criterion.sign * units, 0 if design.folds is None else 1 / (design.folds - 1))
+    configs = trials.drop_duplicates("config_id").set_index("config_id", drop=False)
+    is_open = configs.index.isin(trials.config_id[~trials.status.isin(["completed", "pruned"])])
+    was_pruned = configs.index.isin(trials.config_id[trials.status == "pruned"])
+    in_set = pd.Series(is_open | ~(was_pruned | is_raced), index=configs.index)
+    in_set[names] = may_be_best(means, criterion.equal, len(configs) - 1)
+    frame = configs[config_columns(configs)].assign(
+        n=counts.reindex(configs.index, fill_value=0),
+        n_units=units.shape[1],
+        n_images=means.images if has_images else math.nan,
+        mean=compared.mean().combine_first(values.mean()),
+        may_be_best=in_set,
+        p_best=pd.Series(probability_best(means), index=names),
+        params=configs.get("student/params", math.nan),
+        latency_ms=configs.get("student/latency_ms", math.nan),
+        needs_teacher=criterion.task.is_distillation and configs["config/alpha"] != 1,
+        epochs=trials.groupby("config_id").n_epochs_planned.max(),
+        seconds=completed(trials).groupby("config_id").seconds.mean(),
+    )
+    order = pd.DataFrame({"few": frame.p_best.isna(), "mean": -criterion.sign * frame["mean"]})
+    frame = frame.loc[order.sort_values(["few", "mean"], kind="stable").index]
+    cost = "latency_ms" if frame.latency_ms.notna().all() else "params"
+    ranked = frame.sort_values([cost, "needs_teacher", "epochs"], kind="stable")
+    cheapest = ranked.index[ranked.may_be_best & ranked.p_best.notna()][:1]
+    return frame.assign(cheapest=frame.index.isin(cheapest)).reset_index(drop=True)
+
+
+# The label curve: what students learn from so many labelled images, with a teacher and without.
+
+
+def label_curve(
+    trials: pd.DataFrame,
+    criterion: Criterion,
+    read: Callable[[str], ExampleReader] = lambda split: no_examples,
+    design: Design = ONE_TEACHER,
+) -> pd.DataFrame:
+    """Return what the best configurations of each number of training images reach, by arm.
+
+    Val selects the best configuration of each student, number and arm, and test, where there is
+    one, measures it. All are compared in the repeats that they have in common.
+
+    Args:
+        trials: by which the criterion is judged, of at least two numbers of images.
+        criterion: of the metric.
+        read: returns the reader of values per example of a split, see `design.ExampleReader`.
+        design: what the repeats vary.
+
+    Returns:
+        A row per student, arm and number: student, n (labelled images), arm ("distilled" or
+        "plain"), config_id, label, mean, low and high (95 % interval), split, repeats and images
+        (NaN: for these images). Of distilled rows also equivalent, equivalent_low and
+        equivalent_high: the labels that plain training needs for the same (0: below the smallest
+        number, infinity: beyond the largest; see `intervals.equivalent_size`), and gain and p_holm
+        of the difference at the same number, adjusted for all numbers of the student. Empty with
+        fewer than two numbers that have both arms, or too few repeats.
+    """
+    measured = completed(trials)
+    values = {split: criterion.by_repeat(measured, split) for split in ("val", "test")}
+    split = "test" if values["test"].notna().any(axis=None) else "val"
+    configs = completed_configs(measured).loc[list(values["val"].dropna(axis=1, how="all"))]
+    arms = [configs["config/student"], configs[f"config/{SIZE}"], criterion.is_baseline(configs)]
+    best = {
+        key: best_config(values["val"][list(members)], criterion.sign)
+        for key, members in configs.groupby(arms).groups.items()
+    }
+    by_run = _by_run(read(split), measured, design)
+    tables = []
+    for student in dict.fromkeys(name for name, *_ in best):
+        both = [n for name, n, plain in best if name == student and plain]
+        sizes = [n for n in sorted(both) if (student, n, False) in best]
+        ids = [best[student, n, plain] for plain in (True, False) for n in sizes]
+        common = values[split][ids].dropna()
+        if len(sizes) < 2 or len(common) < MIN_REPEATS:
+            continue
+        repeats = [int(repeat) for repeat in common.index]
+        rows = [stack_examples([by_run.get((c, r)) for r in repeats]) for c in ids]
+        whole = [row for row in rows if row is not None]
+        has_examples = len(whole) == len(ids) and len({row.shape for row in whole}) == 1
+        table = np.stack(whole) if has_examples else common.to_numpy().T[:, :, None]
+
+        def estimate(cells: FloatArray, repeats: list[int] = repeats) -> Estimate:
+            return design.estimate(cells.mean(1), cells if cells.shape[1] > 1 else None, repeats)
+
+        frame = configs.loc[ids, ["label"]].reset_index()
+        frame = frame.assign(student=student, n=sizes * 2, split=split, repeats=len(repeats))
+        frame["arm"] = ["plain"] * len(sizes) + ["distilled"] * len(sizes)
+        frame["images"] = float(table.shape[2]) if has_examples else math.nan
+        means = [estimate(cells) for cells in table]
+        frame["mean"] = [each.mean for each in means]
+        frame[["low", "high"]] = [each.interval() for each in means]
+        plain, distilled = np.split(criterion.sign * table, 2)
+        sizes_of = [equivalent_size(sizes, plain, cells, estimate) for cells in distilled]
+        gains = [estimate(criterion.sign * (a - b)) for a, b in zip(distilled, plain, strict=True)]
+        p = holm_without_nan(pd.Series([gain.p for gain in gains]))
+        of_distilled = pd.DataFrame(sizes_of).set_axis(_EQUIVALENT, axis=1)
+        of_distilled = of_distilled.assign(gain=[gain.mean for gain in gains], p_holm=p)
+        of_distilled.index += len(sizes)
+        tables.append(frame.join(of_distilled))
+    columns = ["student", "n", "arm", "config_id", "label", "mean", "low", "high", *_EQUIVALENT]
+    columns += ["gain", "p_holm", "split", "repeats", "images"]
+    return pd.concat(tables)[columns].reset_index(drop=True) if tables else pd.DataFrame()
+
+
+_EQUIVALENT = ["equivalent", "equivalent_low", "equivalent_high"]
 
 
 # Trials of the last round of final repeats, and the finalist that was the best before it.

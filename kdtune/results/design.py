@@ -82,6 +82,8 @@ class Design:
     """Whether each repeat draws its training images, see `Run.train_draw`."""
     train_examples: int | None = None
     """Number of training images of a repeat. None: not recorded."""
+    several_sizes: bool = False
+    """Whether this is the largest of several numbers."""
 
     @staticmethod
     def of(study: Study, task: Task) -> "Design":
@@ -98,6 +100,7 @@ class Design:
             has_groups=task.has_groups,
             draws=run.repeat_of_draw is not None,
             train_examples=run.train_images or task.train_examples,
+            several_sizes=run.largest_train_images is not None,
         )
 
     @property

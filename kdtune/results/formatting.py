@@ -109,6 +109,44 @@ def comparison_rows(
     return heads, [[text for _, text in cells] for cells in rows]
 
 
+def labels(count: float, smallest: int, largest: int) -> str:
+    """Return a number of labels with two significant digits, e.g. "640", "1,000 or more".
+
+    Args:
+        count: of `comparison.label_curve`: 0 is below the smallest, infinity beyond the largest.
+        smallest: least number of labels measured.
+        largest: largest number measured.
+    """
+    if not 0 < count < math.inf:
+        return f"{largest:,} or more" if count else f"less than {smallest:,}"
+    return f"{float(f'{count:.2g}'):,.0f}"
+
+
+def labels_interval(row: Mapping[str, Any], smallest: int, largest: int) -> str:
+    """Return the interval of an equivalent number of labels, e.g. "450 to 900"; see `labels`."""
+    ends = (row["equivalent_low"], row["equivalent_high"])
+    return " to ".join(labels(end, smallest, largest) for end in ends)
+
+
+def label_curve_rows(
+    table: pd.DataFrame, criterion: Criterion
+) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of `comparison.label_curve` as text."""
+    percent, scale = " (%)" * criterion.in_points, criterion.scale
+    form, ends = ".1f" if criterion.in_points else ".4g", (table.n.min(), table.n.max())
+    has_students, rows = table.student.nunique() > 1, []
+    arms = [table[table.arm == arm].to_dict("records") for arm in ("plain", "distilled")]
+    for pair in zip(*arms, strict=True):
+        of_arms = [[f"{scale * row[k]:{form}}" for k in ("mean", "low", "high")] for row in pair]
+        means = [f"{mean} [{low}, {high}]" for mean, low, high in of_arms]
+        row = pair[1]
+        equal = [labels(row["equivalent"], *ends), labels_interval(row, *ends)]
+        cells = [f"{row['n']:,}", *means, *equal, p_value(row["p_holm"])]
+        rows.append([str(row["student"])] * has_students + cells)
+    head = ["labels", f"without{percent}", f"distilled{percent}", "equals without", "95% CI"]
+    return ["student"] * has_students + [*head, "p of the gain (Holm)"], rows
+
+
 def n_text(row: pd.Series, planned: float = math.nan) -> str:
     """Return the number of repeats of a comparison: "8", "7 of 8", "6 and 5" if not paired."""
     if row.get("paired", True):

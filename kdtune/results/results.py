@@ -14,10 +14,10 @@ from kdtune.config.files import describe_missing
 from kdtune.config.records import NO_LIMITS, Limits, read_costs, read_teacher_accuracy
 from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope, Study
-from kdtune.config.task import Range, Task, check_names, covers, name_of
+from kdtune.config.task import Range, Task, check_names, covers, group_text, name_of
 from kdtune.config.text import InputError
 from kdtune.results import comparison, costs, formatting, frames, summaries, warnings, words
-from kdtune.results.comparison import Criterion
+from kdtune.results.comparison import SIZE, Criterion
 from kdtune.results.design import Design, ExampleReader, no_examples
 from kdtune.results.frames import PREFIX, Frames, config_label
 from kdtune.results.words import ComparisonContext
@@ -53,11 +53,13 @@ class Conclusion:
     """What a comparison has found, in words, and the sentences that change it."""
 
     student: str | None
-    """None if there is one student, or none."""
+    """Or its student and number of images, see `Task.group_of`; None if there is one, or none."""
     finding: str
     """See `words.verdict`."""
     doubts: Mapping[str, str]
     """See `warnings.find_doubts`."""
+    names_student: bool = True
+    """Whether the study has several students."""
 
     def __str__(self) -> str:
         texts = [] if self.learned_nothing else [self.finding]
@@ -74,7 +76,10 @@ class Conclusion:
         return [self._of_student(t) for key, t in self.doubts.items() if key in warnings.WARNED]
 
     def _of_student(self, text: str) -> str:
-        return text if self.student is None else f"{self.student}: {text}"
+        if self.student is None:
+            return text
+        name = self.student if self.names_student else self.student.rpartition(", ")[2]
+        return f"{name}: {text}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,6 +158,7 @@ class Results:
         scope: Scope = "last",
         baseline: Mapping[str, Value] | None = None,
         limits: Limits = NO_LIMITS,
+        equal: float = 0.0,
     ) -> Criterion:
         """Return an evaluation criterion of this study; see `comparison.Criterion`.
 
@@ -164,8 +170,10 @@ class Results:
             scope: epoch selection.
             baseline: values of the baseline. None: that of the study.
             limits: on the cost of a student.
+            equal: margin of practical equality of `contenders`, >= 0, in the unit of the metric;
+                0.005 is half a percentage point of accuracy.
         """
-        return Criterion(metric, scope, baseline, limits, self.task)
+        return Criterion(metric, scope, baseline, limits, self.task, equal=equal)
 
     @property
     def repeats_phrase(self) -> str:
@@ -285,9 +293,15 @@ class Results:
 
         It is the one with the best mean. But if final repeats judge the criterion by which the
         study decides (accuracy at the last epoch), it is the finalist that was the best before
-        them, whatever they say: the better of two means would be optimistic.
+        them, whatever they say: the better of two means would be optimistic. With several numbers
+        of training images it is one with the most of them.
         """
-        return self.best_among(list(self.trials.config_id.unique()), criterion)
+        return self.best_among(list(self._of_largest(self.trials).config_id.unique()), criterion)
+
+    def _of_largest(self, trials: pd.DataFrame) -> pd.DataFrame:
+        """Return the trials with the most training images, of which one configuration is chosen."""
+        largest = self.study.run.largest_train_images
+        return trials if largest is None else trials[trials[f"{PREFIX}{SIZE}"] == largest]
 
     def best_among(self, configs: Sequence[str], criterion: Criterion | None = None) -> str | None:
         """Return the best of these configurations as `best` does; None without a completed run."""
@@ -325,11 +339,9 @@ class Results:
         return str(self.trials.label[self.trials.config_id == config_id].iloc[0])
 
     def student(self, config_id: str) -> str:
-        """Return the student of a configuration; "" for a training function."""
-        if self.task.group is None:
-            return ""
-        students = self.trials[f"{PREFIX}{self.task.group}"]
-        return str(students[self.trials.config_id == config_id].iloc[0])
+        """Return the group of a configuration, see `Task.groups`; "" for a training function."""
+        row = self.trials[self.trials.config_id == config_id].iloc[0]
+        return group_text(row[f"{PREFIX}{name}"] for name in self.task.groups)
 
     def compare(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Compare every other configuration with the baseline of its student.
@@ -359,10 +371,10 @@ class Results:
         return {}
 
     def compared_students(self, criterion: Criterion | None = None) -> list[str]:
-        """Return the students that have a comparison of their own, the best first."""
+        """Return the groups that have a comparison of their own, the best first: the students."""
         criterion = criterion or self.default_criterion
         table = self.compare(criterion)
-        if not len(table) or self.task.group in criterion.fixed:
+        if not len(table) or (self.task.groups and not criterion.group_names):
             return []
         return [str(group) for group in criterion.groups(table).unique()]
 
@@ -375,7 +387,57 @@ class Results:
         1  resnet18      plain    alpha = 1  0.697    3724
         """
         criterion = criterion or self.default_criterion
-        return costs.frontier(self.search_trials, self.costs, criterion, self.by)
+        return costs.frontier(self._of_largest(self.search_trials), self.costs, criterion, self.by)
+
+    def label_curve(self, criterion: Criterion | None = None) -> pd.DataFrame:
+        """Return how many labels distilling is worth; see `comparison.label_curve`.
+
+        Empty without several numbers of training images (--train-images 100 300 1000).
+        """
+        criterion = criterion or self.default_criterion
+        if self.study.run.largest_train_images is None or not criterion.has_task_baseline:
+            return pd.DataFrame()
+        if criterion not in self._curves:
+            trials, read = self.trials_for(criterion), partial(self.examples, criterion)
+            self._curves[criterion] = comparison.label_curve(trials, criterion, read, self.design)
+        return self._curves[criterion].copy()
+
+    @cached_property
+    def _curves(self) -> dict[Criterion, pd.DataFrame]:
+        """Tables of `label_curve`, as `_compared`."""
+        return {}
+
+    def label_curve_text(self, criterion: Criterion | None = None) -> str:
+        """Return how many labels distilling is worth, in words; "" without a label curve."""
+        criterion = criterion or self.default_criterion
+        table, run = self.label_curve(criterion), self.study.run
+        if not len(table):
+            return ""
+        labels = run.teacher_train_images or self.task.train_examples or 0
+        return words.label_curve_text(table, run, labels, self.design)
+
+    def contenders(self, criterion: Criterion | None = None) -> pd.DataFrame:
+        """Return which configurations may be the best, and which of them is the cheapest.
+
+            >>> results.contenders()[["label", "may_be_best", "p_best", "cheapest"]].round(2)
+                     label  may_be_best  p_best  cheapest
+            0  alpha = 0.1         True     1.0      True
+            1  alpha = 0.5        False     0.0     False
+            2    alpha = 1        False     0.0     False
+
+        All configurations of the students within the limits on the cost are compared in the repeats
+        of the search; see `comparison.contenders`. The truly best one is among those that may be
+        the best with at least 95 %. This is for choosing; whether distillation helps, `compare`
+        tells.
+        """
+        criterion = criterion or self.default_criterion
+        trials, limits = self.search_trials, criterion.limits.or_else(self.study.limits)
+        for name, most in {"latency_ms": limits.max_ms, "params": limits.max_params}.items():
+            if most is not None and f"student/{name}" in trials:
+                trials = trials[trials[f"student/{name}"] <= most]
+        is_raced = self.study.policy == "race" and len(self.final_trials) > 0
+        read = self.examples(criterion)
+        return comparison.contenders(trials, criterion, read, self.design, is_raced)
 
     def selection(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Return chosen configuration, baseline and recipe's default on val and test.
@@ -394,7 +456,7 @@ class Results:
         best = self.best(criterion)
         if best is None:
             return pd.DataFrame()
-        trials = self.trials_for(criterion)
+        trials = self._of_largest(self.trials_for(criterion))
         chosen = comparison.Chosen(
             best, comparison.baseline_of(self.compare(criterion), best), self.default
         )
@@ -591,7 +653,7 @@ class Results:
         table, students = self.compare(criterion), self.compared_students(criterion)
         is_one = len(students) < 2
         m = int(table.p_holm.notna().sum()) if len(table) else 0
-        by = [name for name in self.by if is_one or name != self.task.group]
+        by = [name for name in self.by if is_one or name not in self.task.groups]
         for student in [None] if is_one else students:
             rows = table if student is None else table[criterion.groups(table) == student]
             context = self.context(criterion, student)
@@ -605,13 +667,13 @@ class Results:
                 named = warnings.Named(row, found.kind, labels, by, criterion, *tables, teachers)
                 doubts = warnings.find_doubts(named)
             text = words.verdict(rows, criterion, by, context, m)
-            yield Conclusion(student, text, doubts)
+            yield Conclusion(student, text, doubts, "student" in self.study.searched)
 
     def best_within_limits(self, criterion: Criterion) -> str:
         """Return the best student within the limits in words; "" without limits."""
         if not (limits := criterion.limits.or_else(self.study.limits)):
             return ""
-        phases = (self.trials_for(criterion), self.search_trials)
+        phases = tuple(map(self._of_largest, (self.trials_for(criterion), self.search_trials)))
         round_ = self.deciding_round(criterion)
         return costs.best_within(phases, self.costs, criterion, limits, self.by, round_)
 
@@ -627,13 +689,15 @@ class Results:
         if not criterion.has_task_baseline:
             text = config_label(criterion.fixed, list(criterion.fixed), prefix="")
         if student is None and len(self.compared_students(criterion)) > 1:
-            return f"{text} of the same {task.group}"
+            words_of = {"student": "student", SIZE: "number of training images"}
+            several = [words_of[name] for name in task.groups if name in self.study.searched]
+            return f"{text} of the same {' and '.join(several)}"
         if student is not None and len(table):
             table = table[criterion.groups(table) == student]
         if not len(table):
             return text
         chosen = self.trials[self.trials.config_id == table.baseline.iloc[0]].iloc[0]
-        fixed = {*criterion.fixed} if student is None else {*criterion.fixed, task.group}
+        fixed = {*criterion.fixed} if student is None else {*criterion.fixed, *task.groups}
         others = [n for n in self.by if n not in fixed and not pd.isna(chosen[f"config/{n}"])]
         aids = frames.regularisers(task, {name: chosen[f"config/{name}"] for name in others})
         rest = config_label(chosen, [name for name in others if name not in aids])
@@ -648,7 +712,8 @@ class Results:
     def edges(self, criterion: Criterion | None = None) -> str:
         """Return whether the best configuration is at the edge of the search space; else ""."""
         criterion = criterion or self.default_criterion
-        ends = summaries.edges(self.search_trials, self.best(criterion), self.by, criterion)
+        by = [name for name in self.by if name != SIZE]  # the largest is the best
+        ends = summaries.edges(self.search_trials, self.best(criterion), by, criterion)
         return words.sentence("edge", ends=ends) if ends else ""
 
     def default_text(self, criterion: Criterion | None = None) -> str:
@@ -696,6 +761,10 @@ class Results:
                 formatting.markdown(head, rows[:MAX_PRINTED_ROWS]),
                 " ".join([*context.method(), effort]).rstrip(),
             ]
+        if len(table := self.label_curve(criterion)):
+            parts.append(words.sentence("label curve", table=table, criterion=criterion))
+            parts.append(formatting.markdown(*formatting.label_curve_rows(table, criterion)))
+            parts.append(self.label_curve_text(criterion))
         parts += costs.cost_text(self.costs, costs.teacher_files(self.study))
         if best := self.best(criterion):
             table, context = self.selection(criterion), self.context(criterion, self.student(best))
@@ -703,6 +772,7 @@ class Results:
             parts.append(self.default_text(criterion))
             if not any(warnings.AT_THE_END in c.doubts for c in self.conclusions(criterion)):
                 parts.append(self.edges(criterion))
+        parts.append(words.choice_text(self.contenders(criterion), criterion, self.design))
         verdicts = self.verdict(criterion)
         if "\n" in verdicts:
             verdicts = "\n".join(f"- {line}" for line in verdicts.split("\n"))
@@ -722,6 +792,7 @@ def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Crit
     task = DISTILLATION if results is None else results.task
     limits, baseline = Limits(flags.max_ms, flags.max_params), parse_baseline(flags.baseline)
     criterion = Criterion(flags.metric or "", flags.scope, baseline, limits, task)
+    criterion = replace(criterion, equal=flags.equal / criterion.scale)
     if results is not None:
         check_baseline(criterion, results.study)
     return criterion

@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import DictLoader, Environment, StrictUndefined
 
+from kdtune.config.fields import is_output_file
+from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Task
 from kdtune.results import formatting
@@ -46,6 +48,9 @@ _TEMPLATES.filters |= {
     "count_of": count_of,
     "p_text": p_text,
     "interval": formatting.interval_words,
+    "labels": formatting.labels,
+    "labels_interval": formatting.labels_interval,
+    "thousands": "{:,}".format,
     "score": score,
     "ends": formatting.interval_text,
     "signed": formatting.difference_text,
@@ -441,6 +446,40 @@ def undecidable_sentence(images: float, least: float, criterion: Criterion) -> s
     return sentence("undecidable", count=count, least=least_text, examples=criterion.task.sampled)
 
 
+# What distilling is worth in labels.
+
+
+def label_curve_text(table: pd.DataFrame, run: Run, labels: int, design: Design) -> str:
+    """Return how many labels distilling is worth, a sentence per student, and whose labels.
+
+    Args:
+        table: of `comparison.label_curve`.
+        run: of the study.
+        labels: labelled images of the teacher's training; 0: not known.
+        design: of the study.
+    """
+    distilled, lines = table[table.arm == "distilled"], []
+    for student, rows in distilled.groupby("student", sort=False):
+        clear = (rows.p_holm < SIGNIFICANCE_LEVEL) & (rows.gain > 0)
+        last = rows.n[clear].max()
+        facts: dict[str, object] = {
+            "gains": rows[clear].to_dict("records"),
+            "last": last,
+            "without": list(rows.n[~clear & (rows.n < last)]),
+            "after": list(rows.n[rows.n > last]),
+            "ends": (rows.n.min(), rows.n.max()),
+            "student": str(student) if distilled.student.nunique() > 1 else "",
+        }
+        lines.append(sentence("worth", **facts))
+    kind = "file" if is_output_file(run.teacher) else "" if run.teacher_epochs else "finished"
+    ends = table.n.min(), table.n.max()
+    lines.append(sentence("labels of the teacher", kind=kind, run=run, labels=labels, ends=ends))
+    split, is_new = str(table.split[0]), not math.isnan(table.images[0])
+    about = holds_for(design, split, new_images=is_new)
+    lines.append(sentence("about worth", about=about, split=split))
+    return " ".join(line for line in lines if line)
+
+
 # The chosen configuration on val and test, beside its baseline and the recipe's default.
 
 
@@ -494,6 +533,28 @@ def _difference(rows: pd.DataFrame, name: str, split: str, criterion: Criterion)
     mean, low, high = rows.loc[name, [f"{split}/mean", f"{split}/low", f"{split}/high"]]
     row = pd.Series({"diff": mean, "low": low, "high": high})
     return _signed(row, criterion), formatting.interval_words(low, high, criterion.scale)
+
+
+def choice_text(table: pd.DataFrame, criterion: Criterion, design: Design) -> str:
+    """Return which configurations may be the best, and the cheapest of them.
+
+    "" if no two configurations can be compared in enough repeats.
+
+    Args:
+        table: of `comparison.contenders`.
+        criterion: of the table.
+        design: what the repeats vary.
+    """
+    if not len(table) or table.p_best.notna().sum() < 2:
+        return ""
+    few, kept = table[table.p_best.isna()], table[table.may_be_best & table.p_best.notna()]
+    cost = "latency_ms" if table.latency_ms.notna().all() else "params"
+    costs = [name for name in (cost, "needs_teacher", "epochs") if kept[name].nunique() > 1]
+    equal = with_unit(criterion.equal, criterion) if criterion.equal else ""
+    facts = {"total": len(table), "n": len(kept), "costs": costs, "equal": equal}
+    facts |= {"untested": int(few.may_be_best.sum()), "stopped": int((~few.may_be_best).sum())}
+    facts |= {"level": SIGNIFICANCE_LEVEL, "cheapest": kept[kept.cheapest].iloc[0]}
+    return sentence("choice", criterion=criterion, design=design, **facts)
 
 
 # Tuning effort of each arm of a study: its configurations, runs and steps, with a warning.

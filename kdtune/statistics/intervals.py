@@ -1,7 +1,7 @@
 """Means, differences and their intervals over repeats and images."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -425,6 +425,87 @@ def mean_squares(table: np.ndarray) -> tuple[float, float, float]:
         of_columns / (images - 1),
         float((rest**2).sum()) / ((repeats - 1) * (images - 1)),
     )
+
+
+# The size of the training set with which a baseline is as good as something else.
+
+
+POINTS = 32
+"""Points between two sizes at which an interval is computed."""
+
+
+class EquivalentSize(NamedTuple):
+    """Size at which a curve has a given height, with its interval.
+
+    0 means below the smallest size measured, infinity beyond the largest.
+    """
+
+    size: float
+    low: float
+    high: float
+
+
+def equivalent_size(
+    sizes: Sequence[int],
+    curve: ArrayLike,
+    values: ArrayLike,
+    estimate: Callable[[NDArray[np.float64]], Estimate] = crossed,
+) -> EquivalentSize:
+    """Return the size at which a growing curve is as high as other values, within repeats.
+
+    The estimate inverts the isotonic regression of the curve's means, with straight lines in log
+    size between the sizes: the smallest size at which the curve is as high. Nothing is
+    extrapolated. The interval is that of Fieller (1954): all sizes n at which the two-way interval
+    of the mean of values - curve(n) includes 0, and what lies between them, where curve(n) is the
+    line between the two neighbouring sizes. In this difference repeats and images are paired, so
+    that their common part cancels, and the interval has the coverage of `crossed`, that is of new
+    repeats and new images. The alternative, Owen's bootstrap of repeats and images (2007), has no t
+    quantile for few repeats; experiments/label_curve.py compares the two.
+
+    Args:
+        sizes: ascending, [S], S at least 2.
+        curve: one number per size, repeat and image, [S, R, N]; higher is better.
+        values: one number per repeat and image, [R, N].
+        estimate: of the mean of a table [R, N], with its standard error.
+    """
+    from scipy.optimize import isotonic_regression  # which takes long to import
+
+    c, y = np.asarray(curve, dtype=float), np.asarray(values, dtype=float)
+    log, last = np.log(sizes), len(sizes) - 1
+    means, height = isotonic_regression(c.mean((1, 2))).x, float(y.mean())
+    above = int(np.searchsorted(means, height))
+    if above == 0:
+        size = float(sizes[0]) if means[0] <= height else 0.0
+    elif above > last:
+        size = math.inf
+    else:
+        share = (height - means[above - 1]) / (means[above] - means[above - 1])
+        size = float(np.exp(log[above - 1] + share * (log[above] - log[above - 1])))
+    position = np.linspace(0, last, POINTS * last + 1)
+    left = np.minimum(position.astype(int), last - 1)
+    ends = np.array(
+        [_ends(estimate(y - (1 - w) * c[k] - w * c[k + 1])) for k, w in zip(left, position - left)]  # noqa: B905
+    )
+
+    def crossing(end: int, before: int) -> float:
+        """Return the size between two points at which an end of the interval is 0."""
+        a, b = ends[before : before + 2, end]
+        at = position[before] + a / (a - b) * (position[1] - position[0])
+        return float(np.exp(np.interp(at, np.arange(last + 1), log)))
+
+    fits, exceeds = np.flatnonzero(ends[:, 0] <= 0), np.flatnonzero(ends[:, 1] >= 0)
+    low = crossing(0, fits[0] - 1) if len(fits) and fits[0] else 0.0 if len(fits) else sizes[-1]
+    if not len(exceeds):
+        high = float(sizes[0])
+    else:
+        high = math.inf if exceeds[-1] == len(ends) - 1 else crossing(1, exceeds[-1])
+    return EquivalentSize(size, min(low, size), max(high, size))
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    """Return the ends of an interval; the mean where nothing varies."""
+    low, high = estimate.interval()
+    return (low, high) if high >= low else (estimate.mean, estimate.mean)
 
 
 # Repeats that also vary the train/val split, or the teacher.

@@ -98,7 +98,12 @@ class Stream:
     ):
         self.run, self.data, self.teacher, self.resources = run, data, teacher, resources
         models = () if teacher is None else teacher.models
-        self.chunks = Chunks(run, data, view_size(run, data, student, *models), resources)
+        size = view_size(run, data, student, *models)
+        self.chunks = Chunks(run.whole_draw, data, size, resources)
+        self.is_seen: Tensor | None = None
+        """Which images of the chunks of train the run sees, bool [N]; None: all, once an epoch."""
+        if run.whole_draw.train_images != run.train_images or run.passes > 1:
+            self.is_seen = torch.isin(self.chunks.index("train"), data.subset(run))
         stored = [split for split in data.splits if views_are_read_again(run, split, data, models)]
         self.views = ShardedViews(self.chunks, frozenset(stored))
         self.passes: TeacherPasses | None = None
@@ -120,9 +125,13 @@ class Stream:
 
         Images without labels are the last ones of each batch, see `views.ExtraImages`.
         """
-        batches = self._on_host("train", epoch, self.run.labelled_per_batch)
+        size = self.run.labelled_per_batch
+        if self.is_seen is None:
+            batches = self._on_host("train", epoch, size)
+        else:
+            batches = rebatched(self._in_passes(epoch, self.is_seen), size)
         if self.extra is not None:
-            batches = self.extra.beside(batches, epoch)
+            batches = self.extra.beside(batches, epoch, self.images_per_epoch)
         return (batch.to(self.resources.device) for batch in batches)
 
     def evaluate(self, split: str, epoch: int) -> Iterator[Batch]:
@@ -139,15 +148,40 @@ class Stream:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of training batches in an epoch, which is one pass over the labelled images."""
-        return -(-self.chunks.count("train") // self.run.labelled_per_batch)
+        """Number of training batches in an epoch."""
+        return -(-self.images_per_epoch // self.run.labelled_per_batch)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Number of labelled images in an epoch, each as often as it is seen."""
+        if self.run.passes > 1:
+            return self.run.largest_train_images or 0
+        return self.chunks.count("train") if self.is_seen is None else int(self.is_seen.sum())
+
+    def _in_passes(self, epoch: int, is_seen: Tensor) -> Iterator[Batch]:
+        """Yield the images of an epoch that the run sees of its chunks, pass after pass.
+
+        A pass has the order and the views of an epoch of the chunks. A run that sees fewer images
+        has more passes than epochs, and begins with the first epoch again when all are used.
+        """
+        left, passes = self.images_per_epoch, self.run.passes
+        for number in range(epoch * passes, (epoch + 1) * passes):
+            number %= self.run.epochs
+            order = self.chunks.order("train", number)
+            rows, start = is_seen if order is None else is_seen[order], 0
+            for batch in self._raw("train", number):
+                chosen = batch[rows[start : start + len(batch)]][:left]
+                start, left = start + len(batch), left - len(chosen)
+                yield chosen
+
+    def _raw(self, split: str, epoch: int) -> Iterator[Batch]:
+        """Yield the images of a split, some at a time, with all that the models need."""
+        if self.features is None:
+            return self._views_and_logits(split, epoch)
+        return iter([self._with_features(self.features, split, epoch)])
 
     def _on_host(self, split: str, epoch: int, size: int) -> Iterator[Batch]:
-        if self.features is None:
-            batches = self._views_and_logits(split, epoch)
-        else:
-            batches = iter([self._with_features(self.features, split, epoch)])
-        for batch in rebatched(batches, size):
+        for batch in rebatched(self._raw(split, epoch), size):
             if batch.features is not None:
                 # a copy: a file's alignment, unlike the allocator's, moves a product's last bits
                 batch = replace(batch, features=batch.features.clone())

@@ -59,7 +59,7 @@ class Batch:
             return self
         return replace(self[: len(self) - self.unlabelled], unlabelled=0)
 
-    def __getitem__(self, rows: slice) -> Batch:
+    def __getitem__(self, rows: slice | Tensor) -> Batch:
         """Return some of the examples."""
         return self._map(lambda tensor: tensor[rows])
 
@@ -658,9 +658,15 @@ class ExtraImages:
         self.run, self.chunks, self.block = chunks.run, chunks, block
         self.count = chunks.count("extra")
 
-    def beside(self, batches: Iterable[Batch], epoch: int) -> Iterator[Batch]:
-        """Yield the labelled batches of an epoch, each followed by its images without labels."""
-        start = epoch * extra_per_epoch(self.run, self.chunks.count("train"))
+    def beside(self, batches: Iterable[Batch], epoch: int, labelled: int) -> Iterator[Batch]:
+        """Yield the labelled batches of an epoch, each followed by its images without labels.
+
+        Args:
+            batches: The batches.
+            epoch: Of training.
+            labelled: Images of an epoch that have a label.
+        """
+        start = epoch * extra_per_epoch(self.run, labelled)
         sequence, rest = self._from(start), None
         for batch in batches:
             missing = extra_beside(self.run, len(batch))

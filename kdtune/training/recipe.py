@@ -319,7 +319,7 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 
 UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
 UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
-UNSHOWN |= {"train", "dump", "check", "val_share", "allow_random_backbone"}
+UNSHOWN |= {"train", "dump", "check", "val_share", "allow_random_backbone", "largest_train_images"}
 UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 ONLY_WITH = {
     "samples": ("search", ("random", "tpe")),
@@ -375,14 +375,16 @@ def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
 
 
 def describe_config(run: Run) -> str:
-    """Return the hyperparameters of a run as text, the student apart.
+    """Return the hyperparameters of a run as text, student and number of images apart.
 
     Left out are those without effect and those that leave the run as it is without them.
     """
     return ", ".join(
         f"{name} {value}"
         for name, value in run.config.items()
-        if name != "student" and value is not None and not _is_neutral(name, (value,))
+        if name not in ("student", "train_images")
+        and value is not None
+        and not _is_neutral(name, (value,))
     )
 
 
@@ -413,6 +415,8 @@ def _has_effect(name: str, study: Study, data: Data) -> bool:
         return data.kind == "files"
     if name == "train_draw":
         return run.train_images is not None
+    if name == "budget_per":
+        return run.largest_train_images is not None
     return _value(name, study) is not None
 
 

@@ -228,7 +228,10 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     """
     run, begun = study.run, dict(study.run.study_values)
     verify(data)
-    data.subset(run)
+    sizes = [replace(run, train_images=n) for n in ends_of(study.values("train_images"))]  # type: ignore[arg-type]
+    counts = {len(data.subset(each)) for each in sizes}
+    if run.budget_per == "steps":
+        counts = {max(counts)}
     check_mixing(study, data)
     made_of = {"data": data.study_fingerprint}
     if data.extra is not None:
@@ -247,11 +250,11 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
         for each, teacher in of_teachers:
             views = probe_teacher(each, data, teacher, student)
         probe(student, views, len(data.classes), whole=whole)
-        sizes = study.values("batch_size")
+        batches = study.values("batch_size")
         has_statistics = whole and "train" in study.values("batch_norm")  # type: ignore[operator]
-        if has_statistics and study.run.extra is None and not isinstance(sizes, Range):
-            count = len(data.subset(study.run))
-            check_last_batch(student, views, count, map(int, sizes), "--batch-size")
+        if has_statistics and study.run.extra is None and not isinstance(batches, Range):
+            for count in counts:
+                check_last_batch(student, views, count, map(int, batches), "--batch-size")
     check_features(study, [m for _, m in of_teachers], [m for _, m in of_students], views)
     return made_of if fingerprints else {}
 

@@ -122,6 +122,7 @@ def logits_of_split(
     """
     student = untrained(run, data, "student")  # only its input size matters
     unmixed = replace(run, trainable="all", mixup=0.0, cutmix=0.0, extra=None, extra_share=0.0)
+    unmixed = replace(unmixed, largest_train_images=None)  # the images of this run alone
     used = resources
     if split == "train" and run.augmentation != "none":  # no run needs these views
         unmixed = replace(unmixed, augment="none")
@@ -209,7 +210,7 @@ def fine_tuning_run(run: Run) -> Run:
     values: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
     values |= {name: getattr(run, f"teacher_{name}") for name in RECIPE}
     values |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
-    values |= {"train_draw": "study"}  # several repeats have this teacher
+    values |= {"train_draw": "study", "largest_train_images": None}  # it is of several runs
     return replace(
         run,
         **values | {"epochs": max(1, values["epochs"])},

@@ -46,7 +46,7 @@ OTHER = {
     **{"loss_weight": 2, "teacher_temperature": 2, "augment": "trivial", "label_smoothing": 0.1},
     **{"mixup": 0.2, "cutmix": 1, "warmup_epochs": 1, "clip_norm": 1, "ema": 0.9},
     "extra_share": 0.5,
-    **{"teacher": "my:teacher", "teacher_epochs": 7, "student": "my:student"},
+    **{"teacher": "my:teacher", "teacher_epochs": 7, "student": "my:student", "train_images": 7},
 }
 
 OWN = {"dkd_alpha", "dkd_beta", "dist_beta", "dist_gamma", "nkd_gamma", "loss_weight"}
@@ -159,6 +159,27 @@ def test_models_are_searched_and_ids_of_the_first_ones_stay() -> None:
     assert len({r.config_id for r in both.runs()}) == 6
 
 
+def test_several_numbers_of_training_images_are_in_ids_and_one_is_not() -> None:
+    """So ids of studies of one number stay, and each of several has its own baseline."""
+    one = Study(run=Run(student="a", train_images=300), space={"alpha": (0.1, 0.5)})
+    ids = {run.config_id for run in one.runs()}
+    assert ids == {run.config_id for run in replace(one, run=Run(student="a")).runs()}
+    several = replace(one, space={"train_images": (300, 100), **one.space})
+    runs = several.runs()
+    assert len({run.config_id for run in runs} | ids) == 9  # of 3, and of 3 of each number
+    pairs = {(run.group, run.alpha) for run in runs}
+    assert pairs == {(f"a, {n} images", alpha) for n in (100, 300) for alpha in (0.1, 0.5, 1)}
+    assert several.searched == ["train_images", "alpha"]
+    assert several.run.train_images == several.default.train_images == 300  # the largest
+    assert not several.covers(one) and not one.covers(several)
+    again = Study.from_json(several.to_json())
+    assert again == several and [r.config_id for r in again.runs()] == [r.config_id for r in runs]
+    assert [run.passes for run in runs[:4:3]] == [1, 3]  # as many steps
+    assert {run.passes for run in replace(several, run=Run(budget_per="epochs")).runs()} == {1}
+    alone = replace(several, space=one.space)
+    assert alone.run.largest_train_images is None and alone.run.group == "a"
+
+
 def test_weights_of_several_models() -> None:
     run = Run(student="a", student_weights=("a=none", "b=/w/b.pt"))
     assert run.weights_of("student") == "none"
@@ -226,6 +247,7 @@ def test_a_flag_that_changes_nothing_is_named() -> None:
 
 
 TWO = {"student": ("resnet18", "resnet34")}
+SIZES = {"train_images": (100, 300)}
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Run(student_weights=("none", "default")), "student_weights must be one value, or "),
     (lambda: Run(student_weights=("a=none", "a=x.pt")), "MODEL=WEIGHTS once for each of several"),
@@ -238,6 +260,11 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Run(groups="(p"), "groups must be a regular expression (missing ), unterminated"),
     (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),
     (lambda: Study(run=Run(folds=5), policy="race"), "folds must be left out with "),
+    (lambda: Study(space={"train_images": Range(10, 99)}, search="tpe"), "train_images must be a"),
+    (
+        lambda: Study(run=Run(trainable="head", batch_norm="train"), space=SIZES),
+        "budget_per must be epochs with several --train-images, --trainable head and",
+    ),
     (lambda: Study(run=Run(folds=5), until_decided=True, budget="9h"), "folds must be left out "),
     (lambda: Study(device="cpu", gpus=2), "gpus must be 0 with --device cpu, but got gpus=2"),
     (lambda: Study(space={"temprature": (1.0,)}), "temprature cannot be searched; "),

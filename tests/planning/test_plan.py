@@ -277,42 +277,52 @@ def test_what_is_minimised_is_the_negative_of_what_is_maximised(search: Any) -> 
 
 
 STUDENTS = {"student": ("small", "large")}
+GROUPS = [STUDENTS, {"train_images": (20, 1000)}]
+ALL_IMAGES = "resnet18, 1,000 images"
 """Each has its own arms, finalists and share of the samples."""
 
 
-def of_student(run: Run) -> list[float]:
-    """The large student is better by far."""
-    return [acc + 0.1 * (run.student == "large") for acc in curve(run)]
+def is_large(run: Run) -> bool:
+    return run.student == "large" or run.train_images == 1000
 
 
+def of_group(run: Run) -> list[float]:
+    """The large student, and the large set of training images, is better by far."""
+    return [acc + 0.1 * is_large(run) for acc in curve(run)]
+
+
+@pytest.mark.parametrize("space", GROUPS)
 @pytest.mark.parametrize("search", ["random", "tpe"])
-def test_students_take_turns(search: str) -> None:
-    study = replace(make(search, {**RANGES, **STUDENTS}, "all"), samples=16, repeats=1)
-    plan = Plan(study, play(study, of_student))
-    kinds = Counter((state.run.student, state.arm.is_baseline) for state in plan.ledger.by_row)
-    assert kinds == {(s, plain): 2 if plain else 6 for s in ("small", "large") for plain in (0, 1)}
+def test_students_and_sizes_take_turns(search: str, space: dict) -> None:
+    study = replace(make(search, {**RANGES, **space}, "all"), samples=16, repeats=1)
+    plan = Plan(study, play(study, of_group))
+    kinds = Counter((is_large(state.run), state.arm.is_baseline) for state in plan.ledger.by_row)
+    assert kinds == {(s, plain): 2 if plain else 6 for s in (0, 1) for plain in (0, 1)}
 
 
-def test_a_race_has_finalists_of_each_student() -> None:
+@pytest.mark.parametrize("space", GROUPS)
+def test_a_race_has_finalists_of_each_student_and_size(space: dict) -> None:
     """Those of the small one are the same as in a race without the large one."""
-    study = make("grid", {**LISTS, **STUDENTS}, "race")
-    plan = Plan(study, play(study, of_student))
+    study = make("grid", {**LISTS, **space}, "race")
+    plan = Plan(study, play(study, of_group))
     small, large = finalists(plan.ledger)
-    for pair, student in ((small, "small"), (large, "large")):
-        arms = [(s.run.student, s.arm.is_baseline) for s in pair.states]
-        assert arms == [(student, True), (student, False)]
+    for pair, group in ((small, False), (large, True)):
+        arms = [(is_large(s.run), s.arm.is_baseline) for s in pair.states]
+        assert arms == [(group, True), (group, False)]
         assert final_test(plan.ledger, pair).n == study.repeats
-    by_student = active_configs(plan.ledger)
-    assert list(by_student) == ["small", "large"]
-    alive = [s for arms in by_student.values() for arm in arms for s in arm]
-    assert {s.run.student for s in alive} == {"small", "large"}
+    by_group = active_configs(plan.ledger)
+    names = ["small", "large"] if space == STUDENTS else ["resnet18, 20 images", ALL_IMAGES]
+    assert list(by_group) == names
+    alive = [s for arms in by_group.values() for arm in arms for s in arm]
+    assert {is_large(s.run) for s in alive} == {False, True}
 
 
-def test_a_student_is_pruned_only_by_its_like() -> None:
+@pytest.mark.parametrize("space", GROUPS)
+def test_a_student_or_size_is_pruned_only_by_its_like(space: dict) -> None:
     def flat(run: Run) -> list[float]:
-        return [0.9 if run.student == "large" else 0.1] * run.epochs
+        return [0.9 if is_large(run) else 0.1] * run.epochs
 
-    study = make("grid", {**LISTS, **STUDENTS}, "all", stop_early=True)
+    study = make("grid", {**LISTS, **space}, "all", stop_early=True)
     plan = Plan(study, play(study, flat))
     assert not plan.pruned  # all configurations of a student are equal
 

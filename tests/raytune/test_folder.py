@@ -233,6 +233,7 @@ CLUSTER = replace(ONE_CORE, cpus_per_trial=2, address="auto")
     [
         (replace(OLD, space={"alpha": (0.5, 1)}), "alpha lacks 0.1"),
         (of_run(augment="none"), "augment: crop → none"),
+        (replace(OLD, space=OLD.space | {"train_images": (20, 30)}), "train_images: None → 20, 30"),
         (replace(OLD, space={"alpha": Range(0.2, 1)}, search="tpe"), "alpha: 0.1, 0.5, 1 → 0.2..1"),
         (of_run(epochs=10, lr=0.1), "lr: 0.05 → 0.1; epochs: 3 → 10"),
         (of_run(groups="p[0-9]"), "groups: None → p[0-9]"),

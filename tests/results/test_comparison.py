@@ -1,6 +1,7 @@
 """Comparisons with the baseline, against scipy and hand-worked numbers; tables as text."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -191,6 +192,63 @@ def test_repeats_are_enough_within_a_student() -> None:
     students = {"A": "large", "B": "small", "b": "small"}
     assert best_config(values, 1, students) == "A"
     assert best_config(values, 1) == "B"
+
+
+SIZES = {100: (0.60, 0.65), 300: (0.70, 0.74), 1000: (0.75, 0.752)}
+"""Accuracy by labels without distillation and with it."""
+
+
+def of_sizes(repeats: int = 4) -> dict:
+    rng = np.random.default_rng(2)
+    return {
+        at(alpha, train_images=n): list(mean + rng.normal(0, 0.003, repeats))
+        for n, means in SIZES.items()
+        for alpha, mean in zip((1.0, 0.5), means, strict=True)
+    }
+
+
+def test_numbers_of_training_images_are_compared_apart(tmp_path) -> None:
+    """Students of 300 images never meet training on 1,000, and the best is one of the most."""
+    last = of_sizes()
+    made = make(tmp_path, last)
+    table = made.compare()
+    for n, (plain, distilled) in SIZES.items():
+        row = table[table["config/train_images"] == n].iloc[0]
+        own = {run: accs for run, accs in last.items() if run.train_images == n}
+        means = {run.alpha: np.mean(accs) for run, accs in own.items()}
+        assert row["diff"] == exact(means[0.5] - means[1.0]) == exact(distilled - plain, abs=0.01)
+        assert made.student(row.baseline) == f"{RUN.student}, {n:,} images"
+    assert made.label(made.best()).startswith("train_images = 1000")
+    lines = made.verdict().split("\n")
+    assert [line.partition(":")[0] for line in lines] == [
+        "100 images",
+        "300 images",
+        "1,000 images",
+    ]
+    assert all("train_images" not in line for line in lines)
+    assert "of the same number of training images" in made.text()
+    assert set(made.selection().label.iloc[:2].str.partition(",")[0]) == {"train_images = 1000"}
+    assert made.edges() == ""
+    one = made.criterion(baseline={"train_images": 300, "alpha": 1})  # as the user asks
+    assert set(map(made.student, made.compare(one).baseline)) == {f"{RUN.student}, 300 images"}
+
+
+def test_a_label_curve_and_its_sentence(tmp_path) -> None:
+    made = make(tmp_path, of_sizes(8))
+    table = made.label_curve().set_index(["arm", "n"])
+    assert list(table.loc["plain"]["mean"]) == exact([0.5, 0.6, 0.65], abs=0.003)  # on test
+    equivalent = table.loc["distilled"].equivalent
+    assert list(equivalent)[:2] == exact([100 * 3**0.5, 300 * (10 / 3) ** 0.8], rel=0.1)
+    low, high = table.loc["distilled"].equivalent_low, table.loc["distilled"].equivalent_high
+    assert (low <= equivalent).all() and (equivalent <= high).all()
+    text = made.label_curve_text()
+    assert re.match(
+        r"Distilling with 100 labelled images equals \d+ without \(95% CI \d+ to \d+", text
+    )
+    assert "No significant gain beyond 300 labelled images (1,000)." in text
+    assert "Nothing is extrapolated beyond the 1,000 measured." in text
+    assert text in made.text()
+    assert not len(make(tmp_path / "one", draw(EFFECTS, 4)).label_curve())
 
 
 def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:

@@ -21,6 +21,7 @@ from kdtune.statistics.intervals import (
     components,
     corrected_resampled,
     crossed,
+    equivalent_size,
     fewer_p,
     mean_interval,
     mean_squares,
@@ -408,6 +409,54 @@ def test_share_of_teachers_by_hand_and_with_the_f_test_of_scipy() -> None:
         ([0.1] * 4, [0, 1, 0, 1]),
     ):
         assert teacher_share(values, without) is None
+
+
+PLAIN = np.array([[0.6] * 4, [0.7] * 4, [0.75] * 4])[:, :, None] + [[0.01], [0], [0], [-0.01]]
+"""Of 100, 300 and 1,000 labels in 4 repeats."""
+
+
+@pytest.mark.parametrize(
+    ("gains", "size", "low", "high"),  # over the curve at 100 labels
+    [
+        # half way between 100 and 300: 100 * 3^0.5; the curve is 0.1 higher at 300 in every repeat,
+        # so the ends are where the mean gain, 0.05 -+ 3.18245 * 0.0163299 / 2, is: 100 * 3^0.24016
+        ((0.03, 0.05, 0.05, 0.07), 173.205, 130.193, 230.425),
+        # 0.8 of the way from 300 to 1,000, in log; 0.16 is more than 0.15, the end of the curve
+        ((0.12, 0.14, 0.14, 0.16), 786.004, 420.431, math.inf),
+        ((0.19, 0.20, 0.21, 0.20), math.inf, 1000, math.inf),  # above all, clearly
+        ((-0.02, 0.0, 0.0, 0.02), 100, 0, 133.034),  # 0 + 0.025984: 100 * 3^0.25984
+        ((-0.09, -0.1, -0.11, -0.1), 0, 0, 100),
+    ],
+)
+def test_equivalent_sizes_by_hand(
+    gains: tuple[float, ...], size: float, low: float, high: float
+) -> None:
+    values = PLAIN[0] + np.array(gains)[:, None]
+    assert equivalent_size((100, 300, 1000), PLAIN, values) == exact((size, low, high), rel=1e-4)
+
+
+def test_a_curve_that_falls_is_inverted_where_it_is_flat() -> None:
+    """0.70 and 0.66 are pooled to 0.68, from 300 to 1,000 labels."""
+    curve = np.array([0.62, 0.7, 0.66, 0.8])[:, None, None] + np.zeros((1, 4, 1))
+    sizes, value = (100, 300, 1000, 3000), np.full((4, 1), 0.64)
+    assert equivalent_size(sizes, curve, value).size == exact(100 * 3 ** (0.02 / 0.06))
+    below, above = (equivalent_size(sizes, curve, value + x).size for x in (0.0399, 0.0401))
+    assert (below, above) == exact((300, 1000), rel=0.01)
+
+
+@pytest.mark.parametrize("repeats", [4, 8])
+def test_intervals_of_equivalent_sizes_cover_the_truth(repeats: int) -> None:
+    """New repeats and new images, with effects of both that differ from size to size."""
+    rng, sizes, true, inside = np.random.default_rng(1), (100, 300, 1000), (0.6, 0.7, 0.76), 0
+    for _ in range(draws := 300):
+        shape = (4, repeats, 60)
+        of_repeat, of_image = rng.normal(0, 0.02, (4, repeats, 1)), rng.normal(0, 0.2, (4, 1, 60))
+        shared = rng.normal(0, 0.3, (1, 1, 60))
+        noise = rng.normal(0, 0.2, shape)
+        table = np.array([*true, 0.66])[:, None, None] + of_repeat + of_image + shared + noise
+        found = equivalent_size(sizes, table[:3], table[3])
+        inside += found.low <= 100 * 3**0.6 <= found.high
+    assert 0.93 < inside / draws < 0.995
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 40), (3, 40), (11, 500), (40, 40)])

@@ -132,7 +132,7 @@ def test_all_that_is_searched_is_looked_at() -> None:
         "batch_size",
         "batch_norm",
         *("trainable", "student", "teacher", "teacher_epochs"),  # fingerprints of models do
-        *("augment", "mixup", "cutmix", "extra_share"),  # make other views
+        *("augment", "mixup", "cutmix", "extra_share", "train_images"),  # make other views
         *(name for name, setting in searchable(Run).items() if setting.of_objective),
     }
     run = replace(RUN, augment="crop")

@@ -7,19 +7,22 @@ number.
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
+import blobs
 import pytest
 import torch
 from reference import Means, plain_loop
 from tiny_run import TINY, assert_close, assert_equal, new_stream, over_stream
 from torch import Tensor, nn
 
+from kdtune.config.run import Run
 from kdtune.data.dataset import Data
 from kdtune.data.sources import load_data
-from kdtune.data.views import Resizing
+from kdtune.data.views import Resizing, Views
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
-from kdtune.streams.views import Resources
+from kdtune.streams.views import Batch, Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.teachers import load_teacher
 
@@ -183,3 +186,61 @@ def test_without_augmentation_nothing_is_built_twice(
         student, (*_, last) = over_stream(again, teacher_folder, resources)
         assert_same(student, last, reference, means)
     assert count_kinds(tmp_path).items() >= kinds.items()
+
+
+def seen(run: Run, student: Classifier, resources: Resources) -> list[Batch]:
+    """All training batches of a run on the blobs, with views as labels and logits are."""
+    stream = blobs.new_stream(run, student, resources)
+    return [batch for epoch in range(run.epochs) for batch in stream.train(epoch)]
+
+
+def rows_of(batches: list[Batch]) -> Counter[tuple[bytes, bytes]]:
+    """Each view with the teacher's logits on it, and how often it is seen."""
+    pairs = [pair for b in batches for pair in zip(b.views, b.teacher, strict=True)]  # type: ignore[arg-type]
+    return Counter((view.numpy().tobytes(), logits.numpy().tobytes()) for view, logits in pairs)
+
+
+@pytest.mark.parametrize("augment", ["crop", "none"])
+@pytest.mark.parametrize("budget_per", ["steps", "epochs"])
+def test_fewer_images_are_read_out_of_the_stream_of_more(
+    budget_per: Literal["steps", "epochs"],
+    augment: Literal["crop", "none"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One pass of the teacher over the largest set is all that the smaller ones need."""
+    run = replace(blobs.RUN, augment=augment, train_images=30, largest_train_images=30, epochs=5)
+    run = replace(run, budget_per=budget_per)
+    resources, student = Resources(cache=Cache(tmp_path, 1)), blobs.new_student(run)
+    whole = seen(run, student, resources)
+    assert rows_of(whole) == rows_of(
+        seen(replace(run, largest_train_images=None), student, resources)
+    )
+    monkeypatch.setattr(Views, "batches", pytest.fail)
+    monkeypatch.setattr(Classifier, "forward", pytest.fail)
+    before = entries(tmp_path)
+    for count in (12, 6):
+        small = replace(run, train_images=count)
+        batches = seen(small, student, resources)
+        mine, every = rows_of(batches), rows_of(whole)
+        assert mine.keys() < every.keys()
+        labels = Counter(label for batch in batches for label in batch.labels.tolist())
+        if budget_per == "epochs":  # each image as often as in the larger set
+            assert all(n == every[row] for row, n in mine.items()) and mine.total() == 5 * count
+            assert set(labels.values()) == {5 * count // 3}
+        else:
+            assert [len(b) for b in batches] == [len(b) for b in whole]
+            per_image = 5 * 30 / count  # as nearly as whole passes allow
+            assert all(abs(n / (count / 3) - per_image) < 5 for n in labels.values())
+    assert entries(tmp_path) == before
+
+
+@pytest.mark.parametrize("changes", [{"mixup": 0.5}, {"trainable": "head", "batch_norm": "eval"}])
+def test_sizes_whose_batches_depend_on_each_other_have_streams_of_their_own(
+    changes: dict[str, Any],
+) -> None:
+    run = replace(blobs.RUN, train_images=12, largest_train_images=30, **changes)
+    own = set(blobs.blobs().splits["train"].labels.tolist())
+    batches = seen(run, blobs.new_student(run), Resources())
+    assert sum(map(len, batches)) == run.epochs * 30
+    assert {label for batch in batches for label in batch.labels.tolist()} == own

@@ -1,0 +1,172 @@
+"""What is a teacher worth in labels? Fashion-MNIST with 100 to 6,000 of its 60,000 images.
+
+    apt-get install dataset-fashion-mnist
+    python -m kdtune.search experiments/label_curve.py      # the study
+    python -m experiments.label_curve                       # table, figure, and both checks below
+
+subsets: the interval that 4 of the repeats and the sizes up to 1,000 give, for every choice of the
+    repeats, against the equivalent number of labels that all repeats and sizes give.
+simulated: coverage of the interval of `equivalent_size` and of percentiles of Owen's bootstrap, in
+    which repeats and images are drawn with replacement, the same for all sizes and arms. The truth
+    is known: correctness has effects of the repeat, the image and both, and those of each size.
+"""
+
+import argparse
+import gzip
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import isotonic_regression
+from scipy.stats import norm
+from torch import Tensor, from_numpy
+
+import kdtune
+from kdtune.config.study import fashion
+from kdtune.reporting.canvas import figure_style
+from kdtune.reporting.figures import label_curve_plot
+from kdtune.results.comparison import label_curve
+from kdtune.results.formatting import label_curve_rows, markdown
+from kdtune.statistics.intervals import equivalent_size
+
+SOURCE = Path("/usr/share/datasets/fashion-mnist")
+SIZES, VAL = (100, 300, 1000, 3000, 6000), 2000
+UP_TO, OF_REPEATS = 1000, 4
+
+
+def images() -> dict[str, tuple[Tensor, Tensor]]:
+    """Return Fashion-MNIST: 58,000 images of train, 2,000 of val and 10,000 of test."""
+    splits = {}
+    for split, part in (("train", "train"), ("test", "t10k")):
+        pixels = read(SOURCE / f"{part}-images-idx3-ubyte.gz", 16).view(-1, 1, 28, 28)
+        classes = read(SOURCE / f"{part}-labels-idx1-ubyte.gz", 8).long()
+        splits[split] = (pixels, classes)
+    (pixels, classes), test = splits["train"], splits["test"]
+    val = (pixels[-VAL:], classes[-VAL:])
+    return {"train": (pixels[:-VAL], classes[:-VAL]), "val": val, "test": test}
+
+
+def read(path: Path, header: int) -> Tensor:
+    """Return the bytes of an idx file after its header."""
+    content = gzip.decompress(path.read_bytes())
+    return from_numpy(np.frombuffer(content, np.uint8, offset=header).copy())
+
+
+RUN = kdtune.Run(
+    **{name: getattr(fashion().run, name) for name in ("teacher", "student")},
+    data="experiments.label_curve:images",
+    augment="crop",
+    teacher_weights="none",
+    teacher_epochs=5,
+    teacher_lr=0.02,
+    teacher_train_images=20_000,
+    student_weights="none",
+    optimizer="adamw",
+    lr=0.02,
+    weight_decay=0.01,
+    schedule="onecycle",
+    epochs=12,
+    batch_size=64,
+    alpha=0.1,
+    temperature=4.0,
+)
+study = kdtune.Study(
+    name="label-curve",
+    run=RUN,
+    space={"train_images": SIZES, "alpha": (0.1, 1.0)},
+    repeats=6,
+    gpus=0,
+)
+
+
+def subsets(results: kdtune.Results) -> str:
+    """Return how many intervals of a part of the data hold the equivalent number of all."""
+    whole = results.label_curve().set_index(["arm", "n"]).loc["distilled"].equivalent
+    trials = results.search_trials[results.search_trials["config/train_images"] <= UP_TO]
+    criterion, design = results.default_criterion, results.design
+    held = dict.fromkeys([n for n in SIZES if n <= UP_TO], 0)
+    choices = list(itertools.combinations(sorted(trials["repeat"].unique()), OF_REPEATS))
+    for chosen in choices:
+        some = trials[trials["repeat"].isin(chosen)]
+        table = label_curve(some, criterion, lambda s: results.examples(criterion, s), design)
+        for row in table[table.arm == "distilled"].itertuples():
+            held[row.n] += row.equivalent_low <= whole[row.n] <= row.equivalent_high
+    shares = ", ".join(f"{n:,}: {count} of {len(choices)}" for n, count in held.items())
+    return f"intervals of {OF_REPEATS} repeats, up to {UP_TO:,} labels, that hold it: {shares}"
+
+
+def owen(plain: np.ndarray, distilled: np.ndarray, sizes: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return the 2.5 and 97.5 % quantiles of the equivalent size over 400 bootstraps."""
+    rng, (_, repeats, count) = np.random.default_rng(seed), plain.shape
+    stacked = np.concatenate([plain, distilled[None]])
+    rows = rng.multinomial(repeats, np.full(repeats, 1 / repeats), size=400)
+    columns = rng.multinomial(count, np.full(count, 1 / count), size=400)
+    drawn = np.einsum("sri,br,bi->bs", stacked, rows, columns, optimize=True) / (repeats * count)
+    found = [inverse(sizes, means[:-1], means[-1]) for means in drawn]
+    return np.quantile(found, [0.025, 0.975], method="inverted_cdf")
+
+
+def inverse(sizes: tuple[int, ...], means: np.ndarray, height: float) -> float:
+    """Return the size at which the isotonic curve of means is as high; 0 and inf outside."""
+    curve = isotonic_regression(means).x
+    if height > curve[-1]:
+        return math.inf
+    above = int(np.searchsorted(curve, height))
+    if above == 0:
+        return 0.0
+    share = (height - curve[above - 1]) / (curve[above] - curve[above - 1])
+    return float(sizes[above - 1] * (sizes[above] / sizes[above - 1]) ** share)
+
+
+def simulated(repeats: int, count: int, draws: int, seed: int = 0) -> dict[str, float]:
+    """Return the coverage of both intervals where 300 distilled labels are worth 600 without."""
+    sizes, rng = (100, 300, 1000), np.random.default_rng(seed)
+    level = np.array([0.55, 0.75, 0.95])  # of a latent score, before its noise
+    spread = math.sqrt(1 + 1.2**2 + 0.08**2 + 0.4**2)
+    at_600 = np.interp(math.log(600), np.log(sizes), norm.cdf(level / spread))
+    levels = np.append(level, norm.ppf(at_600) * spread)
+    inside = {"two-way t, inverted": 0, "Owen's bootstrap": 0}
+    for draw in range(draws):
+        score = levels[:, None, None] + rng.normal(0, 1.2, (1, 1, count))
+        score = score + rng.normal(0, 0.08, (4, repeats, 1)) + rng.normal(0, 0.4, (4, 1, count))
+        table = (score + rng.normal(size=(4, repeats, count)) > 0).astype(float)
+        ours = equivalent_size(sizes, table[:3], table[3])
+        inside["two-way t, inverted"] += ours.low <= 600 <= ours.high
+        low, high = owen(table[:3], table[3], sizes, draw)
+        inside["Owen's bootstrap"] += low <= 600 <= high
+    return {name: n / draws for name, n in inside.items()}
+
+
+def main() -> None:
+    """Print what the study has found, and both checks."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--study", type=Path, default=Path("runs/label-curve"))
+    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--part", choices=("study", "simulated"))
+    parser.add_argument("--figure", type=Path, default=Path("experiments/label-curve.svg"))
+    options = parser.parse_args()
+    if options.part != "simulated":
+        results = kdtune.load(options.study)
+        criterion = results.default_criterion
+        print(markdown(*label_curve_rows(results.label_curve(), criterion)))
+        print(results.label_curve_text())
+        print(subsets(results))
+        with figure_style():
+            figure = label_curve_plot(results, criterion)
+        if figure is not None:
+            options.figure.write_text(figure.svg, encoding="utf-8")
+    if options.part != "study":
+        rows = [
+            {"repeats": r, "images": n, **simulated(r, n, options.draws)}
+            for r in (4, 8)
+            for n in (500, 2000)
+        ]
+        print(pd.DataFrame(rows).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
