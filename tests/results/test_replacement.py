@@ -65,6 +65,8 @@ def test_the_recipe_is_judged_over_repeats_and_images(folder: Path, frame: pd.Da
     student, teacher = tables(frame)
     table = kdtune.load(folder).replaces(margin=0.01)
     assert table.kind.tolist() == ["recipe", "file"] and set(table.split) == {"test"}
+    with pytest.raises(InputError, match="a replacement, but nope has none"):
+        kdtune.load(folder).replaces(margin=0.01, configs=["nope"])
     row, estimate = table.iloc[0], crossed(student - teacher)
     assert row["diff"] == exact(estimate.mean) and (row.n, row.n_images) == student.shape
     assert (row.low, row.high) == exact(estimate.interval())
