@@ -181,8 +181,8 @@ def improves(scores: Scores) -> bool | None:
     return any(d.interval.mean > 0 for d in significant)
 
 
-def planned(replay: Replay, **changes: object) -> Outcome:
-    """Run kdtune's own plan, the code that schedules a search."""
+def play(replay: Replay, **changes: object) -> Plan:
+    """Run kdtune's own plan, the code that schedules a search, to its end."""
     study = replace(STUDY.study, **changes)  # type: ignore[arg-type]
     study = replace(study, run=replace(study.run, seed=replay.seed))
     plan = Plan(study)
@@ -195,6 +195,13 @@ def planned(replay: Replay, **changes: object) -> Outcome:
             plan.add_record(line)
         for line in rest_of(run, plan, curve):
             plan.add_record(line)
+    return plan
+
+
+def planned(replay: Replay, **changes: object) -> Outcome:
+    """Run kdtune's own plan and name the finalist with distillation."""
+    plan = play(replay, **changes)
+    study = plan.study
     (pair,) = finalists(plan.ledger)
     baseline, distilled = pair.states
     row, epochs = STUDY.rows[distilled.run.config_id], plan.ledger.cost.epochs

@@ -308,7 +308,11 @@ class ComparisonFlags:
     best student within it. None: the study's own."""
     max_params: fields.Params | None = None
     """Limit on the student's number of parameters, as --max-ms. None: the study's own."""
-    for_one_study: ClassVar[tuple[str, ...]] = ("max_ms", "max_params")
+    equal: fields.NotNegative = 0.0
+    """Difference that does not matter to you, in percentage points of shares such as acc, else in
+    the unit of the metric: of the configurations that may be the best, none is left out because
+    another one is better by less."""
+    for_one_study: ClassVar[tuple[str, ...]] = ("max_ms", "max_params", "equal")
 
     def __post_init__(self) -> None:
         fields.check_fields(self)

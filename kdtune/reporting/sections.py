@@ -46,7 +46,7 @@ from kdtune.results.formatting import (
 )
 from kdtune.results.frames import SCOPES, config_label
 from kdtune.results.results import Results, data_name
-from kdtune.results.words import ComparisonContext, describe_detectable
+from kdtune.results.words import ComparisonContext, choice_text, describe_detectable
 from kdtune.statistics.intervals import MIN_REPEATS, wilson_interval
 from kdtune.storage.records import parse_teacher, read_provenance, read_saved
 
@@ -289,6 +289,29 @@ def frontier_table(results: Results, criterion: Criterion) -> PageTable | None:
         rows.append(cells)
     head = ["student", "training", "configuration", criterion.label + " (%)" * criterion.in_points]
     return PageTable([*head, "n", *COST_AXES.values(), "on the frontier of"], rows)
+
+
+def choosing(results: Results, criterion: Criterion) -> dict[str, Any]:
+    """Return which configurations may be the best: a sentence ("" if it cannot be told), a table.
+
+    The table has every configuration, with P(best) and what it costs.
+    """
+    table = results.contenders(criterion)
+    if not (text := choice_text(table, criterion, results.design)):
+        return {"text": ""}
+    formats = {"mean": ".1f" if criterion.in_points else ".4g", "p_best": ".2f"}
+    formats |= {"latency_ms": ".3g", "params": ",.0f", "epochs": ".0f", "seconds": ",.1f"}
+    rows = []
+    for _, row in table.assign(mean=criterion.scale * table["mean"]).iterrows():
+        states = ("no", "yes") if row.p_best == row.p_best else ("stopped", "too few repeats")
+        state = states[int(row.may_be_best)]
+        cells: list[str | Cell] = [cell(row[f"config/{n}"]) for n in results.by]
+        cells += [f"{row.n}", Cell(state, "cheapest") if row.cheapest else state]
+        cells += ["-" if pd.isna(row[n]) else format(row[n], form) for n, form in formats.items()]
+        rows.append(cells)
+    head = [*results.by, "n", "may be the best", criterion.label + " (%)" * criterion.in_points]
+    head += ["P(best)", *COST_AXES.values(), "epochs", "seconds of a run"]
+    return {"text": text, "table": PageTable(head, rows)}
 
 
 def best(results: Results, criterion: Criterion) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 - summaries: means over repeats, and how much the ranking depends on choices
 - frames: dataframes of a study's records: epochs, trials, predictions, labels
 - design: design of a comparison: what repeats vary, pairs by repeat and image, significance
-- comparison: comparison of configurations with the baseline, findings and selection
+- comparison: comparison with the baseline, findings, selection, which may be the best
 - formatting: tables and numbers as text
 - results: results of a study: dataframes, tables, comparisons and the conclusion
 - costs: what the students cost, beside what they achieve

@@ -36,7 +36,7 @@ from kdtune.statistics.intervals import (
     equivalent_size,
     mean_interval,
 )
-from kdtune.statistics.selection import bootstrap_corrected
+from kdtune.statistics.selection import Means, bootstrap_corrected, may_be_best, probability_best
 from kdtune.statistics.tests import AnytimeTest, holm
 from kdtune.storage.records import Round
 
@@ -72,6 +72,8 @@ class Criterion:
     split: str = field(default="val", repr=False)
     """Whose images decide: "val"; "test", where studies side by side have it; "" for a table made
     elsewhere, which has no splits."""
+    equal: float = 0.0
+    """Margin of practical equality in the unit of the metric, see `selection.may_be_best`."""
 
     def __post_init__(self) -> None:
         task, name = self.task, self.metric.removeprefix("val/") or self.task.score
@@ -81,6 +83,8 @@ class Criterion:
                 f"metric must be one of {', '.join(task.comparable)}, on val, which are better in "
                 f"one direction whatever alpha is, but got {name}"
             )
+        if not self.equal >= 0:
+            raise InputError(f"equal must be at least 0, a margin of {name}, but got {self.equal}")
         if self.baseline is None:
             object.__setattr__(self, "baseline", task.baseline)
         check_names("baseline", self.fixed, task.names)
@@ -648,6 +652,81 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str], design: D
         values = by_group(values, val.groupby("example")[GROUP].first()[correct.columns])
     c = bootstrap_corrected(values)
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
+
+
+# Which configuration to take: those that may be the best, and the cheapest of them.
+
+
+def contenders(
+    trials: pd.DataFrame,
+    criterion: Criterion,
+    read: ExampleReader = no_examples,
+    design: Design = ONE_TEACHER,
+    is_raced: bool = False,
+) -> pd.DataFrame:
+    """Return all configurations of all students: which may be the best, P(best) and the cost.
+
+    Those with enough repeats are compared with each other over their common repeats and, where
+    predictions are there, images. A configuration that the study itself has stopped, by its race
+    or its pruning, is out by that test; it still counts among the comparisons, since chance decided
+    whether it is one. Another one with too few repeats cannot be excluded.
+
+    Args:
+        trials: of the search, with the cost of the students.
+        criterion: of the metric, the epoch selection and the margin of practical equality.
+        read: returns values per example on val, see `design.make_pairs`.
+        design: what the repeats vary.
+        is_raced: whether a race has ended, so that a configuration without the last repeat is out.
+
+    Returns:
+        Compared ones first, the best mean first; empty without a common repeat. Columns: config_id,
+        label, config/*, n (completed repeats), n_units and n_images (that the comparison
+        generalises from; NaN: only repeats vary), mean, may_be_best (see `selection.may_be_best`),
+        p_best (see `selection.probability_best`; NaN: not compared), params, latency_ms,
+        needs_teacher, epochs, seconds (of a run, mean) and cheapest: True for one of those that may
+        be the best. It has the student of the lowest latency (parameters, if a latency is missing);
+        of one student, training that needs no teacher is cheaper, then that of fewer epochs, then
+        the best mean decides. The measured seconds do not, since they depend on what else the
+        machine did.
+    """
+    values = criterion.by_repeat(trials)
+    counts = values.count()
+    enough = counts == counts.max() if is_raced else have_enough_repeats(counts)
+    compared = values[counts.index[enough]].dropna()
+    if not compared.size:
+        return pd.DataFrame()
+    repeats, names = [int(repeat) for repeat in compared.index], list(compared)
+    examples = _by_run(read, completed(trials), design)
+    tables = [stack_examples([examples.get((c, r)) for r in repeats]) for c in names]
+    known = [table for table in tables if table is not None]
+    has_images = len(known) == len(names)
+    scores = np.stack(known) if has_images else compared.to_numpy().T
+    units = np.stack([design.unit_means(table, repeats) for table in scores])
+    means = Means.of(criterion.sign * units, 0 if design.folds is None else 1 / (design.folds - 1))
+    configs = trials.drop_duplicates("config_id").set_index("config_id", drop=False)
+    is_open = configs.index.isin(trials.config_id[~trials.status.isin(["completed", "pruned"])])
+    was_pruned = configs.index.isin(trials.config_id[trials.status == "pruned"])
+    in_set = pd.Series(is_open | ~(was_pruned | is_raced), index=configs.index)
+    in_set[names] = may_be_best(means, criterion.equal, len(configs) - 1)
+    frame = configs[config_columns(configs)].assign(
+        n=counts.reindex(configs.index, fill_value=0),
+        n_units=units.shape[1],
+        n_images=means.images if has_images else math.nan,
+        mean=compared.mean().combine_first(values.mean()),
+        may_be_best=in_set,
+        p_best=pd.Series(probability_best(means), index=names),
+        params=configs.get("student/params", math.nan),
+        latency_ms=configs.get("student/latency_ms", math.nan),
+        needs_teacher=criterion.task.is_distillation and configs["config/alpha"] != 1,
+        epochs=trials.groupby("config_id").n_epochs_planned.max(),
+        seconds=completed(trials).groupby("config_id").seconds.mean(),
+    )
+    order = pd.DataFrame({"few": frame.p_best.isna(), "mean": -criterion.sign * frame["mean"]})
+    frame = frame.loc[order.sort_values(["few", "mean"], kind="stable").index]
+    cost = "latency_ms" if frame.latency_ms.notna().all() else "params"
+    ranked = frame.sort_values([cost, "needs_teacher", "epochs"], kind="stable")
+    cheapest = ranked.index[ranked.may_be_best & ranked.p_best.notna()][:1]
+    return frame.assign(cheapest=frame.index.isin(cheapest)).reset_index(drop=True)
 
 
 # The label curve: what students learn from so many labelled images, with a teacher and without.

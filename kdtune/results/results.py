@@ -158,6 +158,7 @@ class Results:
         scope: Scope = "last",
         baseline: Mapping[str, Value] | None = None,
         limits: Limits = NO_LIMITS,
+        equal: float = 0.0,
     ) -> Criterion:
         """Return an evaluation criterion of this study; see `comparison.Criterion`.
 
@@ -169,8 +170,10 @@ class Results:
             scope: epoch selection.
             baseline: values of the baseline. None: that of the study.
             limits: on the cost of a student.
+            equal: margin of practical equality of `contenders`, >= 0, in the unit of the metric;
+                0.005 is half a percentage point of accuracy.
         """
-        return Criterion(metric, scope, baseline, limits, self.task)
+        return Criterion(metric, scope, baseline, limits, self.task, equal=equal)
 
     @property
     def repeats_phrase(self) -> str:
@@ -412,6 +415,29 @@ class Results:
             return ""
         labels = run.teacher_train_images or self.task.train_examples or 0
         return words.label_curve_text(table, run, labels, self.design)
+
+    def contenders(self, criterion: Criterion | None = None) -> pd.DataFrame:
+        """Return which configurations may be the best, and which of them is the cheapest.
+
+            >>> results.contenders()[["label", "may_be_best", "p_best", "cheapest"]].round(2)
+                     label  may_be_best  p_best  cheapest
+            0  alpha = 0.1         True     1.0      True
+            1  alpha = 0.5        False     0.0     False
+            2    alpha = 1        False     0.0     False
+
+        All configurations of the students within the limits on the cost are compared in the repeats
+        of the search; see `comparison.contenders`. The truly best one is among those that may be
+        the best with at least 95 %. This is for choosing; whether distillation helps, `compare`
+        tells.
+        """
+        criterion = criterion or self.default_criterion
+        trials, limits = self.search_trials, criterion.limits.or_else(self.study.limits)
+        for name, most in {"latency_ms": limits.max_ms, "params": limits.max_params}.items():
+            if most is not None and f"student/{name}" in trials:
+                trials = trials[trials[f"student/{name}"] <= most]
+        is_raced = self.study.policy == "race" and len(self.final_trials) > 0
+        read = self.examples(criterion)
+        return comparison.contenders(trials, criterion, read, self.design, is_raced)
 
     def selection(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Return chosen configuration, baseline and recipe's default on val and test.
@@ -746,6 +772,7 @@ class Results:
             parts.append(self.default_text(criterion))
             if not any(warnings.AT_THE_END in c.doubts for c in self.conclusions(criterion)):
                 parts.append(self.edges(criterion))
+        parts.append(words.choice_text(self.contenders(criterion), criterion, self.design))
         verdicts = self.verdict(criterion)
         if "\n" in verdicts:
             verdicts = "\n".join(f"- {line}" for line in verdicts.split("\n"))
@@ -765,6 +792,7 @@ def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Crit
     task = DISTILLATION if results is None else results.task
     limits, baseline = Limits(flags.max_ms, flags.max_params), parse_baseline(flags.baseline)
     criterion = Criterion(flags.metric or "", flags.scope, baseline, limits, task)
+    criterion = replace(criterion, equal=flags.equal / criterion.scale)
     if results is not None:
         check_baseline(criterion, results.study)
     return criterion

@@ -535,6 +535,28 @@ def _difference(rows: pd.DataFrame, name: str, split: str, criterion: Criterion)
     return _signed(row, criterion), formatting.interval_words(low, high, criterion.scale)
 
 
+def choice_text(table: pd.DataFrame, criterion: Criterion, design: Design) -> str:
+    """Return which configurations may be the best, and the cheapest of them.
+
+    "" if no two configurations can be compared in enough repeats.
+
+    Args:
+        table: of `comparison.contenders`.
+        criterion: of the table.
+        design: what the repeats vary.
+    """
+    if not len(table) or table.p_best.notna().sum() < 2:
+        return ""
+    few, kept = table[table.p_best.isna()], table[table.may_be_best & table.p_best.notna()]
+    cost = "latency_ms" if table.latency_ms.notna().all() else "params"
+    costs = [name for name in (cost, "needs_teacher", "epochs") if kept[name].nunique() > 1]
+    equal = with_unit(criterion.equal, criterion) if criterion.equal else ""
+    facts = {"total": len(table), "n": len(kept), "costs": costs, "equal": equal}
+    facts |= {"untested": int(few.may_be_best.sum()), "stopped": int((~few.may_be_best).sum())}
+    facts |= {"level": SIGNIFICANCE_LEVEL, "cheapest": kept[kept.cheapest].iloc[0]}
+    return sentence("choice", criterion=criterion, design=design, **facts)
+
+
 # Tuning effort of each arm of a study: its configurations, runs and steps, with a warning.
 
 

@@ -2,7 +2,8 @@
 
 - intervals: means, differences and their intervals over repeats and images
 - tests: adjusted p values, non-inferiority, power, and always-valid tests
-- selection: selection of configurations: racing, pruning, selection bias, sources of variance
+- selection: selection of configurations: racing, pruning, selection bias, which may be the best,
+  sources of variance
 
 Imports numpy and scipy.special only, no other package of kdtune.
 """

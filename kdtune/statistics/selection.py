@@ -1,4 +1,4 @@
-"""Selection of configurations: racing, pruning, selection bias, sources of variance."""
+"""Selection of configurations: racing, pruning, bias, which may be the best, variance."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import fdtrc, stdtrit
+from scipy.special import fdtrc, stdtr, stdtrit
+
+from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING
 
 # Racing: which configurations may still be the best, from a table of scores.
 #
@@ -218,6 +220,136 @@ def bootstrap_corrected(
     judged = ((kept @ c.T) / kept.sum(1, keepdims=True))[np.arange(len(best)), best]
     low, high = np.quantile(judged, [(1 - level) / 2, (1 + level) / 2])
     return Corrected(float(judged.mean()), float(low), float(high))
+
+
+# Which configurations may be the best: multiple comparisons with the best, and P(best).
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means of K configurations over the same R repeats and N images, and their covariance.
+
+    The mean products `repeat`, `image` and `rest` are mean squares of `intervals.crossed`, divided
+    by R N, for any two configurations. Those of a difference i - j are M_ii + M_jj - 2 M_ij, so
+    that all differences need no more than three matrices.
+    """
+
+    means: Table
+    """(K,)."""
+    deviations: Table
+    """Of the means of repeats from the mean, divided by sqrt(R (R - 1)), [K, R]."""
+    image: Table
+    """Mean products of the images' means, [K, K]; 0 where only repeats vary."""
+    rest: Table
+    """Mean products of the interaction, [K, K]."""
+    images: int
+    """N; 1 where only repeats vary."""
+
+    @staticmethod
+    def of(scores: ArrayLike, val_over_train: float = 0.0) -> "Means":
+        """Return the means of scores.
+
+        Args:
+            scores: [K, R], or [K, R, N] where images vary as well; higher is better.
+            val_over_train: n_val / n_train of repeats that are folds, see
+                `intervals.corrected_resampled`; 0: the repeats are independent.
+        """
+        x = np.asarray(scores, dtype=float)
+        x = x[:, :, None] if x.ndim == 2 else x
+        _, repeats, images = x.shape
+        means = x.mean((1, 2))
+        rows, columns = x.mean(2) - means[:, None], x.mean(1) - means[:, None]
+        rest = np.zeros((len(x), len(x)))
+        for r in range(repeats):  # a table of all residuals would double the memory
+            residuals = x[:, r] - rows[:, [r]] - columns - means[:, None]
+            rest += residuals @ residuals.T
+        df_rows, df_columns = max(1, repeats - 1), max(1, images - 1)
+        return Means(
+            means,
+            rows * math.sqrt((1 / repeats + val_over_train) / df_rows),
+            columns @ columns.T / (images * df_columns),
+            rest / (repeats * images * df_rows * df_columns),
+            images,
+        )
+
+
+def may_be_best(
+    scores: Means, equal: float = 0.0, others: int | None = None, level: float = 0.05
+) -> NDArray[np.bool_]:
+    """Return which configurations are not distinguishable from the best.
+
+    Multiple comparisons with the best (Hsu, Annals of Statistics 1981; Multiple Comparisons, 1996,
+    chapter 4): a configuration is out if another one is significantly better by more than `equal`,
+    by a one-sided t test of the difference with the two-way variance of `intervals.crossed`, at
+    level / (K - 1). The truly best one, of which no other is better, is out only if one of its
+    K - 1 tests errs, so with at least 1 - level it is among those returned (Bonferroni). The same
+    holds for each one that is within `equal` of the best. Hsu's constant, Dunnett's, is smaller,
+    but it takes equal variances and independent errors, and two configurations of kdtune share
+    repeats and images and may vary very differently. The tests of the truly best one are defined
+    for all configurations, also those that a race has not run to the end, if `others` counts them.
+
+    Args:
+        scores: higher is better.
+        equal: difference that does not matter, >= 0, in the unit of the scores.
+        others: number of other configurations, K - 1 or more. None: K - 1.
+        level: probability that the truly best one is missing, in (0, 1).
+
+    Returns:
+        One flag per configuration; all True below `MIN_REPEATS` repeats.
+    """
+    (k, repeats), images = scores.deviations.shape, scores.images
+    if repeats < MIN_REPEATS:
+        return np.ones(k, dtype=bool)
+    gaps = scores.means[:, None] - scores.means - equal  # [j, i]: by how much j is better than i
+    products = scores.deviations @ scores.deviations.T, scores.image, scores.rest
+    sums = [np.add.outer(np.diag(p), np.diag(p)) for p in products]
+    squares = [both - 2 * p for both, p in zip(sums, products, strict=True)]
+    # equal differences but for rounding
+    a, b, c = (np.where(s > ROUNDING * sum(sums), s, 0.0) for s in squares)
+    variance = np.maximum(a + b - c, np.maximum(a, b))
+    columns = max(1, images - 1)
+    inverse_df = a**2 / (repeats - 1) + b**2 / columns + c**2 / ((repeats - 1) * columns)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.maximum(variance**2 / inverse_df, min(repeats, images) - 1)
+        p = stdtr(df, -gaps / np.sqrt(variance))
+        p_here = stdtr(repeats - 1, -gaps / np.sqrt(a))
+    # of equal differences that of the sign-flip test, as in a comparison
+    p = np.where(variance > 0, np.fmax(p, p_here), 0.5**repeats)
+    is_worse = (gaps > 0) & (p <= level / max(1, others or k - 1))
+    return np.asarray(~is_worse.any(axis=0))
+
+
+def probability_best(scores: Means, draws: int = 4000, seed: int = 0) -> Table:
+    """Return P(best) of each configuration, by a parametric bootstrap of the crossed model.
+
+    True means are drawn around the observed ones: the part of the repeats from the multivariate t
+    distribution with R - 1 degrees of freedom and the covariance of the repeats' means, the part of
+    the images from the normal one with the mean products (image - rest), without its negative
+    variances. P(best) is the share of draws in which a configuration has the largest mean. Over
+    repeats alone P(i better than j) of two is 1 - p of their one-sided paired t test. It describes
+    the data and controls no error rate.
+
+    Args:
+        scores: higher is better.
+        draws: number of draws; the standard error of P is at most 0.5 / sqrt(draws).
+        seed: of the draws.
+
+    Returns:
+        (K,), with the sum 1; NaN below `MIN_REPEATS` repeats.
+    """
+    k, repeats = scores.deviations.shape
+    if repeats < MIN_REPEATS:
+        return np.full(k, math.nan)
+    rng = np.random.default_rng(seed)
+    scale = np.sqrt((repeats - 1) / rng.chisquare(repeats - 1, (draws, 1)))
+    drawn = scores.means + rng.standard_normal((draws, repeats)) @ scores.deviations.T * scale
+    if scores.images > 1:
+        variances, axes = np.linalg.eigh(scores.image - scores.rest)
+        # the symmetric root, which does not depend on the signs of the axes
+        root = axes * np.sqrt(np.maximum(variances, 0.0)) @ axes.T
+        drawn += rng.standard_normal((draws, k)) @ root
+    is_top = drawn >= drawn.max(axis=1, keepdims=True)
+    return np.asarray((is_top / is_top.sum(axis=1, keepdims=True)).mean(axis=0))
 
 
 # Sources of variance: configuration, repeat, epoch, and single hyperparameters.

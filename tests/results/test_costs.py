@@ -1,4 +1,4 @@
-"""What students cost beside what they achieve: frames, frontier, the best within limits."""
+"""What students cost beside what they achieve: frames, frontier, limits, which one to take."""
 
 from dataclasses import replace
 from functools import partial
@@ -7,11 +7,24 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study_folders import at, cost, trials_of
+from study_folders import (
+    at,
+    cost,
+    draw,
+    make,
+    make_final,
+    trials_of,
+    write_predictions,
+)
 
-from kdtune.config.records import Limits
-from kdtune.results.comparison import Criterion
+import kdtune
+from kdtune.config.cli import ComparisonFlags
+from kdtune.config.records import Limits, write_costs
+from kdtune.results.comparison import Criterion, contenders
 from kdtune.results.costs import best_within, cost_frame, cost_text, frontier, pareto
+from kdtune.results.design import Design
+from kdtune.results.results import Results, criterion_of
+from kdtune.results.words import choice_text
 from kdtune.storage.records import FinalPair, Round
 
 exact = pytest.approx
@@ -121,3 +134,96 @@ def test_finalists_count_if_one_is_within_else_the_search() -> None:
     recorded = Round(0, 2000, (pair,), (distilled, plain))
     text = best_within([of_large, trials], COSTS, Criterion(), dear, ["alpha"], recorded)
     assert "with alpha = 0.5;" in text and "held-out repeats" in text
+
+
+# Which one to take.
+
+FAR, NEAR = 0.10, 0.001
+"""Behind the best, in a study whose differences have an SD of 0.014 over 8 repeats."""
+
+
+def said(results: Results, criterion: Criterion | None = None) -> str:
+    criterion = criterion or results.criterion()
+    return choice_text(results.contenders(criterion), criterion, results.design)
+
+
+def states(results: Results, criterion: Criterion | None = None) -> list[str]:
+    """Return "best" for those that may be, "!" for the cheapest, "?" for those not compared."""
+    return [
+        "best" * row.may_be_best + "!" * row.cheapest + "?" * pd.isna(row.p_best)
+        for row in results.contenders(criterion).itertuples()
+    ]
+
+
+def test_the_cheapest_of_those_that_may_be_the_best(tmp_path) -> None:
+    """Of the students the faster one; of one student training without a teacher, then the mean."""
+    small, large = (partial(at, student=student) for student in (SMALL, LARGE))
+    last = draw({large(0.5): 0.0, large(1.0): -FAR, small(0.5): -NEAR, small(0.1): -FAR}, 8)
+    made = make(tmp_path, last)
+    write_costs(tmp_path, [cost(SMALL, ms=0.5), cost(LARGE, ms=3.0)])
+    table = (made := kdtune.load(tmp_path)).contenders()
+    assert table.may_be_best.tolist() == [True, True, False, False]
+    cheapest = table[table.cheapest].iloc[0]
+    assert (cheapest["config/student"], cheapest["config/alpha"]) == (SMALL, 0.5)
+    assert cheapest.latency_ms == 0.5 and table.p_best.sum() == exact(1)
+    text = said(made)
+    assert "of 4 configurations 2 are not distinguishable from the best" in text
+    assert "n = 8 repeats)" in text and text.endswith(" (0.5 ms).") and text in made.text()
+    within = made.criterion(limits=Limits(max_ms=1.0))
+    assert states(made, within) == ["best!", ""]
+    assert "of 2 configurations only" in said(made, within)
+
+
+@pytest.mark.parametrize(
+    ("effects", "cheapest", "part"),
+    [
+        ({0.5: 0.0, 0.1: -NEAR, 1.0: -2 * NEAR}, 1.0, "is alpha = 1 (no teacher needed)."),
+        ({0.5: 0.0, 0.1: -NEAR, 1.0: -FAR}, None, "; they cost the same, and alpha = 0."),
+        ({0.5: 0.0, 0.1: -FAR, 1.0: -FAR}, 0.5, "only alpha = 0.5 is not distinguishable"),
+    ],
+)
+def test_of_one_student(tmp_path, effects: dict, cheapest: float | None, part: str) -> None:
+    made = make(tmp_path, draw(effects, 8, seed=5))
+    table = made.contenders()
+    assert part in said(made)
+    assert table["config/alpha"][table.cheapest].item() == (cheapest or table["config/alpha"][0])
+    write_predictions(made)
+    images = kdtune.load(tmp_path)
+    assert "n = 8 repeats × 500 images" in said(images)
+    assert images.contenders().may_be_best.sum() >= table.may_be_best.sum()
+
+
+def test_a_margin_of_practical_equality(tmp_path) -> None:
+    made = make(tmp_path, draw({0.5: 0.0, 1.0: -0.03}, 8))
+    for equal, want in ((0.0, ["best!", ""]), (0.5, ["best!", ""]), (5.0, ["best", "best!"])):
+        criterion = criterion_of(ComparisonFlags((str(tmp_path),), equal=equal), made)
+        assert states(made, criterion) == want and criterion.equal == exact(equal / 100)
+        margin = f", margin {equal} percentage points, n = 8"
+        assert (margin in said(made, criterion)) == (equal > 0)
+    flags = ComparisonFlags((str(tmp_path),), metric="ce", equal=0.5)
+    assert criterion_of(flags, made).equal == 0.5  # nats
+
+
+def test_configurations_that_were_stopped_or_lack_repeats(tmp_path) -> None:
+    """The study's own test has excluded the former; the latter cannot be excluded."""
+    last = draw({0.5: 0.0, 0.3: -0.02, 0.1: -NEAR, 1.0: -NEAR}, 8, 5)
+    few = last | {0.3: [0.5], 0.1: last[0.1][:2]}
+    made = make(tmp_path / "pruned", few, {(0.3, 0): "pruned"}, stop_early=True)
+    assert sorted(states(made)) == ["?", "best", "best!", "best?"]
+    assert "; the search stopped 1; 1 more cannot be excluded, for lack of" in said(made)
+    final = {0.5: last[0.5][:3], 1.0: last[1.0][:3]}
+    raced = make_final(tmp_path / "raced", few, final, policy="race")
+    assert sorted(states(raced)) == ["?", "?", "best", "best!"]
+    assert "of 4 configurations 2 are" in said(raced) and "stopped 2" in said(raced)
+    two = make(tmp_path / "two", {alpha: accs[:2] for alpha, accs in last.items()})
+    assert said(two) == "" and states(two) == ["best?"] * 4
+
+
+@pytest.mark.parametrize(
+    ("design", "n", "size"), [(Design(teachers=3), 3, 2), (Design(folds=3), 6, 2), (Design(), 6, 1)]
+)
+def test_the_design_of_the_repeats_counts(design: Design, n: int, size: int) -> None:
+    """A difference that is clear over 6 repeats is not over 3 teachers, or overlapping folds."""
+    trials = trials_of(draw({0.5: 0.0, 1.0: -0.012}, 6, 5)).assign(n_epochs_planned=3, seconds=1.0)
+    table = contenders(trials, Criterion(), design=design)
+    assert table.may_be_best.sum() == size and table.n_units.tolist() == [n, n]

@@ -12,15 +12,19 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.anova import AnovaRM
 
+from kdtune.statistics.intervals import corrected_resampled, crossed, over_repeats
 from kdtune.statistics.selection import (
     MIN_COMPLETED,
+    Means,
     active,
     adjusted_means,
     bootstrap_corrected,
     importance,
     is_behind,
     leading_counts,
+    may_be_best,
     noise,
+    probability_best,
     rank_by_common_mean,
     repeated_measures,
     rungs,
@@ -267,3 +271,94 @@ def test_a_hyperparameter_without_effect_exceeds_its_null_one_time_in_twenty(lev
         got = importance(rng.normal(size=20), labels, draws=400)
         above += got.share > got.null
     assert above / trials == exact(0.05, abs=4 * math.sqrt(0.05 * 0.95 / trials))
+
+
+# Which configurations may be the best.
+
+
+BEST = np.array([80.0, 82, 81, 83])
+BEHIND = np.array([BEST, BEST - [1, 2, 3, 2], BEST - [1, 3, -1, 1]])
+"""Differences from the first of mean 2, SD 0.816 (t = 4.90), and mean 1, SD 1.63 (t = 1.22)."""
+
+
+@pytest.mark.parametrize(
+    ("equal", "others", "want"),
+    [
+        (0.0, None, [True, False, True]),  # t(3, 1 - 0.05 / 2) = 3.18
+        (0.0, 4, [True, False, True]),  # t(3, 1 - 0.05 / 4) = 4.18
+        (0.0, 8, [True, True, True]),  # t(3, 1 - 0.05 / 8) = 5.39
+        (0.65, None, [True, False, True]),  # (2 - 0.65) / 0.408 = 3.31
+        (0.75, None, [True, True, True]),  # (2 - 0.75) / 0.408 = 3.06
+    ],
+)
+def test_the_set_of_the_best_by_hand(equal: float, others: int | None, want: list[bool]) -> None:
+    assert may_be_best(Means.of(BEHIND), equal, others).tolist() == want
+    assert may_be_best(Means.of(-BEHIND)).tolist() == [False, True, True]  # reversed signs
+
+
+@pytest.mark.parametrize(("repeats", "want"), [(2, True), (4, True), (6, False)])
+def test_equal_differences_have_a_sign_flip_test(repeats: int, want: bool) -> None:
+    """2^-4 is above 0.05, 2^-6 below; below three repeats there is no test and no P(best)."""
+    x = np.linspace(0.5, 0.7, repeats)
+    means = Means.of([x, x - 0.1])
+    assert may_be_best(means).tolist() == [True, want]
+    p = [1.0, 0.0] if repeats > 2 else [NAN, NAN]
+    assert probability_best(means).tolist() == exact(p, nan_ok=True)
+
+
+def effects(rng: np.random.Generator, truth: np.ndarray, r: int, n: int) -> np.ndarray:
+    """Return scores [K, R, N] with all effects of the crossed model, two of them common."""
+    k = len(truth)
+    common = 0.5 * rng.normal(size=(1, r, 1)) + rng.normal(size=(1, 1, n))
+    own = 0.3 * rng.normal(size=(k, r, 1)) * np.linspace(0.5, 2, k)[:, None, None]
+    own = own + 0.8 * rng.normal(size=(k, 1, n)) + rng.normal(size=(k, r, n))
+    return truth[:, None, None] + common + own
+
+
+@pytest.mark.parametrize("kind", ["images", "repeats", "folds"])
+@pytest.mark.parametrize("level", [0.01, 0.2, 0.6])
+def test_each_pair_has_the_test_of_a_comparison(kind: str, level: float) -> None:
+    rng = np.random.default_rng(3)
+    sets = []
+    for _ in range(20):
+        x = effects(rng, rng.normal(0, 0.15, 5), 5, 40)
+        test, overlap = crossed, 0.0
+        if kind != "images":
+            x, test = x.mean(2), over_repeats
+        if kind == "folds":
+            overlap = 1 / 4
+            test = lambda d: corrected_resampled(d, 1 / 4)  # noqa: E731
+        want = []
+        for i in range(5):
+            each = [test(x[j] - x[i]) for j in range(5) if j != i]
+            want.append(not any(e.mean > 0 and e.p / 2 <= level / 4 for e in each))
+        sets.append(may_be_best(Means.of(x, overlap), level=level).tolist())
+        assert sets[-1] == want
+    assert 1 < np.mean(np.sum(sets, 1)) < 5
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.1])
+def test_the_set_holds_the_best_in_95_percent(gap: float) -> None:
+    """Also each one that is within the margin; equal means are the least favourable case."""
+    rng, held = np.random.default_rng(1), []
+    truth = np.array([0.0, 0.0, -gap / 2, -gap, -gap, -2 * gap])
+    for _ in range(400):
+        means = Means.of(effects(rng, truth, 5, 50))
+        held.append([may_be_best(means)[0], may_be_best(means, gap)[3]])
+    assert (np.mean(held, 0) >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / 400)).all()
+
+
+def test_the_probability_of_the_best_is_that_of_the_t_test_and_calibrated() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(2, 6))
+    p = stats.ttest_rel(*x, alternative="less").pvalue
+    assert probability_best(Means.of(x)) == exact([p, 1 - p], abs=4 * 0.5 / math.sqrt(4000))
+    said, best = [], []
+    for _ in range(1000):  # true means that differ much more than the noise
+        truth = rng.normal(0, 2, 4)
+        p = probability_best(Means.of(effects(rng, truth, 6, 30)), draws=500)
+        assert p.sum() == exact(1)
+        said.append(p.max())
+        best.append(p.argmax() == truth.argmax())
+    inside = (np.array(said) > 0.6) & (np.array(said) < 0.9)
+    assert inside.sum() > 30 and 0.6 < np.mean(np.array(best)[inside]) < 0.9
