@@ -299,7 +299,7 @@ def replaces(
     is_fixed = is_same and criterion.decides_the_search and not configs
     split = "test" if (results.epochs["split"] == "test").any() else "val"
     trials = comparison.completed(results.trials_for(criterion))
-    students = comparison.students_of(trials)
+    students = comparison.students_of(results.of_largest(trials))
     groups = students.index.groupby(students).values()
     chosen: Sequence[Any] = configs or [
         results.best_among(list(group), criterion) for group in groups
