@@ -306,7 +306,8 @@ def replaces(
     ]
     missing = [config for config in chosen if config not in set(trials.config_id)]
     if missing or not chosen:
-        raise InputError(f"a configuration must have completed runs, but {missing or 'none'} has")
+        of = ", ".join(map(str, missing)) or "this study"
+        raise InputError(f"a completed run is needed to judge a replacement, but {of} has none")
     kinds = {"recipe": trials, "file": _shipped(results)}
     arms = [(c, kind, of[of.config_id == c]) for c in chosen for kind, of in kinds.items()]
     arms = [arm for arm in arms if len(arm[2])]
