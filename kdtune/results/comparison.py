@@ -696,8 +696,8 @@ def contenders(
     if not compared.size:
         return pd.DataFrame()
     repeats, names = [int(repeat) for repeat in compared.index], list(compared)
-    examples = _by_run(read, completed(trials), design)
-    tables = [stack_examples([examples.get((c, r)) for r in repeats]) for c in names]
+    runs = _by_run(read, completed(trials), design)
+    tables = (stack_examples([runs.get((c, r)) for r in repeats]) for c in names)
     known = [table for table in tables if table is not None]
     has_images = len(known) == len(names)
     scores = np.stack(known) if has_images else compared.to_numpy().T
