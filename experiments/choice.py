@@ -79,14 +79,18 @@ def race(draws: int, repeats: int) -> None:
     survived, held, sizes = [], [], []
     for seed in range(draws):
         plan = play(Replay(seed), policy="race", repeats=repeats)
-        scores = {
-            STUDY.rows[config.run.config_id]: [config.scores[r] for r in range(repeats)]
-            for config in plan.ledger.configs.values()
-            if set(range(repeats)) <= set(config.scores)
-        }
-        rows, best = np.array(list(scores)), int(STUDY.truth.argmax())
-        means = Means.of(list(scores.values()))
-        in_set = rows[may_be_best(means, others=len(STUDY.cube) - 1)]
+        configs, best = plan.ledger.configs.values(), int(STUDY.truth.argmax())
+        runs = {c.run.config_id: sum(r < repeats for r in c.scores) for c in configs}
+        arm = {c.run.config_id: c.run.alpha == 1 for c in configs}
+        most = {arm[c]: max(n for d, n in runs.items() if arm[d] == arm[c]) for c in runs}
+        left = [c for c in configs if runs[c.run.config_id] == most[arm[c.run.config_id]]]
+        rows = np.array([STUDY.rows[c.run.config_id] for c in left])
+        compared = [c for c in left if runs[c.run.config_id] > max(runs.values()) / 2]
+        common = range(min(runs[c.run.config_id] for c in compared))
+        means = Means.of([[c.scores[r] for r in common] for c in compared])
+        is_out = ~may_be_best(means, others=len(STUDY.cube) - 1)
+        out = [STUDY.rows[c.run.config_id] for c, o in zip(compared, is_out, strict=True) if o]
+        in_set = rows[~np.isin(rows, out)]
         survived.append(best in rows)
         held.append(best in in_set)
         sizes.append(len(in_set))
