@@ -81,7 +81,7 @@ def race(draws: int, repeats: int) -> None:
         plan = play(Replay(seed), policy="race", repeats=repeats)
         configs, best = plan.ledger.configs.values(), int(STUDY.truth.argmax())
         runs = {c.run.config_id: sum(r < repeats for r in c.scores) for c in configs}
-        arm = {c.run.config_id: c.run.alpha == 1 for c in configs}
+        arm = {c: bool(STUDY.is_baseline[STUDY.rows[c]]) for c in runs}
         most = {arm[c]: max(n for d, n in runs.items() if arm[d] == arm[c]) for c in runs}
         left = [c for c in configs if runs[c.run.config_id] == most[arm[c.run.config_id]]]
         rows = np.array([STUDY.rows[c.run.config_id] for c in left])

@@ -692,10 +692,8 @@ def contenders(
     """
     values = criterion.by_repeat(trials)
     configs = trials.drop_duplicates("config_id").set_index("config_id", drop=False)
-    counts, race = (
-        values.count().reindex(configs.index, fill_value=0),
-        Criterion(task=criterion.task),
-    )
+    counts = values.count().reindex(configs.index, fill_value=0)
+    race = Criterion(task=criterion.task)
     arms = counts.groupby([race.groups(configs), race.is_baseline(configs)])
     stopped = configs.index.isin(trials.config_id[trials.status == "pruned"])
     stopped |= is_raced & (counts < arms.transform("max")).to_numpy()
