@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdtune.config.files import STUDENTS, STUDY
+from kdtune.config.files import STUDENTS, STUDY, existing_file
 from kdtune.config.records import read_students_record
 from kdtune.config.study import AGAINST_TEACHER, Format
 from kdtune.config.text import InputError, list_some
@@ -167,7 +167,8 @@ def _predicted_classes(file: Path, split: str, classes: list[str]) -> pd.DataFra
     The formats are parquet as in docs/teachers.md, and a table with a column `predicted`. The other
     column is `file`, or `example`, the index in the split.
     """
-    frame, order = read_table(str(file)), classes
+    subject = "what a student is to replace (--against teacher, a study or outputs)"
+    frame, order = read_table(str(existing_file(subject, "against", str(file)))), classes
     if file.suffix == ".parquet":
         from pyarrow.parquet import read_schema
 

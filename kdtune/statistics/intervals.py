@@ -484,9 +484,9 @@ def equivalent_size(
         size = float(np.exp(log[above - 1] + share * (log[above] - log[above - 1])))
     position = np.linspace(0, last, POINTS * last + 1)
     left = np.minimum(position.astype(int), last - 1)
-    ends = np.array(
-        [_ends(estimate(y - (1 - w) * c[k] - w * c[k + 1])) for k, w in zip(left, position - left)]  # noqa: B905
-    )
+    weights = zip(left.tolist(), (position - left).tolist(), strict=True)
+    lines = ((1 - w) * c[k] + w * c[k + 1] for k, w in weights)
+    ends = np.array([_ends(estimate(y - line)) for line in lines])
 
     def crossing(end: int, before: int) -> float:
         """Return the size between two points at which an end of the interval is 0."""
