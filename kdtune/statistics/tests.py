@@ -224,7 +224,7 @@ def repeats_needed(
     return high
 
 
-def shrunk(differences: Sequence[float], errors: Sequence[float], index: int) -> float:
+def shrunk(differences: ArrayLike, errors: ArrayLike, index: int) -> float:
     """Return the estimate of one of m true differences, shrunk towards 0.
 
     The largest of several estimates is too large on average, and so is an estimate that is only
