@@ -19,6 +19,7 @@ missing = [tool for tool in TOOLS if shutil.which(tool, path="/usr/sbin:/usr/bin
 pytestmark = [
     *ON_HOSTS,
     pytest.mark.slow,
+    pytest.mark.timeout(1200),  # its waits add up to more than that of other tests
     pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)} (of Slurm and munge)"),
 ]
 NODES = ("h0", "h1", "h2")
