@@ -71,8 +71,7 @@ def test_places_of_a_trace_exist(heading: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "heading",
-    ["From `--alpha`", pytest.param("A number of the page", marks=pytest.mark.slow)],
+    "heading", ["From `--alpha`", pytest.param("A number of the page", marks=pytest.mark.slow)]
 )
 def test_what_runs_goes_as_the_trace_says(
     heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,14 +20,7 @@ from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data, Split
 from kdtune.data.sources import load_data
-from kdtune.data.views import (
-    Box,
-    Mixture,
-    Views,
-    check_mixing,
-    probe_views,
-    resized,
-)
+from kdtune.data.views import Box, Mixture, Views, check_mixing, probe_views, resized
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 INDEX = torch.arange(5, 69)

@@ -148,10 +148,7 @@ def test_the_file_in_int8_and_its_comparison(exported: All) -> None:
         low, high = ttest_1samp(d, 0).confidence_interval()
         assert (student["low"], student["high"]) == pytest.approx((low, high))
     assert configuration["repeats"] == 3 and -0.2 < configuration["difference"] < 0.2
-    assert facts["bytes"] == {
-        "float32": done.file.stat().st_size,
-        "int8": done.int8.stat().st_size,
-    }
+    assert facts["bytes"] == {"float32": done.file.stat().st_size, "int8": done.int8.stat().st_size}
     weights = onnx.load(done.int8).graph.initializer
     assert any(i.data_type == TensorProto.INT8 and len(i.dims) == 4 for i in weights)
     assert facts["latency"]["threads"] == 1 and facts["latency"]["processor"]

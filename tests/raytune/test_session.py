@@ -163,9 +163,7 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.mark.usefixtures("session")
-def test_rays_lines_have_no_colours_outside_a_terminal(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_rays_lines_have_no_colours_outside_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     line: dict[str, Any] = {"lines": ["it has died"], "pid": "raylet", "is_err": True}
     ray._private.worker.print_to_stdstream(line, ignore_prefix=False)
     assert capsys.readouterr().err == "(raylet) it has died\n"

@@ -167,10 +167,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"student": f"{__name__}:conv_head"},
         r"but got --student \S+:conv_head; use",
     ),
-    "tokens": (
-        {"student": f"{__name__}:Tokens"},
-        r"but got --student \S+:Tokens; use",
-    ),
+    "tokens": ({"student": f"{__name__}:Tokens"}, r"but got --student \S+:Tokens; use"),
 }
 
 

@@ -145,10 +145,7 @@ def of_val(table: pd.DataFrame, *numbers: int) -> pd.Index:
         (lambda t: t.drop(of_val(t, 3, 8)), r"but lacks some: 2 \(val 3, val 8\)"),
         (lambda t: t.drop(SUBSET[:5].numpy()), r"student learns from .* some: 5 \(train "),
         (lambda t: t[t.split != "test"], r"lacks some: 24 \(test 0, test 1, test 2, \.\.\.\)"),
-        (
-            lambda t: t.assign(example=t.example + 1),
-            r"has others: 3 \(train 41, val 30, test 24",
-        ),
+        (lambda t: t.assign(example=t.example + 1), r"has others: 3 \(train 41, val 30, test 24"),
         (lambda t: pd.concat([t, t.loc[of_val(t, 0)]]), r"example, but has more: 1 \(val 0\)"),
         (lambda t: t.assign(file="a.png"), "name all examples by split and index"),
         (lambda t: t.drop(UNUSED), None),

@@ -291,10 +291,7 @@ LOADED = {"student": f"{__name__}:with_weights_of_its_own"}
         ({}, ["is random, so its head alone learns"]),
         ({"student": "cifar_resnet20"}, ["is random"]),
         (LOADED, []),
-        (
-            LOADED | {"batch_norm": "train"},
-            ["frozen layers is in train mode (--batch-n"],
-        ),
+        (LOADED | {"batch_norm": "train"}, ["frozen layers is in train mode (--batch-n"]),
         ({"batch_norm": "train"}, ["frozen layers is in train mode", "is random"]),
         ({"trainable": "all", "batch_norm": "train"}, []),
     ],
