@@ -27,14 +27,6 @@ STUDY = Study(name="tracked", run=folders.RUN, space={"alpha": (0.5, 1.0)}, repe
 BOOM = "ValueError: boom"
 
 
-def epochs(accuracies: Sequence[float]) -> list[dict[str, Any]]:
-    """Return the epochs of a report of a trial to Tune."""
-    return [
-        {"number": i, "seconds": 2.0, "splits": {"val": {"acc": acc, "ce": None, "n_examples": 4}}}
-        for i, acc in enumerate(accuracies)
-    ]
-
-
 def trial(alpha: float, repeat: int, number: int = 0) -> Any:
     """Return what Tune's callbacks get of a trial."""
     run = folders.at(alpha, repeat)
@@ -44,13 +36,14 @@ def trial(alpha: float, repeat: int, number: int = 0) -> Any:
 
 
 def report(tracker: Tracker, one: Any, accuracies: Sequence[float], error: str = "") -> None:
-    result = {"epochs": epochs(accuracies), "error": error or None}
-    tracker.on_trial_result(0, [], one, result)
+    vals = [{"acc": acc, "ce": None, "n_examples": 4} for acc in accuracies]
+    epochs = [{"number": i, "seconds": 2.0, "splits": {"val": val}} for i, val in enumerate(vals)]
+    tracker.on_trial_result(0, [], one, {"epochs": epochs, "error": error or None})
 
 
-def run_trials(name: str, printed: list[str]) -> None:
-    """Send a completed, a failed, a pruned and an interrupted trial, as Tune calls a callback."""
-    pruned = {folders.at(1.0, 0).trial_id}
+def run_trials(name: str) -> list[str]:
+    """Send a completed, a failed, a pruned and an interrupted trial; return what is printed."""
+    printed, pruned = list[str](), {folders.at(1.0, 0).trial_id}
     with Tracker(name, STUDY, pruned, printed.append) as tracker:
         for alpha, repeat in ((0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)):
             one = trial(alpha, repeat)
@@ -62,6 +55,7 @@ def run_trials(name: str, printed: list[str]) -> None:
             report(tracker, one, [0.25, 0.5], error=BOOM if fails else "")
             if (alpha, repeat) != (1.0, 1):
                 tracker.on_trial_complete(0, [], one)
+    return printed
 
 
 STATES = {
@@ -78,9 +72,7 @@ def test_trials_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    printed: list[str] = []
-    run_trials("mlflow", printed)
-    assert printed == [f"mlflow: experiment tracked of {database}"]
+    assert run_trials("mlflow") == [f"mlflow: experiment tracked of {database}"]
     client = MlflowClient(database)
     experiment = client.get_experiment_by_name("tracked")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
@@ -167,9 +159,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("offline")
 def test_trials_in_wandb(tmp_path: Path) -> None:
-    printed: list[str] = []
-    run_trials("wandb", printed)
-    assert printed == ["wandb: project tracked (offline)"]
+    assert run_trials("wandb") == ["wandb: project tracked (offline)"]
     runs = read_runs(tmp_path)
     assert {name: run["summary"]["status"] for name, run in runs.items()} == STATES
     assert [runs[name]["exit_code"] for name in STATES] == [0, 1, 0, 1]
@@ -186,12 +176,11 @@ def test_trials_in_wandb(tmp_path: Path) -> None:
 def test_a_server_that_never_answers_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    printed: list[str] = []
     began = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts in its backlog
         uri = f"http://user:secret@127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        run_trials("mlflow", printed)
+        printed = run_trials("mlflow")
     assert time.monotonic() - began < 20
     assert not any("secret" in line for line in printed)
     assert printed[-1].startswith("warning: mlflow has not received everything (")
@@ -245,8 +234,7 @@ def test_a_client_that_hangs_does_not_keep_the_study(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tracking, "END_SECONDS", 0.2)
     monkeypatch.setattr(Flaky, "start", lambda self, new: time.sleep(30))
     monkeypatch.setitem(tracking.CLIENTS, "mlflow", Flaky)
-    printed: list[str] = []
     began = time.monotonic()
-    run_trials("mlflow", printed)
+    printed = run_trials("mlflow")
     assert time.monotonic() - began < 10
     assert printed[-1].startswith("warning: mlflow has not received everything (no answer in 0 s)")

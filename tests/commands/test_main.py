@@ -37,14 +37,8 @@ def shell(script: str, cwd: Path, **variables: str | None) -> subprocess.Complet
     It prints neither a traceback nor Python's own complaint about a stream.
     """
     changed = os.environ | variables | {"PYTHON": sys.executable}
-    ran = subprocess.run(
-        ["bash", "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={name: value for name, value in changed.items() if value is not None},
-        check=False,
-    )
+    env = {name: value for name, value in changed.items() if value is not None}
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=cwd, env=env)
     printed = ran.stdout + ran.stderr
     assert "Traceback" not in printed and "Exception ignored" not in printed, printed
     return ran
@@ -128,12 +122,8 @@ start("report", ["runs/x"])
 @pytest.mark.parametrize(("code", "prints"), [(130, False), (-signal.SIGTERM, False), (141, True)])
 def test_a_command_that_is_ended(code: int, prints: bool) -> None:
     """Of the command only `main` is replaced; the shell reports -15 as 143."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WAITING.format(prints=prints)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command, pipe = [sys.executable, "-c", WAITING.format(prints=prints)], subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
     assert process.stdout is not None and process.stderr is not None
     ends: dict[int, Callable[[], None]] = {
         130: lambda: process.send_signal(signal.SIGINT),

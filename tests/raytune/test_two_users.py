@@ -61,12 +61,12 @@ def common_folder() -> Iterator[Path]:
 
 
 def as_user(
-    user: int, code: str, *words: object, mask: int = 0o022, **variables: str
+    user: int, code: str, *words: object, given: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python code as a user, and wait for its end."""
-    command = command_of(user, [sys.executable, "-c", code, *map(str, words)], mask)
-    own = variables_of(**variables)
-    return subprocess.run(command, env=own, cwd="/", capture_output=True, text=True, timeout=240)
+    """Run Python code as a user, with this standard input, and wait for its end."""
+    command = command_of(user, [sys.executable, "-c", code, *map(str, words)])
+    streams = {"input": given, "capture_output": True, "text": True}
+    return subprocess.run(command, env=variables_of(), cwd="/", timeout=200, **streams)
 
 
 def command_of(user: int, command: list[str], mask: int = 0o022) -> list[str]:
@@ -221,17 +221,8 @@ def attack(victim: Victim) -> Any:
         "token": victim.raylet.environ()["RAY_AUTH_TOKEN"],
     }
     assert len(given["sockets"]) >= 2 and len(given["pids"]) >= 6
-    command = command_of(STRANGER, [sys.executable, "-c", GRAB])
     # not as a word of the command: every user sees it, and the token is searched for there
-    done = subprocess.run(
-        command,
-        env=variables_of(),
-        cwd="/",
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = as_user(STRANGER, GRAB, given=json.dumps(given))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

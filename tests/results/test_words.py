@@ -200,10 +200,8 @@ def test_an_adaptive_number_of_repeats_has_always_valid_statistics() -> None:
     """The t test has p = .03, which would be valid for a fixed number of repeats."""
     differences = np.array([0.012, 0.02, 0.002, 0.018, 0.0, 0.011])
     last = {0.5: list(0.7 + differences), 1.0: [0.7] * 6}
-    fixed, anytime = (
-        compare(trials_of(last), Criterion()),
-        compare(trials_of(last), Criterion(), 0.05),
-    )
+    fixed = compare(trials_of(last), Criterion())
+    anytime = compare(trials_of(last), Criterion(), 0.05)
     assert fixed.p[0] < 0.05 < anytime.p[0]
     assert anytime.p[0] == exact(anytime_p(differences.tolist()))
     assert anytime.low[0] < 0 < fixed.low[0]

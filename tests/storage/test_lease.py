@@ -73,13 +73,9 @@ the records for each line that it gets."""
 @contextmanager
 def driver(study: Study, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """A driver that holds the lease."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", DRIVE, study.to_json()],
-        env=os.environ | {"XDG_CACHE_HOME": str(folder)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command, pipe = [sys.executable, "-c", DRIVE, study.to_json()], subprocess.PIPE
+    env = os.environ | {"XDG_CACHE_HOME": str(folder)}
+    process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process

@@ -130,12 +130,8 @@ def test_without_a_share_or_a_teacher_there_are_none(
 def test_only_labelled_images_are_mixed(teacher_folder: Path) -> None:
     """The others stay, and their label is the class of the teacher."""
     mixing = replace(RUN, mixup=1.0)
-    pairs = zip(
-        new_stream(RUN, teacher_folder)[1].train(1),
-        new_stream(mixing, teacher_folder)[1].train(1),
-        strict=True,
-    )
-    for plain, mixed in pairs:
+    streams = (new_stream(run, teacher_folder)[1].train(1) for run in (RUN, mixing))
+    for plain, mixed in zip(*streams, strict=True):
         n = plain.unlabelled
         assert mixed.unlabelled == n and len(plain) == len(plain.labelled) + n
         assert torch.equal(plain.labels[-n:], plain.teacher[-n:].argmax(1))

@@ -76,10 +76,7 @@ def plain_loop(run: Run, data: Data, workers: int = 0) -> Iterator[tuple[Classif
             logits = student(x)
             with torch.no_grad():
                 target = teacher(x)
-            own, others = (
-                total_loss(run, logits, y, target),
-                total_loss(run, logits, y[other], target),
-            )
+            own, others = (total_loss(run, logits, each, target) for each in (y, y[other]))
             loss = share * own + (1 - share) * others
             optimizer.zero_grad()
             loss.backward()

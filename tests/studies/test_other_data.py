@@ -7,47 +7,30 @@ from pathlib import Path
 import own_data
 import pandas as pd
 import pytest
+import small_students
 import torch
 from reference import plain_loop
 from safetensors.torch import load_file
 
 import kdtune
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.reporting.sections import provenance, study_facts
 from kdtune.results.comparison import Criterion
 from kdtune.training.recipe import resolve
 
-TEXT = Run(
-    data="own_data:text",
-    teacher="own_data:encoder",
-    teacher_weights="none",
+TEXT = replace(
+    small_students.TEXT,
     teacher_trainable="head",  # a frozen encoder
-    teacher_epochs=2,
-    student="own_data:small_reader",
-    student_weights="none",
-    optimizer="adamw",
-    lr=0.02,
-    schedule="cosine",
-    epochs=3,
-    batch_size=16,
+    **{"teacher_epochs": 2, "alpha": 0.3, "lr": 0.02, "schedule": "cosine", "epochs": 3},
 )
 
 
 @pytest.mark.usefixtures("in_this_process", "without_texts")
-def test_a_study_of_text_equals_the_plain_loop(tmp_path: Path) -> None:
-    run = replace(TEXT, allow_random_backbone=True)
-    study = Study(
-        name="other",
-        out=str(tmp_path / "runs"),
-        cache=str(tmp_path / "cache"),
-        run=run,
-        space={"alpha": (0.3,), "trainable": ("all", "head")},
-        plain_share=0.0,
-        keep="all",
-        repeats=1,
-    )
+def test_a_study_of_text_equals_the_plain_loop(study: Study, tmp_path: Path) -> None:
+    space = {"alpha": (0.3,), "trainable": ("all", "head")}
+    own = {"space": space, "plain_share": 0.0, "keep": "all", "repeats": 1}
+    study = replace(study, run=replace(TEXT, allow_random_backbone=True), **own)
     results = kdtune.run(study)
     assert list(results.trials.status) == ["completed"] * 2
     assert results.study.run.augment == "none"

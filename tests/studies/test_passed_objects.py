@@ -16,7 +16,6 @@ from torch.utils.data import TensorDataset
 
 import kdtune
 from kdtune.config.objects import Objects
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import StudyData, load_data
@@ -42,19 +41,12 @@ def objects(width: int = 2) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("in_this_process", "without_texts")
-def test_objects_equal_factories(tiny: Run, tmp_path: Path) -> None:
+def test_objects_equal_factories(study: Study, tmp_path: Path) -> None:
     weights = {"teacher_epochs": None, "teacher_weights": "default", "student_weights": "default"}
-    run = replace(tiny, data="own_data:clothes", **weights)  # type: ignore[arg-type]
+    run = replace(study.run, **weights)  # type: ignore[arg-type]
     own = objects()
     net, before = own["teacher"].train(), [p.clone() for p in own["teacher"].state_dict().values()]
-    study = Study(
-        name="passed",
-        out=str(tmp_path / "runs"),
-        cache=str(tmp_path / "cache"),
-        run=replace(run, **own),
-        space={"alpha": (0.2, 1.0)},
-        repeats=1,
-    )
+    study = replace(study, run=replace(run, **own), space={"alpha": (0.2, 1.0)}, repeats=1)
     results = kdtune.run(study)
 
     torch.save(net.state_dict(), tmp_path / "teacher.pt")

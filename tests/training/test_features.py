@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import random_logits
 import torch
 import torch.nn.functional as F
 from blobs import CPU, NOWHERE, RUN, SMALL, blobs, new_student
-from random_logits import close, gradient
+from random_logits import LABELS, B, close, gradient
 from reference import build_teacher, one_loss, plain_loop
 from tiny_run import assert_close
 from torch import Tensor, nn
@@ -38,16 +39,13 @@ from kdtune.training.losses import OBJECTIVES, check_objective, objective
 from kdtune.training.run import check_run, check_study, make_student, try_batch
 from kdtune.training.teachers import initial_teacher
 
-B, D = 6, 5
-LABELS = torch.arange(B) % D
 LOSSES = ("features_mse", "features_cosine")
 
 
 def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Features of student and teacher, [B, D]."""
-    generator = torch.Generator().manual_seed(1)
-    student, teacher = (torch.randn(B, D, generator=generator).double() for _ in range(2))
-    return student.to(dtype), (3 * teacher + 1).to(dtype)
+    """Features of student and teacher, [B, K]."""
+    student, teacher = random_logits.pair()
+    return (student / 3).to(dtype), (teacher + 1).to(dtype)
 
 
 def value(loss: str, student: Tensor, teacher: Tensor) -> Tensor:

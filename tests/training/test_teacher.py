@@ -46,7 +46,6 @@ MODEL = "cifar_resnet20"
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
     """A teacher from a file of weights, fine-tuned on a folder of images, and its folder."""
-    torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("tuned")
     save_photos(root / "images", 3)
     weights = root / "initial.safetensors"
@@ -156,7 +155,6 @@ KEEPS_BEST = replace(
 @pytest.fixture(scope="module")
 def kept_best(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """A teacher of which the best epoch is kept, and its accuracy on val by epoch."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("best")
     epochs = list(fine_tune(KEEPS_BEST, folder, Resources()))
     return folder, [float(epoch.splits["val"]["acc"] or 0) for epoch in epochs]
@@ -202,7 +200,6 @@ def test_the_best_epoch_survives_a_kill(
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study with a fine-tuned teacher that has a preprocessing of its own."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs") / "other"
     run = replace(SMALL, teacher_mean=(0.5,), teacher_std=(0.25,), teacher_epochs=2)
     list(fine_tune(run, folder / "teacher", Resources()))
