@@ -19,7 +19,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.checks import Contents
 from kdtune.data.sources import StudyData
-from kdtune.raytune import distillation, function
+from kdtune.raytune import distillation
 from kdtune.raytune.distillation import TeacherPreparation, distillation_epochs
 from kdtune.raytune.function import run_trial
 from kdtune.raytune.machines import TrialResources
@@ -43,13 +43,6 @@ def stored(s3: S3, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 Reports = list[dict[str, Any]]
-
-
-@pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
-    made: Reports = []
-    monkeypatch.setattr(function.tune, "report", made.append)
-    return made
 
 
 def run_here(study: Study, reports: Reports) -> list[dict[str, Any]]:

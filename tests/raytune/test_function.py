@@ -12,18 +12,10 @@ import pytest
 from own_functions import study_of
 from s3_service import S3
 
-from kdtune.raytune import function as reporter
 from kdtune.raytune.function import function_epochs, run_trial
 from kdtune.raytune.machines import fingerprints_of
 from kdtune.storage.records import unpack_correct
 from kdtune.storage.store import Store
-
-
-@pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = []
-    monkeypatch.setattr(reporter.tune, "report", made.append)
-    return made
 
 
 def epochs_of(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:

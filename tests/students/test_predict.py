@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from study_folders import edit_json
 
 import kdtune
 from kdtune.config.cli import parse_command
@@ -135,8 +136,6 @@ def test_wrong_flags(tmp_path: Path, fashion: Results, capsys: pytest.CaptureFix
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="--device must be auto or cpu"):
             run(capsys, copied, image, "--device", "cuda")
-    record = json.loads((copied / "students.json").read_text())
-    record["input"]["kind"] = "tensors"
-    (copied / "students.json").write_text(json.dumps(record))
+    edit_json(copied / "students.json", lambda record: record["input"].update(kind="tensors"))
     with pytest.raises(InputError, match="must be given a student of images"):
         run(capsys, copied, image)

@@ -276,11 +276,9 @@ def documented(start: str, end: str) -> dict[str, Any]:
     return scope
 
 
-def test_the_documented_lines_write_a_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("here")
+def test_the_documented_lines_write_a_teacher() -> None:
     pytest.importorskip("sklearn.neighbors")
-    monkeypatch.chdir(tmp_path)
     scope = documented("    # write_outputs.py\n", "\nFor a folder")
     run = replace(TINY, augment="none")
     check_run(with_file(run, Path("outputs.npz")))
@@ -290,16 +288,15 @@ def test_the_documented_lines_write_a_teacher(
 
 
 def test_the_documented_lines_for_an_api_write_a_teacher(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     for file in list(photos.rglob("*.png")):
         file.rename(file.with_suffix(".jpg"))
-    (tmp_path / "my_api.py").write_text("def classify(file): return [(file.parent.name, 0.9)]\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    (here / "my_api.py").write_text("def classify(file): return [(file.parent.name, 0.9)]\n")
+    monkeypatch.syspath_prepend(here)
     documented("    # write_top.py\n", "\n## Formats")
-    run = with_file(of_photos(photos), tmp_path / "outputs.parquet")
+    run = with_file(of_photos(photos), here / "outputs.parquet")
     check_run(run)
     labels = load_data(run).splits["val"].labels
-    p = outputs(run, tmp_path / "outputs.parquet")["val"].softmax(1)
+    p = outputs(run, here / "outputs.parquet")["val"].softmax(1)
     assert p[torch.arange(len(labels)), labels].numpy() == pytest.approx(0.9, rel=1e-6)
