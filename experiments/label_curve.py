@@ -34,6 +34,7 @@ from kdtune.statistics.intervals import equivalent_size
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 SIZES, VAL = (100, 300, 1000, 3000, 6000), 2000
 UP_TO, OF_REPEATS = 1000, 4
+"""Sizes and repeats of the parts of a study; of fewer repeats, all but one."""
 
 
 def images() -> dict[str, tuple[Tensor, Tensor]]:
@@ -87,14 +88,16 @@ def subsets(results: kdtune.Results) -> str:
     trials = results.search_trials[results.search_trials["config/train_images"] <= UP_TO]
     criterion, design = results.default_criterion, results.design
     held = dict.fromkeys([n for n in SIZES if n <= UP_TO], 0)
-    choices = list(itertools.combinations(sorted(trials["repeat"].unique()), OF_REPEATS))
+    repeats = sorted(trials["repeat"].unique())
+    part = min(OF_REPEATS, len(repeats) - 1)
+    choices = list(itertools.combinations(repeats, part))
     for chosen in choices:
         some = trials[trials["repeat"].isin(chosen)]
         table = label_curve(some, criterion, lambda s: results.examples(criterion, s), design)
         for row in table[table.arm == "distilled"].itertuples():
             held[row.n] += row.equivalent_low <= whole[row.n] <= row.equivalent_high
     shares = ", ".join(f"{n:,}: {count} of {len(choices)}" for n, count in held.items())
-    return f"intervals of {OF_REPEATS} repeats, up to {UP_TO:,} labels, that hold it: {shares}"
+    return f"intervals of {part} repeats, up to {UP_TO:,} labels, that hold it: {shares}"
 
 
 def owen(plain: np.ndarray, distilled: np.ndarray, sizes: tuple[int, ...], seed: int) -> np.ndarray:
@@ -120,17 +123,24 @@ def inverse(sizes: tuple[int, ...], means: np.ndarray, height: float) -> float:
     return float(sizes[above - 1] * (sizes[above] / sizes[above - 1]) ** share)
 
 
-def simulated(repeats: int, count: int, draws: int, seed: int = 0) -> dict[str, float]:
-    """Return the coverage of both intervals where 300 distilled labels are worth 600 without."""
-    sizes, rng = (100, 300, 1000), np.random.default_rng(seed)
+def simulated(repeats: int, count: int, noise: float, draws: int) -> dict[str, float]:
+    """Return the coverage of both intervals where 300 distilled labels are worth 600 without.
+
+    Args:
+        repeats: of each size and arm.
+        count: images.
+        noise: SD of the effect of a repeat on a size and arm, on the latent scale.
+        draws: studies.
+    """
+    sizes, rng = (100, 300, 1000), np.random.default_rng(0)
     level = np.array([0.55, 0.75, 0.95])  # of a latent score, before its noise
-    spread = math.sqrt(1 + 1.2**2 + 0.08**2 + 0.4**2)
+    spread = math.sqrt(1 + 1.2**2 + noise**2 + 0.4**2)
     at_600 = np.interp(math.log(600), np.log(sizes), norm.cdf(level / spread))
     levels = np.append(level, norm.ppf(at_600) * spread)
     inside = {"two-way t, inverted": 0, "Owen's bootstrap": 0}
     for draw in range(draws):
         score = levels[:, None, None] + rng.normal(0, 1.2, (1, 1, count))
-        score = score + rng.normal(0, 0.08, (4, repeats, 1)) + rng.normal(0, 0.4, (4, 1, count))
+        score = score + rng.normal(0, noise, (4, repeats, 1)) + rng.normal(0, 0.4, (4, 1, count))
         table = (score + rng.normal(size=(4, repeats, count)) > 0).astype(float)
         ours = equivalent_size(sizes, table[:3], table[3])
         inside["two-way t, inverted"] += ours.low <= 600 <= ours.high
@@ -161,9 +171,9 @@ def main() -> None:
             options.figure.write_text(figure.svg, encoding="utf-8")
     if options.part != "study":
         rows = [
-            {"repeats": r, "images": n, **simulated(r, n, options.draws)}
+            {"repeats": r, "images": n, "noise": x, **simulated(r, n, x, options.draws)}
             for r in (4, 8)
-            for n in (500, 2000)
+            for n, x in ((500, 0.08), (2000, 0.08), (2000, 0.3))
         ]
         print(pd.DataFrame(rows).to_string(index=False))
 

@@ -74,9 +74,11 @@ def print_mean(rows: list[np.ndarray]) -> None:
         print(f"{name}: mean {values.mean():.2f}, {values.min():.1f} to {values.max():.1f}")
 
 
-def simulate(draws: int, shape: tuple[int, int], noise: float, better: float) -> Iterator[Draw]:
+def simulate(
+    rng: np.random.Generator, draws: int, shape: tuple[int, int], noise: float, better: float
+) -> Iterator[Draw]:
     """Yield draws of the probit model; the teacher's latent mean is higher by `better`."""
-    rng, (r, n) = np.random.default_rng(1), shape
+    r, n = shape
     alone, spread = (
         math.hypot(SD_IMAGE, SD_OWN, SD_REST),
         math.hypot(SD_IMAGE, SD_OWN, SD_REST, noise),
@@ -99,14 +101,14 @@ def simulate(draws: int, shape: tuple[int, int], noise: float, better: float) ->
 def simulated(draws: int) -> None:
     """Print the shares for each size of a study."""
     heading("SD of repeats", "true difference", "R", "N", *COLUMNS)
-    rows = []
+    rows, rng = [], np.random.default_rng(1)
     for noise in NOISE:
         for better in (0.05, 0.3):
             for r in REPEATS[:2]:
                 for n in IMAGES[1:3]:
-                    first = next(simulate(1, (r, n), noise, better))
+                    first = next(simulate(rng, 1, (r, n), noise, better))
                     start = f"{repeat_sd(noise)} | {100 * first.difference:.1f} | {r} | {n:,}"
-                    rows.append(print_row(start, simulate(draws, (r, n), noise, better)))
+                    rows.append(print_row(start, simulate(rng, draws, (r, n), noise, better)))
     print_mean(rows)
 
 

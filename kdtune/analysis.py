@@ -204,7 +204,8 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     criterion = criterion_of(flags, results)
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.against or flags.margin or flags.slices:
-        margin = None if flags.margin is None else flags.margin / criterion.scale
+        check(flags, "format", flags.format != "latex", "be md, csv or json with --against")
+        margin = flags.margin and flags.margin / criterion.scale
         slices = None if flags.slices is None else read_table(flags.slices)
         verdict = replaces(results, flags.against, margin, (), criterion, slices)
         return verdict.text(flags.format), results.warnings

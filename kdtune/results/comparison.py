@@ -676,7 +676,8 @@ def contenders(
         criterion: of the metric, the epoch selection and the margin of practical equality.
         read: returns values per example on val, see `design.make_pairs`.
         design: what the repeats vary.
-        is_raced: whether a race has ended, so that a configuration without the last repeat is out.
+        is_raced: whether a race has ended: of each student's configurations with and without
+            distillation, which it races apart, those with fewer repeats than others are out.
 
     Returns:
         Compared ones first, the best mean first; empty without a common repeat. Columns: config_id,
@@ -690,26 +691,28 @@ def contenders(
         machine did.
     """
     values = criterion.by_repeat(trials)
-    counts = values.count()
-    enough = counts == counts.max() if is_raced else have_enough_repeats(counts)
-    compared = values[counts.index[enough]].dropna()
+    configs = trials.drop_duplicates("config_id").set_index("config_id", drop=False)
+    counts = values.count().reindex(configs.index, fill_value=0)
+    race = Criterion(task=criterion.task)
+    arms = counts.groupby([race.groups(configs), race.is_baseline(configs)])
+    stopped = configs.index.isin(trials.config_id[trials.status == "pruned"])
+    stopped |= is_raced & (counts < arms.transform("max")).to_numpy()
+    compared = values[counts.index[have_enough_repeats(counts) & ~stopped]].dropna()
     if not compared.size:
         return pd.DataFrame()
     repeats, names = [int(repeat) for repeat in compared.index], list(compared)
-    examples = _by_run(read, completed(trials), design)
-    tables = [stack_examples([examples.get((c, r)) for r in repeats]) for c in names]
+    runs = _by_run(read, completed(trials), design)
+    tables = (stack_examples([runs.get((c, r)) for r in repeats]) for c in names)
     known = [table for table in tables if table is not None]
     has_images = len(known) == len(names)
     scores = np.stack(known) if has_images else compared.to_numpy().T
     units = np.stack([design.unit_means(table, repeats) for table in scores])
     means = Means.of(criterion.sign * units, 0 if design.folds is None else 1 / (design.folds - 1))
-    configs = trials.drop_duplicates("config_id").set_index("config_id", drop=False)
     is_open = configs.index.isin(trials.config_id[~trials.status.isin(["completed", "pruned"])])
-    was_pruned = configs.index.isin(trials.config_id[trials.status == "pruned"])
-    in_set = pd.Series(is_open | ~(was_pruned | is_raced), index=configs.index)
+    in_set = pd.Series(is_open | ~stopped, index=configs.index)
     in_set[names] = may_be_best(means, criterion.equal, len(configs) - 1)
     frame = configs[config_columns(configs)].assign(
-        n=counts.reindex(configs.index, fill_value=0),
+        n=counts,
         n_units=units.shape[1],
         n_images=means.images if has_images else math.nan,
         mean=compared.mean().combine_first(values.mean()),

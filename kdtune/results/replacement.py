@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdtune.config.files import STUDENTS, STUDY
+from kdtune.config.files import STUDENTS, STUDY, existing_file
 from kdtune.config.records import read_students_record
 from kdtune.config.study import AGAINST_TEACHER, Format
 from kdtune.config.text import InputError, list_some
 from kdtune.results import comparison, formatting, several, words
 from kdtune.results.comparison import Criterion
-from kdtune.results.design import Design, Pair, Rows, judge_rows, stricter
+from kdtune.results.design import Design, Pair, Rows, judge_rows
 from kdtune.results.examples import classes_of
 from kdtune.results.frames import GROUP, read_predictions
-from kdtune.results.results import Results, load
+from kdtune.results.results import Results
 from kdtune.results.tables import read_table
 from kdtune.statistics.intervals import by_group
 
@@ -131,6 +131,8 @@ class _Reference:
         else:
             if "repeat" in self.rows:
                 frame = frame[frame["repeat"].isin(self.rows["repeat"])]
+            elif "file" not in self.rows and self.design.folds and frame["split"].iloc[0] == "val":
+                raise InputError(f"{self.name} must name files, since val differs between repeats")
             frame = frame.merge(self.rows, "left")  # by all other columns
         if (lacking := frame.reference.isna()).any():
             row = frame[lacking].iloc[0]
@@ -165,7 +167,8 @@ def _predicted_classes(file: Path, split: str, classes: list[str]) -> pd.DataFra
     The formats are parquet as in docs/teachers.md, and a table with a column `predicted`. The other
     column is `file`, or `example`, the index in the split.
     """
-    frame, order = read_table(str(file)), classes
+    subject = "what a student is to replace (--against teacher, a study or outputs)"
+    frame, order = read_table(str(existing_file(subject, "against", str(file)))), classes
     if file.suffix == ".parquet":
         from pyarrow.parquet import read_schema
 
@@ -198,24 +201,22 @@ def _of_study(results: Results, folder: str, criterion: Criterion, split: str) -
     Its repeats are paired with those of the student where the studies share what a repeat fixes;
     else each example has the mean of its repeats.
     """
-    other = load(folder)
-    doubt = several.check_same_data({results.study.name: results, folder: other})
-    theirs = other.criterion(criterion.metric, criterion.scope)
-    if (best := other.best(theirs)) is None:
+    side = several.load_several([str(results.folder), folder], criterion)
+    name, other = list(side.studies.items())[1]
+    chosen = next((c for c in side.candidates if c.study == name and c.is_best), None)
+    if chosen is None:
         raise InputError(f"{folder} must have a completed run to be replaced, but has none")
-    chosen = several.Candidate(other.study.name, "", True, best, other, theirs)
-    rows = _read(other, theirs, chosen.trials, split).rename(columns={"student": "reference"})
-    keys, why = ["example", "label"], several.pairing_obstacles(results.study, other.study)
-    if why or not set(rows["repeat"]) & set(results.trials_for(criterion)["repeat"]):
-        rows, why = rows.groupby(keys).reference.mean().reset_index(), why or ["other repeats"]
-        design = results.design
-    else:
-        keys, design = ["repeat", *keys], stricter(results.design, other.design)
-    name = f"{chosen.label} of {chosen.study}"
-    unpaired = words.sentence("unpaired reference", name=name, why=", ".join(why)) if why else ""
-    is_student = (other.costs.role == "student") & (other.costs.model == other.student(best))
-    costs, note = other.costs[is_student], " ".join(filter(None, [doubt, unpaired]))
-    return _Reference(name, "", rows[[*keys, "reference"]], design, costs, note)
+    rows = _read(other, chosen.criterion, chosen.trials, split)
+    why = ", ".join(several.pairing_obstacles(results.study, other.study))
+    if not {*rows["repeat"]} & {*results.trials_for(criterion)["repeat"]}:
+        why = why or "other repeats"
+    keys, reference = ["repeat", "example", "label"][bool(why) :], f"{chosen.label} of {name}"
+    rows = rows.groupby(keys).student.mean().rename("reference").reset_index()
+    design = results.design if why else side.design_against(name)
+    unpaired = words.sentence("unpaired reference", name=reference, why=why) if why else ""
+    costs = other.costs[other.costs.model == other.student(chosen.config_id)]
+    note = " ".join(filter(None, [side.doubt, unpaired]))
+    return _Reference(reference, "", rows, design, costs[costs.role == "student"], note)
 
 
 # The verdict on each student, and its table and sentences.
@@ -237,11 +238,9 @@ class Replacement:
     """Whether the study had recorded reference and margin before its first run."""
 
     def text(self, format: Format = "md") -> str:
-        """Return tables and sentences as Markdown; "csv" is the table, "json" has the slices."""
-        if format == "json":
-            return formatting.as_json({"replacement": self.table, "slices": self.slices})
+        """Return tables and sentences as Markdown; csv and json are the slices, or the table."""
         if format != "md":
-            return formatting.csv_text(self.table)
+            return formatting.format_table(self.slices if len(self.slices) else self.table, format)
         head = words.sentence("head of replacement", r=self).split("\t")
         rows = [text.split("\t") for text in self._of_rows("row of replacement")]
         parts = [words.sentence("replacement of", r=self), formatting.markdown(head, rows)]
@@ -301,14 +300,15 @@ def replaces(
     is_fixed = is_same and criterion.decides_the_search and not configs
     split = "test" if (results.epochs["split"] == "test").any() else "val"
     trials = comparison.completed(results.trials_for(criterion))
-    students = comparison.students_of(trials)
+    students = comparison.students_of(results.of_largest(trials))
     groups = students.index.groupby(students).values()
     chosen: Sequence[Any] = configs or [
         results.best_among(list(group), criterion) for group in groups
     ]
     missing = [config for config in chosen if config not in set(trials.config_id)]
     if missing or not chosen:
-        raise InputError(f"a configuration must have completed runs, but {missing or 'none'} has")
+        of = ", ".join(map(str, missing)) or "this study"
+        raise InputError(f"a completed run is needed to judge a replacement, but {of} has none")
     kinds = {"recipe": trials, "file": _shipped(results)}
     arms = [(c, kind, of[of.config_id == c]) for c in chosen for kind, of in kinds.items()]
     arms = [arm for arm in arms if len(arm[2])]

@@ -296,9 +296,9 @@ class Results:
         them, whatever they say: the better of two means would be optimistic. With several numbers
         of training images it is one with the most of them.
         """
-        return self.best_among(list(self._of_largest(self.trials).config_id.unique()), criterion)
+        return self.best_among(list(self.of_largest(self.trials).config_id.unique()), criterion)
 
-    def _of_largest(self, trials: pd.DataFrame) -> pd.DataFrame:
+    def of_largest(self, trials: pd.DataFrame) -> pd.DataFrame:
         """Return the trials with the most training images, of which one configuration is chosen."""
         largest = self.study.run.largest_train_images
         return trials if largest is None else trials[trials[f"{PREFIX}{SIZE}"] == largest]
@@ -387,7 +387,7 @@ class Results:
         1  resnet18      plain    alpha = 1  0.697    3724
         """
         criterion = criterion or self.default_criterion
-        return costs.frontier(self._of_largest(self.search_trials), self.costs, criterion, self.by)
+        return costs.frontier(self.of_largest(self.search_trials), self.costs, criterion, self.by)
 
     def label_curve(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Return how many labels distilling is worth; see `comparison.label_curve`.
@@ -432,6 +432,7 @@ class Results:
         """
         criterion = criterion or self.default_criterion
         trials, limits = self.search_trials, criterion.limits.or_else(self.study.limits)
+        trials = self.of_largest(trials)
         for name, most in {"latency_ms": limits.max_ms, "params": limits.max_params}.items():
             if most is not None and f"student/{name}" in trials:
                 trials = trials[trials[f"student/{name}"] <= most]
@@ -456,7 +457,7 @@ class Results:
         best = self.best(criterion)
         if best is None:
             return pd.DataFrame()
-        trials = self._of_largest(self.trials_for(criterion))
+        trials = self.of_largest(self.trials_for(criterion))
         chosen = comparison.Chosen(
             best, comparison.baseline_of(self.compare(criterion), best), self.default
         )
@@ -673,7 +674,7 @@ class Results:
         """Return the best student within the limits in words; "" without limits."""
         if not (limits := criterion.limits.or_else(self.study.limits)):
             return ""
-        phases = tuple(map(self._of_largest, (self.trials_for(criterion), self.search_trials)))
+        phases = tuple(map(self.of_largest, (self.trials_for(criterion), self.search_trials)))
         round_ = self.deciding_round(criterion)
         return costs.best_within(phases, self.costs, criterion, limits, self.by, round_)
 

@@ -550,10 +550,9 @@ def choice_text(table: pd.DataFrame, criterion: Criterion, design: Design) -> st
     few, kept = table[table.p_best.isna()], table[table.may_be_best & table.p_best.notna()]
     cost = "latency_ms" if table.latency_ms.notna().all() else "params"
     costs = [name for name in (cost, "needs_teacher", "epochs") if kept[name].nunique() > 1]
-    equal = with_unit(criterion.equal, criterion) if criterion.equal else ""
-    facts = {"total": len(table), "n": len(kept), "costs": costs, "equal": equal}
+    facts = {"total": len(table), "n": len(kept), "equal": with_unit(criterion.equal, criterion)}
     facts |= {"untested": int(few.may_be_best.sum()), "stopped": int((~few.may_be_best).sum())}
-    facts |= {"level": SIGNIFICANCE_LEVEL, "cheapest": kept[kept.cheapest].iloc[0]}
+    facts |= {"level": SIGNIFICANCE_LEVEL, "cheapest": kept[kept.cheapest].iloc[0], "costs": costs}
     return sentence("choice", criterion=criterion, design=design, **facts)
 
 

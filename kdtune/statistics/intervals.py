@@ -459,8 +459,9 @@ def equivalent_size(
     of the mean of values - curve(n) includes 0, and what lies between them, where curve(n) is the
     line between the two neighbouring sizes. In this difference repeats and images are paired, so
     that their common part cancels, and the interval has the coverage of `crossed`, that is of new
-    repeats and new images. The alternative, Owen's bootstrap of repeats and images (2007), has no t
-    quantile for few repeats; experiments/label_curve.py compares the two.
+    repeats and new images. The alternative, percentiles of Owen's bootstrap of repeats and images
+    (2007), covered 86 % with 4 repeats that dominate, where this one covered 99 %, and as much
+    where images dominate (experiments/label_curve.py).
 
     Args:
         sizes: ascending, [S], S at least 2.
@@ -483,9 +484,9 @@ def equivalent_size(
         size = float(np.exp(log[above - 1] + share * (log[above] - log[above - 1])))
     position = np.linspace(0, last, POINTS * last + 1)
     left = np.minimum(position.astype(int), last - 1)
-    ends = np.array(
-        [_ends(estimate(y - (1 - w) * c[k] - w * c[k + 1])) for k, w in zip(left, position - left)]  # noqa: B905
-    )
+    weights = zip(left.tolist(), (position - left).tolist(), strict=True)
+    lines = ((1 - w) * c[k] + w * c[k + 1] for k, w in weights)
+    ends = np.array([_ends(estimate(y - line)) for line in lines])
 
     def crossing(end: int, before: int) -> float:
         """Return the size between two points at which an end of the interval is 0."""

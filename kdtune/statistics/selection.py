@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import fdtrc, stdtr, stdtrit
 
 from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING
+from kdtune.statistics.tests import shrunk
 
 # Racing: which configurations may still be the best, from a table of scores.
 #
@@ -311,23 +312,23 @@ def may_be_best(
     inverse_df = a**2 / (repeats - 1) + b**2 / columns + c**2 / ((repeats - 1) * columns)
     with np.errstate(divide="ignore", invalid="ignore"):
         df = np.maximum(variance**2 / inverse_df, min(repeats, images) - 1)
-        p = stdtr(df, -gaps / np.sqrt(variance))
-        p_here = stdtr(repeats - 1, -gaps / np.sqrt(a))
+        p = np.fmax(stdtr(df, -gaps / np.sqrt(variance)), stdtr(repeats - 1, -gaps / np.sqrt(a)))
     # of equal differences that of the sign-flip test, as in a comparison
-    p = np.where(variance > 0, np.fmax(p, p_here), 0.5**repeats)
-    is_worse = (gaps > 0) & (p <= level / max(1, others or k - 1))
-    return np.asarray(~is_worse.any(axis=0))
+    p = np.where(variance > 0, p, 0.5**repeats)
+    return np.asarray(~((gaps > 0) & (p <= level / max(1, others or k - 1))).any(axis=0))
 
 
 def probability_best(scores: Means, draws: int = 4000, seed: int = 0) -> Table:
     """Return P(best) of each configuration, by a parametric bootstrap of the crossed model.
 
-    True means are drawn around the observed ones: the part of the repeats from the multivariate t
-    distribution with R - 1 degrees of freedom and the covariance of the repeats' means, the part of
-    the images from the normal one with the mean products (image - rest), without its negative
-    variances. P(best) is the share of draws in which a configuration has the largest mean. Over
-    repeats alone P(i better than j) of two is 1 - p of their one-sided paired t test. It describes
-    the data and controls no error rate.
+    Drawn are the errors of the means: the part of the repeats from the multivariate t distribution
+    with R - 1 degrees of freedom and the covariance of the repeats' means, the part of the images
+    from the normal one with the mean products (image - rest), without its negative variances. They
+    are drawn around the observed means, shrunk towards their common mean as in `tests.shrunk`, each
+    by a factor f, and are themselves multiplied by sqrt(f): the best of many that are equally good
+    is lucky, and around the observed means its P(best) would be far too large. P(best) is the share
+    of draws in which a configuration has the largest mean. It describes the data and controls no
+    error rate.
 
     Args:
         scores: higher is better.
@@ -340,14 +341,17 @@ def probability_best(scores: Means, draws: int = 4000, seed: int = 0) -> Table:
     k, repeats = scores.deviations.shape
     if repeats < MIN_REPEATS:
         return np.full(k, math.nan)
-    rng = np.random.default_rng(seed)
+    rng, centre = np.random.default_rng(seed), np.eye(k) - 1 / k
+    gaps, deviations = centre @ scores.means, centre @ scores.deviations
+    variances, axes = np.linalg.eigh(centre @ (scores.image - scores.rest) @ centre)
+    # the symmetric root, which does not depend on the signs of the axes
+    root = axes * np.sqrt(np.maximum(variances, 0.0)) @ axes.T
+    errors = np.maximum(np.sqrt((deviations**2).sum(1) + (root**2).sum(1)), ROUNDING)
+    means = np.array([shrunk(gaps, errors, i) for i in range(k)])
+    factors = np.divide(means, gaps, out=np.ones(k), where=gaps != 0)
     scale = np.sqrt((repeats - 1) / rng.chisquare(repeats - 1, (draws, 1)))
-    drawn = scores.means + rng.standard_normal((draws, repeats)) @ scores.deviations.T * scale
-    if scores.images > 1:
-        variances, axes = np.linalg.eigh(scores.image - scores.rest)
-        # the symmetric root, which does not depend on the signs of the axes
-        root = axes * np.sqrt(np.maximum(variances, 0.0)) @ axes.T
-        drawn += rng.standard_normal((draws, k)) @ root
+    drawn = rng.standard_normal((draws, repeats)) @ deviations.T * scale
+    drawn = means + np.sqrt(factors) * (drawn + rng.standard_normal((draws, k)) @ root)
     is_top = drawn >= drawn.max(axis=1, keepdims=True)
     return np.asarray((is_top / is_top.sum(axis=1, keepdims=True)).mean(axis=0))
 

@@ -86,8 +86,6 @@ def _sign_patterns(n: int, seed: int) -> NDArray[np.float64]:
 
 
 Outcome = Literal["non-inferior", "inferior", "undecided"]
-MAX_UNITS = 10**9
-"""Largest number of images that is searched."""
 
 
 def non_inferiority(low: float, high: float, margin: float, sign: int = 1) -> Outcome:
@@ -115,9 +113,9 @@ def units_needed(half_width: Callable[[float], float], distance: float) -> float
         distance: between the estimate and what the interval must exclude, >= 0.
 
     Returns:
-        A whole number, at least 2; infinity if no number will do.
+        A whole number, at least 2; infinity if no number up to a billion will do.
     """
-    low, high = 1, MAX_UNITS
+    low, high = 1, 10**9
     if not half_width(high) < distance:
         return math.inf
     while high - low > 1:
@@ -226,7 +224,7 @@ def repeats_needed(
     return high
 
 
-def shrunk(differences: Sequence[float], errors: Sequence[float], index: int) -> float:
+def shrunk(differences: ArrayLike, errors: ArrayLike, index: int) -> float:
     """Return the estimate of one of m true differences, shrunk towards 0.
 
     The largest of several estimates is too large on average, and so is an estimate that is only

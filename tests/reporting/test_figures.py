@@ -18,6 +18,7 @@ from study_folders import RUN, at, cost, draw, grid, make, write_predictions
 import kdtune
 from kdtune.config.records import write_costs
 from kdtune.config.text import InputError
+from kdtune.reporting.build import html
 from kdtune.reporting.canvas import COLOURS, MARKERS
 from kdtune.reporting.figures import (
     FRONTIERS,
@@ -28,6 +29,7 @@ from kdtune.reporting.figures import (
     forest_plot,
     frontier_plot,
     heat_map,
+    label_curve_plot,
     learning_curve,
     repeats_plot,
     shown_configs,
@@ -188,6 +190,24 @@ def test_the_frontier_shows_the_frame(measured, name: str) -> None:
     # 30,000 / 4,000 parameters exceed a factor of 5, 0.4 / 0.2 ms do not
     assert axes.get_xscale() == ("log" if cost_of == "params" else "linear")
     assert "The star is the teacher." in figure.caption
+
+
+def test_the_label_curve_shows_the_frame_and_the_page_its_sentence(tmp_path) -> None:
+    heights = {(100, 1.0): 0.6, (100, 0.5): 0.66, (300, 1.0): 0.7, (300, 0.5): 0.71}
+    runs = {at(alpha, train_images=n): height for (n, alpha), height in heights.items()}
+    made = make(tmp_path, draw({run: height - 0.7 for run, height in runs.items()}, 4, sd=0.004))
+    table = made.label_curve()
+    figure = label_curve_plot(made, CRITERION).figure
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log" and axes.get_ylabel() == "test accuracy (%)"
+    for arm in ("plain", "distilled"):
+        (line,) = [line for line in axes.get_lines() if line.get_label() == arm]
+        assert list(line.get_ydata()) == exact(list(100 * table[table.arm == arm]["mean"]))
+    ends = [text.xy for text in axes.texts]
+    first = table[(table.arm == "distilled") & (table.n == 100)].iloc[0]
+    assert ends[0] == exact((first.equivalent, 100 * first["mean"]))
+    page = html(made, CRITERION, {})
+    assert "What distilling is worth in labels" in page and made.label_curve_text() in page
 
 
 def test_other_metrics_have_no_teacher(measured) -> None:

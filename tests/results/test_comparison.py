@@ -227,6 +227,7 @@ def test_numbers_of_training_images_are_compared_apart(tmp_path) -> None:
     ]
     assert all("train_images" not in line for line in lines)
     assert "of the same number of training images" in made.text()
+    assert made.contenders().label.str.startswith("train_images = 1000").all()
     assert set(made.selection().label.iloc[:2].str.partition(",")[0]) == {"train_images = 1000"}
     assert made.edges() == ""
     one = made.criterion(baseline={"train_images": 300, "alpha": 1})  # as the user asks

@@ -215,6 +215,9 @@ def test_configurations_that_were_stopped_or_lack_repeats(tmp_path) -> None:
     raced = make_final(tmp_path / "raced", few, final, policy="race")
     assert sorted(states(raced)) == ["?", "?", "best", "best!"]
     assert "of 4 configurations 2 are" in said(raced) and "stopped 2" in said(raced)
+    # the race of training without distillation ended early, with one configuration left
+    early = make_final(tmp_path / "early", few | {1.0: last[1.0][:3]}, final, policy="race")
+    assert sorted(states(early)) == ["?", "?", "best!", "best?"]
     two = make(tmp_path / "two", {alpha: accs[:2] for alpha, accs in last.items()})
     assert said(two) == "" and states(two) == ["best?"] * 4
 
