@@ -171,13 +171,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             recorder.raise_failure()
 
     train = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=TeacherTrainer().train))
+    trainer = SimpleNamespace(train=train)
     monkeypatch.setattr("kdtune.raytune.driver.ray_session", lambda *_: nullcontext())
     monkeypatch.setattr("kdtune.raytune.driver._fit", fit)
     node = Node("here", "here", {"CPU": 2})
     monkeypatch.setattr("kdtune.raytune.machines.alive_nodes", lambda: [node])
-    monkeypatch.setattr(
-        TeacherPreparation, "_start_trainer", lambda _: SimpleNamespace(train=train)
-    )
+    monkeypatch.setattr(TeacherPreparation, "_start_trainer", lambda _: trainer)
     monkeypatch.setattr(TeacherPreparation, "_watched", lambda self, lines: lines)
     for name in ("put", "get", "kill"):
         monkeypatch.setattr(ray, name, lambda value: value)

@@ -137,9 +137,8 @@ def test_augmentation_does_not_change_evaluation_views(tmp_path):
     runs = [replace(run, eval_crop=0.8, eval_interpolation="bicubic") for run in runs]
     first, *others = [next(Views(files, torch.arange(3), run, 40).batches()) for run in runs]
     assert all(torch.equal(views, first) for views in others)
-    assert torch.equal(
-        probe_views(data, RUN, 28), split.inputs[:2]
-    )  # images of this size are as is
+    # images of this size are as is
+    assert torch.equal(probe_views(data, RUN, 28), split.inputs[:2])
     views = training_views(replace(RUN, augment="none"))
     assert torch.equal(views, data.splits["train"].inputs[INDEX])
 

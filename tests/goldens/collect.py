@@ -87,7 +87,6 @@ def command_lines(command: str) -> Files:
 
 
 def helps() -> Files:
-    """Return the help of all commands."""
     lines = ["--help", *(f"{command} --help" for command in COMMANDS)]
     lines += ["analysis long.csv --help", "--version", "serach", "--alpha 1", "search --version"]
     return {"words/help.txt": "\n".join(show(line) for line in lines)}

@@ -73,9 +73,8 @@ ONLY = 'InputError: metric must be "val/NAME" with a NAME of letters, digits and
 def test_what_a_function_does_wrong_is_said(
     tmp_path: Path, reports: list[dict[str, Any]], kind: str, message: str
 ) -> None:
-    study = study_of(
-        own_functions.failing, tmp_path, epochs=3, space={"kind": (kind,)}, baseline={}
-    )
+    own = {"epochs": 3, "space": {"kind": (kind,)}, "baseline": {}}
+    study = study_of(own_functions.failing, tmp_path, **own)
     if kind == "soft":
         auto = {"until_decided": True, "budget": "9runs", "policy": "race", "epochs": 1}
         study = study_of(own_functions.soft, tmp_path, **auto)

@@ -51,9 +51,8 @@ def test_csv_has_the_predictions_of_the_study(
     photos: Results, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of all kinds of images, in batches that do not divide their number."""
-    code, out, err = run(
-        capsys, photos.folder, folder, "--format", "csv", "--top", 9, "--batch-size", 5
-    )
+    flags = ("--format", "csv", "--top", 9, "--batch-size", 5)
+    code, out, err = run(capsys, photos.folder, folder, *flags)
     assert code == 1
     broken = folder / "deep" / "broken.jpg"
     assert err.splitlines() == [
