@@ -64,7 +64,6 @@ torch.set_num_threads(1)  # results are equal at equal numbers; two spin over ti
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Restore the number of threads."""
     yield
     torch.set_num_threads(1)
 
@@ -172,16 +171,30 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
             recorder.raise_failure()
 
     train = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=TeacherTrainer().train))
+    trainer = SimpleNamespace(train=train)
     monkeypatch.setattr("kdtune.raytune.driver.ray_session", lambda *_: nullcontext())
     monkeypatch.setattr("kdtune.raytune.driver._fit", fit)
     node = Node("here", "here", {"CPU": 2})
     monkeypatch.setattr("kdtune.raytune.machines.alive_nodes", lambda: [node])
-    monkeypatch.setattr(
-        TeacherPreparation, "_start_trainer", lambda _: SimpleNamespace(train=train)
-    )
+    monkeypatch.setattr(TeacherPreparation, "_start_trainer", lambda _: trainer)
     monkeypatch.setattr(TeacherPreparation, "_watched", lambda self, lines: lines)
     for name in ("put", "get", "kill"):
         monkeypatch.setattr(ray, name, lambda value: value)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What trials that run in this process report to Tune."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", made.append)
+    return made
 
 
 @pytest.fixture

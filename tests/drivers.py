@@ -46,16 +46,11 @@ class Driver:
         experiment.write_text(f"{code}\nfrom kdtune import Run, Study\nstudy = {study!r}\n")
         self.temporary = Path(tempfile.mkdtemp(prefix="kd", dir="/tmp"))  # sockets: short
         own = {MARK: self._mark, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1"}
-        own["KDTUNE_TEST_SECONDS"] = str(seconds)
+        env = os.environ | own | {"KDTUNE_TEST_SECONDS": str(seconds)}
+        command = [sys.executable, "-m", "kdtune.search", str(experiment)]
         with self.out.open("ab") as out, self.err.open("ab") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "kdtune.search", str(experiment)],
-                env=os.environ | own,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+            self.process = subprocess.Popen(command, env=env, start_new_session=True, **streams)
 
     def __enter__(self) -> "Driver":
         return self

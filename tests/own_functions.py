@@ -14,7 +14,6 @@ from kdtune.config.study import Study
 
 
 def study_of(train: Any, out: object, **changes: Any) -> Study:
-    """Return a study of a training function."""
     own: dict[str, Any] = {"space": {"alpha": (0.5, 1.0)}, "baseline": {"alpha": 1.0}}
     return Study(train=train, out=str(out), **own | changes)
 

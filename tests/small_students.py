@@ -30,10 +30,7 @@ PLAIN = Run(
     batch_size=16,
 )
 FASHION = replace(
-    PLAIN,
-    train_images=100,
-    teacher="factories:tiny_teacher",
-    student="factories:tiny_student",
+    PLAIN, train_images=100, teacher="factories:tiny_teacher", student="factories:tiny_student"
 )
 TEXT = replace(
     PLAIN, data="own_data:text", teacher="own_data:encoder", student="own_data:small_reader"

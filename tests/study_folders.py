@@ -69,6 +69,13 @@ def write_records(
     records.close()
 
 
+def edit_json(file: Path, change: Callable[[dict], object]) -> None:
+    """Change the values of a JSON file, in place."""
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
 def edit_records(folder: Path, change: Callable[[dict], None]) -> None:
     """Change lines of the records, in place."""
     for file in (folder / "epochs").glob("*.jsonl"):

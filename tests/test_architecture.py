@@ -71,13 +71,10 @@ def test_places_of_a_trace_exist(heading: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "heading",
-    ["From `--alpha`", pytest.param("A number of the page", marks=pytest.mark.slow)],
+    "heading", ["From `--alpha`", pytest.param("A number of the page", marks=pytest.mark.slow)]
 )
-def test_what_runs_goes_as_the_trace_says(
-    heading: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("here")
+def test_what_runs_goes_as_the_trace_says(heading: str) -> None:
     (places,) = (trace(h) for h in HEADINGS if h.startswith(heading))
     if "alpha" in heading:
         run = replace(TINY, epochs=1, train_images=20)

@@ -21,13 +21,12 @@ STUDENT = "--train-images 60 --epochs 2 --student factories:tiny_student"
 
 
 def test_images_of_val_in_train_and_weights_for_other_classes_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     shared = dict.fromkeys(("train", "val"), clothes()["train"])
     monkeypatch.setattr("own_data.shared", lambda: shared, raising=False)
-    save_weights(tiny_teacher(7), file := tmp_path / "weights.safetensors")
-    words = f"{TEACHER} {tmp_path / 'cache'} --data own_data:shared --teacher-weights {file}"
+    save_weights(tiny_teacher(7), file := here / "weights.safetensors")
+    words = f"{TEACHER} {here / 'cache'} --data own_data:shared --teacher-weights {file}"
     assert kdtune.teacher.main(parse("teacher", words.split())) == 0
     words += " --student factories:tiny_student --student-weights none --epochs 1"
     assert kdtune.distill.main(parse("distill", words.split())) == 0
@@ -38,11 +37,10 @@ def test_images_of_val_in_train_and_weights_for_other_classes_are_said(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_teacher_then_distill_then_search_then_analysis(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("kdtune.planning.proposals.export_for_optuna", lambda *_: None)  # is slow
-    teacher = f"{TEACHER} {tmp_path / 'cache'}"
+    teacher = f"{TEACHER} {here / 'cache'}"
     student = f"{teacher} {STUDENT}"
 
     def printed(module: object, argument: object) -> str:
@@ -69,10 +67,9 @@ def test_teacher_then_distill_then_search_then_analysis(
 
 
 def test_a_check_trains_the_teacher_and_first_steps_and_the_study_goes_on_from_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    teacher = f"{TEACHER} {tmp_path / 'cache'}".replace("epochs 1", "epochs 3")
+    teacher = f"{TEACHER} {here / 'cache'}".replace("epochs 1", "epochs 3")
     line = f"{teacher} --student factories:tiny_student --alpha 0.2 --temperature 2"
 
     def checked(words: str) -> tuple[int, str]:

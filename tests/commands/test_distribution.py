@@ -40,9 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def run(*line: object, cwd: Path | None = None) -> str:
     words = [str(word) for word in line]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=250, cwd=cwd, env=clean, check=False
-    )
+    done = subprocess.run(words, capture_output=True, text=True, timeout=250, cwd=cwd, env=clean)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -6,12 +6,12 @@ No module that it names is imported, and no character of it acts on the terminal
 import csv
 import importlib
 import io
-import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from study_folders import write_small_study
+from study_folders import edit_json, edit_records, write_small_study
 
 import kdtune
 from kdtune.analysis import main as analysis
@@ -33,16 +33,12 @@ def test_reading_a_study_imports_no_module_that_it_names(
     study = write_small_study(tmp_path / "small").folder
     (tmp_path / "hostile.py").write_text("open('executed', 'w').close()\n")
     names = {n: f"hostile:{n}" for n in ("data", "student", "teacher", "loss")}
-    saved = json.loads((study / "study.json").read_text())
-    saved["run"] |= {name: value for name, value in names.items() if name in saved["run"]}
-    (study / "study.json").write_text(json.dumps(saved))
-    for file in (study / "epochs").iterdir():
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        for line in lines:
-            if "config" in line:
-                known = set(line["config"]) & set(names)
-                line["config"] |= {name: names[name] for name in known}
-        file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    def name_hostile(values: dict[str, Any]) -> None:
+        values.update({name: names[name] for name in values.keys() & names})
+
+    edit_json(study / "study.json", lambda saved: name_hostile(saved["run"]))
+    edit_records(study, lambda line: "config" in line and name_hostile(line["config"]))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     results = kdtune.load(study)

@@ -6,43 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_folders import cost
+from study_folders import cost, edit_json
 
+from kdtune.config import records
 from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY
-from kdtune.config.records import (
-    Accuracy,
-    InputRecord,
-    ModelRecord,
-    StudentRecord,
-    StudentsRecord,
-    TeacherAccuracy,
-    read_costs,
-    read_students_record,
-    read_teacher_accuracy,
-    write_costs,
-    write_teacher_accuracy,
-)
 from kdtune.config.text import InputError
 
 
 def test_costs_survive_their_file_and_fields_of_a_later_version(tmp_path: Path) -> None:
-    assert read_costs(tmp_path) == []
+    assert records.read_costs(tmp_path) == []
     costs = [cost("a"), replace(cost("b", "teacher"), flops=None, latency32_ms=None)]
-    write_costs(tmp_path, costs)
-    assert read_costs(tmp_path) == costs
-    saved = json.loads((tmp_path / COSTS).read_text())
-    saved["models"][0]["energy"] = 3.0
-    (tmp_path / COSTS).write_text(json.dumps(saved))
-    assert read_costs(tmp_path) == costs
+    records.write_costs(tmp_path, costs)
+    assert records.read_costs(tmp_path) == costs
+    edit_json(tmp_path / COSTS, lambda saved: saved["models"][0].update(energy=3.0))
+    assert records.read_costs(tmp_path) == costs
 
 
 STUDENT, TEACHER = asdict(cost("a")), asdict(cost("b", "teacher"))
-MEASURED = TeacherAccuracy("resnet50", 3, "f.pt", 10, {"val": Accuracy(50, 40, 5)}, "0123")
-STUDENTS = StudentsRecord(
-    model=ModelRecord("resnet18"),
+MEASURED = records.TeacherAccuracy(
+    "resnet50", 3, "f.pt", 10, {"val": records.Accuracy(50, 40, 5)}, "0123"
+)
+STUDENTS = records.StudentsRecord(
+    model=records.ModelRecord("resnet18"),
     classes=("a", "b"),
-    input=InputRecord("images", (3, 32, 32), "uint8"),
-    students=(StudentRecord(0, "repeat-0.safetensors"),),
+    input=records.InputRecord("images", (3, 32, 32), "uint8"),
+    students=(records.StudentRecord(0, "repeat-0.safetensors"),),
     run={"student": "resnet18"},
 )
 NO_JSON = ("", "{", "[]", "[" * 50_000)
@@ -60,7 +48,7 @@ NO_JSON = ("", "{", "[]", "[" * 50_000)
 )
 def test_damaged_costs_are_measured_again(tmp_path: Path, wrong: Any) -> None:
     (tmp_path / COSTS).write_text(wrong if isinstance(wrong, str) else json.dumps(wrong))
-    assert read_costs(tmp_path, faults := []) == []
+    assert records.read_costs(tmp_path, faults := []) == []
     assert faults[0].startswith(f"{COSTS} is damaged: what the models cost is left out")
 
 
@@ -76,11 +64,11 @@ def test_damaged_costs_are_measured_again(tmp_path: Path, wrong: Any) -> None:
     ],
 )
 def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) -> None:
-    write_teacher_accuracy(tmp_path, [MEASURED])
-    assert read_teacher_accuracy(tmp_path) == [MEASURED]
+    records.write_teacher_accuracy(tmp_path, [MEASURED])
+    assert records.read_teacher_accuracy(tmp_path) == [MEASURED]
     for text in (json.dumps([asdict(MEASURED) | wrong]), *NO_JSON):
         (tmp_path / TEACHER_ACCURACY).write_text(text)
-        assert read_teacher_accuracy(tmp_path) == []
+        assert records.read_teacher_accuracy(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -99,8 +87,8 @@ def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) ->
 def test_a_record_of_students_of_other_types_is_damaged(tmp_path: Path, wrong: Any) -> None:
     file = tmp_path / STUDENTS_CONFIG
     file.write_text(STUDENTS.to_json())
-    assert read_students_record(tmp_path) == STUDENTS
+    assert records.read_students_record(tmp_path) == STUDENTS
     for text in (json.dumps(json.loads(STUDENTS.to_json()) | wrong), *NO_JSON):
         file.write_text(text)
         with pytest.raises(InputError, match="is damaged"):
-            read_students_record(tmp_path)
+            records.read_students_record(tmp_path)

@@ -81,9 +81,8 @@ def test_two_objects_never_share_a_name_and_one_has_one() -> None:
 
 def test_a_study_has_the_objects_of_its_space_and_no_others() -> None:
     other = local(3)[0]
-    study = Study(
-        run=Run(student=MAKE), space={"student": (other, "resnet18", factories.tiny_student)}
-    )
+    space = {"student": (other, "resnet18", factories.tiny_student)}
+    study = Study(run=Run(student=MAKE), space=space)
     assert study.space["student"] == ("object:make-2", "resnet18", "factories:tiny_student")
     assert objects_of(study.run) == [other] and study.run.student == "object:make-2"
     weights = [replace(study.run, student=s).weights_of("student") for s in study.space["student"]]

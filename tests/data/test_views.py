@@ -20,14 +20,7 @@ from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data, Split
 from kdtune.data.sources import load_data
-from kdtune.data.views import (
-    Box,
-    Mixture,
-    Views,
-    check_mixing,
-    probe_views,
-    resized,
-)
+from kdtune.data.views import Box, Mixture, Views, check_mixing, probe_views, resized
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 INDEX = torch.arange(5, 69)
@@ -144,9 +137,8 @@ def test_augmentation_does_not_change_evaluation_views(tmp_path):
     runs = [replace(run, eval_crop=0.8, eval_interpolation="bicubic") for run in runs]
     first, *others = [next(Views(files, torch.arange(3), run, 40).batches()) for run in runs]
     assert all(torch.equal(views, first) for views in others)
-    assert torch.equal(
-        probe_views(data, RUN, 28), split.inputs[:2]
-    )  # images of this size are as is
+    # images of this size are as is
+    assert torch.equal(probe_views(data, RUN, 28), split.inputs[:2])
     views = training_views(replace(RUN, augment="none"))
     assert torch.equal(views, data.splits["train"].inputs[INDEX])
 

@@ -47,19 +47,18 @@ def test_code_is_shown_as_it_is_and_the_head_is_yaml() -> None:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_pillow_makes_the_same_views(
-    interpolation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interpolation: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for rounding: 2 of 255 levels is what 153 photographs showed at most.
 
     The lines of README.md, which read sizes from the file, make the same pixels as the card's.
     """
-    file, of_readme = tmp_path / "image.png", {}
+    file, of_readme = here / "image.png", {}
     lines = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
     facts = {"classes": '["ant"]'}
     session = SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=facts))
     session.run = lambda *_: np.zeros((1, 1, 1))
     monkeypatch.setattr("onnxruntime.InferenceSession", lambda _: session)
-    monkeypatch.chdir(tmp_path)
     for seed, (height, width) in enumerate([(60, 80), (81, 57), (50, 50)]):
         exif = Image.Exif()
         exif[0x0112] = 1 + 5 * (seed % 2)  # 6 is turned by 90 degrees
@@ -74,10 +73,7 @@ def test_pillow_makes_the_same_views(
             np.testing.assert_array_equal(of_readme["images"][0], mine)
 
 
-def test_the_lines_read_an_image_as_kdtune_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_lines_read_an_image_as_kdtune_does(here: Path) -> None:
     image = Image.fromarray(photo(1, 30, 40).permute(1, 2, 0).numpy())
     orientations = [Image.Exif() for _ in range(9)]
     for number, exif in enumerate(orientations):
@@ -87,7 +83,7 @@ def test_the_lines_read_an_image_as_kdtune_does(
     reading = lines[lines.index("image = ") : lines.index("pixels = ")]
     for exif in orientations:
         for suffix in ("png", "tiff"):
-            image.save(file := tmp_path / f"image.{suffix}", exif=exif)
+            image.save(file := here / f"image.{suffix}", exif=exif)
             own = {"Image": Image}
             exec(reading.replace("image.png", file.name), own)
             mine = from_numpy(np.array(own["image"])).permute(2, 0, 1)

@@ -27,6 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from scipy.stats import ttest_1samp
 from small_students import FASHION, TEXT, of_photos, run_here
+from study_folders import edit_json
 from torch import nn
 
 import kdtune
@@ -148,10 +149,7 @@ def test_the_file_in_int8_and_its_comparison(exported: All) -> None:
         low, high = ttest_1samp(d, 0).confidence_interval()
         assert (student["low"], student["high"]) == pytest.approx((low, high))
     assert configuration["repeats"] == 3 and -0.2 < configuration["difference"] < 0.2
-    assert facts["bytes"] == {
-        "float32": done.file.stat().st_size,
-        "int8": done.int8.stat().st_size,
-    }
+    assert facts["bytes"] == {"float32": done.file.stat().st_size, "int8": done.int8.stat().st_size}
     weights = onnx.load(done.int8).graph.initializer
     assert any(i.data_type == TensorProto.INT8 and len(i.dims) == 4 for i in weights)
     assert facts["latency"]["threads"] == 1 and facts["latency"]["processor"]
@@ -322,9 +320,7 @@ def test_without_the_data_random_images_are_checked_and_said_so(
 ) -> None:
     study = shutil.copytree(photos, tmp_path / "photos")
     for file in (study / "study.json", study / "students" / "students.json"):
-        values = json.loads(file.read_text())
-        values["run"]["data"] = str(study / "gone")
-        file.write_text(json.dumps(values))
+        edit_json(file, lambda values: values["run"].update(data=str(study / "gone")))
     with pytest.raises(InputError, match="--int8 needs the study's data"):
         export(study, int8=True, write=str)
     lines: list[str] = []
@@ -344,9 +340,8 @@ def test_other_predictions_and_other_data_than_the_records_are_said(fashion: Pat
     lines: list[str] = []
     export(fashion, "safetensors", write=lines.append)
     assert lines[3].startswith("warning: The study recorded the same class for 0 of 1,000.")
-    study = json.loads((fashion / "study.json").read_text())
-    study["fingerprints"] = {"data": "0123456789abcdef"}
-    (fashion / "study.json").write_text(json.dumps(study))
+    other = {"data": "0123456789abcdef"}
+    edit_json(fashion / "study.json", lambda study: study.update(fingerprints=other))
     lines.clear()
     assert export(fashion, "safetensors", write=lines.append).checked_on == "random images"
     assert "holds other data than the study was run with" in lines[2]

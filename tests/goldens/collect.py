@@ -87,14 +87,12 @@ def command_lines(command: str) -> Files:
 
 
 def helps() -> Files:
-    """Return the help of all commands."""
     lines = ["--help", *(f"{command} --help" for command in COMMANDS)]
     lines += ["analysis long.csv --help", "--version", "serach", "--alpha 1", "search --version"]
     return {"words/help.txt": "\n".join(show(line) for line in lines)}
 
 
 def run(line: str) -> boundary.Ran:
-    """Run a command line."""
     return boundary.run_command(shlex.split(line))
 
 
@@ -229,15 +227,19 @@ ANALYSIS_NUMBERS = ("--format csv", "--format json", "--format csv --pooled")
 
 def analysis(study: str) -> Files:
     """Return what `analysis` prints of a study."""
+    words, numbers = (
+        [f"analysis runs/{study} {own}".strip() for own in flags]
+        for flags in (ANALYSIS, ANALYSIS_NUMBERS)
+    )
+    return shown(f"analysis/{study}", words, numbers)
+
+
+def shown(name: str, words: list[str], numbers: list[str]) -> Files:
+    """Return what command lines print: lines whose output are words, and others."""
     return {
-        f"words/analysis/{study}.txt": shown(f"analysis runs/{study}", ANALYSIS),
-        f"numbers/analysis/{study}.txt": shown(f"analysis runs/{study}", ANALYSIS_NUMBERS),
+        f"words/{name}.txt": "\n".join(map(show, words)),
+        f"numbers/{name}.txt": "\n".join(map(show, numbers)),
     }
-
-
-def shown(line: str, flags: Sequence[str]) -> str:
-    """Return what a command prints with each of several flags."""
-    return "\n".join(show(f"{line} {own}".strip()) for own in flags)
 
 
 SEVERAL = (
@@ -260,10 +262,7 @@ def side_by_side() -> Files:
     lines += [f"analysis {_places(line)}" for line in SEVERAL]
     numbers = ["analysis runs --format csv", "analysis runs --format json"]
     numbers += [f"analysis {_places(SEVERAL[0])} --format {kind}" for kind in ("csv", "json")]
-    return {
-        "words/several.txt": "\n".join(show(line) for line in lines),
-        "numbers/several.txt": "\n".join(show(line) for line in numbers),
-    }
+    return shown("several", lines, numbers)
 
 
 def _places(line: str) -> str:
@@ -275,10 +274,7 @@ def tables() -> Files:
     """Return what `analysis` prints of tables of results that were made elsewhere."""
     lines = lines_of("tables.txt")
     numbers = [f"{line} --format {kind}" for line in lines[:4] for kind in ("csv", "json")]
-    return {
-        "words/tables.txt": "\n".join(show(line) for line in lines),
-        "numbers/tables.txt": "\n".join(show(line) for line in numbers),
-    }
+    return shown("tables", lines, numbers)
 
 
 def dropping() -> Files:

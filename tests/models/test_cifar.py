@@ -36,9 +36,8 @@ def by_hand(state, x, blocks):
                 shortcut = torch.zeros(len(x), width, x.shape[2] // 2, x.shape[3] // 2)
                 shortcut[:, width // 4 : width // 4 + width // 2] = x[:, :, ::2, ::2]
             y = F.conv2d(x, state[f"{name}.conv1.weight"], stride=1 + halves, padding=1)
-            y = F.conv2d(
-                F.relu(norm(y, state, f"{name}.bn1")), state[f"{name}.conv2.weight"], padding=1
-            )
+            y = F.relu(norm(y, state, f"{name}.bn1"))
+            y = F.conv2d(y, state[f"{name}.conv2.weight"], padding=1)
             x = F.relu(norm(y, state, f"{name}.bn2") + shortcut)
     return x.mean((2, 3)) @ state["fc.weight"].T + state["fc.bias"]
 

@@ -30,10 +30,7 @@ FEW = torch.arange(20, dtype=torch.uint8).view(2, 1, 2, 5)
         ("one_logit_in_training", r"logits \[B, 3\].* in train mode, but returns .* \[2, 1\];"),
         ("not_a_number", r"logits \[B, 3\].* data, but returns some that are NaN or infinite"),
         ("nan_in_training", "in train mode, but returns some that are NaN or infinite"),
-        (
-            "frozen",
-            "cannot learn: its logits have no gradient .* parameters; call net",
-        ),
+        ("frozen", "cannot learn: its logits have no gradient .* parameters; call net"),
         ("detached", "cannot learn: its logits have no gradient"),
         ("exits", r"exits failed: it calls sys\.exit\(0\) .*line \d+\); leave"),
     ],

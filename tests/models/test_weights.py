@@ -17,16 +17,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kdtune.config.text import InputError
+from kdtune.models import weights
 from kdtune.models.classifier import fashion_student
 from kdtune.models.registry import build
-from kdtune.models.weights import (
-    METADATA,
-    WEIGHTS,
-    load_weights,
-    read_checkpoint,
-    read_finished,
-    save_weights,
-)
+from kdtune.models.weights import METADATA, WEIGHTS
 
 STUDENT = "kdtune.models:fashion_student"
 
@@ -55,10 +49,10 @@ def test_what_is_written_is_what_is_read(tmp_path):
     file, net = tmp_path / "weights.safetensors", fashion_student(10)
     net[1].running_mean.fill_(0.25)
     net[1].num_batches_tracked.fill_(7)
-    save_weights(fashion_student(100), file)
-    save_weights(net.to(memory_format=torch.channels_last), file)
+    weights.save_weights(fashion_student(100), file)
+    weights.save_weights(net.to(memory_format=torch.channels_last), file)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
-    state, read = net.state_dict(), load_weights(STUDENT, str(file))
+    state, read = net.state_dict(), weights.load_weights(STUDENT, str(file))
     assert state.keys() == read.keys()
     assert all(torch.equal(state[k], read[k]) and state[k].dtype == read[k].dtype for k in state)
     misnamed = shutil.copy(file, tmp_path / "weights.pth")
@@ -128,10 +122,10 @@ def test_default_weights_that_cannot_be_had_say_what_would_do(monkeypatch):
 
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
     with pytest.raises(InputError, match=r"resnet18 cannot be downloaded \(<urlopen error Name or"):
-        load_weights("resnet18", "default")
+        weights.load_weights("resnet18", "default")
     for name in (STUDENT, "cifar_resnet20"):
         with pytest.raises(InputError, match='no weights "default"'):
-            load_weights(name, "default")
+            weights.load_weights(name, "default")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +179,7 @@ def test_averages_come_first_and_the_choice_is_said(file, state):
     averages = {key: value + 1 for key, value in state.items()}
     torch.save({"model": state, "model_ema": {"decay": 0.9, "module": averages}}, file)
     with pytest.warns(UserWarning, match=f"{file} holds weights as model_ema.module, model; load"):
-        read = read_checkpoint(file)
+        read = weights.read_checkpoint(file)
     assert all(torch.equal(value, averages[key]) for key, value in read.items())
 
 
@@ -204,7 +198,7 @@ def test_an_object_inside_never_runs_and_is_named(file, tmp_path, state, zipped,
     else:
         torch.save(content[form], file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(InputError, match=r"it holds _?io.open\)\. .* if you trust"):
-        read_checkpoint(file)
+        weights.read_checkpoint(file)
     assert not target.exists()
     if form == "pickle":
         pickle.loads(file.read_bytes()).close()
@@ -232,5 +226,5 @@ def test_a_damaged_record_of_a_finished_teacher_is_not_ignored(tmp_path: Path, r
     file = tmp_path / WEIGHTS
     save_file({"0.weight": torch.zeros(1)}, file, {METADATA: record})
     with pytest.raises(InputError, match="is damaged or of a newer version") as caught:
-        read_finished(file)
+        weights.read_finished(file)
     assert str(file) in str(caught.value) and len(str(caught.value)) < 600

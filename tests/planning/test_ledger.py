@@ -30,6 +30,7 @@ from kdtune.statistics.tests import anytime_p
 from kdtune.storage.records import Round
 
 RACE = make("grid", LISTS, "race")
+AUTO = Study(run=RUN, space={"alpha": (0.1, 1.0)}, repeats=2, until_decided=True, budget="120runs")
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +157,7 @@ def test_a_dropped_run_is_run_again_only_when_asked() -> None:
 
 
 def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
-    space = {"alpha": (0.1, 1.0)}
-    study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="200runs")
+    study = replace(AUTO, budget="200runs")
     plan = Plan(study, play(study, curve))
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
     differences = final_test(plan.ledger, finalists(plan.ledger)[0]).differences
@@ -170,8 +170,7 @@ def test_repeats_auto_end_with_a_decision_or_the_budget() -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_runs_in_flight_at_the_decision_count_as_well(seed: int) -> None:
     """The study goes on where they undo the decision, and ends with one in any case."""
-    space = {"alpha": (0.1, 1.0)}
-    study = Study(run=RUN, space=space, repeats=2, until_decided=True, budget="2000runs")
+    study = replace(AUTO, budget="2000runs")
     plan = Plan(study, play(study, noisy, width=8, seed=seed))
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 2000
 
@@ -217,9 +216,6 @@ def test_confirmation_decides_between_the_best_of_the_search() -> None:
     assert [state.run.lr for state in finalists(Plan(study, unconfirmed).ledger)[0].states] == [0.1]
 
 
-AUTO = Study(run=RUN, space={"alpha": (0.1, 1.0)}, repeats=2, until_decided=True, budget="120runs")
-
-
 def images_right(run: Run, gain: float, of_images: float) -> list[bool]:
     """Return predictions on 300 images; how much distilling helps differs from image to image."""
     rng = np.random.default_rng(5)
@@ -259,9 +255,8 @@ def test_a_difference_that_the_images_can_show_is_decided() -> None:
     assert is_decided(plan.ledger) and plan.ledger.cost.runs < 60
     test = final_test(plan.ledger, finalists(plan.ledger)[0])
     assert test.images == 300 and test.p <= 0.05 < anytime_p(test.differences[:2])
-    assert f", decided (always-valid p = {test.p:.2g})" in describe_state(
-        plan, deciding_criterion(plan)
-    )
+    state = describe_state(plan, deciding_criterion(plan))
+    assert f", decided (always-valid p = {test.p:.2g})" in state
 
 
 def test_records_without_correctness_are_judged_over_repeats_alone() -> None:

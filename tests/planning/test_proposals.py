@@ -16,10 +16,7 @@ from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.planning.ledger import Arm, Ledger
 from kdtune.planning.plan import Plan
-from kdtune.planning.proposals import (
-    ConfigSampler,
-    export_for_optuna,
-)
+from kdtune.planning.proposals import ConfigSampler, export_for_optuna
 
 
 @pytest.mark.parametrize("search", ["random", "tpe"])

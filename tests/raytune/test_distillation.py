@@ -19,7 +19,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.checks import Contents
 from kdtune.data.sources import StudyData
-from kdtune.raytune import distillation, function
+from kdtune.raytune import distillation
 from kdtune.raytune.distillation import TeacherPreparation, distillation_epochs
 from kdtune.raytune.function import run_trial
 from kdtune.raytune.machines import TrialResources
@@ -43,13 +43,6 @@ def stored(s3: S3, teacher_folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 Reports = list[dict[str, Any]]
-
-
-@pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> Reports:
-    made: Reports = []
-    monkeypatch.setattr(function.tune, "report", made.append)
-    return made
 
 
 def run_here(study: Study, reports: Reports) -> list[dict[str, Any]]:
@@ -113,9 +106,8 @@ def test_a_store_has_the_last_state_and_a_damaged_one_is_said(
 def test_the_last_epoch_reports_a_number_of_each_group(tmp_path: Path, reports: Reports) -> None:
     save_photos(tmp_path / "photos", 3)
     run = replace(TINY, data=str(tmp_path / "photos"), groups="(.).png", train_images=None)
-    run = replace(
-        run, teacher="cifar_resnet20", student="cifar_resnet20", teacher_epochs=0, epochs=1
-    )
+    net = "cifar_resnet20"
+    run = replace(run, teacher=net, student=net, teacher_epochs=0, epochs=1)
     study = resolve_study(Study(run=run, out=str(tmp_path), cache_gb=0, gpus=0), StudyData(run))
     (epoch,) = run_here(study, reports)
     values = unpack_correct({"correct": epoch["correct"]})
@@ -139,9 +131,8 @@ def check(study: Study) -> list[str]:
     """Start the study's gate as the driver does; return what it says."""
     lines, mirror, core = list[str](), Mirror(study), TrialResources(1, 0)
     mirror.pull(TEACHER_ACCURACY)
-    TeacherPreparation(
-        study, StudyData(study.run), mirror, core, lines.append
-    ).report_teacher_accuracy()
+    preparation = TeacherPreparation(study, StudyData(study.run), mirror, core, lines.append)
+    preparation.report_teacher_accuracy()
     return lines
 
 

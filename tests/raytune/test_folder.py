@@ -388,10 +388,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def complete(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def complete(finished: Path, here: Path) -> Study:
     """A complete study in the current folder."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, here, dirs_exist_ok=True)
     return read_saved(Path("runs") / "schema_4").study
 
 

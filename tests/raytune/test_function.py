@@ -12,18 +12,10 @@ import pytest
 from own_functions import study_of
 from s3_service import S3
 
-from kdtune.raytune import function as reporter
 from kdtune.raytune.function import function_epochs, run_trial
 from kdtune.raytune.machines import fingerprints_of
 from kdtune.storage.records import unpack_correct
 from kdtune.storage.store import Store
-
-
-@pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = []
-    monkeypatch.setattr(reporter.tune, "report", made.append)
-    return made
 
 
 def epochs_of(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -81,9 +73,8 @@ ONLY = 'InputError: metric must be "val/NAME" with a NAME of letters, digits and
 def test_what_a_function_does_wrong_is_said(
     tmp_path: Path, reports: list[dict[str, Any]], kind: str, message: str
 ) -> None:
-    study = study_of(
-        own_functions.failing, tmp_path, epochs=3, space={"kind": (kind,)}, baseline={}
-    )
+    own = {"epochs": 3, "space": {"kind": (kind,)}, "baseline": {}}
+    study = study_of(own_functions.failing, tmp_path, **own)
     if kind == "soft":
         auto = {"until_decided": True, "budget": "9runs", "policy": "race", "epochs": 1}
         study = study_of(own_functions.soft, tmp_path, **auto)

@@ -24,14 +24,6 @@ from kdtune.planning.plan import Plan
 from kdtune.raytune import progress
 from kdtune.raytune.driver import Interrupted
 from kdtune.raytune.folder import write_study
-from kdtune.raytune.progress import (
-    deciding_criterion,
-    describe_outcome,
-    describe_state,
-    describe_time_left,
-    make_table,
-    notify,
-)
 from kdtune.results.results import load
 from kdtune.streams.cache import Building
 
@@ -40,7 +32,7 @@ def test_the_table_has_the_best_and_the_baseline() -> None:
     study = make("grid", LISTS, "all")
     plan = Plan(study, play(study, curve))
     console = Console(file=io.StringIO(), width=120)
-    console.print(make_table(plan, deciding_criterion(plan)))
+    console.print(progress.make_table(plan, progress.deciding_criterion(plan)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for tried in finalists(plan.ledger)[0]:
         mean = sum(tried.scores.values()) / 4
@@ -52,7 +44,8 @@ def test_a_lead_that_is_not_decided_says_so() -> None:
     study = make("grid", {"alpha": (0.1, 1.0)}, "all")
     study = replace(study, until_decided=True, budget="14runs")
     plan = Plan(study, play(study, curve))
-    assert ", not decided (always-valid p" in describe_state(plan, deciding_criterion(plan))
+    state = progress.describe_state(plan, progress.deciding_criterion(plan))
+    assert ", not decided (always-valid p" in state
 
 
 def test_the_time_left_is_estimated_before_the_first_run_ends(
@@ -64,7 +57,7 @@ def test_the_time_left_is_estimated_before_the_first_run_ends(
     first, second = plan.next_run(), plan.next_run()
     for line in (start_of(first), start_of(second)):
         plan.add_record(line)
-    assert describe_time_left(plan) == ""
+    assert progress.describe_time_left(plan) == ""
     for line in islice(rest_of(first, plan, curve), 4):
         plan.add_record(line)
     cache: Any = SimpleNamespace(building=lambda: iter([Building("logits", 3, 8, "")]))
@@ -73,7 +66,7 @@ def test_the_time_left_is_estimated_before_the_first_run_ends(
     assert build == "  building logits (3 of 8)"
     assert state == "  2 running, about 0:00:22 left (estimate from 4 epochs)"
     raced = replace(study, policy="race")  # of which the number of runs is not known
-    assert describe_time_left(Plan(raced, play(study, curve)[:5])) == ""
+    assert progress.describe_time_left(Plan(raced, play(study, curve)[:5])) == ""
 
 
 SCRIPT = """#!/bin/sh
@@ -84,13 +77,12 @@ printf '%s' "$KDTUNE_VERDICT" > verdict.txt
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def study(here: Path) -> Study:
     """A complete study in a folder with the script tell.sh."""
-    monkeypatch.chdir(tmp_path)
     Path("tell.sh").write_text(SCRIPT)
     Path("tell.sh").chmod(stat.S_IRWXU)
-    results = folders.make(tmp_path / "runs" / "made", folders.draw({0.5: 0.03, 1.0: 0.0}, 4))
-    return replace(results.study, out=str(tmp_path / "runs"))
+    results = folders.make(here / "runs" / "made", folders.draw({0.5: 0.03, 1.0: 0.0}, 4))
+    return replace(results.study, out=str(here / "runs"))
 
 
 @pytest.mark.parametrize(
@@ -106,8 +98,8 @@ def test_a_command_is_told_the_verdict_or_the_reason(
     study: Study, end: Exception | None, status: str, reason: str, capsys: Any
 ) -> None:
     results = load(study.folder)
-    notify("./tell.sh", study, end or results)
-    verdict = describe_outcome(end)[1] if end else results.verdict()
+    progress.notify("./tell.sh", study, end or results)
+    verdict = progress.describe_outcome(end)[1] if end else results.verdict()
     assert reason in verdict and Path("stdin.txt").read_text() == f"{verdict}\n"
     assert Path("verdict.txt").read_text() == verdict
     assert capsys.readouterr().out == ""
@@ -117,7 +109,7 @@ def test_a_command_is_told_the_verdict_or_the_reason(
 def test_no_text_of_the_verdict_is_run(study: Study) -> None:
     evil = "$(touch ran) `touch ran` '; touch ran; \" && touch ran\n\0 é"
     results: Any = SimpleNamespace(trials=pd.DataFrame({"status": []}), verdict=lambda: evil)
-    notify("./tell.sh", study, results)
+    progress.notify("./tell.sh", study, results)
     assert not Path("ran").exists()
     assert Path("stdin.txt").read_text() == f"{evil}\n"
     assert Path("verdict.txt").read_text() == evil.replace("\0", "")
@@ -135,7 +127,7 @@ def test_a_command_that_fails_or_hangs_is_a_warning(
     study: Study, command: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(progress, "NOTIFY_SECONDS", 0.5)
-    notify(command, study, ValueError())
+    progress.notify(command, study, ValueError())
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 and lines[0].startswith("warning: --notify") and reason in lines[0]
 

@@ -177,7 +177,6 @@ class Tune:
         return list(self.recorder.plan.ledger.running)
 
     def end(self, trial_id: str, error: str | None = None) -> None:
-        """End a run."""
         splits = {"val": {self.recorder.study.task.score: 0.5, "loss": 1.0}}
         epochs = [{"number": 0, "seconds": 1.0, "splits": splits}]
         result = {"hostname": "h", "pid": 1, "error": error, "epochs": [] if error else epochs}

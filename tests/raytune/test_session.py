@@ -31,13 +31,6 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError, RayLostError
 from kdtune.raytune import driver
 from kdtune.raytune import session as local_ray
-from kdtune.raytune.session import (
-    RAY_DEFAULTS,
-    check_local_ray,
-    ended_if_ray_is_lost,
-    environment_set,
-    ray_session,
-)
 
 # -- what ends or delays a study; no Ray runs --
 
@@ -70,7 +63,7 @@ def test_a_lost_raylet_ends_a_driver_that_does_not_end_by_itself(
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     if arrived:
         local_ray._arrived.set()
-    with local_ray.summarised(lambda: "3 of 4 runs", print), ended_if_ray_is_lost():
+    with local_ray.summarised(lambda: "3 of 4 runs", print), local_ray.ended_if_ray_is_lost():
         raylet.kill()
         wait_until(lambda: bool(codes), 10)
     said = capsys.readouterr()
@@ -88,19 +81,19 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
     raylet.kill()
     raylet.wait()
     with pytest.raises(RayLostError):
-        check_local_ray()
+        local_ray.check_local_ray()
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_DFL)  # nohup lets this process ignore SIGHUP
     try:
         with pytest.raises(KeyboardInterrupt), local_ray.ended_in_words():
             signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
-            check_local_ray()
+            local_ray.check_local_ray()
     finally:
         signal.signal(number, before)
         local_ray._arrived.clear()
     with pytest.raises(RayLostError):
-        check_local_ray()
+        local_ray.check_local_ray()
 
 
 def test_a_second_study_of_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,10 +142,10 @@ class Session(NamedTuple):
 @pytest.fixture(scope="module")
 def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """A Ray as a study starts it; afterwards nothing of it is left."""
-    home, without = tmp_path_factory.mktemp("home"), dict.fromkeys([*AUTH, *RAY_DEFAULTS])
+    home, without = tmp_path_factory.mktemp("home"), dict.fromkeys([*AUTH, *local_ray.RAY_DEFAULTS])
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    with environment_set(HOME=str(home), **without):
-        with ray_session(Study(gpus=0), {"num_cpus": 1, "include_dashboard": False}):
+    with local_ray.environment_set(HOME=str(home), **without):
+        with local_ray.ray_session(Study(gpus=0), {"num_cpus": 1, "include_dashboard": False}):
             folder = Path(ray._private.worker._global_node.get_temp_dir_path()).parent
             yield Session(home, os.environ["RAY_AUTH_TOKEN"], folder)
         assert without.keys().isdisjoint(os.environ)
@@ -163,9 +156,7 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.mark.usefixtures("session")
-def test_rays_lines_have_no_colours_outside_a_terminal(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_rays_lines_have_no_colours_outside_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     line: dict[str, Any] = {"lines": ["it has died"], "pid": "raylet", "is_err": True}
     ray._private.worker.print_to_stdstream(line, ignore_prefix=False)
     assert capsys.readouterr().err == "(raylet) it has died\n"
@@ -276,7 +267,7 @@ def listeners() -> list[tuple[str, str, int]]:
     ],
 )
 def test_what_the_user_has_set_is_kept(settings: dict[str, str]) -> None:
-    with environment_set(**dict.fromkeys(AUTH) | settings):
+    with local_ray.environment_set(**dict.fromkeys(AUTH) | settings):
         with local_ray._private_token():
             inside = {name: os.environ[name] for name in AUTH if name in os.environ}
             assert inside == {"RAY_AUTH_MODE": "token"} | settings

@@ -13,23 +13,10 @@ from study_folders import at, draw, make, write_predictions
 
 import kdtune
 from kdtune.config.files import PREDICTIONS, THUMBNAILS
+from kdtune.results import examples
 from kdtune.results.comparison import Criterion
 from kdtune.results.design import Design
-from kdtune.results.examples import (
-    THUMBNAIL_SIDE,
-    BothArms,
-    calibration,
-    calibration_errors,
-    class_accuracies,
-    confusion,
-    count_differences,
-    has_thumbnails,
-    largest_confusions,
-    most_different,
-    read_arms,
-    read_thumbnail,
-    write_thumbnails,
-)
+from kdtune.results.examples import BothArms
 from kdtune.statistics.intervals import by_group, corrected_resampled, crossed
 from kdtune.statistics.selection import bootstrap_corrected
 
@@ -47,11 +34,11 @@ def edit(results, change) -> dict[str, BothArms]:
     """Change the rows of predictions.parquet; return what is read then."""
     frame = pd.read_parquet(results.folder / PREDICTIONS)
     change(frame).to_parquet(results.folder / PREDICTIONS, index=False)
-    return read_arms(kdtune.load(results.folder), Criterion())
+    return examples.read_arms(kdtune.load(results.folder), Criterion())
 
 
 def test_both_arms_have_the_same_repeats_and_images(made) -> None:
-    arms = read_arms(made, Criterion())
+    arms = examples.read_arms(made, Criterion())
     assert list(arms) == ["val", "test"]
     val = arms["val"]
     assert val.configs == (at(0.1).config_id, at(1.0).config_id)
@@ -82,11 +69,11 @@ def test_groups_are_the_unit_of_intervals_and_words(tmp_path) -> None:
     assert (row.n_images, row.error) == (6, exact(estimate.error))
     assert (row.low, row.high) == exact(estimate.interval(1 - 0.05 / 2))
     assert (best["test/low"], best["test/high"]) == exact(on_test.interval())
-    arms = read_arms(made, Criterion())["val"]
+    arms = examples.read_arms(made, Criterion())["val"]
     images = of_trial[at(1.0).trial_id, "val"]
     bees = (images.label == 1).to_numpy()
     of_class = crossed(table("val", bees))
-    assert class_accuracies(arms).p[1] == exact(of_class.p) and len(arms.groups) == 60
+    assert examples.class_accuracies(arms).p[1] == exact(of_class.p) and len(arms.groups) == 60
     text = made.text()
     assert "n = 3 repeats × 6 groups)" in text and "3 repeats, 6 val groups and 2 comp" in text
     assert "Paired by repeat and group. CI: t intervals over repeats and 6 val groups," in text
@@ -106,7 +93,7 @@ def test_without_groups_the_limit_is_said(made) -> None:
 
 
 def test_incomplete_predictions_are_left_out(made) -> None:
-    own = read_arms(made, Criterion())["test"].configs[1]
+    own = examples.read_arms(made, Criterion())["test"].configs[1]
     trial = made.trials[made.trials.config_id == own].trial_id.iloc[1]
 
     def other_images(frame):
@@ -138,35 +125,35 @@ def by_hand() -> BothArms:
 
 
 def test_the_images_that_differ_most_are_worked_by_hand() -> None:
-    table = most_different(by_hand())
+    table = examples.most_different(by_hand())
     assert table["image"].tolist() == [0, 1, 2] and table["diff"].tolist() == [2, -2, -2]
     assert table.distilled.tolist() == [3, 1, 0] and table.baseline.tolist() == [1, 3, 2]
     assert table.wrong_distilled.tolist() == ["", "cat (2)", "bee (2)"]
     assert table.wrong_baseline.tolist() == ["bee (2)", "", "bee (1)"]
-    assert count_differences(by_hand()) == (1, 1, 2)
-    assert most_different(by_hand(), 1)["image"].tolist() == [0, 1]
+    assert examples.count_differences(by_hand()) == (1, 1, 2)
+    assert examples.most_different(by_hand(), 1)["image"].tolist() == [0, 1]
 
 
 def test_thumbnails_are_in_the_folder_or_made_from_files(tmp_path) -> None:
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 200, 3), np.uint8))
     arms = {"val": by_hand()}
-    assert not has_thumbnails(tmp_path, arms)
-    write_thumbnails(tmp_path, arms, lambda split, index: photo)
-    assert has_thumbnails(tmp_path, arms)
+    assert not examples.has_thumbnails(tmp_path, arms)
+    examples.write_thumbnails(tmp_path, arms, lambda split, index: photo)
+    assert examples.has_thumbnails(tmp_path, arms)
     assert sorted(f.name for f in (tmp_path / THUMBNAILS).iterdir()) == [
         f"val-00000{i}.jpeg" for i in range(3)
     ]
-    content = read_thumbnail(tmp_path, None, "val", 1, None)
+    content = examples.read_thumbnail(tmp_path, None, "val", 1, None)
     shown = Image.open(io.BytesIO(content))
-    assert shown.size == (THUMBNAIL_SIDE, round(THUMBNAIL_SIDE * 90 / 200))
-    assert read_thumbnail(tmp_path, None, "val", 3, "a.png") == b""
+    assert shown.size == (examples.THUMBNAIL_SIDE, round(examples.THUMBNAIL_SIDE * 90 / 200))
+    assert examples.read_thumbnail(tmp_path, None, "val", 3, "a.png") == b""
     photo.save(tmp_path / "a.png")
-    assert read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == content
-    assert read_thumbnail(tmp_path, tmp_path, "val", 3, "gone.png") == b""
+    assert examples.read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == content
+    assert examples.read_thumbnail(tmp_path, tmp_path, "val", 3, "gone.png") == b""
     cut = (tmp_path / "a.png").read_bytes()[:99]
     for content in (b"no image", cut):
         (tmp_path / "a.png").write_bytes(content)
-        assert read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == b""
+        assert examples.read_thumbnail(tmp_path, tmp_path, "val", 3, "a.png") == b""
 
 
 def drawn(n: int = 60, repeats: int = 4) -> BothArms:
@@ -178,7 +165,7 @@ def test_the_difference_of_a_class_is_worked_by_hand() -> None:
     # class 0: the baseline is always wrong, so that D is the distilled arm's correctness;
     # class 1: both arms are always right
     distilled = [[0, 1, 1, 1], [0, 0, 1, 1], [1, 0, 1, 1]]
-    table = class_accuracies(arms([0, 0, 1, 1], [distilled, [[1, 1, 1, 1]] * 3]))
+    table = examples.class_accuracies(arms([0, 0, 1, 1], [distilled, [[1, 1, 1, 1]] * 3]))
     assert table["class"].tolist() == ["ant", "bee"] and table.images.tolist() == [2, 2]
     ant, bee = table.iloc[0], table.iloc[1]
     assert (ant.distilled, ant.baseline, ant["diff"]) == exact((4 / 6, 0, 4 / 6))
@@ -194,50 +181,48 @@ def test_the_difference_of_a_class_is_worked_by_hand() -> None:
 def test_the_design_decides_the_interval_of_a_class() -> None:
     """With folds the corrected t test; with 3 teachers of 2 repeats the two-way test over them."""
     made = drawn(repeats=6)
-    by_folds = class_accuracies(replace(made, design=Design(folds=5))).iloc[0]
+    by_folds = examples.class_accuracies(replace(made, design=Design(folds=5))).iloc[0]
     own = made.correct[:, :, made.label == 0].astype(float)
     estimate = corrected_resampled((own[0] - own[1]).mean(1), 1 / 4)
     assert by_folds.p == exact(estimate.p)
     assert (by_folds.low, by_folds.high) == exact(estimate.interval(1 - 0.05 / 3))  # 3 classes
     means = made.predicted.reshape(2, 2, 3, -1)  # repeat r learns from teacher r mod 3
     right = (means == made.label)[:, :, :, made.label == 0].mean(1)
-    by_teacher = class_accuracies(replace(made, design=Design(3))).iloc[0]
+    by_teacher = examples.class_accuracies(replace(made, design=Design(3))).iloc[0]
     assert by_teacher.p == exact(crossed(right[0] - right[1]).p)
-    two = class_accuracies(replace(made, repeats=(0, 3, 1, 4, 6, 7), design=Design(3)))
+    two = examples.class_accuracies(replace(made, repeats=(0, 3, 1, 4, 6, 7), design=Design(3)))
     assert two.p.isna().all()
 
 
 def test_confusion_is_that_of_scikit_learn() -> None:
     made = drawn()
-    for arm, shares in enumerate(confusion(made)):
+    for arm, shares in enumerate(examples.confusion(made)):
         predicted, label = made.predicted[arm].ravel(), np.tile(made.label, 4)
         want = confusion_matrix(label, predicted, labels=[0, 1, 2], normalize="true")
         np.testing.assert_allclose(shares, want)
-    table = class_accuracies(made)
-    np.testing.assert_allclose(np.diagonal(confusion(made)[0]), table.distilled)
-    absent = confusion(arms([0, 1], [[[0, 2]], [[1, 1]]]))
+    table = examples.class_accuracies(made)
+    np.testing.assert_allclose(np.diagonal(examples.confusion(made)[0]), table.distilled)
+    absent = examples.confusion(arms([0, 1], [[[0, 2]], [[1, 1]]]))
     assert np.isnan(absent[:, 2]).all() and absent[0, 1].tolist() == [0, 0, 1]
 
 
 def test_the_largest_confusions_are_counted_in_images() -> None:
     # two of four ants become bees, one of one bee becomes a cat
     made = arms([0, 0, 0, 0, 1], [[[1, 1, 0, 0, 2]], [[1, 0, 0, 0, 1]]])
-    table = largest_confusions(made)
+    table = examples.largest_confusions(made)
     assert table[["label", "predicted"]].to_numpy().tolist() == [["ant", "bee"], ["bee", "cat"]]
-    assert table[["images", "distilled", "baseline", "diff"]].to_numpy().tolist() == [
-        [4, 0.5, 0.25, 0.25],
-        [1, 1, 0, 1],
-    ]
+    numbers = table[["images", "distilled", "baseline", "diff"]].to_numpy()
+    assert numbers.tolist() == [[4, 0.5, 0.25, 0.25], [1, 1, 0, 1]]
 
 
 def test_calibration_is_worked_by_hand() -> None:
     # 0.4 = 6 / 15 is on an edge and belongs to the bin below, (5/15, 6/15]
     p = [[[0.4, 0.35, 0.95, 0.98]], [[0.9, 0.9, 0.9, 0.9]]]
     made = arms([0, 0, 0, 0], [[[0, 1, 0, 1]], [[0, 0, 0, 1]]], p)
-    distilled = calibration(made).query("arm == 'distilled'")
+    distilled = examples.calibration(made).query("arm == 'distilled'")
     assert distilled[["bin", "n"]].to_numpy().tolist() == [[5, 2], [14, 2]]
     assert distilled.confidence.tolist() == exact([0.375, 0.965])
     assert distilled.accuracy.tolist() == [0.5, 0.5]
-    errors = calibration_errors(made)
+    errors = examples.calibration_errors(made)
     assert errors[0] == exact(2 / 4 * 0.125 + 2 / 4 * 0.465)
     assert errors[1] == exact(0.15)

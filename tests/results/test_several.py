@@ -1,6 +1,5 @@
 """Studies side by side, against scipy's tests, and the list of a folder's studies."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from study_folders import IMAGES, RUN, draw, edit_records, make, write_study
+from study_folders import IMAGES, RUN, draw, edit_json, edit_records, make, write_study
 
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
@@ -27,9 +26,7 @@ def save(folder: Path, last: dict, run: Run = RUN, data: str | None = "x", **stu
     runs = {replace(run, alpha=alpha): accs for alpha, accs in last.items()}
     write_study(folder, runs, name=folder.name, run=run, **study)
     if data is not None:
-        file = folder / "study.json"
-        own = json.loads(file.read_text()) | {"fingerprints": {"data": data}}
-        file.write_text(json.dumps(own))
+        edit_json(folder / "study.json", lambda own: own.update(fingerprints={"data": data}))
     return str(folder)
 
 

@@ -95,9 +95,8 @@ def test_rows_with_inactive_hyperparameters_are_kept(tmp_path, pooled: bool) -> 
     """Temperature under mse and at alpha = 1: pandas would drop them."""
     last = {at(0.5, temperature=4.0): [0.6, 0.9], at(0.5, loss="mse"): [0.3, 0.6], 1.0: [0.3, 0.3]}
     table = make(tmp_path, last).summary(["loss", "temperature"], ["acc"], pooled=pooled, full=True)
-    assert table[["loss", "temperature"]].isna().to_numpy().tolist() == [
-        *([False, False], [False, True], [True, True])
-    ]
+    missing = table[["loss", "temperature"]].isna().to_numpy()
+    assert missing.tolist() == [[False, False], [False, True], [True, True]]
     # curves rise evenly to the last: 1/3, 2/3, 1
     factor, n = (2 / 3, 6) if pooled else (1, 2)
     assert table["val/acc/mean"].tolist() == exact([0.75 * factor, 0.45 * factor, 0.3 * factor])
@@ -132,10 +131,8 @@ def test_sensitivity_by_hand(tmp_path) -> None:
     assert table["last/mean"].tolist() == exact([0.6, 0.5])
     assert table["best/mean"].tolist() == exact([0.6, 0.9])
     assert table["last-5-avg/mean"].tolist() == exact([(0.405 + 1.1) / 3, (0.705 + 1.4) / 3])
-    assert table[["last/rank", "best/rank", "last-5-avg/rank"]].to_numpy().tolist() == [
-        [1, 2, 2],
-        [2, 1, 1],
-    ]
+    ranks = table[["last/rank", "best/rank", "last-5-avg/rank"]].to_numpy()
+    assert ranks.tolist() == [[1, 2, 2], [2, 1, 1]]
     # of ce less is better
     assert made.sensitivity("ce").set_index("config/alpha")["last/rank"].to_dict() == {0.5: 1, 1: 2}
 

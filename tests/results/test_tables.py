@@ -201,9 +201,8 @@ def test_the_trials_of_a_study_give_its_own_numbers(tmp_path: Path) -> None:
     results = make(tmp_path, {0.1: [0.72, 0.75, 0.73, 0.74], 1.0: [0.7, 0.74, 0.7, 0.73]})
     want = results.compare()
     trials = results.trials[results.trials.status == "completed"]
-    got = kdtune.compare(
-        trials, "config/alpha", "repeat", "val/acc@last", baseline={"config/alpha": 1}
-    )
+    roles = ("config/alpha", "repeat", "val/acc@last")
+    got = kdtune.compare(trials, *roles, baseline={"config/alpha": 1})
     assert not got.warnings
     names = [name for name in want if name in got.comparisons and "config" not in name]
     assert {"diff", "low", "high", "low_here", "p_holm", "p_max_t", "n_images"} < set(names)

@@ -29,12 +29,7 @@ from kdtune.reporting.sections import teacher_table
 from kdtune.results.comparison import Criterion
 from kdtune.results.results import Results
 from kdtune.results.several import list_studies
-from kdtune.results.warnings import (
-    Named,
-    check_teachers,
-    find_doubts,
-    find_teacher_faults,
-)
+from kdtune.results.warnings import Named, check_teachers, find_doubts, find_teacher_faults
 from kdtune.storage.records import read_lines
 
 LAST = {0.5: [0.7, 0.8, 0.75], 1.0: [0.6, 0.65, 0.5]}
@@ -215,21 +210,12 @@ def of_splits(train: int, val: int, test: int = 900) -> TeacherAccuracy:
         (of_splits(235, 450), "but on only 78.3% of train (235 of 300), without augmentation."),
         (of_splits(245, 450), ""),
         # val that the teacher was trained on
-        (
-            of_splits(300, 500, 920),
-            "val may be among the images that the teacher big (5 epochs)",
-        ),
-        (
-            of_splits(300, 500, 970),
-            "on 100.0% of val, as on train (100.0%), but on 97.0% of test",
-        ),
+        (of_splits(300, 500, 920), "val may be among the images that the teacher big (5 epochs)"),
+        (of_splits(300, 500, 970), "on 100.0% of val, as on train (100.0%), but on 97.0% of test"),
         (of_splits(300, 500, 972), ""),
         (of_splits(300, 480, 850), ""),  # train is above val: test has other images
         (replace(of_splits(300, 500, 920), acc_before=None), ""),  # kdtune made its head
-        (
-            replace(of_splits(300, 500, 920), acc_before=None, epochs=0),
-            "big was trained on",
-        ),
+        (replace(of_splits(300, 500, 920), acc_before=None, epochs=0), "big was trained on"),
     ],
 )
 def test_faults_of_a_teacher(record: TeacherAccuracy, fault: str) -> None:

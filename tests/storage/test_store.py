@@ -256,9 +256,8 @@ def test_credentials_of_a_profile_sign_the_requests(
 ) -> None:
     pytest.importorskip("boto3")
     (bare / ".aws").mkdir()
-    (bare / ".aws" / "credentials").write_text(
-        "[lab]\naws_access_key_id = LABKEY\naws_secret_access_key = x\n"
-    )
+    keys = "[lab]\naws_access_key_id = LABKEY\naws_secret_access_key = x\n"
+    (bare / ".aws" / "credentials").write_text(keys)
     monkeypatch.setenv("AWS_PROFILE", "lab")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(bare / ".aws" / "credentials"))
     uri = f"s3://bucket/runs?endpoint_override={amazon}&scheme=http"

@@ -361,9 +361,8 @@ def test_an_entry_that_others_could_have_made_is_built_again(cache, change, is_s
     (file,) = entries(cache.folder)
     change(file)
     assert rebuilt(cache)
-    assert [
-        sentence.endswith(", so it is computed again") for sentence in cache.warnings.values()
-    ] == [True] * is_said
+    said = [text.endswith(", so it is computed again") for text in cache.warnings.values()]
+    assert said == [True] * is_said
     assert get(cache)[1] == 0 and file.lstat().st_mode & 0o022 == 0
 
 

@@ -132,10 +132,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_the_plain_loop(
-    kind: str,
-    tmp_path: Path,
-    seen: dict[tuple[float, ...], str],
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, tmp_path: Path, seen: dict[tuple[float, ...], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, data = replace(RUN, epochs=2, **KINDS[kind]), enlarged(KINDS[kind].get("image_size", 8))
     if kind.startswith("tensors"):

@@ -13,14 +13,7 @@ from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.streams import views
-from kdtune.streams.views import (
-    Resources,
-    check_gpus,
-    check_precision,
-    count_gpus,
-    device_of,
-    seed_step,
-)
+from kdtune.streams.views import Resources
 
 
 def test_a_step_seeds_the_generators_of_all_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,9 +21,9 @@ def test_a_step_seeds_the_generators_of_all_devices(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     monkeypatch.setattr(torch.mps, "manual_seed", seeds.append)
-    seed_step(Run(), 1, 2)
+    views.seed_step(Run(), 1, 2)
     monkeypatch.setattr(views, "HAS_MPS", True)
-    seed_step(Run(), 1, 2)
+    views.seed_step(Run(), 1, 2)
     assert seeds == [torch.default_generator.initial_seed()] * 3  # of cuda, then of cuda and mps
 
 
@@ -48,9 +41,9 @@ STUDY = Study(name="s", repeats=8, gpus=0)
 )
 def test_gpus_that_are_not_there_are_an_error(change: dict, gpus: int, sentence: str) -> None:
     study = replace(STUDY, **{"gpus": None, **change})
-    check_gpus(study, 4)
+    views.check_gpus(study, 4)
     with pytest.raises(InputError, match=sentence):
-        check_gpus(study, gpus)
+        views.check_gpus(study, gpus)
 
 
 @pytest.fixture
@@ -75,9 +68,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_device_of_a_study(change: dict, device: str) -> None:
     study = replace(STUDY, **change)
-    assert device_of(study).type == device == Resources.of(study).device.type
-    assert count_gpus(study) == (1 if device == "mps" else 2)
-    assert device_of(study, gpus=0).type == {"cuda": "cpu"}.get(device, device)
+    assert views.device_of(study).type == device == Resources.of(study).device.type
+    assert views.count_gpus(study) == (1 if device == "mps" else 2)
+    assert views.device_of(study, gpus=0).type == {"cuda": "cpu"}.get(device, device)
 
 
 @pytest.mark.usefixtures("machine")
@@ -108,12 +101,12 @@ def test_bf16_is_refused_where_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(name, lambda: False)
     words = "--precision must be fp32 on this CPU, .* 15 times"
     with pytest.raises(InputError, match=words) as caught:
-        check_precision(run, cpu)
+        views.check_precision(run, cpu)
     assert "\n" not in str(caught.value)
-    check_precision(run, torch.device("cuda"))
-    check_precision(replace(run, precision="fp32"), cpu)
+    views.check_precision(run, torch.device("cuda"))
+    views.check_precision(replace(run, precision="fp32"), cpu)
     monkeypatch.setattr(name, lambda: True)
-    check_precision(run, cpu)
+    views.check_precision(run, cpu)
 
 
 @pytest.mark.parametrize("command", [kdtune.distill, kdtune.teacher])

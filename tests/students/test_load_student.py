@@ -1,6 +1,5 @@
 """Where students are loaded from, and one sentence for each thing that can be wrong there."""
 
-import json
 import re
 import shutil
 import sys
@@ -14,7 +13,7 @@ import pytest
 import torch
 import torchvision
 from s3_service import S3
-from study_folders import draw, make
+from study_folders import draw, edit_json, make
 
 import kdtune
 from kdtune.config.records import SCHEMA
@@ -43,10 +42,7 @@ def refused(place: object, repeat: int | None = None) -> str:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    file = folder / "students.json"
-    values = json.loads(file.read_text())
-    change(values)
-    file.write_text(json.dumps(values))
+    edit_json(folder / "students.json", change)
 
 
 def test_every_way_to_name_the_same_student(fashion: Results, copied: Path) -> None:

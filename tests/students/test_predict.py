@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from study_folders import edit_json
 
 import kdtune
 from kdtune.config.cli import parse_command
@@ -50,9 +51,8 @@ def test_csv_has_the_predictions_of_the_study(
     photos: Results, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of all kinds of images, in batches that do not divide their number."""
-    code, out, err = run(
-        capsys, photos.folder, folder, "--format", "csv", "--top", 9, "--batch-size", 5
-    )
+    flags = ("--format", "csv", "--top", 9, "--batch-size", 5)
+    code, out, err = run(capsys, photos.folder, folder, *flags)
     assert code == 1
     broken = folder / "deep" / "broken.jpg"
     assert err.splitlines() == [
@@ -135,8 +135,6 @@ def test_wrong_flags(tmp_path: Path, fashion: Results, capsys: pytest.CaptureFix
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="--device must be auto or cpu"):
             run(capsys, copied, image, "--device", "cuda")
-    record = json.loads((copied / "students.json").read_text())
-    record["input"]["kind"] = "tensors"
-    (copied / "students.json").write_text(json.dumps(record))
+    edit_json(copied / "students.json", lambda record: record["input"].update(kind="tensors"))
     with pytest.raises(InputError, match="must be given a student of images"):
         run(capsys, copied, image)

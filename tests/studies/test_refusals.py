@@ -25,10 +25,8 @@ def test_a_driver_holds_the_lock_before_it_reads_the_study(
     monkeypatch.setattr("kdtune.raytune.folder.read_if_saved", read)
     with pytest.raises(InputError, match="read"):
         kdtune.run(study)
-    with (
-        FileLock(study.folder / ".lock"),
-        pytest.raises(InputError, match="is in use by another process"),
-    ):
+    in_use = pytest.raises(InputError, match="is in use by another process")
+    with FileLock(study.folder / ".lock"), in_use:
         kdtune.run(study)
     assert study.folder.exists()  # it was there before
 

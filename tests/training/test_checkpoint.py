@@ -175,8 +175,7 @@ def test_the_state_of_another_run_is_ignored(state: Path) -> None:
 
 
 def test_a_costly_checkpoint_is_saved_less_often(tmp_path: Path) -> None:
-    saved: list[int] = []
-    past: list[Epoch] = []
+    saved, past = list[int](), list[Epoch]()
 
     def upload() -> None:  # takes 10 ms, a hundredth of a second
         time.sleep(0.01)

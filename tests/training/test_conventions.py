@@ -58,111 +58,76 @@ def dkd(s: Tensor, t: Tensor, y: Tensor, alpha: float, beta: float, temperature:
     return temperature**2 * (alpha * tckd + beta * nckd).mean()
 
 
-# One line per tool and setting: words of the command line, and the tool's loss of (s, t, y).
-CASES: list[tuple[str, str, Loss]] = [
-    (
-        "repdistiller",
-        "gamma=0.1 alpha=0.9 kd_T=4 beta=0",
-        lambda s, t, y: 0.1 * ce(s, y) + 0.9 * 16 * kl(s, t, 4),
+# Words of the command line, and the tool's loss of (s, t, y).
+CASES: dict[str, Loss] = {
+    "repdistiller gamma=0.1 alpha=0.9 kd_T=4 beta=0": (
+        lambda s, t, y: 0.1 * ce(s, y) + 0.9 * 16 * kl(s, t, 4)
     ),
-    ("repdistiller", "alpha=3 kd_T=2", lambda s, t, y: ce(s, y) + 3 * 4 * kl(s, t, 2)),
-    ("repdistiller", "alpha=0", lambda s, t, y: ce(s, y)),
-    ("mdistiller", "", lambda s, t, y: 0.1 * ce(s, y) + 0.9 * 16 * kl(s, t, 4)),
-    (
-        "mdistiller",
-        "KD.LOSS.CE_WEIGHT=1 KD.LOSS.KD_WEIGHT=0.25 KD.TEMPERATURE=0.5",
-        lambda s, t, y: ce(s, y) + 0.25 * 0.25 * kl(s, t, 0.5),
+    "repdistiller alpha=3 kd_T=2": lambda s, t, y: ce(s, y) + 3 * 4 * kl(s, t, 2),
+    "repdistiller alpha=0": lambda s, t, y: ce(s, y),
+    "mdistiller": lambda s, t, y: 0.1 * ce(s, y) + 0.9 * 16 * kl(s, t, 4),
+    "mdistiller KD.LOSS.CE_WEIGHT=1 KD.LOSS.KD_WEIGHT=0.25 KD.TEMPERATURE=0.5": (
+        lambda s, t, y: ce(s, y) + 0.25 * 0.25 * kl(s, t, 0.5)
     ),
-    ("mdistiller-dkd", "", lambda s, t, y: ce(s, y) + dkd(s, t, y, 1, 8, 4)),
-    (
-        "mdistiller-dkd",
-        "DKD.CE_WEIGHT=0.3 DKD.ALPHA=2 DKD.BETA=0.5 DKD.T=1",
-        lambda s, t, y: 0.3 * ce(s, y) + dkd(s, t, y, 2, 0.5, 1),
+    "mdistiller-dkd": lambda s, t, y: ce(s, y) + dkd(s, t, y, 1, 8, 4),
+    "mdistiller-dkd DKD.CE_WEIGHT=0.3 DKD.ALPHA=2 DKD.BETA=0.5 DKD.T=1": (
+        lambda s, t, y: 0.3 * ce(s, y) + dkd(s, t, y, 2, 0.5, 1)
     ),
-    (
-        "logit-standardization",
-        "",
-        lambda s, t, y: 0.1 * ce(s, y) + 9 * 4 * kl(standardised(s), standardised(t), 2),
+    "logit-standardization": (
+        lambda s, t, y: 0.1 * ce(s, y) + 9 * 4 * kl(standardised(s), standardised(t), 2)
     ),
-    (
-        "torchdistill",
-        "alpha=0.3 temperature=4",
-        lambda s, t, y: 0.3 * ce(s, y) + 0.7 * 16 * kl(s, t, 4),
-    ),
-    (
-        "torchdistill",
-        "alpha=1 beta=4 temperature=2 reduction=mean num_classes=7",
-        lambda s, t, y: ce(s, y) + 4 * 4 * kl(s, t, 2) / K,
+    "torchdistill alpha=0.3 temperature=4": lambda s, t, y: 0.3 * ce(s, y) + 0.7 * 16 * kl(s, t, 4),
+    "torchdistill alpha=1 beta=4 temperature=2 reduction=mean num_classes=7": (
+        lambda s, t, y: ce(s, y) + 4 * 4 * kl(s, t, 2) / K
     ),
     # without T², and without beta
-    ("torchdistill", "alpha=0 beta=5 temperature=4", lambda s, t, y: kl(s, t, 4)),
-    ("torchdistill", "alpha=None temperature=3", lambda s, t, y: kl(s, t, 3)),
-    ("timm", "", lambda s, t, y: ce(s, y, 0.1) + 16 * kl(s, t, 4)),
-    (
-        "timm",
-        "task-loss-weight=0.3 smoothing=0",
-        lambda s, t, y: 0.3 * ce(s, y) + 0.7 * 16 * kl(s, t, 4),
+    "torchdistill alpha=0 beta=5 temperature=4": lambda s, t, y: kl(s, t, 4),
+    "torchdistill alpha=None temperature=3": lambda s, t, y: kl(s, t, 3),
+    "timm": lambda s, t, y: ce(s, y, 0.1) + 16 * kl(s, t, 4),
+    "timm task-loss-weight=0.3 smoothing=0": (
+        lambda s, t, y: 0.3 * ce(s, y) + 0.7 * 16 * kl(s, t, 4)
     ),
-    (
-        "timm",
-        "distill_loss_weight=2 kd_temperature=1",
-        lambda s, t, y: ce(s, y, 0.1) + 2 * kl(s, t, 1),
+    "timm distill_loss_weight=2 kd_temperature=1": lambda s, t, y: ce(s, y, 0.1) + 2 * kl(s, t, 1),
+    "hinton hard_weight=0.2 soft_weight=3 temperature=20": (
+        lambda s, t, y: 0.2 * ce(s, y) + 3 * 400 * kl(s, t, 20)
     ),
-    (
-        "hinton",
-        "hard_weight=0.2 soft_weight=3 temperature=20",
-        lambda s, t, y: 0.2 * ce(s, y) + 3 * 400 * kl(s, t, 20),
+    "hinton hard_weight=1 soft_weight=1 temperature=5 t_squared=no reduction=mean num_classes=7": (
+        lambda s, t, y: ce(s, y) + kl(s, t, 5) / K
     ),
-    (
-        "hinton",
-        "hard_weight=1 soft_weight=1 temperature=5 t_squared=no reduction=mean num_classes=7",
-        lambda s, t, y: ce(s, y) + kl(s, t, 5) / K,
-    ),
-    (
-        "huggingface",
-        "lambda_param=0.5 temperature=5",
-        lambda s, t, y: 0.5 * ce(s, y) + 0.5 * 25 * kl(s, t, 5),
+    "huggingface lambda_param=0.5 temperature=5": (
+        lambda s, t, y: 0.5 * ce(s, y) + 0.5 * 25 * kl(s, t, 5)
     ),
     # soft cross-entropy, as in the first versions of the tutorial: KL plus the teacher's entropy
-    (
-        "pytorch",
-        "",
-        lambda s, t, y: 0.75 * ce(s, y) - 0.25 * 4 * (soft(t, 2) * soft(s, 2).log()).sum() / B,
+    "pytorch": (
+        lambda s, t, y: 0.75 * ce(s, y) - 0.25 * 4 * (soft(t, 2) * soft(s, 2).log()).sum() / B
     ),
-    (
-        "deit",
-        "distillation_type=soft distillation_alpha=0.7 distillation_tau=3 num_classes=7",
+    "deit distillation_type=soft distillation_alpha=0.7 distillation_tau=3 num_classes=7": (
         lambda s, t, y: (
             0.3 * ce(s, y, 0.1)
             + 0.7 * 9 * F.kl_div(soft(s, 3).log(), soft(t, 3), reduction="sum") / s.numel()
-        ),
+        )
     ),
-    ("deit", "smoothing=0.2", lambda s, t, y: ce(s, y, 0.2)),
-    (
-        "haitongli",
-        "alpha=0.9 temperature=20 num_classes=7",
+    "deit smoothing=0.2": lambda s, t, y: ce(s, y, 0.2),
+    "haitongli alpha=0.9 temperature=20 num_classes=7": (
         lambda s, t, y: (
             0.1 * ce(s, y)
             + 0.9 * 400 * (soft(t, 20) * (soft(t, 20).log() - soft(s, 20).log())).mean()
-        ),
+        )
     ),
-    ("keras", "", lambda s, t, y: 0.5 * ce(s, y) + 0.5 * 9 * kl(s, t, 3)),
-    (
-        "keras",
-        "student_loss_weight=0.2 temperature=2 loss=mean_squared_error",
-        lambda s, t, y: 0.2 * ce(s, y) + 0.8 * (s / 2 - t / 2).square().mean(),
+    "keras": lambda s, t, y: 0.5 * ce(s, y) + 0.5 * 9 * kl(s, t, 3),
+    "keras student_loss_weight=0.2 temperature=2 loss=mean_squared_error": (
+        lambda s, t, y: 0.2 * ce(s, y) + 0.8 * (s / 2 - t / 2).square().mean()
     ),
-    ("textbrewer", "", lambda s, t, y: -(soft(t, 4) * soft(s, 4).log()).sum(1).mean()),
-    (
-        "textbrewer",
-        "hard_label_weight=0.5 kd_loss_weight=2 temperature=8 kd_loss_type=mse",
-        lambda s, t, y: 0.5 * ce(s, y) + 2 * (s / 8 - t / 8).square().mean(),
+    "textbrewer": lambda s, t, y: -(soft(t, 4) * soft(s, 4).log()).sum(1).mean(),
+    "textbrewer hard_label_weight=0.5 kd_loss_weight=2 temperature=8 kd_loss_type=mse": (
+        lambda s, t, y: 0.5 * ce(s, y) + 2 * (s / 8 - t / 8).square().mean()
     ),
-]
+}
 
 
-def converted(tool: str, words: str) -> Conversion:
-    pairs = (word.split("=") for word in words.split())
+def converted(line: str) -> Conversion:
+    tool, *words = line.split()
+    pairs = (word.split("=") for word in words)
     return convert(tool, {name.replace("-", "_"): value for name, value in pairs})
 
 
@@ -186,9 +151,9 @@ def logits(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     return s, t, torch.randint(K, (B,), generator=generator)
 
 
-@pytest.mark.parametrize(("tool", "words", "loss"), CASES, ids=[f"{t} {w}" for t, w, _ in CASES])
-def test_gradients_are_equal_but_for_the_scale(tool: str, words: str, loss: Loss) -> None:
-    found = converted(tool, words)
+@pytest.mark.parametrize(("line", "loss"), CASES.items(), ids=CASES)
+def test_gradients_are_equal_but_for_the_scale(line: str, loss: Loss) -> None:
+    found = converted(line)
     for seed in range(3):
         theirs = gradient(loss, *logits(seed))
         ours = gradient(loss_of_kdtune(found.hyperparameters), *logits(seed))
@@ -221,7 +186,7 @@ def test_trainings_with_the_converted_settings_are_equal(kind: str, words: str) 
     """20 steps of torch's own optimisers, with weight decay, momentum and clipping."""
     gamma, alpha = (float(word.split("=")[1]) for word in words.split()[:2])
     t = 3.0 if "kd_T" in words else 4.0
-    found = converted("repdistiller", words)
+    found = converted(f"repdistiller {words}")
     theirs = {"lr": 0.02, "weight_decay": 0.01, "clip_norm": math.inf}
     own: dict[str, Any] = {"momentum": 0.9, "nesterov": kind == "nesterov"}
     make: Any = torch.optim.SGD

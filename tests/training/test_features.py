@@ -53,9 +53,8 @@ def value(loss: str, student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def test_hand_worked_numbers() -> None:
-    student, teacher = (
-        torch.tensor(rows).double() for rows in ([[3, 4], [0, 2]], [[4, 3], [0, -1]])
-    )
+    student = torch.tensor([[3, 4], [0, 2]]).double()
+    teacher = torch.tensor([[4, 3], [0, -1]]).double()
     close(value("features_mse", student, teacher), (1 + 1 + 0 + 9) / 4)
     close(value("features_cosine", student, teacher), ((1 - 24 / 25) + 2) / 2)
 
@@ -165,10 +164,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"student": f"{__name__}:conv_head"},
         r"but got --student \S+:conv_head; use",
     ),
-    "tokens": (
-        {"student": f"{__name__}:Tokens"},
-        r"but got --student \S+:Tokens; use",
-    ),
+    "tokens": ({"student": f"{__name__}:Tokens"}, r"but got --student \S+:Tokens; use"),
 }
 
 

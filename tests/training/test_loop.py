@@ -20,16 +20,9 @@ from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher
 from kdtune.models.registry import build
 from kdtune.streams.views import Resources
-from kdtune.training import teachers
+from kdtune.training import loop, teachers
 from kdtune.training.epoch import Epoch, WeightAverage
-from kdtune.training.loop import (
-    is_stepped_by_batch,
-    make_optimizer,
-    make_scheduler,
-    milestones,
-    take_step,
-    train,
-)
+from kdtune.training.loop import train
 from kdtune.training.losses import check_objective
 
 
@@ -148,15 +141,15 @@ STEPS = 3
 
 def rates(run: Run, steps: int = STEPS) -> list[float]:
     """The learning rate of every step, stepped as the loop does."""
-    optimizer, found = make_optimizer(run, new_student(run)), []
-    scheduler = make_scheduler(run, optimizer, steps)
+    optimizer, found = loop.make_optimizer(run, new_student(run)), []
+    scheduler = loop.make_scheduler(run, optimizer, steps)
     for _ in range(run.epochs):
         for _ in range(steps):
             found.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
-            if is_stepped_by_batch(run):
+            if loop.is_stepped_by_batch(run):
                 scheduler.step()
-        if not is_stepped_by_batch(run):
+        if not loop.is_stepped_by_batch(run):
             scheduler.step()
     return found
 
@@ -185,7 +178,7 @@ def test_learning_rate_of_every_step_by_hand(schedule: Any, warmup: int) -> None
 
 
 def test_milestones_of_short_runs_never_come_before_the_first_epoch() -> None:
-    assert milestones(replace(RUN, epochs=1, lr_milestones=(0.1, 0.9))) == [1, 1]
+    assert loop.milestones(replace(RUN, epochs=1, lr_milestones=(0.1, 0.9))) == [1, 1]
 
 
 def stepped(run: Run, scale: float) -> list[float]:
@@ -193,7 +186,7 @@ def stepped(run: Run, scale: float) -> list[float]:
     a, b = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
     optimizer = SGD([{"params": [a]}, {"params": [b]}], lr=1.0)
     # gradient (2, 4, 4), of norm 6
-    take_step(run, optimizer, scale * (a @ torch.tensor([2.0, 4.0]) + 4 * b.sum()))
+    loop.take_step(run, optimizer, scale * (a @ torch.tensor([2.0, 4.0]) + 4 * b.sum()))
     return [*a.tolist(), *b.tolist()]
 
 

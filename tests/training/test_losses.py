@@ -17,11 +17,7 @@ from reference import calibration_error
 from torch import Tensor
 
 from kdtune.config.run import Run
-from kdtune.config.task import (
-    expected_calibration_error,
-    macro_f1,
-    negative_log_likelihood,
-)
+from kdtune.config.task import expected_calibration_error, macro_f1, negative_log_likelihood
 from kdtune.config.text import InputError
 from kdtune.streams.views import Batch
 from kdtune.training.epoch import Losses, Meter, Outputs, Predictions

@@ -27,20 +27,9 @@ from kdtune.raytune.folder import check_same, is_moved
 from kdtune.results.warnings import find_teacher_faults
 from kdtune.storage.records import SavedStudy
 from kdtune.streams.views import Resources
-from kdtune.training.recipe import (
-    StudyModels,
-    find_other_cuts,
-    resolve,
-    resolve_study,
-    transforms_of,
-)
+from kdtune.training import recipe, teachers
+from kdtune.training.recipe import StudyModels, resolve, resolve_study
 from kdtune.training.run import check_run, check_study, distill
-from kdtune.training.teachers import (
-    dump_teacher,
-    find_other_views,
-    load_output_teacher,
-    measure_accuracy,
-)
 
 DOCS = Path(__file__).parents[2] / "docs" / "teachers.md"
 PLAIN = replace(SMALL, train_images=30, augment="none", epochs=2)
@@ -56,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     for suffix in ("parquet", "npz"):
         file = folder / f"t.{suffix}"
-        counts = dump_teacher(resolve(PLAIN), NOWHERE, Resources(), file, BLOBS)
+        counts = teachers.dump_teacher(resolve(PLAIN), NOWHERE, Resources(), file, BLOBS)
         assert counts == {"train": 41, "val": 30, "test": 24}
     return folder
 
@@ -86,7 +75,7 @@ def test_the_file_equals_the_network_bit_for_bit(
     other, _ = results(replace(run, alpha=0.9), tmp_path / "other")
     assert other != metrics  # so the teacher matters
     accuracies = [
-        measure_accuracy(each, [each], NOWHERE, Resources(), StudyData(each))[0].splits
+        teachers.measure_accuracy(each, [each], NOWHERE, Resources(), StudyData(each))[0].splits
         for each in map(resolve, (run, with_file(run, made / f"t.{suffix}")))
     ]
     assert accuracies[0] == accuracies[1] and set(accuracies[0]) == {"train", "val", "test"}
@@ -103,7 +92,7 @@ def test_probabilities_under_the_name_of_logits(
         arrays[name] = p + shift * np.linspace(-1, 1, p.shape[1])  # whose sum is 0
     np.savez(tmp_path / "t.npz", **arrays)
     run = resolve(with_file(PLAIN, tmp_path / "t.npz"))
-    records = measure_accuracy(run, [run], NOWHERE, Resources(), StudyData(run))
+    records = teachers.measure_accuracy(run, [run], NOWHERE, Resources(), StudyData(run))
     assert any("as prob" in x for x in find_teacher_faults(records)) == ((factor, shift) == (1, 0))
 
 
@@ -145,10 +134,7 @@ def of_val(table: pd.DataFrame, *numbers: int) -> pd.Index:
         (lambda t: t.drop(of_val(t, 3, 8)), r"but lacks some: 2 \(val 3, val 8\)"),
         (lambda t: t.drop(SUBSET[:5].numpy()), r"student learns from .* some: 5 \(train "),
         (lambda t: t[t.split != "test"], r"lacks some: 24 \(test 0, test 1, test 2, \.\.\.\)"),
-        (
-            lambda t: t.assign(example=t.example + 1),
-            r"has others: 3 \(train 41, val 30, test 24",
-        ),
+        (lambda t: t.assign(example=t.example + 1), r"has others: 3 \(train 41, val 30, test 24"),
         (lambda t: pd.concat([t, t.loc[of_val(t, 0)]]), r"example, but has more: 1 \(val 0\)"),
         (lambda t: t.assign(file="a.png"), "name all examples by split and index"),
         (lambda t: t.drop(UNUSED), None),
@@ -196,7 +182,7 @@ def of_photos(photos: Path, image_size: int = 32) -> Run:
 
 def outputs(run: Run, file: Path) -> dict[str, torch.Tensor]:
     run = with_file(run, file)
-    return load_output_teacher(run, load_data(run)).logits
+    return teachers.load_output_teacher(run, load_data(run)).logits
 
 
 def test_files_are_matched_by_name_whatever_the_split(photos: Path, tmp_path: Path) -> None:
@@ -228,29 +214,29 @@ def test_an_index_without_a_val_needs_the_record_of_a_dump(photos: Path, tmp_pat
     with pytest.raises(InputError, match="by file, since their index depends on how val is cut"):
         outputs(run, tmp_path / "t.npz")
     network = resolve(replace(run, teacher_epochs=0))
-    dump_teacher(network, tmp_path, Resources(), tmp_path / "dump.npz", load_data(network))
+    teachers.dump_teacher(network, tmp_path, Resources(), tmp_path / "dump.npz", load_data(network))
     file = with_file(run, tmp_path / "dump.npz")
-    assert load_output_teacher(file, load_data(file)).record is not None
-    assert not find_other_cuts(Study(run=resolve(file)), load_data(file))
+    assert teachers.load_output_teacher(file, load_data(file)).record is not None
+    assert not recipe.find_other_cuts(Study(run=resolve(file)), load_data(file))
     other = Study(run=resolve(replace(file, seed=1)))
-    assert "with another val than this" in find_other_cuts(other, load_data(other.run))[0]
+    assert "with another val than this" in recipe.find_other_cuts(other, load_data(other.run))[0]
 
 
 def test_the_views_of_a_dump_are_the_defaults_of_its_study(photos: Path, tmp_path: Path) -> None:
     run = of_photos(photos, image_size=40)
     network = resolve(replace(run, teacher_epochs=0, eval_crop=0.7, eval_interpolation="bicubic"))
-    dump_teacher(network, tmp_path, Resources(), tmp_path / "t.npz", load_data(network))
+    teachers.dump_teacher(network, tmp_path, Resources(), tmp_path / "t.npz", load_data(network))
     asked = Study(run=with_file(replace(run, image_size=None), tmp_path / "t.npz"))
     study = resolve_study(asked, StudyData(run))
     assert (study.run.eval_crop, study.run.eval_interpolation) == (0.7, "bicubic")
     data = load_data(study.run)
     models = StudyModels.of(study, data)
-    record = transforms_of(study, data, models, ())
+    record = recipe.transforms_of(study, data, models, ())
     assert record["views"]["image_size"] == 40
     assert list(record["models"]) == ["student cifar_resnet20"]
-    assert not list(find_other_views(study, data, models))
+    assert not list(teachers.find_other_views(study, data, models))
     other = replace(study, run=replace(study.run, image_size=48, eval_crop=0.7))
-    (sentence, *_) = find_other_views(other, data, StudyModels.of(other, data))
+    (sentence, *_) = teachers.find_other_views(other, data, StudyModels.of(other, data))
     assert "(image_size 40 → 48)" in sentence
 
 
@@ -279,11 +265,9 @@ def documented(start: str, end: str) -> dict[str, Any]:
     return scope
 
 
-def test_the_documented_lines_write_a_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("here")
+def test_the_documented_lines_write_a_teacher() -> None:
     pytest.importorskip("sklearn.neighbors")
-    monkeypatch.chdir(tmp_path)
     scope = documented("    # write_outputs.py\n", "\nFor a folder")
     run = replace(TINY, augment="none")
     check_run(with_file(run, Path("outputs.npz")))
@@ -293,16 +277,15 @@ def test_the_documented_lines_write_a_teacher(
 
 
 def test_the_documented_lines_for_an_api_write_a_teacher(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     for file in list(photos.rglob("*.png")):
         file.rename(file.with_suffix(".jpg"))
-    (tmp_path / "my_api.py").write_text("def classify(file): return [(file.parent.name, 0.9)]\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    (here / "my_api.py").write_text("def classify(file): return [(file.parent.name, 0.9)]\n")
+    monkeypatch.syspath_prepend(here)
     documented("    # write_top.py\n", "\n## Formats")
-    run = with_file(of_photos(photos), tmp_path / "outputs.parquet")
+    run = with_file(of_photos(photos), here / "outputs.parquet")
     check_run(run)
     labels = load_data(run).splits["val"].labels
-    p = outputs(run, tmp_path / "outputs.parquet")["val"].softmax(1)
+    p = outputs(run, here / "outputs.parquet")["val"].softmax(1)
     assert p[torch.arange(len(labels)), labels].numpy() == pytest.approx(0.9, rel=1e-6)

@@ -61,10 +61,8 @@ def test_what_has_no_effect_is_not_shown() -> None:
     as_they_are = rows(Study(run=replace(TINY, teacher_epochs=0)))
     assert "teacher_lr" not in as_they_are and as_they_are["teacher_epochs"].value == "0"
     small = rows(Study(run=replace(TINY, image_size=20, student_size=24, teacher_size=16)))
-    assert [small[f"input of {name}"].value[:8] for name in (TINY.student, TINY.teacher)] == [
-        "size 20 ",
-        "size 16 ",
-    ]
+    sizes = [small[f"input of {name}"].value[:8] for name in (TINY.student, TINY.teacher)]
+    assert sizes == ["size 20 ", "size 16 "]
 
 
 def test_weights_for_other_classes_are_said_but_not_those_of_imagenet(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from tiny_run import TINY
 from torch import nn
 from torch.optim import SGD
 
-import kdtune.training.run
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
@@ -65,7 +64,7 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
     run = replace(SMALL, epochs=1, teacher_epochs=1)
     list(fine_tune(run, tmp_path, Resources()))
     list(distill(run, tmp_path, Resources()))
-    monkeypatch.setattr(kdtune.training.run, "load_teacher", None)  # which is not called again
+    monkeypatch.setattr("kdtune.training.run.load_teacher", None)  # which is not called again
     searched = replace(run, optimizer="adamw", weight_decay=0.1, batch_size=32)
     list(distill(searched, tmp_path, Resources()))
     monkeypatch.undo()
@@ -291,10 +290,7 @@ LOADED = {"student": f"{__name__}:with_weights_of_its_own"}
         ({}, ["is random, so its head alone learns"]),
         ({"student": "cifar_resnet20"}, ["is random"]),
         (LOADED, []),
-        (
-            LOADED | {"batch_norm": "train"},
-            ["frozen layers is in train mode (--batch-n"],
-        ),
+        (LOADED | {"batch_norm": "train"}, ["frozen layers is in train mode (--batch-n"]),
         ({"batch_norm": "train"}, ["frozen layers is in train mode", "is random"]),
         ({"trainable": "all", "batch_norm": "train"}, []),
     ],
