@@ -17,7 +17,7 @@ from kdtune.config.text import InputError
 from kdtune.models.weights import save_weights
 
 TEACHER = "--teacher-epochs 1 --gpus 0 --teacher factories:tiny_teacher --cache"
-STUDENT = "--train-images 60 --epochs 2 --student factories:tiny_student"
+STUDENT = "--train-images 300 --epochs 2 --student factories:tiny_student"
 
 
 def test_images_of_val_in_train_and_weights_for_other_classes_are_said(
