@@ -153,7 +153,7 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
         ({"metric": "val/auc"}, 'mode must be "max" or "min" for metric=\'val/auc\''),
         ({"stop_early": True}, r"stop_early must know how many epochs train yields \(epochs=N"),
         ({"run": Run(lr=0.5)}, "run must be left out with train=..., whose own settings"),
-        ({"max_ms": 1.0}, "max_ms must be left out with train=..., since it is a"),
+        ({"max_ms": 1.0}, "max_ms must be left out with train=..., since it is for"),
         ({"baseline": {"alpha": 0.3}, "plain_share": 0.0}, "baseline must lie in the space"),
     ],
 )

@@ -98,7 +98,8 @@ def test_what_a_student_says_of_itself_are_the_numbers_of_the_tables(
     fashion: Results, photos: Results
 ) -> None:
     assert fashion.selection().iloc[0][["val/low", "test/high"]].notna().all()
-    for results in (fashion, photos):
+    drawn = ("(each draws 100 training images)", "on these 8 training images")
+    for results, images in zip((fashion, photos), drawn, strict=True):
         metrics = kdtune.load_student(results.folder, 1).metrics
         row = results.selection().set_index("row").loc["best"]
         trial = results.trials[results.trials["repeat"] == 1].iloc[0]
@@ -109,7 +110,7 @@ def test_what_a_student_says_of_itself_are_the_numbers_of_the_tables(
                 assert accuracy[name] == (None if pd.isna(value) else value)
             assert accuracy["n"] == len(results.trials)
             assert metrics["student"][split]["acc"] == trial[f"{split}/acc@last"]
-            about = f"new repeats with this teacher and new images like those of {split}"
+            about = f"new repeats {images} with this teacher and new images like those of {split}"
             assert accuracy["holds_for"] == about
         assert metrics["configuration"]["accuracy"]["val"]["bias"].startswith("optimistic")
 
