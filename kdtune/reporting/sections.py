@@ -125,7 +125,8 @@ def _detectable(results: Results, criterion: Criterion) -> str:
         rows = table[criterion.groups(table) == student]
         rows = rows[have_enough_repeats(rows.n)]
         if len(rows) and (text := describe_detectable(rows.iloc[0], m, criterion)):
-            parts.append(f"{student}: {text}" if len(students) > 1 else text)
+            several = f"{results.group_name(student)}: " if len(students) > 1 else ""
+            parts.append(f"{several}{text}")
     return "; ".join(parts)
 
 

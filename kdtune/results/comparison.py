@@ -794,7 +794,10 @@ def label_curve(
         frame["images"] = float(table.shape[2]) if has_examples else math.nan
         means = [estimate(cells) for cells in table]
         frame["mean"] = [each.mean for each in means]
-        frame[["low", "high"]] = [each.interval() for each in means]
+        ends = np.array([each.interval() for each in means])
+        if criterion.in_points:  # they end at what is possible
+            ends = ends.clip(0, criterion.largest_difference)
+        frame[["low", "high"]] = ends
         plain, distilled = np.split(criterion.sign * table, 2)
         sizes_of = [equivalent_size(sizes, plain, cells, estimate) for cells in distilled]
         gains = [estimate(criterion.sign * (a - b)) for a, b in zip(distilled, plain, strict=True)]

@@ -53,13 +53,11 @@ class Conclusion:
     """What a comparison has found, in words, and the sentences that change it."""
 
     student: str | None
-    """Or its student and number of images, see `Task.group_of`; None if there is one, or none."""
+    """See `Results.group_name`; None if there is one student, or none."""
     finding: str
     """See `words.verdict`."""
     doubts: Mapping[str, str]
     """See `warnings.find_doubts`."""
-    names_student: bool = True
-    """Whether the study has several students."""
 
     def __str__(self) -> str:
         texts = [] if self.learned_nothing else [self.finding]
@@ -76,10 +74,7 @@ class Conclusion:
         return [self._of_student(t) for key, t in self.doubts.items() if key in warnings.WARNED]
 
     def _of_student(self, text: str) -> str:
-        if self.student is None:
-            return text
-        name = self.student if self.names_student else self.student.rpartition(", ")[2]
-        return f"{name}: {text}"
+        return text if self.student is None else f"{self.student}: {text}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -237,7 +232,8 @@ class Results:
            configs  baseline_configs
         0        2                 1
         """
-        return comparison.tuning_effort(self.trials, self.default_criterion)
+        effort = comparison.tuning_effort(self.trials, self.default_criterion)
+        return effort if effort.empty else effort.assign(group=effort.group.map(self.group_name))
 
     @cached_property
     def by(self) -> list[str]:
@@ -668,7 +664,12 @@ class Results:
                 named = warnings.Named(row, found.kind, labels, by, criterion, *tables, teachers)
                 doubts = warnings.find_doubts(named)
             text = words.verdict(rows, criterion, by, context, m)
-            yield Conclusion(student, text, doubts, "student" in self.study.searched)
+            name = None if student is None else self.group_name(student)
+            yield Conclusion(name, text, doubts)
+
+    def group_name(self, group: str) -> str:
+        """Return one of `compared_students` in words, without the student if the study has one."""
+        return group if "student" in self.study.searched else group.rpartition(", ")[2]
 
     def best_within_limits(self, criterion: Criterion) -> str:
         """Return the best student within the limits in words; "" without limits."""
