@@ -206,16 +206,14 @@ def predictions(study: Path, source: Path) -> tuple[np.ndarray, list[str]]:
 
 def evaluate(study: Path, source: Path) -> dict[str, np.ndarray]:
     """Return correctness and labels of `predictions`."""
-    import runpy
-
     import torch
+    from build_fashion import read_idx
 
     import kdtune
     from kdtune.models.weights import fill, load_weights
     from kdtune.results.comparison import by_repeat
     from kdtune.training.run import make_student
 
-    read_idx = runpy.run_path(str(Path(__file__).with_name("build_fashion.py")))["read_idx"]
     images = read_idx(source / "t10k-images-idx3-ubyte.gz")
     labels = read_idx(source / "t10k-labels-idx1-ubyte.gz")
     with np.load(Path(kdtune.__file__).parent / "assets" / "fashion.npz") as embedded:

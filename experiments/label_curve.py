@@ -12,16 +12,15 @@ simulated: coverage of the interval of `equivalent_size` and of percentiles of O
 """
 
 import argparse
-import gzip
 import itertools
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import isotonic_regression
 from scipy.stats import norm
-from torch import Tensor, from_numpy
 
 import kdtune
 from kdtune.config.study import fashion
@@ -31,28 +30,25 @@ from kdtune.results.comparison import label_curve
 from kdtune.results.formatting import label_curve_rows, markdown
 from kdtune.statistics.intervals import equivalent_size
 
-SOURCE = Path("/usr/share/datasets/fashion-mnist")
+sys.path.insert(0, str(Path(__file__).parent))
+from build_fashion import SOURCE, read_idx
+
 SIZES, VAL = (100, 300, 1000, 3000, 6000), 2000
 UP_TO, OF_REPEATS = 1000, 4
 """Sizes and repeats of the parts of a study; of fewer repeats, all but one."""
 
 
-def images() -> dict[str, tuple[Tensor, Tensor]]:
+def images() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return Fashion-MNIST: 58,000 images of train, 2,000 of val and 10,000 of test."""
-    splits = {}
-    for split, part in (("train", "train"), ("test", "t10k")):
-        pixels = read(SOURCE / f"{part}-images-idx3-ubyte.gz", 16).view(-1, 1, 28, 28)
-        classes = read(SOURCE / f"{part}-labels-idx1-ubyte.gz", 8).long()
-        splits[split] = (pixels, classes)
-    (pixels, classes), test = splits["train"], splits["test"]
+    (pixels, classes), test = map(read, ("train", "t10k"))
     val = (pixels[-VAL:], classes[-VAL:])
     return {"train": (pixels[:-VAL], classes[:-VAL]), "val": val, "test": test}
 
 
-def read(path: Path, header: int) -> Tensor:
-    """Return the bytes of an idx file after its header."""
-    content = gzip.decompress(path.read_bytes())
-    return from_numpy(np.frombuffer(content, np.uint8, offset=header).copy())
+def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return images, uint8 [N, 1, 28, 28], and classes of a part of the original."""
+    pixels = read_idx(SOURCE / f"{part}-images-idx3-ubyte.gz")[:, None]
+    return pixels, read_idx(SOURCE / f"{part}-labels-idx1-ubyte.gz").astype(np.int64)
 
 
 RUN = kdtune.Run(

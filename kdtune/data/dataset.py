@@ -238,7 +238,7 @@ class Split:
     inputs: Tensor | tuple[str, ...]
     """Images, uint8 [N, C, H, W], or their files, or other tensors of any type, [N, ...]."""
     stamps: Tensor | None = None
-    """Stamp and content of each file, int64 [N, 2], see `content.HashedFiles`; None without.
+    """Stamp and content of each file, int64 [N, 2], see `HashedFiles`; None without.
 
     Where a file has another stamp but the same content, it is replaced by the new one.
     """
