@@ -9,9 +9,10 @@ kdtune.
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -196,11 +197,11 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     learns = [p for p in student.parameters() if p.requires_grad]
     learns += [] if projector is None else list(projector.parameters())
-    if run.optimizer == "adamw":
-        return torch.optim.AdamW(learns, lr=run.lr, weight_decay=run.weight_decay)
-    nesterov = {"sgd": False, "nesterov": True}[run.optimizer]
-    decay = run.weight_decay
-    return torch.optim.SGD(learns, run.lr, run.momentum, weight_decay=decay, nesterov=nesterov)
+    named: Any = {n.lower(): kind for n, kind in vars(torch.optim).items() if n[0].isupper()}
+    named["nesterov"] = partial(torch.optim.SGD, nesterov=True)
+    has_momentum = run.optimizer in ("sgd", "nesterov", "rmsprop")
+    momentum = {"momentum": run.momentum} if has_momentum else {}
+    return named[run.optimizer](learns, lr=run.lr, weight_decay=run.weight_decay, **momentum)
 
 
 def make_scheduler(

@@ -138,17 +138,28 @@ def converted_training(
     """Return lr, weight_decay and clip_norm for a loss that is 1 / scale of the tool's.
 
     SGD's step is lr * (gradient + weight_decay * weights), also within its momentum: it is the same
-    with lr times the scale and weight_decay divided by it. AdamW's step divides the gradient by its
-    own size, and decays the weights by lr * weight_decay: neither changes.
+    with lr times the scale and weight_decay divided by it. Other optimizers divide the gradient by
+    its own size: lr stays. AdamW decays the weights by lr * weight_decay, which stays, too; the
+    others add weight_decay * weights to the gradient first.
 
     Args:
         scale: The tool's loss divided by kdtune's.
         optimizer: A key of `OPTIMIZERS`.
         training: The tool's values, by the names of `Run`'s fields.
+
+    Raises:
+        InputError: No values make the trainings with this optimizer equal.
     """
-    factors = {"clip_norm": 1 / scale}
-    if OPTIMIZERS[optimizer].scales_with_loss:
-        factors |= {"lr": scale, "weight_decay": 1 / scale}
+    factors, declared = {"clip_norm": 1 / scale}, OPTIMIZERS[optimizer]
+    if declared.scales_with_loss is None and training:
+        raise InputError(
+            f"--optimizer must not be {optimizer}, whose first steps are proportional to the loss "
+            f"and whose later steps are not: no learning rate makes the trainings equal"
+        )
+    if declared.scales_with_loss:
+        factors["lr"] = scale
+    if not declared.decouples_decay:
+        factors["weight_decay"] = 1 / scale
     return {name: value * factors.get(name, 1.0) for name, value in training.items()}
 
 

@@ -16,7 +16,7 @@ import re
 import textwrap
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from types import NoneType, UnionType
@@ -352,9 +352,9 @@ def _function_takes_features(loss: str) -> bool:
     return first == ("student_features", "teacher_features")
 
 
-# Optimisers and schedules. `kdtune.training.loop` has the constructor of each.
+# Optimisers and schedules. The constructors are in `kdtune.training.loop`, under the same names.
 
-Optimizer = Literal["sgd", "nesterov", "adamw"]
+Optimizer = Literal["sgd", "nesterov", "adamw", "adam", "nadam", "radam", "rmsprop", "adagrad"]
 Schedule = Literal["constant", "step", "multistep", "cosine", "onecycle"]
 
 
@@ -368,9 +368,12 @@ class OptimizerDeclaration:
     """Learning rate of the head alone, on pretrained weights."""
     lr_random: float
     """Learning rate of random weights."""
-    weight_decay: float
-    scales_with_loss: bool
-    """Whether its step is proportional to the loss."""
+    weight_decay: float = 0.0
+    """As in PyTorch 0 where the decay is added to a gradient that is divided by its size."""
+    scales_with_loss: bool | None = False
+    """Whether its step is proportional to the loss. None: only its first steps are."""
+    decouples_decay: bool = False
+    """Whether it decays the weights apart from the gradient (Loshchilov and Hutter, 2019)."""
     takes: tuple[str, ...] = ()
     """Hyperparameters of its own."""
 
@@ -385,21 +388,40 @@ _SGD = OptimizerDeclaration(
     scales_with_loss=True,
     takes=("momentum",),
 )
+_ADAM = OptimizerDeclaration(lr_pretrained=1e-4, lr_head=1e-2, lr_random=1e-3)
 OPTIMIZERS: Mapping[Optimizer, OptimizerDeclaration] = {
     "sgd": _SGD,
     "nesterov": _SGD,
-    "adamw": OptimizerDeclaration(
-        lr_pretrained=1e-4, lr_head=1e-2, lr_random=1e-3, weight_decay=1e-2, scales_with_loss=False
+    "adamw": replace(_ADAM, weight_decay=1e-2, decouples_decay=True),
+    "adam": _ADAM,
+    "nadam": _ADAM,
+    "radam": replace(_ADAM, scales_with_loss=None),
+    "rmsprop": OptimizerDeclaration(
+        lr_pretrained=1e-5, lr_head=1e-3, lr_random=1e-4, takes=("momentum",)
     ),
+    "adagrad": OptimizerDeclaration(lr_pretrained=1e-3, lr_head=1e-1, lr_random=1e-2),
 }
-SCHEDULES: Mapping[Schedule, tuple[str, ...]] = {
-    "constant": ("warmup_epochs",),
-    "step": ("lr_step_size", "lr_gamma", "warmup_epochs"),
-    "multistep": ("lr_milestones", "lr_gamma", "warmup_epochs"),
-    "cosine": ("warmup_epochs",),
-    "onecycle": (),  # it has a warm-up of its own
+
+
+@dataclass(frozen=True)
+class ScheduleDeclaration:
+    """What a schedule takes, and when it changes the learning rate."""
+
+    takes: tuple[str, ...] = ()
+    """Hyperparameters of its own, and "warmup_epochs" unless it has a warm-up of its own."""
+    by_batch: bool = False
+    """Whether the learning rate changes after each batch, not after each epoch."""
+    follows_warmup: bool = False
+    """Whether it begins after a warm-up; else it goes by the epoch's number in the run."""
+
+
+SCHEDULES: Mapping[Schedule, ScheduleDeclaration] = {
+    "constant": ScheduleDeclaration(("warmup_epochs",)),
+    "step": ScheduleDeclaration(("lr_step_size", "lr_gamma", "warmup_epochs")),
+    "multistep": ScheduleDeclaration(("lr_milestones", "lr_gamma", "warmup_epochs")),
+    "cosine": ScheduleDeclaration(("warmup_epochs",), follows_warmup=True),
+    "onecycle": ScheduleDeclaration(by_batch=True),
 }
-"""Hyperparameters that each schedule takes."""
 
 
 def that_take(name: str) -> Mapping[str, tuple[str, ...]]:
@@ -407,7 +429,8 @@ def that_take(name: str) -> Mapping[str, tuple[str, ...]]:
     optimizers = tuple(word for word, declared in OPTIMIZERS.items() if name in declared.takes)
     if optimizers:
         return {"optimizer": optimizers}
-    return {"schedule": tuple(word for word, takes in SCHEDULES.items() if name in takes)}
+    schedules = tuple(word for word, declared in SCHEDULES.items() if name in declared.takes)
+    return {"schedule": schedules}
 
 
 # Recipe of teachers that are given none. All other defaults are those of `Run` and `Study`.

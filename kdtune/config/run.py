@@ -17,6 +17,7 @@ from kdtune.config.fields import (
     MAX_INTEGER,
     OF_STUDENT,
     REST,
+    SCHEDULES,
     BatchSize,
     BelowOne,
     Bounds,
@@ -215,13 +216,13 @@ class Run(BaseRun):
     teacher_optimizer: Annotated[Optimizer | None, _RESOLVED] = None
     """Optimizer of the teacher. None: sgd for pretrained weights, adamw for random ones."""
     teacher_lr: Annotated[LearningRate | None, _RESOLVED] = None
-    """Learning rate of the teacher. None: 0.001 (sgd, nesterov) or 0.0001 (adamw) for all layers of
-    pretrained weights; 0.1 (sgd, nesterov) or 0.01 (adamw) for the head of pretrained weights; 0.1
-    (sgd, nesterov) or 0.001 (adamw) for random weights."""
+    """Learning rate of the teacher. None: that of its optimizer for all layers of pretrained
+    weights (sgd 0.001, adamw 0.0001), for their head alone (sgd 0.1, adamw 0.01) or for random
+    weights (sgd 0.1, adamw 0.001); docs/recipe.md has those of the others."""
     teacher_momentum: Annotated[BelowOne | None, _RESOLVED] = None
-    """Momentum of the teacher's optimizer sgd or nesterov. None: 0.9."""
+    """Momentum of the teacher's optimizer, if that takes one. None: 0.9."""
     teacher_weight_decay: Annotated[Weight | None, _RESOLVED] = None
-    """Weight decay of the teacher. None: 0.0001 (sgd, nesterov) or 0.01 (adamw)."""
+    """Weight decay of the teacher. None: 0.0001 (sgd, nesterov), 0.01 (adamw) or 0 (others)."""
     teacher_schedule: Annotated[Schedule | None, _RESOLVED] = None
     """Learning rate schedule of the teacher. None: cosine for pretrained weights, onecycle for
     random ones."""
@@ -301,13 +302,14 @@ class Run(BaseRun):
     loss_weight: Annotated[PositiveWeight, Hyperparameter(neutral=1, of_objective=True)] = 1.0
     """Weight of the second of two losses: A+B is A + loss_weight * B."""
     optimizer: Annotated[Optimizer, Hyperparameter()] = "sgd"
-    """Optimizer: sgd, nesterov (sgd with Nesterov's momentum, which must be above 0) or adamw."""
+    """Optimizer: PyTorch's of that name. nesterov is sgd with Nesterov's momentum, which must be
+    above 0. See docs/recipe.md."""
     lr: Annotated[LearningRate, Hyperparameter()] = 1e-3
     """Learning rate of the student. With the schedule "onecycle" it is the peak."""
     momentum: Annotated[BelowOne, Hyperparameter(when=that_take("momentum"))] = 0.9
     """Momentum."""
     weight_decay: Annotated[Weight, Hyperparameter()] = 0.0
-    """Weight decay (decoupled with adamw)."""
+    """Weight decay. With adamw it is decoupled; with the others it is added to the gradient."""
     schedule: Annotated[Schedule, Hyperparameter()] = "step"
     """Learning rate schedule: constant, step (StepLR), multistep (MultiStepLR, see
     --lr-milestones), cosine (to 0, updated every epoch) or onecycle (updated every batch)."""
@@ -669,13 +671,13 @@ def _check_output_file(run: Run) -> None:
         check(run, name, is_unchanged, f"be {value} {of_file}, which has no changed images")
 
 
-def check_warmup(schedule: str, warmup_epochs: float, epochs: float) -> None:
+def check_warmup(schedule: Schedule, warmup_epochs: float, epochs: float) -> None:
     """Raise InputError unless a warm-up, which onecycle has not, ends before the training.
 
     It is no check of `Run`: of a study's configurations each must fulfil it, and not the run whose
     values they replace.
     """
-    if schedule != "onecycle" and warmup_epochs >= epochs:
+    if "warmup_epochs" in SCHEDULES[schedule].takes and warmup_epochs >= epochs:
         raise InputError(
             f"--warmup-epochs must be less than --epochs, but got --warmup-epochs "
             f"{warmup_epochs:g} with --epochs {epochs:g}"

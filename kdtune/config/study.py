@@ -617,7 +617,7 @@ def _check_configurations(study: Study) -> None:
     for schedule, warmup_epochs, epochs in itertools.product(
         *(ends_of(study.values(name)) for name in names)
     ):
-        check_warmup(str(schedule), float(warmup_epochs), float(epochs))
+        check_warmup(schedule, float(warmup_epochs), float(epochs))  # type: ignore[arg-type]
     share: Any = max(ends_of(study.values("extra_share")))
     batch_size: Any = min(ends_of(study.values("batch_size")))
     if share > 0:  # which the run checks

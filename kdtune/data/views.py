@@ -5,7 +5,7 @@ import platform
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, assert_never
 
 import numpy as np
 import torch
@@ -206,11 +206,15 @@ class Views(Dataset[Tensor]):
         augmentation = AUGMENTATIONS[self.augment]
         crop = augmentation.crop or ("resized-crop" if self.split.kind == "files" else "crop")
         seeds = [derive_seed(*self.seed_parts, i) for i in index.tolist()]
-        if crop == "crop":
-            views = padded_crop(self._resized(index, replace(self.eval_resizing, crop=1.0)), seeds)
-        else:
-            images = zip(map(self._example, index.tolist()), seeds, strict=True)
-            views = torch.stack([resized_crop(x, self.size, s) for x, s in images])
+        match crop:
+            case "crop":
+                whole = replace(self.eval_resizing, crop=1.0)
+                views = padded_crop(self._resized(index, whole), seeds)
+            case "resized-crop":
+                images = zip(map(self._example, index.tolist()), seeds, strict=True)
+                views = torch.stack([resized_crop(x, self.size, s) for x, s in images])
+            case _:
+                assert_never(crop)
         if (change := augmentation.change) is None:
             return views
         pairs = zip(views, seeds, strict=True)

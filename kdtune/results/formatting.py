@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, assert_never
 
 import pandas as pd
 
@@ -33,7 +33,13 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
         cells.append(count_of_planned(n, row.get("n_planned", n)))
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
-    return _latex(head, rows) if format == "latex" else markdown(head, rows)
+    match format:
+        case "md":
+            return markdown(head, rows)
+        case "latex":
+            return _latex(head, rows)
+        case _:
+            assert_never(format)
 
 
 def as_json(value: object) -> str:

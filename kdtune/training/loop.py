@@ -5,18 +5,20 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn, zeros
+from torch import Tensor, nn, optim, zeros
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD, AdamW, Optimizer, lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+from kdtune.config import fields
 from kdtune.config.files import atomic_write
 from kdtune.config.run import Run, check_warmup
 from kdtune.config.text import Diverged, first_line, user_code
@@ -37,18 +39,26 @@ from kdtune.training.losses import BoundObjective, objective, own_objectives
 # Optimisers, their steps, and learning-rate schedules.
 
 
+OPTIMIZERS: Mapping[fields.Optimizer, Callable[..., Optimizer]] = {
+    "sgd": optim.SGD,
+    "nesterov": partial(optim.SGD, nesterov=True),
+    "adamw": optim.AdamW,
+    "adam": optim.Adam,
+    "nadam": optim.NAdam,
+    "radam": optim.RAdam,
+    "rmsprop": optim.RMSprop,
+    "adagrad": optim.Adagrad,
+}
+"""Constructors of the optimisers that `kdtune.config.fields.OPTIMIZERS` declares."""
+
+
 def make_optimizer(run: Run, student: Classifier, projector: nn.Module | None = None) -> Optimizer:
     """Return the run's optimiser of all parameters of both modules that require a gradient."""
     modules = (student,) if projector is None else (student, projector)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    lr, decay, momentum = run.lr, run.weight_decay, run.momentum
-    match run.optimizer:
-        case "sgd" | "nesterov" as name:
-            return SGD(parameters, lr, momentum, weight_decay=decay, nesterov=name == "nesterov")
-        case "adamw":
-            return AdamW(parameters, lr, weight_decay=decay)
-        case _:
-            assert_never(run.optimizer)
+    values = {name: getattr(run, name) for name in fields.OPTIMIZERS[run.optimizer].takes}
+    make = OPTIMIZERS[run.optimizer]
+    return make(parameters, lr=run.lr, weight_decay=run.weight_decay, **values)
 
 
 def take_step(run: Run, optimizer: Optimizer, loss: Tensor) -> None:
@@ -69,7 +79,7 @@ def take_step(run: Run, optimizer: Optimizer, loss: Tensor) -> None:
 
 def is_stepped_by_batch(run: Run) -> bool:
     """Return True if the run's schedule changes after each batch, False if after each epoch."""
-    return run.schedule == "onecycle" or run.warmup_epochs > 0
+    return fields.SCHEDULES[run.schedule].by_batch or run.warmup_epochs > 0
 
 
 def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
@@ -77,8 +87,8 @@ def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRSc
 
     Raises InputError if the warm-up is not shorter than the training.
     """
-    if run.schedule == "onecycle" or run.warmup_epochs == 0:  # onecycle has a warm-up of its own
-        return _schedule(run, optimizer, run.epochs, steps_per_epoch)
+    if not run.warmup_epochs or "warmup_epochs" not in fields.SCHEDULES[run.schedule].takes:
+        return SCHEDULES[run.schedule](run, optimizer, run.epochs, steps_per_epoch)
     check_warmup(run.schedule, run.warmup_epochs, run.epochs)
     factors = _epoch_factors(run)
     warmup_steps = run.warmup_epochs * steps_per_epoch
@@ -96,22 +106,26 @@ def milestones(run: Run) -> list[int]:
     return [max(1, round(share * run.epochs)) for share in run.lr_milestones]
 
 
-def _schedule(run: Run, optimizer: Optimizer, epochs: int, steps_per_epoch: int) -> LRScheduler:
-    """Return the schedule without a warm-up; cosine and onecycle end after `epochs`."""
-    match run.schedule:
-        case "constant":
-            return lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        case "step":
-            return lr_scheduler.StepLR(optimizer, run.lr_step_size, run.lr_gamma)
-        case "multistep":
-            return lr_scheduler.MultiStepLR(optimizer, milestones(run), run.lr_gamma)
-        case "cosine":
-            return lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-        case "onecycle":  # the momentum is a hyperparameter of its own and stays as it is set
-            steps = epochs * steps_per_epoch
-            return lr_scheduler.OneCycleLR(optimizer, run.lr, steps, cycle_momentum=False)
-        case _:
-            assert_never(run.schedule)
+SCHEDULES: Mapping[fields.Schedule, Callable[[Run, Optimizer, int, int], LRScheduler]] = {
+    "constant": lambda run, optimizer, epochs, steps: lr_scheduler.ConstantLR(
+        optimizer, factor=1.0
+    ),
+    "step": lambda run, optimizer, epochs, steps: lr_scheduler.StepLR(
+        optimizer, run.lr_step_size, run.lr_gamma
+    ),
+    "multistep": lambda run, optimizer, epochs, steps: lr_scheduler.MultiStepLR(
+        optimizer, milestones(run), run.lr_gamma
+    ),
+    "cosine": lambda run, optimizer, epochs, steps: lr_scheduler.CosineAnnealingLR(
+        optimizer, epochs
+    ),
+    # the momentum is a hyperparameter of its own and stays as it is set
+    "onecycle": lambda run, optimizer, epochs, steps: lr_scheduler.OneCycleLR(
+        optimizer, run.lr, epochs * steps, cycle_momentum=False
+    ),
+}
+"""Constructors of the schedules that `kdtune.config.fields.SCHEDULES` declares, without a warm-up:
+functions of the run, the optimiser, the number of epochs that they last and steps per epoch."""
 
 
 def _epoch_factors(run: Run) -> list[float]:
@@ -119,9 +133,9 @@ def _epoch_factors(run: Run) -> list[float]:
 
     Step and multistep decay by the epoch's number in the run; cosine begins after the warm-up.
     """
-    before = run.warmup_epochs if run.schedule == "cosine" else 0
-    optimizer = SGD([zeros(())], lr=1.0)
-    scheduler = _schedule(run, optimizer, run.epochs - before, steps_per_epoch=1)
+    before = run.warmup_epochs if fields.SCHEDULES[run.schedule].follows_warmup else 0
+    optimizer = optim.SGD([zeros(())], lr=1.0)
+    scheduler = SCHEDULES[run.schedule](run, optimizer, run.epochs - before, 1)
     factors = [1.0] * before
     while len(factors) < run.epochs:
         factors.append(optimizer.param_groups[0]["lr"])

@@ -18,6 +18,7 @@ import pytest
 import kdtune
 from kdtune.completion import completion_script, main
 from kdtune.config.cli import parse_command, run_and_exit
+from kdtune.config.fields import OPTIMIZERS
 from kdtune.config.text import Diverged, InputError
 
 ROOT = Path(kdtune.__file__).parents[1]
@@ -174,7 +175,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 """Completes the last word, by the function that is registered for kdtune."""
 OFFERED = {
     "se": "search",
-    "search --optimizer ": "adamw nesterov sgd",
+    "search --optimizer ": " ".join(sorted(OPTIMIZERS)),
     "analysis --hi": "--higher-is-better",  # of tables
     "convert --fr": "--from",  # the field is from_
     "report runs/fash": "",  # left to bash's own completion of file names

@@ -10,6 +10,7 @@ import re
 import sys
 import unicodedata
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import pytest
@@ -33,7 +34,10 @@ from kdtune.config.fields import (
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run, complete
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, printable, short
+from kdtune.training import loop
 from kdtune.training.losses import OBJECTIVES
+
+DOCS = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -123,8 +127,14 @@ def test_text_that_acts_on_a_terminal_is_refused(owner: Any, name: str) -> None:
 def test_the_tables_have_the_words_of_their_types_and_of_training() -> None:
     assert Run(loss="no_such_module:objective").config["temperature"] == 4
     assert "no_such_module" not in sys.modules  # an objective of the user's is not imported
-    assert set(OPTIMIZERS) == set(get_args(Optimizer)), "which mypy does not compare"
-    assert set(SCHEDULES) == set(get_args(Schedule))
+    # which mypy does not compare
+    assert list(get_args(Optimizer)) == list(OPTIMIZERS) == list(loop.OPTIMIZERS)
+    assert list(get_args(Schedule)) == list(SCHEDULES) == list(loop.SCHEDULES)
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", DOCS, re.M)
+    assert [(name, *map(float, numbers)) for name, *numbers in rows] == [
+        (name, d.lr_pretrained, d.lr_head, d.lr_random, d.weight_decay)
+        for name, d in OPTIMIZERS.items()
+    ]
     assert list(LOSSES) == list(OBJECTIVES)
     for name, function in OBJECTIVES.items():
         assert LOSSES[name].takes == keyword_parameters(function)

@@ -14,6 +14,7 @@ import torch
 from blobs import RUN, new_stream, new_student
 from torch import Tensor
 
+from kdtune.config.fields import OPTIMIZERS
 from kdtune.config.run import Run
 from kdtune.training.epoch import Epoch, Metrics
 from kdtune.training.loop import Checkpoint, Training, train
@@ -21,7 +22,7 @@ from kdtune.training.loop import Checkpoint, Training, train
 DROPOUT = replace(RUN, student="factories:dropout_student", image_size=24, schedule="onecycle")
 CUT = replace(DROPOUT, ema=0.7, clip_norm=0.5, schedule="cosine", warmup_epochs=1, epochs=5)
 KINDS = {
-    "adamw": replace(DROPOUT, optimizer="adamw", lr=0.01),
+    **{name: replace(DROPOUT, optimizer=name, lr=0.01) for name in OPTIMIZERS},
     "warm-up": replace(DROPOUT, schedule="multistep", warmup_epochs=2, optimizer="nesterov"),
     "average": replace(CUT, epochs=4),
     "average of the head": replace(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import kdtune.convert
 from kdtune.config.conventions import CONVENTIONS, Conversion, convert, converted_training
+from kdtune.config.fields import OPTIMIZERS
 from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.convert import parse as parse_convert
@@ -180,7 +181,7 @@ def trained(
     return weights.detach(), torch.stack(norms)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "nesterov", "adamw"])
+@pytest.mark.parametrize("kind", [n for n in OPTIMIZERS if n != "radam"])
 @pytest.mark.parametrize("words", ["gamma=1 alpha=9", "gamma=0.05 alpha=0.2 kd_T=3"])
 def test_trainings_with_the_converted_settings_are_equal(kind: str, words: str) -> None:
     """20 steps of torch's own optimisers, with weight decay, momentum and clipping."""
@@ -188,10 +189,10 @@ def test_trainings_with_the_converted_settings_are_equal(kind: str, words: str) 
     t = 3.0 if "kd_T" in words else 4.0
     found = converted(f"repdistiller {words}")
     theirs = {"lr": 0.02, "weight_decay": 0.01, "clip_norm": math.inf}
-    own: dict[str, Any] = {"momentum": 0.9, "nesterov": kind == "nesterov"}
-    make: Any = torch.optim.SGD
-    if kind == "adamw":
-        make, own = torch.optim.AdamW, {"eps": 1e-30}
+    named: Any = {n.lower(): each for n, each in vars(torch.optim).items() if n[0].isupper()}
+    make, own = named.get(kind, torch.optim.SGD), {"eps": 1e-30}
+    if make is torch.optim.SGD:
+        own = {"momentum": 0.9, "nesterov": kind == "nesterov"}
 
     def loss(s: Tensor, teacher: Tensor, y: Tensor) -> Tensor:
         return gamma * ce(s, y) + alpha * t**2 * kl(s, teacher, t)
@@ -208,6 +209,8 @@ def test_trainings_with_the_converted_settings_are_equal(kind: str, words: str) 
 
 
 def test_a_loss_that_no_pair_equals_is_refused() -> None:
+    with pytest.raises(InputError, match="--optimizer must not be radam, whose first steps are"):
+        converted_training(2.0, "radam", {"lr": 0.1})
     with pytest.raises(InputError, match=r"no alpha and temperature .* kd_lib's: VanillaKD"):
         convert("kd_lib", {})
 

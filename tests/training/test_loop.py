@@ -14,6 +14,7 @@ from reference import PlainEpoch, plain_loop
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from kdtune.config.fields import OPTIMIZERS
 from kdtune.config.run import Run
 from kdtune.config.text import Diverged, InputError
 from kdtune.models.classifier import Classifier
@@ -33,7 +34,8 @@ def train_both(run: Run) -> tuple[Classifier, list[Epoch], list[PlainEpoch]]:
     return student, epochs, list(plain_loop(run, NOWHERE, data=blobs()))
 
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
+    **{name: {"optimizer": name, "lr": 0.01, "weight_decay": 0.1} for name in OPTIMIZERS},
     "constant": {},
     "step, mse": {"schedule": "step", "lr_step_size": 2, "lr_gamma": 0.3, "loss": "mse"}
     | {"alpha": 0.2},
