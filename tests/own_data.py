@@ -1,10 +1,12 @@
-"""Data of users and models for them, named as users name theirs: `own_data:text`."""
+"""Data, augmentations and models of users, named as they name theirs: `own_data:text`."""
 
 from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from kdtune.data.sources import load_fashion
 
@@ -34,6 +36,15 @@ def clothes() -> dict[str, Any]:
         split = data.splits[name]
         splits[name] = (split.inputs[:count], split.labels[:count])  # type: ignore[index]
     return {**splits, "classes": data.classes}
+
+
+erased = v2.Compose([v2.RandomResizedCrop(28, antialias=True), v2.RandomErasing(p=1.0)])
+
+
+def noisy(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Change the image in place, as kdtune lets it."""
+    noise = torch.randint(0, 60, image.shape, generator=generator, dtype=torch.uint8)
+    return image.bitwise_xor_(noise)
 
 
 class Words(nn.Module):

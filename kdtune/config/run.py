@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from kdtune.config.fields import (
     ALL_COMMANDS,
@@ -39,6 +39,7 @@ from kdtune.config.fields import (
     check,
     check_fields,
     declarations,
+    is_function_name,
     is_loss,
     is_named_data,
     is_named_extra,
@@ -95,6 +96,7 @@ trained on the same augmented images."""
 _STUDENT = Setting(commands=OF_STUDENT)
 _RESOLVED = Setting(resolved=True)
 _LOSSES = one_of([*LOSSES, "module:function", "A+B"])
+_AUGMENTS = one_of(["None", *get_args(Augment), "module:function"])
 _OF_LOSS = Hyperparameter(of_objective=True)
 _WEIGHTS = Setting(path=True, pairs=True)
 _BASELINE = {"alpha": 1}
@@ -161,10 +163,11 @@ class Run(BaseRun):
     that --train-images leaves out. Labels that they may have are not used. See --extra-share."""
     image_size: Pixels | None = None
     """Side of the augmented images in pixels. None: the largest input size of the models."""
-    augment: Annotated[Augment | None, _OF_ALL] = None
+    augment: Annotated[str | None, replace(_OF_ALL, metavar=_AUGMENTS)] = None
     """Augmentation of the training images: "crop" (pad by an eighth, crop, flip), "resized-crop"
     (RandomResizedCrop, flip), "trivial" (crop or resized-crop as the data need it, then
-    TrivialAugment) or "none". None: "crop" for images of one size and for files of at most 64
+    TrivialAugment), "none", or your own as module:function, such as a transform of
+    torchvision.transforms.v2. None: "crop" for images of one size and for files of at most 64
     pixels, "resized-crop" for other files."""
     orientation: Annotated[Orientation | None, _RESOLVED] = None
     """Orientation of image files: "exif" (rotated and mirrored as their EXIF data say, as viewers
@@ -236,7 +239,7 @@ class Run(BaseRun):
     epochs."""
     teacher_batch_size: Annotated[BatchSize | None, _RESOLVED] = None
     """Images per step of the teacher. None: 32 for pretrained weights, 64 for random ones."""
-    teacher_augment: Annotated[Augment | None, _RESOLVED] = None
+    teacher_augment: Annotated[str | None, replace(_RESOLVED, metavar=_AUGMENTS)] = None
     """Augmentation of the teacher's training images. None: that of --augment."""
     teacher_train_images: Count | None = None
     """Number of labelled images that the teacher is fine-tuned on. None: all of train."""
@@ -459,7 +462,7 @@ class Run(BaseRun):
         )
 
     @property
-    def augmentation(self) -> Augment:
+    def augmentation(self) -> str:
         """Augmentation of the training images; unset, that of the default study or of a folder."""
         return self.augment or ("crop" if self.data == "fashion" else "resized-crop")
 
@@ -623,6 +626,10 @@ def _check_run(run: Run) -> None:
     are_losses = all(map(is_loss, terms)) and len(set(terms)) == len(terms) <= 2
     losses = f"be one of {', '.join(LOSSES)} or module:function, or a sum A+B of two of them"
     check(run, "loss", are_losses, losses)
+    for name in ("augment", "teacher_augment"):
+        words, value = get_args(Augment), getattr(run, name)
+        is_augmentation = value in (None, *words) or is_function_name(value)
+        check(run, name, is_augmentation, f"be one of {', '.join(words)} or module:function")
     for name in ("lr_milestones", "teacher_lr_milestones"):
         rising = all(a < b for a, b in itertools.pairwise(getattr(run, name)))
         check(run, name, rising, "be shares of the epochs in ascending order, each once")

@@ -1,29 +1,33 @@
 """Seeded views of a split's examples: augmentation and mixing."""
 
+import inspect
 import math
 import platform
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, assert_never
+from functools import cached_property
+from typing import Any, Literal, assert_never
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.nn.functional import pad as pad_image
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
-from kdtune.config.run import Augment, Interpolation, Run, derive_seed
+from kdtune.config.fields import is_function_name
+from kdtune.config.run import Interpolation, Run, derive_seed
 from kdtune.config.study import Study
 from kdtune.config.task import ends_of
-from kdtune.config.text import DataChangedError, InputError
+from kdtune.config.text import DataChangedError, InputError, import_named, user_code
 from kdtune.data.dataset import Data, Split
 
 # Augmentations of training images.
 #
-# Each is one entry of `AUGMENTATIONS`: a random crop, and perhaps a further change of the cropped
-# image. All random numbers follow from a seed of the view.
+# Each is one entry of `AUGMENTATIONS`, a random crop and perhaps a further change of the cropped
+# image, or the user's own, which makes a view of the whole image. All random numbers follow from a
+# seed of the view.
 
 
 Crop = Literal["crop", "resized-crop"]
@@ -45,7 +49,7 @@ def _trivial(image: Tensor) -> Tensor:
     return v2.TrivialAugmentWide()(image)  # type: ignore[no-any-return]
 
 
-AUGMENTATIONS: Mapping[Augment, Augmentation] = {
+AUGMENTATIONS: Mapping[str, Augmentation] = {
     "crop": Augmentation("crop"),
     "resized-crop": Augmentation("resized-crop"),
     # Mueller and Hutter, 2021, arXiv:2103.10158; the wide space of changes
@@ -96,6 +100,28 @@ def apply_seeded(seed: int, change: Callable[[Tensor], Tensor], image: Tensor) -
         return change(image)
 
 
+def find_augmentation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the user's augmentation of a name, module:attribute, as a function of one image.
+
+    The name is that of a module, such as a transform of torchvision.transforms.v2, which is called
+    with the image; of a function of the image and a generator; or of a class or function that needs
+    no arguments and returns one of these. The generator is torch's global one, see `apply_seeded`.
+
+    Raises:
+        InputError: It cannot be imported or made.
+    """
+    augmentation: Any = import_named("the augmentation", name)
+    with user_code(f"the augmentation {name} cannot be made"):
+        if not isinstance(augmentation, nn.Module):
+            optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            parameters = inspect.signature(augmentation).parameters.values()
+            if all(p.default is not p.empty or p.kind in optional for p in parameters):
+                augmentation = augmentation()
+    if isinstance(augmentation, nn.Module):
+        return augmentation
+    return lambda image: augmentation(image, torch.default_generator)
+
+
 # Seeded views of a split's examples.
 #
 # A view is an augmented image before normalisation, uint8 [C, H, W]; for data that are no images,
@@ -109,6 +135,8 @@ _PHOTO_CROP = 224 / 256
 _FAST_BYTES = {"AVX2", "AVX512", "aarch64", "arm64"}
 """CPUs on which torch resizes bytes bilinearly faster than floating-point numbers."""
 _LOADER_BATCH = 64
+_TRIED_SEEDS = 8
+"""With so many, a flip that follows another generator passes as seeded in one of 256 cases."""
 
 
 @dataclass(frozen=True)
@@ -203,9 +231,11 @@ class Views(Dataset[Tensor]):
             return self.split.inputs[index]
         if self.seed_parts is None or self.augment == "none":
             return self._resized(index, self.eval_resizing)
+        seeds = [derive_seed(*self.seed_parts, i) for i in index.tolist()]
+        if self.augment not in AUGMENTATIONS:
+            return torch.stack(list(map(self._by_user, index.tolist(), seeds)))
         augmentation = AUGMENTATIONS[self.augment]
         crop = augmentation.crop or ("resized-crop" if self.split.kind == "files" else "crop")
-        seeds = [derive_seed(*self.seed_parts, i) for i in index.tolist()]
         match crop:
             case "crop":
                 whole = replace(self.eval_resizing, crop=1.0)
@@ -252,6 +282,46 @@ class Views(Dataset[Tensor]):
 
     def _example(self, index: int) -> Tensor:
         return self.split.example(index, self.orientation)
+
+    @cached_property  # each loader worker makes its own: not every function can be pickled
+    def _augmentation(self) -> Callable[[Tensor], Tensor]:
+        return find_augmentation(self.augment)
+
+    def _by_user(self, index: int, seed: int) -> Tensor:
+        """Return the view of an example that the user's augmentation makes."""
+        image = self._example(index).clone()  # the data stay as they are if it is changed in place
+        name, shape = f"the augmentation {self.augment}", list(image.shape)
+        with user_code(f"{name} failed on an image of the shape {shape}"):
+            view: Any = apply_seeded(seed, self._augmentation, image)
+        wanted = [shape[0], self.size, self.size]
+        if isinstance(view, Tensor) and view.dtype == torch.uint8 and list(view.shape) == wanted:
+            return view
+        got = f"{view.dtype} {list(view.shape)}" if isinstance(view, Tensor) else type(view)
+        raise InputError(
+            f"{name} must return an image of the type torch.uint8 and of the study's size, "
+            f"{wanted}, but returned {got} for one of the shape {shape}; crop or resize it there, "
+            f"or give another --image-size"
+        )
+
+
+def check_augmentation(run: Run, data: Data, size: int) -> None:
+    """Raise InputError unless an augmentation of the user's makes views of an image of train.
+
+    Each seed must give one view.
+
+    Args:
+        run: With the augmentation.
+        data: Of the run.
+        size: Side of a view in pixels.
+    """
+    for epoch in range(_TRIED_SEEDS if is_function_name(run.augmentation) else 0):
+        first, again = Views(data.splits["train"], torch.zeros(2).long(), run, size, epoch)[[0, 1]]
+        if not torch.equal(first, again):
+            raise InputError(
+                f"the augmentation {run.augmentation} must return the same image for the same "
+                f"seed, but returned two; draw from torch, or from the generator that a function "
+                f"(image, generator) is given"
+            )
 
 
 def probe_views(data: Data, run: Run, size: int) -> Tensor:

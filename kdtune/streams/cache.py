@@ -21,11 +21,13 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdtune.config import files
+from kdtune.config.fields import is_function_name
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
+from kdtune.models.code_hash import source_digest
 
 # Files of the cache: safetensors with their key and a checksum inside.
 
@@ -250,6 +252,8 @@ class Keys:
         run = self.run
         augment = run.augmentation if split in AUGMENTED_SPLITS else "none"
         parts: Parts = {"augment": augment}
+        if is_function_name(augment):
+            parts["source"] = self._source
         if augment != "resized-crop":  # which resizes by itself
             parts["interpolation"] = run.eval_interpolation
         if augment == "none":
@@ -258,6 +262,11 @@ class Keys:
         if self.files and run.orientation != "stored":
             parts["orientation"] = "exif"
         return parts
+
+    @cached_property
+    def _source(self) -> str:
+        """Hash of the user's modules behind the run's augmentation."""
+        return source_digest([self.run.augmentation.partition(":")[0]], nn.Module())
 
     def _batches(self, epoch: int) -> Parts:
         """Return what the training batches of an epoch depend on, besides the views."""

@@ -1,6 +1,6 @@
 """One distillation run: one student learns from one teacher."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kdtune.config.fields import Role, is_output_file
+from kdtune.config.fields import Role, is_function_name, is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study, describe_fixed_students, flags_without_effect
@@ -17,7 +17,7 @@ from kdtune.config.task import Range, ends_of
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData
-from kdtune.data.views import check_mixing, probe_views
+from kdtune.data.views import check_augmentation, check_mixing, probe_views
 from kdtune.models.checks import check_last_batch, probe
 from kdtune.models.classifier import Classifier
 from kdtune.models.code_hash import source_digest
@@ -222,9 +222,9 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
         fingerprints: Whether to hash all weights.
 
     Returns:
-        The fingerprints of its data, its teachers (before any fine-tuning) and its students; those
-        that the study did not begin with as "teacher NAME" and "student NAME". Empty without
-        `fingerprints`.
+        The fingerprints of its data, its teachers (before any fine-tuning), its students and the
+        user's augmentations, "augmentation module:function"; of models that the study did not begin
+        with as "teacher NAME" and "student NAME". Empty without `fingerprints`.
     """
     run, begun = study.run, dict(study.run.study_values)
     verify(data)
@@ -256,6 +256,11 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
             for count in counts:
                 check_last_batch(student, views, count, map(int, batches), "--batch-size")
     check_features(study, [m for _, m in of_teachers], [m for _, m in of_students], views)
+    augments = list(map(str, ends_of(study.values("augment"))))
+    for augment in augments:
+        check_augmentation(replace(run, augment=augment), data, views.shape[-1])
+    users = filter(is_function_name, [*augments, str(run.teacher_augment)])
+    made_of |= _fingerprints("augmentation", users)
     return made_of if fingerprints else {}
 
 
@@ -297,9 +302,13 @@ def check_objectives(study: Study, classes: int) -> dict[str, str]:
     for loss in losses:
         check_objective(replace(study.run, loss=loss), classes)
     check_searched(losses, study.searched)
-    users = own_objectives(losses)
-    homes, no_net = {loss: loss.partition(":")[0] for loss in users}, torch.nn.Module()
-    return {f"objective {loss}": source_digest([homes[loss]], no_net)[:16] for loss in users}
+    return _fingerprints("objective", own_objectives(losses))
+
+
+def _fingerprints(noun: str, names: Iterable[str]) -> dict[str, str]:
+    """Return fingerprints of the user's functions module:function, as "NOUN module:function"."""
+    homes, no_net = {name: name.partition(":")[0] for name in names}, torch.nn.Module()
+    return {f"{noun} {n}": source_digest([home], no_net)[:16] for n, home in homes.items()}
 
 
 def make_student(run: Run, data: Data) -> Classifier:

@@ -24,7 +24,7 @@ from kdtune.config.text import DAMAGED, InputError, first_line
 from kdtune.data.dataset import Data
 from kdtune.data.folder import small_side
 from kdtune.data.sources import StudyData
-from kdtune.data.views import probe_views
+from kdtune.data.views import check_augmentation, probe_views
 from kdtune.models import outputs
 from kdtune.models.checks import check_last_batch, other_inputs, probe
 from kdtune.models.classifier import Classifier
@@ -568,6 +568,7 @@ def probe_teacher(
         probe(teacher, views, len(data.classes), whole=whole, learns=learns)
         if learns:
             tuning = fine_tuning_run(run)
+            check_augmentation(tuning, data, view_size(tuning, data, teacher))
             if whole and tuning.batch_norm == "train":
                 count, sizes = len(data.subset(tuning)), [tuning.batch_size]
                 check_last_batch(teacher, views, count, sizes, "--teacher-batch-size")

@@ -1,14 +1,16 @@
 """Views and mixtures against torchvision's own transforms and by hand, and laws."""
 
 import random
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
 import torch
-from own_data import text
+from own_data import erased, noisy, text
 from photos import photo, save
 from PIL import Image
 from torch import Tensor
@@ -20,7 +22,15 @@ from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data, Split
 from kdtune.data.sources import load_data
-from kdtune.data.views import Box, Mixture, Views, check_mixing, probe_views, resized
+from kdtune.data.views import (
+    Box,
+    Mixture,
+    Views,
+    check_augmentation,
+    check_mixing,
+    probe_views,
+    resized,
+)
 
 RUN = Run(data="fashion", seed=3, repeat=1)
 INDEX = torch.arange(5, 69)
@@ -36,25 +46,59 @@ def training_views(run=RUN, epoch=0, index=INDEX, size=28, batch=64, workers=0):
     return torch.cat(list(views.batches(batch, workers)))
 
 
-@pytest.mark.parametrize("augment", ["crop", "resized-crop", "trivial"])
+OWN = {
+    "torchvision.transforms.v2:RandAugment": v2.RandAugment(),
+    "own_data:erased": erased,
+    "own_data:noisy": lambda x: noisy(x, torch.Generator().manual_seed(torch.initial_seed())),
+}
+CROP = v2.Compose([v2.RandomResizedCrop(28, antialias=True), v2.RandomHorizontalFlip()])
+
+
+@pytest.mark.parametrize("augment", ["crop", "resized-crop", "trivial", *OWN])
 def test_views_do_not_depend_on_workers_batches_or_order(augment):
     run = replace(RUN, augment=augment)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     views = training_views(run)
     assert views.shape == (64, 1, 28, 28) and views.dtype == torch.uint8
-    assert torch.equal(training_views(run, batch=10, workers=augment == "trivial"), views)
+    for workers in (1, 2) if augment in ("trivial", *OWN) else (0,):
+        assert torch.equal(training_views(run, batch=10, workers=workers), views)
     assert torch.equal(training_views(run, index=INDEX.flip(0)).flip(0), views)
+    if augment == "own_data:erased":
+        with get_context("spawn").Pool(1) as another_process:
+            assert torch.equal(another_process.apply(training_views, (run,)), views)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_resized_crop_is_torchvisions_under_its_seed():
+@pytest.mark.parametrize(("augment", "change"), [("resized-crop", CROP), *OWN.items()])
+def test_a_view_is_the_change_of_the_image_under_its_seed(augment: str, change: Callable) -> None:
     images = fashion().splits["train"].inputs
-    views = training_views(replace(RUN, augment="resized-crop"), epoch=2)
-    change = v2.Compose([v2.RandomResizedCrop(28, antialias=True), v2.RandomHorizontalFlip()])
+    before = images.clone()
+    views = training_views(replace(RUN, augment=augment), epoch=2)
+    assert torch.equal(images, before)
     for i, view in zip(INDEX.tolist(), views, strict=True):
         torch.manual_seed(derive_seed("view", RUN.seed, RUN.repeat, 2, i))
-        assert torch.equal(view, change(images[i]))
+        assert torch.equal(view, change(images[i].clone()))
+
+
+FAULTY = {
+    "lambda image, generator: image[:, 1:]": r"size, \[1, 28, 28\], but .*uint8 \[1, 27, 28\] for",
+    "lambda image, generator: image / 255": r"torch.uint8 .* torch.float32 \[1, 28, 28\]",
+    "lambda image, generator: [image]": "but returned <class 'list'>",
+    "lambda image: image": r"failed on an image of the shape \[1, 28, 28\]: TypeError",
+    "lambda image, generator: image ^ random.randrange(256)": "the same image for the same seed",
+    "3": "cannot be made: TypeError: 3 is not a callable",
+    "lambda: 1 / 0": "cannot be made: ZeroDivisionError",
+}
+
+
+@pytest.mark.parametrize("code", FAULTY)
+def test_an_augmentation_that_makes_no_views_is_refused(code, monkeypatch):
+    monkeypatch.setattr("own_data.wrong", eval(code), raising=False)
+    with pytest.raises(InputError, match=f"the augmentation own_data:wrong .*{FAULTY[code]}"):
+        check_augmentation(replace(RUN, augment="own_data:wrong"), fashion(), 28)
+    monkeypatch.setattr("own_data.wrong", lambda: erased)
+    check_augmentation(replace(RUN, augment="own_data:wrong"), fashion(), 28)
 
 
 def test_a_crop_is_the_one_that_its_seed_draws():

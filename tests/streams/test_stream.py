@@ -38,6 +38,7 @@ KINDS = {
     "head, batch norm eval": {"trainable": "head", "batch_norm": "eval"},
     "head, dropout": ALONE
     | {"student": "factories:dropout_student", "augment": "crop", "batch_norm": "train"},
+    "all, an augmentation of the user": {"augment": "own_data:noisy"},
     "all, resized crop": {"augment": "resized-crop", "image_size": 20},
     "head, random numbers": ALONE | {"student": "factories:dropout_student"},
     "head, of the whole batch": ALONE | {"student": f"{__name__}:mixing"},

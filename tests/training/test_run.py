@@ -241,6 +241,40 @@ def test_a_run_with_an_objective_of_the_user(
     check_same(Study(run=run), saved, before)
 
 
+SHIFTED = """
+from strength import LEVEL
+def shifted(image, generator):
+    return image.roll(int(torch.randint(LEVEL, (), generator=generator)), 2)
+import torch
+"""
+
+
+def test_an_augmentation_of_the_user_is_the_same_on_two_machines_until_its_code_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "augmentations_of_mine.py").write_text(SHIFTED)
+    (tmp_path / "strength.py").write_text("LEVEL = 3")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    run = resolve(replace(SMALL, augment="augmentations_of_mine:shifted", epochs=1))
+    study, data = Study(run=run), load_data(run)
+
+    def train(machine: str) -> tuple[Any, set[str]]:
+        epochs = list(distill(run, NOWHERE, Resources(cache=Cache(tmp_path / machine, 1))))
+        return epochs[0].splits, {file.name for file in tmp_path.glob(f"{machine}/views/*/*")}
+
+    saved = SavedStudy(study, check_study(study, data))
+    metrics, views = train("one")
+    assert train("two") == (metrics, views) and len(views) == 3
+    (tmp_path / "strength.py").write_text("LEVEL = 8")
+    for module in ("augmentations_of_mine", "strength"):  # as in another process
+        monkeypatch.delitem(sys.modules, module)
+    others, more = train("two")
+    assert others != metrics and len(more - views) == 1
+    with pytest.raises(InputError, match=r"the augmentation augmentations_of_mine:shifted .* chan"):
+        check_same(study, saved, check_study(study, data))
+
+
 def statistics_of_a_batch(classes: int) -> nn.Module:
     """A model that cannot learn from one example."""
     layers = (nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
