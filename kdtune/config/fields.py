@@ -510,9 +510,13 @@ Weights = str | tuple[str, ...]
 OUTPUT_SUFFIXES = (".parquet", ".npz")
 """Endings of the files of teachers that are only a file of outputs."""
 FORMS_OF_DATA = (
-    '--data must be "fashion", torchvision:NAME (such as torchvision:CIFAR10), module:factory or a '
-    "folder with train/ and val/"
+    '--data must be "fashion", torchvision:NAME (such as torchvision:CIFAR10), module:factory, a '
+    "table of image files (.csv, .parquet) or a folder with train/ and val/"
 )
+TABLE_SUFFIXES = (".csv", ".parquet")
+"""Endings of the tables of image files that data may be."""
+TABLE_COLUMNS = ("path", "label", "split", "group")
+"""Columns of such a table; the last two may be missing."""
 REST = "rest"
 """Value of `Run.extra`: the images of train that `Run.train_images` leaves out."""
 OBJECT = "object:"
@@ -539,6 +543,19 @@ def is_named_data(data: str) -> bool:
     return data == "fashion" or is_object(data) or is_function_name(data)
 
 
+def is_image_table(data: str) -> bool:
+    """Return True if data are a table of image files."""
+    return not is_named_data(data) and Path(data).suffix in TABLE_SUFFIXES
+
+
+def folder_of_data(data: str) -> Path | None:
+    """Return the folder of image files that data are, or that of their table; None for a name."""
+    path = Path(data).expanduser()
+    if is_named_data(data):
+        return None
+    return path.parent if is_image_table(data) else path
+
+
 def is_function_name(name: str) -> bool:
     """Return True for module:name, which is not the path of a folder."""
     return re.fullmatch(r"[A-Za-z_][\w.]+:[A-Za-z_]\w*", name) is not None
@@ -550,9 +567,9 @@ def is_named_extra(extra: str) -> bool:
 
 
 def name_of_data(data: str) -> str:
-    """Return the name of data: that of a folder, or of the dataset or function."""
+    """Return the name of data: that of a folder, table, dataset or function."""
     if is_object(data):
         return re.sub(r"[^A-Za-z0-9_-]", "", data.removeprefix(OBJECT)).lstrip("_-") or "data"
     if is_named_data(data):
         return data.removeprefix("torchvision:").replace(":", "-")
-    return Path(data).name
+    return Path(data).stem if is_image_table(data) else Path(data).name

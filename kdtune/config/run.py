@@ -18,6 +18,7 @@ from kdtune.config.fields import (
     OF_STUDENT,
     REST,
     SCHEDULES,
+    TABLE_COLUMNS,
     BatchSize,
     BelowOne,
     Bounds,
@@ -40,6 +41,7 @@ from kdtune.config.fields import (
     check_fields,
     declarations,
     is_function_name,
+    is_image_table,
     is_loss,
     is_named_data,
     is_named_extra,
@@ -95,6 +97,7 @@ trained on the same augmented images."""
 
 _STUDENT = Setting(commands=OF_STUDENT)
 _RESOLVED = Setting(resolved=True)
+_COLUMNS = f"[{one_of(TABLE_COLUMNS)}=COLUMN [...]]"
 _LOSSES = one_of([*LOSSES, "module:function", "A+B"])
 _AUGMENTS = one_of(["None", *get_args(Augment), "module:function"])
 _OF_LOSS = Hyperparameter(of_objective=True)
@@ -122,8 +125,13 @@ class Run(BaseRun):
 
     data: Annotated[DataName, Setting(path=True)] = "fashion"
     """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
-    torchvision:CIFAR10), module:factory, or a folder with train/, val/ and optionally test/, each
-    with one subfolder of images per class."""
+    torchvision:CIFAR10), module:factory, a folder with train/, val/ and optionally test/, each with
+    one subfolder of images per class, or a table of image files (.csv, .parquet), see --columns."""
+    columns: Annotated[tuple[str, ...] | None, Setting(defines=False, metavar=_COLUMNS)] = None
+    """Columns of a table of image files that are not named path (below the table's folder, or
+    absolute), label, split (train, val or test) and group (see --groups), such as path=FILE
+    label=CLASS. split and group may be missing; split= ignores such a column. None: these
+    names."""
     data_root: Annotated[str | None, Setting(defines=False, path=True)] = None
     """Folder that holds the files of torchvision:NAME. None: torchvision in the user's cache
     folder."""
@@ -137,7 +145,7 @@ class Run(BaseRun):
     path below the folder of its split, such as "(p[0-9]+)_" for ants/p7_12.jpg: what the first
     parentheses enclose, or all that it matches. A val or folds that are cut from train never divide
     a group, and conclusions are about new groups. None: images are independent, unless a function
-    of data returns groups."""
+    of data returns groups or a table has them."""
     folds: Annotated[int | None, Bounds("[2, 1000000]"), _STUDENT] = None
     """Pool train and val, and split them anew in each repeat: N folds of equal size with the same
     share of each class, of which one is val and the others are train. Each repeat takes the next
@@ -644,6 +652,15 @@ def _check_run(run: Run) -> None:
         re.compile(run.groups or "")
     except re.error as error:
         check(run, "groups", False, f"be a regular expression ({error})")
+    roles = [role for role, _ in pairs(run.columns or ())]
+    are_roles = {*roles} <= {*TABLE_COLUMNS} and len({*roles}) == len(roles)
+    check(run, "columns", are_roles, f"be {'|'.join(TABLE_COLUMNS)}=COLUMN, each once")
+    check(
+        run,
+        "columns",
+        run.columns is None or is_image_table(run.data),
+        "be left out unless --data is a table",
+    )
     if any(map(is_output_file, run.teacher.split("+"))):
         _check_output_file(run)
     extra, share = run.extra or "", run.extra_share

@@ -141,7 +141,7 @@ def _is_empty(inputs: _Inputs) -> bool:
     return (isinstance(inputs, Tensor) and inputs.ndim == 0) or not len(inputs)
 
 
-def _common_folder(*inputs: _Inputs) -> str:
+def common_folder(*inputs: _Inputs) -> str:
     """Return the innermost folder that holds all image files; "" without any."""
     files = [file for examples in inputs if isinstance(examples, tuple) for file in examples]
     return os.path.commonpath(map(os.path.dirname, files)) if files else ""
@@ -365,7 +365,7 @@ def load_user_data(name: str, passed: Passed | None = None) -> Data:
         groups = _groups(name, made)
         # a list of files is sorted, unless there are groups in its order
         raw = {s: _read(x, f"{name} ({s})", in_order=bool(groups)) for s, x in splits.items()}
-    root = _common_folder(*(values.inputs for values in raw.values()))
+    root = common_folder(*(values.inputs for values in raw.values()))
     data = make_data(name, raw, _classes(name, made), root)
     return with_groups(name, data, groups) if groups else data
 
@@ -498,7 +498,7 @@ def read_extra(name: str) -> UnlabelledImages:
         function = import_named("the images without labels", name)
         with _seeded(), user_code(f"the images without labels {name} cannot be made"):
             inputs = _as_images(_read(function(), f"what {name} returns", labelled=False).inputs)
-        root = _common_folder(inputs)
+        root = common_folder(inputs)
     else:
         root = str(Path(name).expanduser())
         images = scan_images(Path(root))

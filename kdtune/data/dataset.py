@@ -8,10 +8,10 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -403,6 +403,8 @@ class Data:
     """Sentences on images that were left out."""
     remarks: tuple[str, ...] = ()
     """Sentences on images whose labels may surprise."""
+    describe_row: Callable[[str], str] = field(default=lambda _: "")
+    """Return the row of a table that names an image file, in parentheses; "" without a table."""
 
     @property
     def study_fingerprint(self) -> str:

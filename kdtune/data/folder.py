@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -147,18 +147,19 @@ def verify(data: Data) -> None:
         InputError: some files cannot be read; the message names the first.
     """
     labelled = [split for name, split in data.splits.items() if name != "extra"]
-    _verify(labelled, data.fingerprint)
+    _verify(labelled, data.fingerprint, data.describe_row)
     if data.extra is not None:
-        _verify([data.splits["extra"]], data.extra.fingerprint)
+        _verify([data.splits["extra"]], data.extra.fingerprint, lambda _: "")
 
 
-def _verify(splits: Sequence[Split], fingerprint: str) -> None:
+def _verify(splits: Sequence[Split], fingerprint: str, describe_row: Callable[[str], str]) -> None:
     files = [f for s in splits if isinstance(s.inputs, tuple) for f in s.inputs]
     note = f"{fingerprint}-read-by-pillow-{PIL.__version__}"
     if not files or read_note(note) is not None:
         return
     with ThreadPoolExecutor() as pool:
-        faults = [fault for fault in pool.map(_decoding_fault, files) if fault]
+        tried = zip(files, pool.map(_decoding_fault, files), strict=True)
+        faults = [fault + describe_row(file) for file, fault in tried if fault]
     if faults:
         raise InputError(f"{list_some(faults, 1)}; replace it, make it readable or remove it")
     keep_note(note, "")

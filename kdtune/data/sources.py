@@ -4,7 +4,8 @@ import hashlib
 import inspect
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -12,23 +13,43 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock
 
-from kdtune.config.fields import REST, is_named_data, is_object
+from kdtune.config.fields import (
+    REST,
+    TABLE_COLUMNS,
+    is_image_table,
+    is_named_data,
+    is_object,
+    pairs,
+)
 from kdtune.config.files import cache_folder
 from kdtune.config.run import Run
-from kdtune.config.text import InputError, did_you_mean, first_line
+from kdtune.config.text import VAL_NAMES, InputError, did_you_mean, first_line, list_some, shown
 from kdtune.data.arrays import (
+    RawSplit,
     UnlabelledImages,
     add_extra,
     class_names,
+    common_folder,
     load_user_data,
     make_data,
     read_dataset,
     read_extra,
 )
-from kdtune.data.dataset import Data, FoldCut, Split, ValCut, cut_fold, cut_val, group_files
+from kdtune.data.dataset import (
+    Data,
+    FoldCut,
+    Split,
+    ValCut,
+    cut_fold,
+    cut_val,
+    group_files,
+    name_splits,
+    with_groups,
+)
 from kdtune.data.folder import load_folder
 
 # Classification datasets of torchvision: `torchvision:NAME`.
@@ -158,10 +179,101 @@ def _make_dataset(
         ) from None
 
 
+# A table with a row for each image file: `TABLE.csv`, `TABLE.parquet`.
+
+_SPLITS = ("train", *VAL_NAMES, "test")
+
+
+def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
+    """Return the data set of a table of image files.
+
+    The examples of a split are in the order that a folder gives them: by class, then by path.
+
+    Args:
+        file: csv or parquet with the columns path (below the table's folder, or absolute), label
+            and perhaps split and group. Without split, all rows are train.
+        columns: ROLE=COLUMN for columns with other names, see `Run.columns`.
+
+    Returns:
+        The data set, without val if no row has it.
+
+    Raises:
+        InputError: the table cannot be read, or a row does not fit; the message names the first.
+    """
+    names = {role: role for role in TABLE_COLUMNS} | dict(pairs(columns or ()))
+    rows, folder = _read_table(file, names), os.path.abspath(file.parent)
+    files = pd.Index([os.path.normpath(os.path.join(folder, path)) for path in rows["path"]])
+
+    def describe(row: int, role: str) -> str:
+        return f"row {row + 1} below the header of {file}, column {names[role]}"
+
+    def check(role: str, fits: Iterable[bool], requirement: str) -> None:
+        if not all(fits := list(fits)):
+            row = fits.index(False)
+            raise InputError(
+                f"{describe(row, role)} must be {requirement}, but is "
+                f"{shown(rows[role].iloc[row])}; correct or remove the row"
+            )
+
+    for role in rows:
+        check(role, rows[role] != "", "filled")
+    are_readable = (os.path.isfile(path) and os.access(path, os.R_OK) for path in files)
+    check("path", are_readable, f"a local file that can be read, absolute or below {folder}")
+    check("path", ~files.duplicated(), "an image that no row above has")
+    check("split", rows["split"].isin(_SPLITS), f"one of {', '.join(_SPLITS)}")
+    splits = name_splits(rows["split"].unique().tolist(), str(file))
+    of_train = rows["label"][rows["split"] == "train"]
+    check("label", rows["label"].isin(of_train), "a class that rows of train have")
+
+    classes = sorted(of_train.unique())
+    if all(label.isdecimal() for label in classes):
+        classes.sort(key=int)
+    number = {label: k for k, label in enumerate(classes)}
+    rows = rows.assign(
+        file=files, folder=files.map(os.path.dirname), number=rows["label"].map(number)
+    ).sort_values(["number", "folder", "file"])
+    parts = {split: rows[rows["split"] == word] for split, word in splits.items()}
+    raw = {s: RawSplit(tuple(part["file"]), part["label"].tolist()) for s, part in parts.items()}
+    is_below = os.path.commonpath([folder, *files]) == folder
+    root = folder if is_below else common_folder(tuple(files))
+    data = make_data(str(file), raw, classes, root)
+    data = replace(data, describe_row=lambda f: f" ({describe(files.get_loc(f), 'path')})")
+    if "group" not in rows:
+        return data
+    return with_groups(str(file), data, {s: p["group"].to_numpy(np.str_) for s, p in parts.items()})
+
+
+def _read_table(file: Path, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return the columns path, label, split and perhaps group of a table, as text.
+
+    Args:
+        file: The table.
+        names: Column of each role; "" for none.
+    """
+    try:
+        if file.suffix == ".csv":
+            options = {"keep_default_na": False, "skipinitialspace": True, "index_col": False}
+            table = pd.read_csv(file, dtype=str, **options)
+        else:
+            table = pd.read_parquet(file, dtype_backend="pyarrow")
+    except (OSError, ValueError) as error:
+        raise InputError(f"the table {file} cannot be read ({first_line(error)})") from None
+    rows = pd.DataFrame(index=table.index)
+    for role, column in names.items():
+        if column in table:
+            rows[role] = table[column].astype("string").fillna("").str.strip()
+        elif role in ("path", "label") or column not in ("", role):
+            raise InputError(
+                f"{file} must have a column {column} for the {role} of each image, but has "
+                f"{list_some([*table.columns], 10)}; name another one (--columns {role}=COLUMN)"
+            )
+    return rows if "split" in rows else rows.assign(split="train")
+
+
 # Data sets by name or path.
 #
 # A name is an entry of `SOURCES`, torchvision:NAME, module:factory or object:NAME (passed in
-# Python); anything else is the path of a folder of images.
+# Python); anything else is the path of a table, or of a folder of images.
 
 
 def load_fashion() -> Data:
@@ -194,8 +306,8 @@ class StudyData:
         run: Any run of the study.
 
     Raises:
-        InputError: The data do not exist, or do not fit; see `load_folder`, `load_torchvision` and
-            `load_user_data`.
+        InputError: The data do not exist, or do not fit; see `load_folder`, `load_table`,
+            `load_torchvision` and `load_user_data`.
     """
 
     def __init__(self, run: Run):
@@ -252,7 +364,7 @@ def load_data(run: Run) -> Data:
 
 
 def _read(run: Run) -> Data:
-    """Return the data set that `run.data` names: a passed object, a name or a folder."""
+    """Return the data set that `run.data` names: a passed object, a name, a table or a folder."""
     name = run.data
     if is_object(name):
         passed = run.objects.get("data", name)
@@ -261,7 +373,8 @@ def _read(run: Run) -> Data:
     if name in SOURCES:
         return SOURCES[name]()
     if not is_named_data(name):
-        return load_folder(Path(name).expanduser())
+        path = Path(name).expanduser()
+        return load_table(path, run.columns) if is_image_table(name) else load_folder(path)
     if name.startswith("torchvision:"):
         return load_torchvision(name.removeprefix("torchvision:"), run.data_root, run.download)
     return load_user_data(name)

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from kdtune.config.fields import Value, is_named_data
+from kdtune.config.fields import Value, folder_of_data
 from kdtune.config.files import TEACHER, TEACHER_RECORD
 from kdtune.config.records import TeacherAccuracy, read_teacher_accuracy
 from kdtune.config.task import METRICS, Task, ends_of
@@ -681,7 +680,7 @@ def examples(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] |
 
 def _thumbnail(results: Results, arms: BothArms, image: int) -> bytes:
     run = results.study.run
-    root = None if is_named_data(run.data) else Path(run.data).expanduser()
+    root = folder_of_data(run.data)
     file = arms.files[image]
     content = read_thumbnail(results.folder, root, arms.split, image, file, run.orientation)
     return content if len(content) <= MAX_BYTES else b""

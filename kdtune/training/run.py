@@ -104,7 +104,7 @@ def _teacher_of(run: Run, data: Data, root: Path, device: torch.device) -> Teach
     # Only these fields: runs that differ in others, such as those of the student, share the
     # teacher. A field that is missing here would give a run the teacher of another one.
     names = ["teacher", "teacher_weights", "objects", "data", "data_root", "download"]
-    names += ["groups", "val_share", "seed", "precision"]
+    names += ["columns", "groups", "val_share", "seed", "precision"]
     names += [f"teacher_{name}" for name in PREPROCESSING]
     if is_output_file(run.teacher):  # its rows are matched with the examples of train and val
         names += ["train_images", "train_draw", "folds"] + ["repeat"] * (run.folds is not None)

@@ -1,8 +1,11 @@
 """Folders of images as users have them: links, odd names, other formats, folders in folders."""
 
 import os
+import re
 
+import pandas as pd
 import pytest
+import torch
 from photos import photo, save, save_photos
 from torchvision.datasets import ImageFolder
 
@@ -123,6 +126,90 @@ def test_groups_are_found_in_the_path_below_the_folder_of_the_split(root):
     assert data.fingerprint != plain.fingerprint
     whole = load_data(Run(data=str(root), groups="^.../p.")).splits["train"].groups
     assert whole.tolist()[::2] == ["ant/p0", "ant/p1", "bee/p0"]
+
+
+def write_table(root, **changes):
+    """Write a table of the folder's images, of val before train; with other values in row 3."""
+    files = sorted(root.rglob("*.png"), reverse=True)
+    table = pd.DataFrame({"path": [file.relative_to(root).as_posix() for file in files]})
+    table[["split", "label"]] = [file.parts[-3:-1] for file in files]
+    table["group"] = [file.stem for file in files]
+    for column, value in changes.items():
+        table.loc[2, column] = value
+    table.to_csv(root / "t.csv", index=False)
+    return Run(data=str(root / "t.csv")), table
+
+
+def test_a_table_equals_a_folder_and_may_move(root, tmp_path):
+    folder, (run, table) = load_data(Run(data=str(root), groups="(.).png")), write_table(root)
+    other = table.rename(columns={"path": "FILE", "label": "CLASS", "split": "FOLD"})
+    other["FILE"] = [str(root / path) for path in table["path"]]
+    other.iloc[::-1].to_parquet(tmp_path / "other.parquet")
+    columns = ("path=FILE", "label=CLASS", "split=FOLD")
+    datas = [load_data(run), load_data(Run(data=f"{tmp_path}/other.parquet", columns=columns))]
+    for data in datas:
+        assert data.classes == folder.classes and data.photos
+        for name, split in folder.splits.items():
+            assert data.splits[name].inputs == split.inputs
+            assert torch.equal(data.splits[name].labels, split.labels)
+            assert data.splits[name].groups.tolist() == split.groups.tolist()
+    cut = load_data(Run(data=run.data, columns=("split=", "group=")))
+    assert cut.cut is not None and sum(map(len, cut.splits.values())) == 8
+    swapped = load_data(write_table(root, label="bee")[0])
+    assert {swapped.fingerprint, cut.fingerprint}.isdisjoint({data.fingerprint for data in datas})
+    write_table(root)
+    root.rename(tmp_path / "moved")
+    assert load_data(Run(data=f"{tmp_path}/moved/t.csv")).fingerprint == datas[0].fingerprint
+
+
+def test_classes_that_are_numbers_are_in_their_order(root):
+    _, table = write_table(root)
+    table["label"] = ["2", "10", "9", "2"] * 2
+    table.drop(columns=["split", "group"]).to_csv(root / "t.csv", index=False)
+    assert load_data(
+        Run(
+            data=str(root / "t.csv"),
+        )
+    ).classes == ("2", "9", "10")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"path": "train/ant/9.png"}, "path must be a local file .* but is 'train/ant/9.png'"),
+        ({"path": "s3://photos/a.png"}, "path must be a local file that can be read"),
+        ({"path": "val/../train/ant/0.png"}, r"row 8 .* path must be an image that no row above"),
+        ({"path": "t.csv"}, r"t.csv cannot be read \(cannot identify .* \(row 3 .* column path\)"),
+        ({"label": " "}, "label must be filled, but is ''; correct or remove the row"),
+        ({"label": "wasp"}, "label must be a class that rows of train have, but is 'wasp'"),
+        ({"split": "vla"}, "split must be one of train, .* test, but is 'vla'"),
+        ({"group": None}, "group must be filled"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_by_row_and_column(root, changes, words):
+    run, _ = write_table(root, **changes)
+    with pytest.raises(InputError, match=words) as caught:
+        verify(load_data(run))
+    assert re.search(f"row [38] below the header of {run.data}, column", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "words"),
+    [
+        ("t.csv", ("label=CLASS",), "a column CLASS for the label of each image, but has path, sp"),
+        ("t.csv", ("split=FOLD",), "have a column FOLD for the split"),
+        ("t.csv", ("label=",), "have a column  for the label"),
+        ("t.csv", ("class=CLASS",), r"columns must be path\|label\|split\|group=COLUMN, each once"),
+        ("t.csv", ("path=a", "path=b"), "each once"),
+        ("", ("path=a",), "columns must be left out unless --data is a table"),
+        ("broken.csv", (), r"the table .*broken.csv cannot be read .*utf-8"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(root, data, columns, words):
+    write_table(root)
+    (root / "broken.csv").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=words):
+        load_data(Run(data=str(root / data), columns=columns))
 
 
 @pytest.mark.parametrize(

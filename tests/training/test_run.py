@@ -75,14 +75,24 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
     assert epoch.splits["val"]["kl"] == pytest.approx(want.metrics["val"]["kl"], rel=1e-5)
 
 
-def test_predictions_name_the_files_of_a_folder(tmp_path: Path) -> None:
+def test_a_table_gives_the_students_of_its_folder_and_predictions_name_the_files(
+    tmp_path: Path,
+) -> None:
     save_photos(tmp_path / "insects", 3)
-    run = replace(RUN, data=str(tmp_path / "insects"), groups="(.).png", epochs=1)
-    run = replace(run, teacher=LIBRARY, student=LIBRARY)
-    list(distill(run, NOWHERE, Resources(), tmp_path))
-    frame = pd.read_parquet(tmp_path / PREDICTIONS)
-    assert frame.file.tolist() == [f"val/{n}/{i}.png" for n in ("ant", "bee") for i in range(3)]
-    assert frame.label.tolist() == [0] * 3 + [1] * 3 and frame.group.tolist() == list("012012")
+    files = sorted(tmp_path.rglob("*.png"), key=lambda file: file.stem)  # not a folder's order
+    table = pd.DataFrame({"path": files, "group": [file.stem for file in files]}, dtype=str)
+    table[["split", "label"]] = [file.parts[-3:-1] for file in files]
+    table.to_parquet(tmp_path / "insects" / "table.parquet")
+    run = replace(RUN, teacher=LIBRARY, student=LIBRARY, epochs=1)
+    students = []
+    for data, groups in (("insects", "(.).png"), ("insects/table.parquet", None)):
+        of_data = replace(run, data=str(tmp_path / data), groups=groups)
+        list(distill(of_data, NOWHERE, Resources(), tmp_path))
+        students.append(load_file(tmp_path / STUDENT))
+        frame = pd.read_parquet(tmp_path / PREDICTIONS)
+        assert frame.file.tolist() == [f"val/{n}/{i}.png" for n in ("ant", "bee") for i in range(3)]
+        assert frame.label.tolist() == [0] * 3 + [1] * 3 and frame.group.tolist() == list("012012")
+    assert equal(*students)
 
 
 def test_a_file_of_predictions_without_a_teacher(tmp_path: Path) -> None:
