@@ -53,7 +53,8 @@ from kdtune.config.text import TABLE_DIGITS, InputError, did_you_mean, short, sh
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
-Search = Literal["grid", "random", "tpe"]
+SEARCHES = ("grid", "random", "tpe")
+"""Ways to propose configurations that are kdtune's own."""
 Policy = Literal["all", "race"]
 KeptStudents = Literal["best", "all", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -124,16 +125,22 @@ class Study:
     epochs: Annotated[fields.Epochs | None, _NO_FLAG] = None
     """Number of epochs that `train` yields, unless a hyperparameter named epochs says it. A trial
     with fewer counts as truncated. None: it is not known."""
-    search: Annotated[Search, _SEARCH] = "grid"
-    """How configurations are proposed: "grid" (every combination of the lists), "random", or "tpe"
-    (Optuna's Tree-structured Parzen Estimator, which learns from the results). Ranges need "random"
-    or "tpe"."""
+    search: Annotated[
+        str,
+        fields.Setting(
+            commands=fields.ONLY_SEARCH, metavar=fields.one_of([*SEARCHES, "module:factory"])
+        ),
+    ] = "grid"
+    """How configurations are proposed: "grid" (every combination of the lists), "random", "tpe"
+    (Optuna's Tree-structured Parzen Estimator, which learns from the results), or module:factory, a
+    function or class that returns any other sampler of Optuna, such as
+    optuna.samplers:CmaEsSampler. Ranges need one of the last three."""
     samples: Annotated[int, fields.Bounds(f"[1, {MAX_CONFIGURATIONS}]"), _SEARCH] = 60
-    """Number of configurations that "random" and "tpe" propose."""
+    """Number of configurations that a sampler proposes, which is every --search but "grid"."""
     plain_share: Annotated[fields.BelowOne, _SEARCH] = 0.5
-    """Share of the proposals of "random" and "tpe" without distillation (alpha = 1), so that the
-    baseline is tuned as hard; a grid has every setting of the other hyperparameters also at alpha =
-    1. 0: only what the space holds."""
+    """Share of a sampler's proposals without distillation (alpha = 1), so that the baseline is
+    tuned as hard; a grid has every setting of the other hyperparameters also at alpha = 1. 0: only
+    what the space holds."""
     policy: Annotated[Policy, _SEARCH] = "all"
     """How repeats are allocated: "all" (each configuration gets all repeats), or "race" (racing:
     one repeat each, more for configurations not yet eliminated, then new repeats to confirm the
@@ -161,7 +168,7 @@ class Study:
     """Limit of --repeats auto for the whole study: 400runs, 20000epochs or 3h (hours, summed over
     trials). A study ends before it where it is decided, or where only more images could decide."""
     warm_start: Annotated[str | None, fields.Setting(commands=fields.ONLY_SEARCH, path=True)] = None
-    """Folder of another study, whose best configurations "random" and "tpe" propose first."""
+    """Folder of another study, whose best configurations a sampler proposes first."""
     keep: Annotated[KeptStudents, _SEARCH] = "best"
     """Students whose weights stay on disk once the study is complete: "best" (those of the best
     configuration, in students/), "all" (those of all runs in trials/, too) or "none". Predictions
@@ -301,7 +308,7 @@ class Study:
         """Return a grid's configurations without duplicates, in the order of the space; repeat 0.
 
         Each setting of the other hyperparameters is also there with the values of the baseline
-        (alpha = 1), unless plain_share is 0. Empty for "random" and "tpe", which propose
+        (alpha = 1), unless plain_share is 0. Empty for a sampler, which proposes
         configurations during the search. They are of `Run`, or `FunctionRun` with `train`.
         """
         if self.search != "grid":
@@ -352,6 +359,11 @@ class Study:
             if name not in several and set(ends_of(self.values(name))) != {value}
         ]
         return [*first, *added, *(name for name in several if name not in models)]
+
+    @property
+    def learns(self) -> bool:
+        """Whether proposals depend on the results of earlier ones."""
+        return self.search not in ("grid", "random")
 
     @property
     def is_fixed(self) -> bool:
@@ -565,6 +577,9 @@ def _check_study(study: Study) -> None:
     fields.check(study, "budget", is_limited, limit)
     has_margin = study.against is None or study.margin is not None
     fields.check(study, "margin", has_margin, "be given with --against, such as --margin 1.0")
+    is_search = study.search in SEARCHES or fields.is_function_name(study.search)
+    searches = f"be one of {', '.join(SEARCHES)} or module:factory, which returns Optuna's sampler"
+    fields.check(study, "search", is_search, searches)
     begins = study.warm_start is None or study.search != "grid"
     fields.check(study, "warm_start", begins, "be left out with --search grid")
     _check_size(study)  # before anything looks at each value

@@ -130,6 +130,11 @@ class Plan:
         if study.rerun_dropped:
             self._requeued |= {trial: d.run for trial, d in self.ledger.dropped.items()}
 
+    def check_sampler(self) -> None:
+        """Raise InputError if the user's sampler cannot be made; see `Study.search`."""
+        if self._sampler is not None:
+            self._sampler.start()
+
     def add_record(self, line: Mapping[str, Any]) -> None:
         """Update the plan with one line of the records."""
         before = len(self.ledger.configs)
@@ -223,11 +228,11 @@ class Plan:
         """Put runs into the queue: in blocks of repeats that can run together, by configuration.
 
         So an unfinished study has the same repeats of every configuration, and trials at the same
-        time build different streams. Under "tpe" the runs of a configuration come together, since
-        the next suggestion depends on their mean.
+        time build different streams. Of a sampler that learns the runs of a configuration come
+        together, since the next suggestion depends on their mean.
         """
         for repeat in repeats:
-            block = 0 if self.study.search == "tpe" else repeat // self.concurrency
+            block = 0 if self.study.learns else repeat // self.concurrency
             item = (block, state.row, repeat, state.run.config_id)
             heapq.heappush(self._queue, item)
 
@@ -292,7 +297,7 @@ class Plan:
                 self._exhausted = True
                 break
             self._enqueue(self.ledger.add_config(run))
-            if self.study.search == "tpe":
+            if self.study.learns:
                 break
         return True
 

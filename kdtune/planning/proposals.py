@@ -1,17 +1,19 @@
 """Proposals of configurations: Optuna's samplers, and the export for its tools."""
 
+import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.special import expit, logit
@@ -19,9 +21,9 @@ from scipy.special import expit, logit
 from kdtune.config.fields import Value
 from kdtune.config.files import OPTUNA, atomic_write
 from kdtune.config.run import derive_seed
-from kdtune.config.study import Study, as_declared
+from kdtune.config.study import SEARCHES, Study, as_declared
 from kdtune.config.task import BaseRun, Range, Values, ends_of, including
-from kdtune.config.text import short
+from kdtune.config.text import InputError, import_named, short, shown, user_code
 from kdtune.planning.ledger import Arm, ConfigState, Ledger, phase_of
 from kdtune.statistics.intervals import mean_interval
 from kdtune.storage.records import Line
@@ -94,12 +96,15 @@ def _within(values: Range, value: float) -> float:
     return min(max(value, values.low), values.high)
 
 
-# Sampler of configurations: Optuna's random and TPE samplers, used by ask and tell, in memory.
+# Sampler of configurations: Optuna's random and TPE samplers, or another one of Optuna's that the
+# user's factory returns, used by ask and tell, in memory.
 #
 # Each arm (baselines, distilled) has an Optuna study of its own: a baseline has fewer active
 # hyperparameters, and each arm is to find its own best configuration. A suggestion is a function
 # of its number and of the configurations added and reported so far, so that a sampler rebuilt from
-# the records makes the same suggestions as the one that was interrupted.
+# the records makes the same suggestions as the one that was interrupted. A user's sampler may have
+# a state (a generator of random numbers, attributes of trials): it is asked again for each
+# configuration of the records, in their order.
 
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -109,8 +114,29 @@ MAX_DRAWS = 8
 space, if it is finite, is taken."""
 
 
+def make_sampler(study: Study, arm: Arm) -> BaseSampler:
+    """Return what the user's factory, `Study.search`, returns for an arm.
+
+    The factory gets a seed that follows from the study's and the arm, if it takes `seed`.
+
+    Raises:
+        InputError: It cannot be imported or called, or returns no sampler.
+    """
+    factory = import_named("the sampler", study.search)
+    with user_code(f"the sampler {study.search} cannot be made"):
+        takes_seed = "seed" in inspect.signature(factory).parameters
+        seed = derive_seed("sampler", study.run.seed, *arm) % 2**32
+        sampler = factory(seed=seed) if takes_seed else factory()
+    if not isinstance(sampler, BaseSampler):
+        raise InputError(
+            f"--search {study.search} must return a sampler of Optuna (a BaseSampler), but "
+            f"returned {shown(sampler)}"
+        )
+    return sampler
+
+
 class ConfigSampler:
-    """Sampler of the configurations of a study whose search is "random" or "tpe".
+    """Sampler of the configurations of a study whose search is no grid.
 
     Args:
         study: the study.
@@ -133,10 +159,42 @@ class ConfigSampler:
         # as Optuna's users do with enqueue_trial, so that the chosen one is compared with it
         if (default := study.default) is not None:
             self._first[Arm.of(default)].insert(0, default)
-        self.arms = {arm: optuna.create_study(direction="maximize") for arm in arms}
+        self._is_users = study.search not in SEARCHES
         self._trials: dict[str, tuple[Arm, int]] = {}
         """By config_id: its arm and the number of its Optuna trial."""
+        self._attributes: dict[str, dict[str, Any]] = {}
+        """By config_id: what the user's sampler has noted in the trial that it was asked for."""
+        self._studies: dict[Arm, optuna.Study] = {}
+        self._events: list[Callable[[], None]] = []
+        """What was added and reported since the last suggestion."""
         self._values_of_arm = {arm: self._allowed(arm) for arm in arms}
+
+    def start(self) -> None:
+        """Make Optuna's study and sampler of each arm; raise InputError as `make_sampler` does."""
+        if not self._studies:
+            for arm in self._first:
+                sampler = make_sampler(self.study, arm) if self._is_users else None
+                self._studies[arm] = optuna.create_study(direction="maximize", sampler=sampler)
+
+    @property
+    def arms(self) -> dict[Arm, optuna.Study]:
+        """Optuna's study of each arm, with all that was added and reported."""
+        self._catch_up()
+        return self._studies
+
+    def _catch_up(self) -> None:
+        """Pass to Optuna what was added and reported since the last suggestion.
+
+        Only now is the user's sampler made, and asked again for each configuration of the records:
+        a complete study is read without it.
+
+        Raises:
+            InputError: The user's sampler cannot be made, or cannot propose a configuration.
+        """
+        self.start()
+        events, self._events = self._events, []
+        for event in events:
+            event()
 
     def suggest(self, number: int) -> BaseRun | None:
         """Return a configuration not suggested before; None where there is no other.
@@ -146,6 +204,14 @@ class ConfigSampler:
         Args:
             number: of the suggestion, from 0; decides its arm and its seed.
         """
+        self._catch_up()
+        run = self._proposed(number)
+        if run is not None:
+            self._add(run)
+        return run
+
+    def _proposed(self, number: int) -> BaseRun | None:
+        """Return the suggestion of a number, without adding it."""
         round_, turn = divmod(number, len(self._groups))
         # the first suggestion and an evenly spread share of the others are baselines
         share = self.study.plain_share
@@ -160,8 +226,15 @@ class ConfigSampler:
 
         Its Optuna trial is RUNNING with its parameters, which TPE takes into account (see `_ask`).
         """
-        if run.config_id in self._trials:
-            return
+        self._events.append(partial(self._add_again, run))
+
+    def _add_again(self, run: BaseRun) -> None:
+        if run.config_id not in self._trials:
+            if self._is_users:
+                self._proposed(len(self._trials))
+            self._add(run)
+
+    def _add(self, run: BaseRun) -> None:
         arm = Arm.of(run)
         if self.study.search == "random":  # it does not use results
             self._trials[run.config_id] = (arm, 0)
@@ -176,9 +249,10 @@ class ConfigSampler:
             state=TrialState.RUNNING,
             params={n: parameter(v, run.resolved_value(n)) for n, v in searched.items()},
             distributions={n: searched_distribution(v) for n, v in searched.items()},
+            **self._attributes.get(run.config_id, {}),
         )
-        self._trials[run.config_id] = (arm, len(self.arms[arm].get_trials(deepcopy=False)))
-        self.arms[arm].add_trial(trial)
+        self._trials[run.config_id] = (arm, len(self._studies[arm].get_trials(deepcopy=False)))
+        self._studies[arm].add_trial(trial)
 
     def report(self, run: BaseRun, value: float | None, pruned: bool = False) -> None:
         """Report the result of a configuration that was added.
@@ -189,15 +263,18 @@ class ConfigSampler:
                 leave such a trial running.
             pruned: whether it was pruned.
         """
+        self._events.append(partial(self._report, run, value, pruned))
+
+    def _report(self, run: BaseRun, value: float | None, pruned: bool) -> None:
         arm, number = self._trials[run.config_id]
         if self.study.search == "random":
             return
         if pruned:
-            self.arms[arm].tell(number, state=TrialState.PRUNED)
+            self._studies[arm].tell(number, state=TrialState.PRUNED)
         elif value is None or not math.isfinite(value):
-            self.arms[arm].tell(number, state=TrialState.FAIL)
+            self._studies[arm].tell(number, state=TrialState.FAIL)
         else:
-            self.arms[arm].tell(number, value)
+            self._studies[arm].tell(number, value)
 
     def _draw(self, arm: Arm, number: int) -> BaseRun | None:
         if not all(self._values_of_arm[arm].values()):
@@ -206,10 +283,7 @@ class ConfigSampler:
         asked = (self._ask(arm, seed) for seed in seeds)
         drawn = itertools.chain(self._first[arm], asked, self._all(arm))
         new = (run for run in drawn if run.config_id not in self._trials and Arm.of(run) == arm)
-        run = next(new, None)
-        if run is not None:
-            self.add(run)
-        return run
+        return next(new, None)
 
     def _all(self, arm: Arm) -> Iterator[BaseRun]:
         """Yield every configuration of an arm if their number is finite, else none."""
@@ -221,7 +295,10 @@ class ConfigSampler:
 
     def _ask(self, arm: Arm, seed: int) -> BaseRun:
         """Return a configuration of an arm, which may have been suggested before."""
-        study = self.arms[arm]
+        study = self._studies[arm]
+        if self._is_users:
+            with user_code(f"the sampler {self.study.search} cannot propose a configuration"):
+                return self._configured(arm, study)
         if self.study.search == "random":
             study = optuna.create_study(sampler=RandomSampler(seed=seed % 2**32))
         else:
@@ -234,6 +311,10 @@ class ConfigSampler:
                     # flight at the same time keep away from each other
                     constant_liar=True,
                 )
+        return self._configured(arm, study)
+
+    def _configured(self, arm: Arm, study: optuna.Study) -> BaseRun:
+        """Return the configuration of an arm that Optuna's study proposes."""
         trial = study.ask()
         base, allowed = self.study.base_run, self._values_of_arm[arm]
         config: dict[str, Any] = {name: base.value(name) for name in self._task.names}
@@ -243,8 +324,12 @@ class ConfigSampler:
                 config[name] = values[0]
             elif self._task.resolved(self._task.canonical(config))[name] is not None:
                 config[name] = suggest(trial, name, values)
-        study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out
-        return base.sample(repeat=0, **config)
+        asked = study.tell(trial, state=TrialState.FAIL)  # samplers leave failed trials out
+        run = base.sample(repeat=0, **config)
+        if self._is_users:  # such as the generation of CMA-ES; TPE takes those of running trials
+            notes = {"user_attrs": asked.user_attrs, "system_attrs": asked.system_attrs}
+            self._attributes[run.config_id] = notes
+        return run
 
     def _allowed(self, arm: Arm) -> dict[str, Values]:
         """Return the values of each hyperparameter in an arm; () for an arm without any."""

@@ -208,6 +208,8 @@ def _begin(
     lines = [] if saved is None else read_lines(study.folder, study)[0]
     plan = Plan(study, lines)  # raises InputError for configurations of one id
     is_done = saved is not None and plan.is_done
+    if not is_done:
+        plan.check_sampler()
     run_as_saved = study.run
     if study.train is None:
         if not is_done:  # each setting that follows from data and models gets its value

@@ -321,13 +321,13 @@ UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "
 UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
 UNSHOWN |= {"train", "dump", "check", "val_share", "allow_random_backbone", "largest_train_images"}
 UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
-ONLY_WITH = {
-    "samples": ("search", ("random", "tpe")),
-    "race_level": ("policy", ("race",)),
-    "confirm": ("policy", ("race",)),
-    "level": ("until_decided", (True,)),
+UNUSED_WITH = {
+    "samples": ("search", "grid"),
+    "race_level": ("policy", "all"),
+    "confirm": ("policy", "all"),
+    "level": ("until_decided", False),
 }
-"""Settings of a study that have an effect only with these values of another."""
+"""Settings of a study that have no effect with this value of another."""
 
 
 MAX_WIDTH = 44
@@ -403,9 +403,9 @@ def _has_effect(name: str, study: Study, data: Data) -> bool:
     if name in HYPERPARAMETERS:
         is_off = _is_neutral(name, study.values(name))
         return study.has_effect(name) and not (is_off and name not in study.flags)
-    if name in ONLY_WITH:
-        other, values = ONLY_WITH[name]
-        return getattr(study, other) in values
+    if name in UNUSED_WITH:
+        other, value = UNUSED_WITH[name]
+        return bool(getattr(study, other) != value)
     if name in TEACHER_TRAINING:
         is_trained = any(_names(study, "teacher_epochs"))
         return is_trained and _fits_teacher(name.removeprefix("teacher_"), run)

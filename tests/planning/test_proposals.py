@@ -14,12 +14,26 @@ from simulated_runs import LISTS, RANGES, RUN, curve, make
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
+from kdtune.config.text import InputError
 from kdtune.planning.ledger import Arm, Ledger
 from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import ConfigSampler, export_for_optuna
 
 
-@pytest.mark.parametrize("search", ["random", "tpe"])
+def generations(seed: int) -> optuna.samplers.NSGAIISampler:
+    """Return a sampler whose state is partly in trials, their generation, as that of CMA-ES is."""
+    return optuna.samplers.NSGAIISampler(population_size=2, seed=seed)
+
+
+SAMPLERS = [
+    "optuna.samplers:RandomSampler",
+    "optuna.samplers:QMCSampler",
+    f"{__name__}:generations",
+]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("search", ["random", "tpe", *SAMPLERS])
 def test_a_seed_reproduces_the_suggestions(search: str) -> None:
     study = replace(make(search, RANGES, "all"), repeats=1)
     other = replace(study, run=replace(RUN, seed=1))
@@ -55,9 +69,11 @@ def test_a_finite_space_is_suggested_to_the_last() -> None:
     assert {c for c, _ in runs_of(lines)} == {run.config_id for run in grid.runs()}
 
 
-def test_suggestions_with_runs_in_flight_are_the_same_after_a_crash() -> None:
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("search", ["tpe", *SAMPLERS])
+def test_suggestions_with_runs_in_flight_are_the_same_after_a_crash(search: str) -> None:
     """A plan rebuilt before each first start of a configuration suggests that configuration."""
-    study = replace(make("tpe", RANGES, "race"), samples=20)
+    study = replace(make(search, RANGES, "race"), samples=20)
     lines = play(study, curve, width=3)
     known: set[str] = set()
     for at, line in enumerate(lines):
@@ -68,6 +84,27 @@ def test_suggestions_with_runs_in_flight_are_the_same_after_a_crash() -> None:
             assert run.config_id == line["config_id"]
             known.add(run.config_id)
     assert len(known) == 20
+    if search == SAMPLERS[-1]:  # it goes beyond its first generation, which its trials hold
+        trials = plan._sampler.arms[Arm(RUN.student, False)].get_trials()  # type: ignore[union-attr]
+        assert {1, 2} <= {t.system_attrs.get("NSGAIISampler:generation") for t in trials}
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ("nowhere:cma", "the sampler nowhere:cma cannot be imported: ModuleNotFoundError"),
+        ("math:pi", "the sampler math:pi cannot be made: TypeError"),
+        ("collections:Counter", r"--search collections:Counter must return .* returned Counter"),
+    ],
+)
+def test_what_is_no_sampler_is_refused_before_work_but_a_complete_study_is_read(
+    search: str, words: str
+) -> None:
+    study = replace(make("random", RANGES, "all"), repeats=1)
+    others = replace(study, search=search)
+    with pytest.raises(InputError, match=words):
+        Plan(others).check_sampler()
+    assert Plan(others, play(study, curve)).is_done
 
 
 ODDS = Range(0.001, 0.999, logit=True)
