@@ -253,7 +253,7 @@ def _describe_type(kind: Any) -> str:
     if any(get_origin(option) is abc.Callable for option in options):
         return ""
     if words := _literals(kind):
-        return f"be one of {', '.join(words)}"
+        return f"be {'a whole number or ' * (int in options)}one of {', '.join(words)}"
     if any(get_origin(option) is tuple and float in get_args(option) for option in options):
         return "be a list of finite numbers"
     texts = {float: "a finite number", int: "a whole number", bool: "True or False", str: "text"}
@@ -263,7 +263,8 @@ def _describe_type(kind: Any) -> str:
 def _has_type(value: object, kind: Any) -> bool:
     """Return True if a value other than None has the type; a whole number is a float, too."""
     options = _options(kind)
-    if words := _literals(kind):
+    words = _literals(kind)
+    if words and (value in words or int not in options):
         return value in words
     if isinstance(value, bool):
         return bool in options

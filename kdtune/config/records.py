@@ -169,6 +169,7 @@ class TeacherKey(NamedTuple):
     teacher: str
     epochs: int
     number: int
+    images: int | None
 
 
 @dataclass(frozen=True)
@@ -227,18 +228,21 @@ class TeacherAccuracy:
     """Whether it is a file whose logits look like probabilities."""
     alternatives: tuple[Alternative, ...] = ()
     """Changes with which it is right on more examples, see `training.teachers`."""
+    images: int | None = None
+    """Number of images that it and its students learned from. None: students of any number."""
 
     @property
     def key(self) -> TeacherKey:
         """What tells the teacher from the others of its study."""
-        return TeacherKey(self.teacher, self.epochs, self.number)
+        return TeacherKey(self.teacher, self.epochs, self.number, self.images)
 
     @property
     def recipe_name(self) -> str:
         """The teacher in words, without its number."""
         if not self.epochs:
             return self.teacher
-        return f"{self.teacher} ({self.epochs} epoch{'s' * (self.epochs > 1)})"
+        images = "" if self.images is None else f", {self.images:,} images"
+        return f"{self.teacher} ({self.epochs} epoch{'s' * (self.epochs > 1)}{images})"
 
     @property
     def name(self) -> str:

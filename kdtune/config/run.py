@@ -249,8 +249,10 @@ class Run(BaseRun):
     """Images per step of the teacher. None: 32 for pretrained weights, 64 for random ones."""
     teacher_augment: Annotated[str | None, replace(_RESOLVED, metavar=_AUGMENTS)] = None
     """Augmentation of the teacher's training images. None: that of --augment."""
-    teacher_train_images: Count | None = None
-    """Number of labelled images that the teacher is fine-tuned on. None: all of train."""
+    teacher_train_images: Count | Literal["same"] | None = None
+    """Number of labelled images that the teacher is fine-tuned on; "same": those of the student, so
+    that each of several --train-images and, where each repeat draws them, each repeat has a teacher
+    of its own. None: all of train."""
     teacher_keep: Keep = "last"
     """Epoch of the teacher's fine-tuning whose weights are kept: "last", or "best" (highest
     accuracy on val, which is optimistic)."""
@@ -431,7 +433,9 @@ class Run(BaseRun):
         """
         if self.teacher_epochs == 0:
             return 0
-        return self.split_repeat if self.folds else self.split_repeat % self.teachers
+        if self.folds or self.draws_for_teacher:
+            return self.split_repeat
+        return self.split_repeat % self.teachers
 
     @property
     def teacher_repeat(self) -> int:
@@ -478,15 +482,21 @@ class Run(BaseRun):
     def repeat_of_draw(self) -> int | None:
         """The repeat that draws the training images; None if all repeats have the same."""
         is_drawn = self.train_images is not None and self.train_draw != "study"
-        return self.repeat if is_drawn else None
+        return self.split_repeat if is_drawn else None
+
+    @property
+    def draws_for_teacher(self) -> bool:
+        """Whether each repeat has a teacher that learns from the images that the repeat draws."""
+        return self.teacher_train_images == "same" and self.repeat_of_draw is not None
 
     @property
     def whole_draw(self) -> Run:
         """The run with the most training images, whose views and logits all sizes share.
 
-        It is the run itself where these depend on batches, see `streams.stream`.
+        It is the run itself where these depend on batches, see `streams.stream`, or on the size.
         """
-        if self.largest_train_images is None or self.trainable == "head" or self.mixes:
+        depends = self.trainable == "head" or self.mixes or self.teacher_train_images == "same"
+        if self.largest_train_images is None or depends:
             return self
         return replace(self, train_images=self.largest_train_images)
 
@@ -673,10 +683,14 @@ def _check_run(run: Run) -> None:
     has_momentum = run.optimizer != "nesterov" or run.momentum > 0
     check(run, "momentum", has_momentum, "be greater than 0 with --optimizer nesterov")
     check(run, "student", not is_output_file(run.student), "be a network, no file of outputs")
-    is_repeat = run.folds is not None or run.repeat >= -run.teachers
-    check(run, "repeat", is_repeat, f"be -{run.teachers} or more")
-    is_one = run.teachers == 1
-    check(run, "teachers", is_one or run.folds is None, "be 1 with --folds: each has its teacher")
+    has_teacher = run.folds is not None or run.draws_for_teacher
+    check(run, "repeat", has_teacher or run.repeat >= -run.teachers, f"be -{run.teachers} or more")
+    is_one, with_flag = run.teachers == 1, "--folds" if run.folds else "--teacher-train-images same"
+    each = f"be 1 with {with_flag}: each repeat has its teacher"
+    check(run, "teachers", is_one or not has_teacher, each)
+    is_tuned = run.teacher_train_images != "same" or run.teacher_epochs != 0
+    needs = "be left out with a teacher that is not fine-tuned (--teacher-epochs 0)"
+    check(run, "teacher_train_images", is_tuned, needs)
     check(run, "teachers", is_one or run.teacher_epochs != 0, "be 1 with --teacher-epochs 0")
 
 

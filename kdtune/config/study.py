@@ -598,7 +598,9 @@ def _check_distillation(study: Study) -> None:
         fields.check(study, name, getattr(study, name) == getattr(Study, name, {}), without)
     has_all = study.policy == "all" and not study.until_decided
     without = "be left out with --policy race and --repeats auto, since all teachers come first"
-    fields.check(run, "folds", run.folds is None or has_all, without)
+    name = "folds" if run.folds is not None else "teacher_train_images"
+    is_shared = run.folds is None and run.teacher_train_images != "same"
+    fields.check(run, name, is_shared or has_all, without)
     if run.extra is not None and max(ends_of(study.values("extra_share"))) == 0:
         raise InputError("--extra has no effect with --extra-share 0; give --extra-share 0.5")
     _check_named_weights(study)

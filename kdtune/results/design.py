@@ -80,6 +80,8 @@ class Design:
     """Whether the values of examples are those of their groups, see `intervals.by_group`."""
     draws: bool = False
     """Whether each repeat draws its training images, see `Run.train_draw`."""
+    draws_for_teacher: bool = False
+    """Whether the teacher of a repeat learns from these images, see `Run.draws_for_teacher`."""
     train_examples: int | None = None
     """Number of training images of a repeat. None: not recorded."""
     several_sizes: bool = False
@@ -99,6 +101,7 @@ class Design:
             examples=examples,
             has_groups=task.has_groups,
             draws=run.repeat_of_draw is not None,
+            draws_for_teacher=run.draws_for_teacher,
             train_examples=run.train_images or task.train_examples,
             several_sizes=run.largest_train_images is not None,
         )

@@ -409,7 +409,8 @@ class Results:
         table, run = self.label_curve(criterion), self.study.run
         if not len(table):
             return ""
-        labels = run.teacher_train_images or self.task.train_examples or 0
+        images = run.teacher_train_images
+        labels = images if isinstance(images, int) else self.task.train_examples or 0
         return words.label_curve_text(table, run, labels, self.design)
 
     def contenders(self, criterion: Criterion | None = None) -> pd.DataFrame:

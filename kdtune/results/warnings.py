@@ -562,7 +562,8 @@ class OnViews(NamedTuple):
             row: Of train, as of `Frames.epochs`.
         """
         key = row["config/teacher"], row["config/teacher_epochs"]
-        equal = [r for r in teachers if (r.teacher, r.epochs) == key]
+        sizes = None, row["config/train_images"]
+        equal = [r for r in teachers if (r.teacher, r.epochs) == key and r.images in sizes]
         acc, augment = row.get("teacher_acc"), row["config/augment"]
         is_plain = augment in (None, "none") or row["config/mixup"] or row["config/cutmix"]
         if not equal or is_plain or acc is None or pd.isna(acc):
@@ -698,14 +699,20 @@ def find_weak_teachers(folder: Path, trials: pd.DataFrame) -> list[str]:
         trials: of the search, see `frames.Frames`.
     """
     undistilled = completed(trials)[lambda t: t["config/alpha"] == 1]
-    students = undistilled["config/student"]
-    groups = undistilled["val/acc@last"].groupby([students, undistilled.config_id], dropna=False)
-    records = read_teacher_accuracy(folder)
-    measured = [(r.recipe_name, r.splits["val"].share) for r in records if "val" in r.splits]
-    teachers = pd.DataFrame(measured, columns=["name", "acc"]).groupby("name", sort=False).acc
-    return [
-        sentence("weak teacher", name=name, n=n, mean=mean, student=student, acc=acc)
-        for student, acc in groups.mean().groupby(level=0).max().items()
-        for name, mean, n in teachers.agg(["mean", "count"]).itertuples()
-        if mean < acc
-    ]
+    groups = undistilled.groupby(
+        ["config/student", "config/train_images", "config_id"], dropna=False
+    )
+    means = groups["val/acc@last"].mean().reset_index()
+    recipes: dict[tuple[str, int | None], list[float]] = {}
+    for record in read_teacher_accuracy(folder):
+        if "val" in record.splits:
+            of_recipe = recipes.setdefault((record.recipe_name, record.images), [])
+            of_recipe.append(record.splits["val"].share)
+    texts = []
+    for (name, images), accs in recipes.items():
+        of_size = means if images is None else means[means["config/train_images"] == images]
+        best = of_size.groupby("config/student")["val/acc@last"].max()
+        facts = {"name": name, "n": len(accs), "mean": sum(accs) / len(accs)}
+        for student, acc in best[best > facts["mean"]].items():
+            texts.append(sentence("weak teacher", student=student, acc=acc, **facts))
+    return texts

@@ -275,10 +275,10 @@ def students(study: Study) -> list[Run]:
 def teachers(study: Study) -> list[Run]:
     """Return the study's run with each of its teachers; the members of an ensemble one by one.
 
-    A teacher that is fine-tuned for several numbers of epochs is there once for each.
+    A teacher that is fine-tuned for several numbers of epochs, or images, is there once for each.
     """
     members = [member for run in whole_teachers(study) for member in run.teacher_members]
-    return list({(run.teacher, run.teacher_epochs): run for run in members}.values())
+    return list({(r.teacher, r.teacher_epochs, r.train_images): r for r in members}.values())
 
 
 def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
@@ -301,10 +301,13 @@ def numbered(study: Study, runs: Sequence[Run]) -> list[Run]:
 
 def whole_teachers(study: Study) -> list[Run]:
     """Return the study's run with each of its teachers, ensembles as they are."""
+    is_same = study.run.teacher_train_images == "same"
+    sizes = _names(study, "train_images") if is_same else (study.run.train_images,)
     return [
-        replace(study.run, teacher=name, teacher_epochs=epochs)
+        replace(study.run, teacher=name, teacher_epochs=epochs, train_images=images)
         for name in _names(study, "teacher")
         for epochs in _names(study, "teacher_epochs")
+        for images in sizes
     ]
 
 

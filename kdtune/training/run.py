@@ -236,7 +236,8 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     made_of = {"data": data.study_fingerprint}
     if data.extra is not None:
         made_of["extra images"] = data.extra.fingerprint
-    by_name = {each.teacher: each for each in reversed(teachers(study))}  # the first of each name
+    # the first of each name, and of each number of images
+    by_name = {(each.teacher, each.train_images): each for each in reversed(teachers(study))}
     of_teachers = [(each, initial_teacher(each, data)) for each in reversed(by_name.values())]
     of_students = [(each, make_student(each, data)) for each in students(study)]
     if fingerprints:  # before the models are probed, which changes running statistics

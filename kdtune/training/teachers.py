@@ -210,7 +210,10 @@ def fine_tuning_run(run: Run) -> Run:
     values: dict[str, Any] = {f.name: f.default for f in fields(Run) if f.name in reset}
     values |= {name: getattr(run, f"teacher_{name}") for name in RECIPE}
     values |= {f"student_{name}": getattr(run, f"teacher_{name}") for name in PREPROCESSING}
-    values |= {"train_draw": "study", "largest_train_images": None}  # it is of several runs
+    if run.teacher_train_images == "same":
+        values["train_images"] = run.train_images  # and as many steps as that of the most images
+    else:
+        values |= {"train_draw": "study", "largest_train_images": None}  # it is of several runs
     return replace(
         run,
         **values | {"epochs": max(1, values["epochs"])},
@@ -241,6 +244,10 @@ def recorded_recipe(run: Run, data: Data) -> dict[str, Any]:
     # older records do not name it, and it has no effect on other data
     if fit.orientation != "stored" and data.kind == "files":
         recipe["orientation"] = fit.orientation
+    if fit.repeat_of_draw is not None:
+        recipe["train_draw"] = "repeat"
+    if fit.passes > 1:
+        recipe["passes"] = fit.passes
     if fit.repeat != TEACHER_REPEAT:  # older records have none: theirs is teacher number 0
         recipe["repeat"] = fit.repeat
     return recipe | fit.config
@@ -350,6 +357,8 @@ def teacher_folder(run: Run, member: Run) -> str:
         text = f"{member.teacher}-{member.teacher_epochs}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:6]
         parts.insert(0, f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)}-{digest}")
+    if run.largest_train_images is not None and _images_of(member) is not None:
+        parts.append(f"images-{member.train_images}")
     return "-".join(parts)
 
 
@@ -589,7 +598,11 @@ def with_members(teachers: Sequence[Run]) -> list[Run]:
 
 def key_of(run: Run) -> TeacherKey:
     """Return what tells the run's teacher from the others of its study."""
-    return TeacherKey(run.teacher, run.teacher_epochs or 0, run.teacher_number)
+    return TeacherKey(run.teacher, run.teacher_epochs or 0, run.teacher_number, _images_of(run))
+
+
+def _images_of(run: Run) -> int | None:
+    return run.train_images if run.teacher_train_images == "same" else None
 
 
 def find_unmeasured(
@@ -640,6 +653,7 @@ def measure_accuracy(
                 acc_before=record.get("acc_before"),
                 acc_after=record.get("val", {}).get("acc"),
                 number=run.teacher_number,
+                images=_images_of(run),
                 which=_describe_number(run),
                 like_probabilities=teacher.outputs is not None
                 and teacher.outputs.like_probabilities,
@@ -651,7 +665,7 @@ def measure_accuracy(
 
 def _describe_number(run: Run) -> str:
     """Return which of several equal teachers a run has, in words; "" if there is one."""
-    if run.folds and run.teacher_epochs:
+    if (run.folds or run.draws_for_teacher) and run.teacher_epochs:
         return f"repeat {run.teacher_number}"
     return f"number {run.teacher_number} of {run.teachers}" * (run.teachers > 1)
 

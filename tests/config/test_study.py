@@ -248,6 +248,7 @@ def test_a_flag_that_changes_nothing_is_named() -> None:
 
 TWO = {"student": ("resnet18", "resnet34")}
 SIZES = {"train_images": (100, 300)}
+SAME = Run(train_images=100, teacher_train_images="same")
 REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Run(student_weights=("none", "default")), "student_weights must be one value, or "),
     (lambda: Run(student_weights=("a=none", "a=x.pt")), "MODEL=WEIGHTS once for each of several"),
@@ -260,6 +261,13 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Run(groups="(p"), "groups must be a regular expression (missing ), unterminated"),
     (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),
     (lambda: Study(run=Run(folds=5), policy="race"), "folds must be left out with "),
+    (lambda: Study(run=SAME, policy="race"), "teacher_train_images must be left out with --policy"),
+    (lambda: replace(SAME, teacher_epochs=0), "teacher_train_images must be left out with a teac"),
+    (
+        lambda: replace(SAME, teacher_train_images="sam"),
+        "must be a whole number or one of same, but",
+    ),
+    (lambda: replace(SAME, teachers=2), "teachers must be 1 with --teacher-train-images same: "),
     (lambda: Study(space={"train_images": Range(10, 99)}, search="tpe"), "train_images must be a"),
     (
         lambda: Study(run=Run(trainable="head", batch_norm="train"), space=SIZES),

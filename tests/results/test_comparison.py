@@ -26,6 +26,7 @@ from kdtune.results.comparison import (
 from kdtune.results.formatting import plus_minus
 from kdtune.results.results import check_baseline
 from kdtune.results.summaries import levels
+from kdtune.results.words import label_curve_text
 from kdtune.statistics.tests import holm, max_t
 
 exact = pytest.approx
@@ -249,6 +250,15 @@ def test_a_label_curve_and_its_sentence(tmp_path) -> None:
     assert "No significant gain beyond 300 labelled images (1,000)." in text
     assert "Nothing is extrapolated beyond the 1,000 measured." in text
     assert text in made.text()
+    labels = dict[object, str]()  # whose labels are counted, by --teacher-train-images
+    for images in ("same", 500, 50):
+        run = replace(made.study.run, teacher_epochs=5, teacher_train_images=images)
+        labels[images] = label_curve_text(
+            made.label_curve(), run, 0 if images == "same" else images, made.design
+        )
+    assert "learned from the same labelled images as its students" in labels["same"]
+    assert "from 500 labelled images, more than the students with fewer" in labels[500]
+    assert "The teacher" not in labels[50]
     assert not len(make(tmp_path / "one", draw(EFFECTS, 4)).label_curve())
 
 

@@ -3,6 +3,7 @@
 The reference is the plain loop, which is given the teacher and the split of each repeat.
 """
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data
 from kdtune.models.weights import RECORD, WEIGHTS
+from kdtune.results.words import holds_for
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import resolve
 from kdtune.training.teachers import fine_tune
@@ -82,3 +84,32 @@ def test_repeats_use_the_teachers_in_turn(study: Study, tmp_path: Path) -> None:
     (root / "number-1" / WEIGHTS).write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"the teacher in .*number-1 is damaged"):
         kdtune.run(replace(study, repeats=4))
+
+
+def test_each_size_and_repeat_has_a_teacher_of_the_images_of_its_students(study: Study) -> None:
+    run = replace(study.run, teacher_train_images="same", epochs=1, budget_per="epochs")
+    space = {"train_images": (60, 90), "alpha": (0.0,)}
+    results = kdtune.run(replace(study, run=run, space=space, plain_share=0, repeats=2))
+    subsets = set()
+    for size, repeat in itertools.product((60, 90), (0, 1)):
+        one = results.study.run.sample(train_images=size, alpha=0.0, repeat=repeat)
+        folder = (
+            study.folder / "teacher" / (f"number-1-images-{size}" if repeat else f"images-{size}")
+        )
+        check_trial(results, one, folder)
+        recorded, data = Run(**json.loads((folder / RECORD).read_text())["run"]), load_data(one)
+        assert torch.equal(data.subset(recorded), data.subset(one))
+        assert recorded.repeat == -1 - repeat  # another order and other views than its students'
+        subsets.add(tuple(data.subset(one).tolist()))
+    assert len(subsets) == 4
+    names = [one.name for one in read_teacher_accuracy(study.folder)]
+    assert names[0].endswith("60 images), repeat 0") and len(set(names)) == 4
+    drawn = (
+        "new repeats (each draws up to 90 training images, from which its teacher learns, too) and "
+    )
+    assert (
+        holds_for(results.design, "val", new_images=True) == f"{drawn}new images like those of val"
+    )
+    by_steps = replace(one, train_images=60, budget_per="steps")  # as many as 90 images take
+    epochs = list(fine_tune(by_steps, study.folder.parent / "steps", Resources()))
+    assert {epoch.splits["train"]["n_examples"] for epoch in epochs} == {90}
