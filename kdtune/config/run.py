@@ -438,6 +438,11 @@ class Run(BaseRun):
         return self.split_repeat % self.teachers
 
     @property
+    def teacher_images(self) -> int | None:
+        """Number of the student's images that the teacher learns from; None: it has its own."""
+        return self.train_images if self.teacher_train_images == "same" else None
+
+    @property
     def teacher_repeat(self) -> int:
         """The negative repeat in which the run's teacher is trained."""
         return TEACHER_REPEAT - self.teacher_number

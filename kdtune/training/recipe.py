@@ -668,6 +668,35 @@ def find_other_cuts(study: Study, data: Data) -> list[str]:
     return list(sentences.values())
 
 
+def find_other_views(study: Study, data: Data, models: StudyModels) -> Iterator[str]:
+    """Yield a sentence for each file of outputs that was made of other views than the students'.
+
+    Files that kdtune has not written are skipped, since they do not record their views.
+
+    Args:
+        study: The study, resolved.
+        data: Its data.
+        models: Its models.
+    """
+    for run, teacher in models.teachers:
+        if isinstance(teacher, Classifier) or teacher.record is None:
+            continue
+        views = teacher.record.views
+        made_of = BEFORE_ORIENTATION | views if views else {}
+        sizes = [view_size(run, data, teacher, student) for _, student in models.students]
+        seen = {"image_size": max(sizes), **{name: getattr(run, name) for name in OF_INPUT}}
+        if data.kind != "files":  # others have one orientation
+            seen["orientation"] = made_of.get("orientation")
+        other = [name for name, value in made_of.items() if seen.get(name) != value]
+        if other:
+            shown = ", ".join(f"{name} {made_of[name]} → {seen[name]}" for name in other)
+            flags = " ".join(f"--{name.replace('_', '-')} {seen[name]}" for name in other)
+            yield (
+                f"the outputs in {run.teacher} were made of other images than the students see "
+                f"({shown}); to make them equal, write the file with {flags}"
+            )
+
+
 # Record of the transforms between a study's images and the inputs of its models.
 
 

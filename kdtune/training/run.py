@@ -33,13 +33,13 @@ from kdtune.training.losses import check_objective, check_searched, own_objectiv
 from kdtune.training.recipe import (
     StudyModels,
     check_weights,
+    find_other_views,
     numbered,
     resolve,
     students,
     teachers,
 )
 from kdtune.training.teachers import (
-    find_other_views,
     initial_teacher,
     load_teacher,
     probe_teacher,

@@ -37,9 +37,7 @@ from kdtune.streams.views import Resources, view_size
 from kdtune.training.epoch import Epoch, file_names
 from kdtune.training.loop import Checkpoint, milestones, train
 from kdtune.training.recipe import (
-    BEFORE_ORIENTATION,
     OF_INPUT,
-    StudyModels,
     numbered,
     resolve,
     untrained,
@@ -357,7 +355,7 @@ def teacher_folder(run: Run, member: Run) -> str:
         text = f"{member.teacher}-{member.teacher_epochs}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:6]
         parts.insert(0, f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)}-{digest}")
-    if run.largest_train_images is not None and _images_of(member) is not None:
+    if run.largest_train_images is not None and member.teacher_images is not None:
         parts.append(f"images-{member.train_images}")
     return "-".join(parts)
 
@@ -598,11 +596,7 @@ def with_members(teachers: Sequence[Run]) -> list[Run]:
 
 def key_of(run: Run) -> TeacherKey:
     """Return what tells the run's teacher from the others of its study."""
-    return TeacherKey(run.teacher, run.teacher_epochs or 0, run.teacher_number, _images_of(run))
-
-
-def _images_of(run: Run) -> int | None:
-    return run.train_images if run.teacher_train_images == "same" else None
+    return TeacherKey(run.teacher, run.teacher_epochs or 0, run.teacher_number, run.teacher_images)
 
 
 def find_unmeasured(
@@ -653,7 +647,7 @@ def measure_accuracy(
                 acc_before=record.get("acc_before"),
                 acc_after=record.get("val", {}).get("acc"),
                 number=run.teacher_number,
-                images=_images_of(run),
+                images=run.teacher_images,
                 which=_describe_number(run),
                 like_probabilities=teacher.outputs is not None
                 and teacher.outputs.like_probabilities,
@@ -860,32 +854,3 @@ def _whole_split(
     whole = whole.clone()
     whole[data.subset(run)] = seen
     return whole
-
-
-def find_other_views(study: Study, data: Data, models: StudyModels) -> Iterator[str]:
-    """Yield a sentence for each file of outputs that was made of other views than the students'.
-
-    Files that kdtune has not written are skipped, since they do not record their views.
-
-    Args:
-        study: The study, resolved.
-        data: Its data.
-        models: Its models.
-    """
-    for run, teacher in models.teachers:
-        if isinstance(teacher, Classifier) or teacher.record is None:
-            continue
-        views = teacher.record.views
-        made_of = BEFORE_ORIENTATION | views if views else {}
-        sizes = [view_size(run, data, teacher, student) for _, student in models.students]
-        seen = {"image_size": max(sizes), **{name: getattr(run, name) for name in OF_INPUT}}
-        if data.kind != "files":  # others have one orientation
-            seen["orientation"] = made_of.get("orientation")
-        other = [name for name, value in made_of.items() if seen.get(name) != value]
-        if other:
-            shown = ", ".join(f"{name} {made_of[name]} → {seen[name]}" for name in other)
-            flags = " ".join(f"--{name.replace('_', '-')} {seen[name]}" for name in other)
-            yield (
-                f"the outputs in {run.teacher} were made of other images than the students see "
-                f"({shown}); to make them equal, write the file with {flags}"
-            )

@@ -234,9 +234,9 @@ def test_the_views_of_a_dump_are_the_defaults_of_its_study(photos: Path, tmp_pat
     record = recipe.transforms_of(study, data, models, ())
     assert record["views"]["image_size"] == 40
     assert list(record["models"]) == ["student cifar_resnet20"]
-    assert not list(teachers.find_other_views(study, data, models))
+    assert not list(recipe.find_other_views(study, data, models))
     other = replace(study, run=replace(study.run, image_size=48, eval_crop=0.7))
-    (sentence, *_) = teachers.find_other_views(other, data, StudyModels.of(other, data))
+    (sentence, *_) = recipe.find_other_views(other, data, StudyModels.of(other, data))
     assert "(image_size 40 → 48)" in sentence
 
 
