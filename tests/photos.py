@@ -1,5 +1,6 @@
 """Random photographs as image files, for tests of folders of images."""
 
+import pandas as pd
 import torch
 from PIL import Image
 
@@ -25,3 +26,15 @@ def save(image, file, grey=False):
     file.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     (picture.convert("L") if grey else picture).save(file)
+
+
+def write_table(root, **changes):
+    """Write a table of the folder's images, of val before train; with other values in row 3."""
+    files = sorted(root.rglob("*.png"), reverse=True)
+    table = pd.DataFrame({"path": [file.relative_to(root).as_posix() for file in files]})
+    table[["split", "label"]] = [file.parts[-3:-1] for file in files]
+    table["group"] = [file.stem for file in files]
+    for column, value in changes.items():
+        table.loc[2, column] = value
+    table.to_csv(root / "t.csv", index=False)
+    return table

@@ -511,9 +511,12 @@ Weights = str | tuple[str, ...]
 OUTPUT_SUFFIXES = (".parquet", ".npz")
 """Endings of the files of teachers that are only a file of outputs."""
 FORMS_OF_DATA = (
-    '--data must be "fashion", torchvision:NAME (such as torchvision:CIFAR10), module:factory, a '
+    '--data must be "fashion", torchvision:NAME (such as torchvision:CIFAR10), hf:NAME, '
+    "module:factory, a "
     "table of image files (.csv, .parquet) or a folder with train/ and val/"
 )
+HUB = "hf:"
+"""Beginning of the names of data sets of Hugging Face, and of folders that `datasets` saved."""
 TABLE_SUFFIXES = (".csv", ".parquet")
 """Endings of the tables of image files that data may be."""
 TABLE_COLUMNS = ("path", "label", "split", "group")
@@ -540,8 +543,9 @@ def is_output_file(name: str) -> bool:
 
 
 def is_named_data(data: str) -> bool:
-    """Return True if data are named, not a folder: fashion, torchvision:NAME, module:factory."""
-    return data == "fashion" or is_object(data) or is_function_name(data)
+    """Return True if data are no path: fashion, torchvision:NAME, hf:NAME, module:factory."""
+    is_word = data == "fashion" or data.startswith(HUB)
+    return is_word or is_object(data) or is_function_name(data)
 
 
 def is_image_table(data: str) -> bool:
@@ -572,5 +576,5 @@ def name_of_data(data: str) -> str:
     if is_object(data):
         return re.sub(r"[^A-Za-z0-9_-]", "", data.removeprefix(OBJECT)).lstrip("_-") or "data"
     if is_named_data(data):
-        return data.removeprefix("torchvision:").replace(":", "-")
+        return Path(data.removeprefix(HUB)).name.removeprefix("torchvision:").replace(":", "-")
     return Path(data).stem if is_image_table(data) else Path(data).name

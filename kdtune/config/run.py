@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from kdtune.config.fields import (
     ALL_COMMANDS,
+    HUB,
     LOSSES,
     MAX_INTEGER,
     OF_STUDENT,
@@ -125,13 +126,14 @@ class Run(BaseRun):
 
     data: Annotated[DataName, Setting(path=True)] = "fashion"
     """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
-    torchvision:CIFAR10), module:factory, a folder with train/, val/ and optionally test/, each with
-    one subfolder of images per class, or a table of image files (.csv, .parquet), see --columns."""
+    torchvision:CIFAR10), hf:NAME (of Hugging Face, or a folder that `datasets` has saved),
+    module:factory, a folder with train/, val/ and optionally test/, each with one subfolder of
+    images per class, or a table of image files (.csv, .parquet), see --columns."""
     columns: Annotated[tuple[str, ...] | None, Setting(defines=False, metavar=_COLUMNS)] = None
     """Columns of a table of image files that are not named path (below the table's folder, or
     absolute), label, split (train, val or test) and group (see --groups), such as path=FILE
     label=CLASS. split and group may be missing; split= ignores such a column. None: these
-    names."""
+    names. Of hf:NAME, path=IMAGES label=CLASSES group=GROUPS where the types do not tell."""
     data_root: Annotated[str | None, Setting(defines=False, path=True)] = None
     """Folder that holds the files of torchvision:NAME. None: torchvision in the user's cache
     folder."""
@@ -469,9 +471,11 @@ class Run(BaseRun):
             return tuple(f"{model}={path(w, 'default', 'none')}" for model, w in pairs(value))
 
         is_folder = self.extra is not None and not is_named_extra(self.extra)
+        hub, name = HUB * self.data.startswith(HUB), self.data.removeprefix(HUB)
+        is_path = Path(name).expanduser().exists() if hub else not is_named_data(name)
         return replace(
             self,
-            data=self.data if is_named_data(self.data) else path(self.data),
+            data=hub + path(name) if is_path else self.data,
             data_root=self.data_root and path(self.data_root),
             extra=path(str(self.extra)) if is_folder else self.extra,
             teacher_weights=weights(self.teacher_weights),
@@ -668,14 +672,11 @@ def _check_run(run: Run) -> None:
     except re.error as error:
         check(run, "groups", False, f"be a regular expression ({error})")
     roles = [role for role, _ in pairs(run.columns or ())]
+    has_columns = is_image_table(run.data) or run.data.startswith(HUB)
     are_roles = {*roles} <= {*TABLE_COLUMNS} and len({*roles}) == len(roles)
     check(run, "columns", are_roles, f"be {'|'.join(TABLE_COLUMNS)}=COLUMN, each once")
-    check(
-        run,
-        "columns",
-        run.columns is None or is_image_table(run.data),
-        "be left out unless --data is a table",
-    )
+    is_table = run.columns is None or has_columns
+    check(run, "columns", is_table, "be left out unless --data is a table or hf:NAME")
     if any(map(is_output_file, run.teacher.split("+"))):
         _check_output_file(run)
     extra, share = run.extra or "", run.extra_share

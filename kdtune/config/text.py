@@ -251,6 +251,14 @@ def user_code(failure: str, only_exits: bool = False) -> Iterator[None]:
         raise InputError(f"{failure}: {_describe_fault(error)}") from error
 
 
+def import_package(package: str, name: str) -> Any:
+    """Return a package that a name needs; raise InputError, with its extra, if it is missing."""
+    try:
+        return import_module(package)
+    except ImportError:
+        raise InputError(f"{name} needs {package}: pip install 'kdtune[{package}]'") from None
+
+
 def import_named(noun: str, name: str) -> Any:
     """Return the user's function or class of a name, module:attribute.
 

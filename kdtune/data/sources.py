@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 
 from kdtune.config.fields import (
+    HUB,
     REST,
     TABLE_COLUMNS,
     is_image_table,
@@ -25,9 +26,18 @@ from kdtune.config.fields import (
     is_object,
     pairs,
 )
-from kdtune.config.files import cache_folder
+from kdtune.config.files import atomic_write, cache_folder, make_folder
 from kdtune.config.run import Run
-from kdtune.config.text import VAL_NAMES, InputError, did_you_mean, first_line, list_some, shown
+from kdtune.config.text import (
+    VAL_NAMES,
+    InputError,
+    did_you_mean,
+    first_line,
+    import_package,
+    list_some,
+    shown,
+    user_code,
+)
 from kdtune.data.arrays import (
     RawSplit,
     UnlabelledImages,
@@ -42,8 +52,10 @@ from kdtune.data.arrays import (
 from kdtune.data.dataset import (
     Data,
     FoldCut,
+    Groups,
     Split,
     ValCut,
+    combine_hashes,
     cut_fold,
     cut_val,
     group_files,
@@ -270,10 +282,63 @@ def _read_table(file: Path, names: Mapping[str, str]) -> pd.DataFrame:
     return rows if "split" in rows else rows.assign(split="train")
 
 
+# Data sets of Hugging Face: `hf:NAME`, and `hf:FOLDER` of `datasets.Dataset.save_to_disk`.
+
+
+def load_hub(name: str, columns: tuple[str, ...] | None) -> Data:
+    """Return a data set that the package `datasets` reads.
+
+    The files of its images, as they are stored, are written to the cache folder once.
+
+    Args:
+        name: hf:NAME or hf:FOLDER.
+        columns: ROLE=COLUMN where there are several columns of images or of class labels, and of
+            groups, see `Run.columns`.
+
+    Returns:
+        The data set, without val if it has none.
+
+    Raises:
+        InputError: there is no such data set, or it does not fit.
+    """
+    datasets, source = import_package("datasets", name), name.removeprefix(HUB)
+    names, raw, groups = dict(pairs(columns or ())), dict[str, RawSplit](), dict[str, Groups]()
+    with user_code(f"the data {name} cannot be read"):
+        folder = Path(source).expanduser()
+        is_saved = folder.is_dir()
+        made = datasets.load_from_disk(folder) if is_saved else datasets.load_dataset(source)
+        made = made if isinstance(made, dict) else {"train": made}
+        splits = {split: made[key] for split, key in name_splits([*made], name).items()}
+        features = splits["train"].features
+        for role, kind in (("path", datasets.Image), ("label", datasets.ClassLabel)):
+            fitting = [n for n, feature in features.items() if isinstance(feature, kind)]
+            asked = [names[role]] if role in names else fitting
+            if len(asked) != 1 or asked[0] not in fitting:
+                raise InputError(
+                    f"{name} must have one column of the type {kind.__name__} for the {role} of "
+                    f"each image, but has {shown(fitting)}; name it (--columns {role}=COLUMN)"
+                )
+            names[role] = asked[0]
+        prints = combine_hashes(*(rows._fingerprint for rows in splits.values()), names["path"])
+        root = make_folder(cache_folder(), "images", prints)
+        for split, rows in splits.items():
+            stored = rows.cast_column(names["path"], datasets.Image(decode=False))
+            files = [make_folder(root, split) / str(i) for i in range(len(rows))]
+            for i in (i for i, file in enumerate(files) if not file.exists()):
+                image = stored[i][names["path"]]
+                with atomic_write(files[i]) as part:
+                    part.write_bytes(image["bytes"] or Path(image["path"]).read_bytes())
+            raw[split] = RawSplit(tuple(map(str, files)), [*rows[names["label"]]])
+            if "group" in names or "group" in features:
+                groups[split] = np.array([*map(str, rows[names.get("group", "group")])])
+    data = make_data(name, raw, features[names["label"]].names, str(root))
+    return with_groups(name, data, groups) if groups else data
+
+
 # Data sets by name or path.
 #
-# A name is an entry of `SOURCES`, torchvision:NAME, module:factory or object:NAME (passed in
-# Python); anything else is the path of a table, or of a folder of images.
+# A name is an entry of `SOURCES`, torchvision:NAME, hf:NAME, module:factory or object:NAME
+# (passed in Python); anything else is the path of a table, or of a folder of images.
 
 
 def load_fashion() -> Data:
@@ -307,7 +372,7 @@ class StudyData:
 
     Raises:
         InputError: The data do not exist, or do not fit; see `load_folder`, `load_table`,
-            `load_torchvision` and `load_user_data`.
+            `load_torchvision`, `load_hub` and `load_user_data`.
     """
 
     def __init__(self, run: Run):
@@ -377,4 +442,6 @@ def _read(run: Run) -> Data:
         return load_table(path, run.columns) if is_image_table(name) else load_folder(path)
     if name.startswith("torchvision:"):
         return load_torchvision(name.removeprefix("torchvision:"), run.data_root, run.download)
+    if name.startswith(HUB):
+        return load_hub(name, run.columns)
     return load_user_data(name)

@@ -17,7 +17,14 @@ from torch import nn
 from kdtune.config.fields import Role, is_object
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
-from kdtune.config.text import InputError, did_you_mean, first_line, import_named, user_code
+from kdtune.config.text import (
+    InputError,
+    did_you_mean,
+    first_line,
+    import_named,
+    import_package,
+    user_code,
+)
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
 from kdtune.models.classifier import (
     Classifier,
@@ -30,7 +37,6 @@ from kdtune.models.weights import (
     StateDict,
     align,
     fill,
-    import_timm,
     is_of_torchvision,
     load_weights,
     read_finished,
@@ -317,7 +323,7 @@ def _construct(name: str, classes: int) -> Classifier:
 
 
 def _construct_timm(name: str, classes: int) -> Classifier:
-    timm = import_timm(name)
+    timm = import_package("timm", name)
     try:
         net = timm.create_model(name.removeprefix("timm/"), pretrained=False, num_classes=classes)
     except RuntimeError as error:
@@ -340,6 +346,6 @@ def _nearest(name: str) -> str:
     """
     names = [*CIFAR_RESNETS, *sorted(torchvision_names())]
     with suppress(InputError):  # timm is not installed
-        published = import_timm(name).list_models(pretrained=True)
+        published = import_package("timm", name).list_models(pretrained=True)
         names += [f"timm/{tagged.partition('.')[0]}" for tagged in published]
     return did_you_mean(name, names, 0.6, MAX_SUGGESTIONS)

@@ -1,7 +1,6 @@
 """Weights as state dicts; nothing is unpickled."""
 
 import argparse
-import importlib
 import json
 import re
 import warnings
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kdtune.config.files import atomic_write, missing_path
-from kdtune.config.text import DAMAGED, InputError, first_line, printable
+from kdtune.config.text import DAMAGED, InputError, first_line, import_package, printable
 from kdtune.models.classifier import Preprocessing
 
 # Checkpoints that others have saved: their files, entries and prefixes.
@@ -315,7 +314,9 @@ def _default_weights(name: str) -> StateDict:
     """Return the weights that torchvision or timm publish for the model."""
     try:
         if name.startswith("timm/"):
-            net = import_timm(name).create_model(name.removeprefix("timm/"), pretrained=True)
+            net = import_package("timm", name).create_model(
+                name.removeprefix("timm/"), pretrained=True
+            )
             return net.state_dict()  # type: ignore[no-any-return]
         if not is_of_torchvision(name):
             raise InputError(f'{name} has no weights "default"; use "none" or a file')
@@ -350,14 +351,6 @@ def torchvision_names() -> frozenset[str]:
     from torchvision import models
 
     return frozenset(models.list_models(models))
-
-
-def import_timm(name: str) -> Any:
-    """Return the module timm; raise InputError if it is not installed."""
-    try:
-        return importlib.import_module("timm")
-    except ImportError:
-        raise InputError(f"{name} needs timm: pip install 'kdtune[timm]'") from None
 
 
 # Finished teachers: files of weights that kdtune has fine-tuned, with what using them needs.

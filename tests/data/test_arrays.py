@@ -256,23 +256,6 @@ def test_a_subset_of_files_has_the_images_of_its_indices(load, tmp_path):
         assert torch.equal(train.example(i), pil_to_tensor(image)) and train.labels[i] == label
 
 
-@pytest.mark.parametrize(
-    ("run", "words"),
-    [
-        ({"data": "torchvision:SVHN"}, r"cannot be read from .*nowhere \(Dataset not.*--download"),
-        (
-            {"data": "torchvision:CIFAR"},
-            r"dataset CIFAR of labelled images; did you mean torchvision:CIFAR10",
-        ),
-        ({"data": "/no/CIFAR10"}, "such as torchvision:CIFAR10.* /no/CIFAR10 does not exist"),
-    ],
-)
-def test_missing_datasets_are_refused_in_one_sentence(tmp_path, run, words):
-    with pytest.raises(InputError, match=words) as caught:
-        load_data(Run(**run, data_root=str(tmp_path / "nowhere")))
-    assert "\n" not in str(caught.value) and not (tmp_path / "nowhere").exists()
-
-
 def test_a_dict_equals_the_function_that_makes_it() -> None:
     by_name = load_data(Run(data="own_data:text"))
     for data in (own_data.text(), lambda: own_data.text()):
@@ -323,19 +306,6 @@ def test_a_function_returns_the_images_in_many_forms(own_module: Any, form: Any)
     assert data.extra.fingerprint == by_name.extra.fingerprint
 
 
-@pytest.mark.parametrize(
-    ("made", "words"),
-    [
-        (torch.zeros(4, 3, 28, 28).byte(), r"like those of train, \[1, 28, 28\].*\[3, 28, 28\]"),
-        (torch.zeros(0, 1, 28, 28).byte(), "images without labels .* but .* has none"),
-        ({}, "or inputs alone where labels do not matter, or a torch Dataset.* but got dict"),
-    ],
-)
-def test_what_a_function_may_not_return(own_module: Any, made: Any, words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        with_images(Run(extra=own_module(made)))
-
-
 def make_extra(root: Path) -> Path:
     """Five images: flat, in folders, behind a link to a folder; and what is none."""
     save(photo(1), root / "b.jpg")
@@ -363,14 +333,20 @@ def test_a_folder_is_read_with_all_its_folders_in_one_order(tmp_path: Path) -> N
     assert set(data_record(found)["examples"]) == {"train", "val"}
 
 
-def test_faults_of_a_folder(tmp_path: Path) -> None:
+def test_images_without_labels_that_do_not_fit(own_module: Any, tmp_path: Path) -> None:
     root, data = make_extra(tmp_path / "extra"), tmp_path / "photos"
     save_photos(data, 1)
 
-    def refused(words: str, data: str = str(data)) -> None:
+    def refused(words: str, data: str = str(data), extra: str = str(root)) -> None:
         with pytest.raises(InputError, match=words):
-            verify(with_images(Run(data=data, extra=str(root))))
+            verify(with_images(Run(data=data, extra=extra)))
 
+    for made, words in (
+        (torch.zeros(4, 3, 28, 28).byte(), r"like those of train, \[1, 28, 28\].*\[3, 28, 28\]"),
+        (torch.zeros(0, 1, 28, 28).byte(), "images without labels .* but .* has none"),
+        ({}, "or inputs alone where labels do not matter, or a torch Dataset.* but got dict"),
+    ):
+        refused(words, "fashion", own_module(made))
     refused(r"like those of train, \[1, 28, 28\] of uint8.*are image files", "fashion")
     (root / "b.jpg").write_bytes(b"x")
     refused("the image .*b.jpg cannot be read.*replace it")

@@ -1,12 +1,11 @@
 """Folders of images as users have them: links, odd names, other formats, folders in folders."""
 
 import os
-import re
+from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
-from photos import photo, save, save_photos
+from photos import photo, save, save_photos, write_table
 from torchvision.datasets import ImageFolder
 
 from kdtune.config.run import Run
@@ -54,47 +53,39 @@ def test_links_to_classes_and_to_splits_are_followed(root, tmp_path):
     assert load_data(Run(data=str(root))).fingerprint == own.fingerprint
 
 
-def dangling_image(root):
-    os.symlink(root / "gone.png", root / "val" / "bee" / "9.png")
-    return ("val/bee/9.png cannot be read (No such file or directory)",)
+SPOILED = {
+    "dangling image": (
+        lambda root: os.symlink(root / "gone.png", root / "val" / "bee" / "9.png"),
+        ("val/bee/9.png cannot be read (No such file or directory)",),
+    ),
+    "no UTF-8": (
+        lambda root: os.link(root / "val/bee/0.png", os.fsencode(root) + b"/val/bee/caf\xe9.png"),
+        ("printable characters of UTF-8 only", r"val/bee/caf\udce9.png"),
+    ),
+    "escape": (
+        lambda root: save(photo(1), root / "train" / "\x1b[31mred" / "0.png"),
+        (r"train/\x1b[31mred", r"such as '\x1b'; rename it"),
+    ),
+    "no folder": (lambda root: root.rename(root.parent / "gone"), ("ROOT does not exist",)),
+    "split that is a file": (
+        lambda root: (root / "test").write_text("val is the test here"),
+        ("ROOT/test must be a folder",),
+    ),
+    "other classes": (
+        lambda root: (root / "val" / "bee").rename(root / "val" / "wasp"),
+        ("ROOT: train/", "train/ alone has bee and val/ alone has wasp"),
+    ),
+}
 
 
-def no_utf8_file(root):
-    os.link(root / "val" / "bee" / "0.png", os.fsencode(root / "val" / "bee") + b"/caf\xe9.png")
-    return "printable characters of UTF-8 only", r"val/bee/caf\udce9.png"
-
-
-def escape(root):
-    save(photo(1), root / "train" / "\x1b[31mred" / "0.png")
-    return r"train/\x1b[31mred", r"such as '\x1b'; rename it"
-
-
-def no_folder(root):
-    root.rename(root.parent / "gone")
-    return (f"{root} does not exist",)
-
-
-def a_split_that_is_a_file(root):
-    (root / "test").write_text("val is the test here")
-    return (f"{root / 'test'} must be a folder",)
-
-
-def other_classes(root):
-    (root / "val" / "bee").rename(root / "val" / "wasp")
-    return (f"{root}: train/", "train/ alone has bee and val/ alone has wasp")
-
-
-SPOILED = (dangling_image, no_utf8_file, escape, no_folder, a_split_that_is_a_file)
-
-
-@pytest.mark.parametrize("spoil", [*SPOILED, other_classes])
-def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(root, spoil):
-    words = spoil(root)
+@pytest.mark.parametrize(("spoil", "words"), SPOILED.values(), ids=SPOILED)
+def test_a_folder_that_cannot_be_read_is_refused_in_one_sentence(root, spoil, words):
+    spoil(root)
     with pytest.raises(InputError) as caught:
         verify(load_data(Run(data=str(root))))
     sentence = str(caught.value)
     assert "\n" not in sentence and sentence.isprintable() and len(sentence) < 600
-    assert all(word in sentence for word in words), sentence
+    assert all(word.replace("ROOT", str(root)) in sentence for word in words), sentence
 
 
 def test_what_is_left_out_or_walked_into_is_said_once_with_an_example(root):
@@ -128,99 +119,97 @@ def test_groups_are_found_in_the_path_below_the_folder_of_the_split(root):
     assert whole.tolist()[::2] == ["ant/p0", "ant/p1", "bee/p0"]
 
 
-def write_table(root, **changes):
-    """Write a table of the folder's images, of val before train; with other values in row 3."""
-    files = sorted(root.rglob("*.png"), reverse=True)
-    table = pd.DataFrame({"path": [file.relative_to(root).as_posix() for file in files]})
-    table[["split", "label"]] = [file.parts[-3:-1] for file in files]
-    table["group"] = [file.stem for file in files]
-    for column, value in changes.items():
-        table.loc[2, column] = value
-    table.to_csv(root / "t.csv", index=False)
-    return Run(data=str(root / "t.csv")), table
+def assert_same(data, folder):
+    assert data.classes == folder.classes and data.photos
+    for name, split in folder.splits.items():
+        assert [*data.splits[name].contents()] == [*split.contents()]
+        assert torch.equal(data.splits[name].labels, split.labels)
+        assert data.splits[name].groups.tolist() == split.groups.tolist()
 
 
 def test_a_table_equals_a_folder_and_may_move(root, tmp_path):
-    folder, (run, table) = load_data(Run(data=str(root), groups="(.).png")), write_table(root)
+    folder, table = load_data(Run(data=str(root), groups="(.).png")), write_table(root)
+    assert_same(data := load_data(run := Run(data=f"{root}/t.csv")), folder)
     other = table.rename(columns={"path": "FILE", "label": "CLASS", "split": "FOLD"})
     other["FILE"] = [str(root / path) for path in table["path"]]
-    other.iloc[::-1].to_parquet(tmp_path / "other.parquet")
+    other.iloc[::-1].to_parquet(file := tmp_path / "other.parquet")
     columns = ("path=FILE", "label=CLASS", "split=FOLD")
-    datas = [load_data(run), load_data(Run(data=f"{tmp_path}/other.parquet", columns=columns))]
-    for data in datas:
-        assert data.classes == folder.classes and data.photos
-        for name, split in folder.splits.items():
-            assert data.splits[name].inputs == split.inputs
-            assert torch.equal(data.splits[name].labels, split.labels)
-            assert data.splits[name].groups.tolist() == split.groups.tolist()
-    cut = load_data(Run(data=run.data, columns=("split=", "group=")))
+    assert_same(load_data(Run(data=str(file), columns=columns)), folder)
+    cut = load_data(replace(run, columns=("split=", "group=")))
     assert cut.cut is not None and sum(map(len, cut.splits.values())) == 8
-    swapped = load_data(write_table(root, label="bee")[0])
-    assert {swapped.fingerprint, cut.fingerprint}.isdisjoint({data.fingerprint for data in datas})
+    table["label"] = ["2", "10", "9", "2"] * 2
+    table[["path", "label"]].to_csv(root / "t.csv", index=False)
+    assert load_data(run).classes == ("2", "9", "10")  # in the order of numbers
+    write_table(root, label="bee")
+    assert data.fingerprint not in (cut.fingerprint, load_data(run).fingerprint)
     write_table(root)
     root.rename(tmp_path / "moved")
-    assert load_data(Run(data=f"{tmp_path}/moved/t.csv")).fingerprint == datas[0].fingerprint
+    assert load_data(Run(data=f"{tmp_path}/moved/t.csv")).fingerprint == data.fingerprint
 
 
-def test_classes_that_are_numbers_are_in_their_order(root):
-    _, table = write_table(root)
-    table["label"] = ["2", "10", "9", "2"] * 2
-    table.drop(columns=["split", "group"]).to_csv(root / "t.csv", index=False)
-    assert load_data(
-        Run(
-            data=str(root / "t.csv"),
-        )
-    ).classes == ("2", "9", "10")
+def test_a_saved_dataset_equals_a_folder_and_may_move(root, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder, made = load_data(Run(data=str(root), groups="(.).png")), {}
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee"])}
+    kinds = datasets.Features(kinds | {"other": kinds["label"], "who": datasets.Value("string")})
+    for name, split in folder.splits.items():
+        rows = {"image": list(split.inputs), "label": split.labels.tolist()}
+        rows |= {"other": rows["label"][::-1], "who": split.groups.tolist()}
+        made[name.replace("val", "validation")] = datasets.Dataset.from_dict(rows, features=kinds)
+    datasets.DatasetDict(made).save_to_disk(tmp_path / "saved")
+    run = Run(data=f"hf:{tmp_path}/saved", columns=("label=label", "group=who"))
+    assert_same(data := load_data(run), folder)
+    assert load_data(replace(run, columns=("label=other",))).fingerprint != data.fingerprint
+    for columns, words in ((None, "but has .'label', 'other'."), (("label=who",), "ClassLabel")):
+        with pytest.raises(InputError, match=words):
+            load_data(replace(run, columns=columns))
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    assert load_data(replace(run, data=f"hf:{tmp_path}/moved")).fingerprint == data.fingerprint
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"path": "train/ant/9.png"}, "path must be a local file .* but is 'train/ant/9.png'"),
-        ({"path": "s3://photos/a.png"}, "path must be a local file that can be read"),
-        ({"path": "val/../train/ant/0.png"}, r"row 8 .* path must be an image that no row above"),
+        ({"path": "train/ant/9.png"}, "row 3 .* path must be a local file .* is 'train/ant/9.png'"),
+        ({"path": "s3://photos/a.png"}, "row 3 .* path must be a local file that can be read"),
+        ({"path": "val/../train/ant/0.png"}, "row 8 .* path must be an image that no row above"),
         ({"path": "t.csv"}, r"t.csv cannot be read \(cannot identify .* \(row 3 .* column path\)"),
-        ({"label": " "}, "label must be filled, but is ''; correct or remove the row"),
-        ({"label": "wasp"}, "label must be a class that rows of train have, but is 'wasp'"),
-        ({"split": "vla"}, "split must be one of train, .* test, but is 'vla'"),
-        ({"group": None}, "group must be filled"),
+        ({"label": " "}, "row 3 .* label must be filled, but is ''; correct or remove"),
+        (
+            {"label": "wasp"},
+            "row 3 .* label must be a class that rows of train have, but is 'wasp'",
+        ),
+        ({"split": "vla"}, "row 3 .* split must be one of train, .* test, but is 'vla'"),
+        ({"group": None}, "row 3 .* group must be filled"),
+        ({"columns": ("label=CLASS",)}, "a column CLASS for the label of .* but has path, split"),
+        ({"columns": ("split=FOLD",)}, "have a column FOLD for the split"),
+        ({"columns": ("class=CLASS",)}, r"must be path\|label\|split\|group=COLUMN, each once"),
+        ({"columns": ("path=a", "path=b")}, "each once"),
+        ({"columns": ("path=a",), "data": "photos"}, "must be left out unless --data is a table"),
+        ({"data": "ROOT/broken.csv"}, "the table .*broken.csv cannot be read .*utf-8"),
+        ({"groups": "x"}, "the examples of .*t.csv have groups of their own"),
+        (
+            {"groups": r"(q\d)", "data": "ROOT"},
+            r"\(q.d\) does not match ant/0.png, .* bee/0.png, and 1 more in train",
+        ),
+        ({"groups": "(x)?", "data": "ROOT"}, "does not match ant/0.png"),
+        ({"groups": "png", "data": "ROOT"}, "examples of at least two groups, but all are of png"),
+        (
+            {"groups": ".", "data": "fashion"},
+            "examples of fashion have no files; a function may ret",
+        ),
+        ({"data": "torchvision:SVHN"}, r"be read from .*nowhere \(Dataset not.*--download"),
+        ({"data": "torchvision:CIFAR"}, "CIFAR of labelled images; did .* torchvision:CIFAR10"),
+        ({"data": "/no/CIFAR10"}, "such as torchvision:CIFAR10.* /no/CIFAR10 does not exist"),
     ],
 )
-def test_a_row_that_does_not_fit_is_refused_by_row_and_column(root, changes, words):
-    run, _ = write_table(root, **changes)
-    with pytest.raises(InputError, match=words) as caught:
-        verify(load_data(run))
-    assert re.search(f"row [38] below the header of {run.data}, column", str(caught.value))
-
-
-@pytest.mark.parametrize(
-    ("data", "columns", "words"),
-    [
-        ("t.csv", ("label=CLASS",), "a column CLASS for the label of each image, but has path, sp"),
-        ("t.csv", ("split=FOLD",), "have a column FOLD for the split"),
-        ("t.csv", ("label=",), "have a column  for the label"),
-        ("t.csv", ("class=CLASS",), r"columns must be path\|label\|split\|group=COLUMN, each once"),
-        ("t.csv", ("path=a", "path=b"), "each once"),
-        ("", ("path=a",), "columns must be left out unless --data is a table"),
-        ("broken.csv", (), r"the table .*broken.csv cannot be read .*utf-8"),
-    ],
-)
-def test_a_table_that_does_not_fit_is_refused(root, data, columns, words):
-    write_table(root)
+def test_data_that_do_not_fit_are_refused_in_one_sentence(root, changes, words):
+    row = {name: changes[name] for name in {"path", "label", "split", "group"} & changes.keys()}
+    run = {"data": "ROOT/t.csv", "data_root": str(root / "nowhere")} | changes
+    run = {name: value for name, value in run.items() if name not in row}
+    write_table(root, **row)
     (root / "broken.csv").write_bytes(b"\xff")
-    with pytest.raises(InputError, match=words):
-        load_data(Run(data=str(root / data), columns=columns))
-
-
-@pytest.mark.parametrize(
-    ("groups", "data", "words"),
-    [
-        (r"(q\d)", None, r"\(q.d\) does not match ant/0.png, .* bee/0.png, and 1 more in train"),
-        ("(x)?", None, "does not match ant/0.png"),
-        ("png", None, "must have examples of at least two groups, but all are of png"),
-        (".", "fashion", "examples of fashion have no files; a function may return groups"),
-    ],
-)
-def test_groups_that_cannot_be_found_are_refused(root, groups, data, words):
-    with pytest.raises(InputError, match=words):
-        load_data(Run(data=data or str(root), groups=groups))
+    with pytest.raises(InputError, match=words) as caught:
+        verify(load_data(Run(**run | {"data": run["data"].replace("ROOT", str(root))})))
+    assert all(f"header of {root}/t.csv, column {name}" in str(caught.value) for name in row)
+    assert "\n" not in str(caught.value) and not (root / "nowhere").exists()

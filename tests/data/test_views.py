@@ -200,7 +200,7 @@ def test_training_images_are_cropped_for_evaluation_without_augmentation_only():
 PHOTO = torch.Size((3, 224, 224))
 
 
-def test_mixup_by_hand_rounds_images_and_not_numbers() -> None:
+def test_mixup_by_hand_rounds_images_alone_and_a_share_of_1_changes_nothing() -> None:
     partners = torch.tensor([1, 0])
     images = torch.tensor([[11, 250], [20, 0]], dtype=torch.uint8).view(2, 1, 1, 2)
     mixed = Mixture(partners, 0.7, None).apply(images)
@@ -209,16 +209,12 @@ def test_mixup_by_hand_rounds_images_and_not_numbers() -> None:
     numbers = torch.tensor([[1.0, 3.0], [2.0, 0.5]])
     want = [[1.25, 2.375], [1.75, 1.125]]
     assert Mixture(partners, 0.75, None).apply(numbers).tolist() == want
-
-
-def test_blocks_of_images_change_no_pixel() -> None:
+    # nor do blocks of images change a pixel
     images = torch.randint(0, 256, (40, *PHOTO), dtype=torch.uint8)
     partners = torch.randperm(40)
     whole = (images.float() * 0.613 + images[partners].float() * (1 - 0.613)).round()
     assert torch.equal(Mixture(partners, 0.613, None).apply(images), whole.to(torch.uint8))
-
-
-def test_a_share_of_1_changes_nothing() -> None:
+    # and a share of 1 changes nothing
     views = torch.arange(24, dtype=torch.uint8).view(4, 1, 2, 3)
     before, partners = views.clone(), torch.tensor([2, 0, 3, 1])
     for box in (None, Box(1, 1, 0, 3)):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from blobs import CPU, NOWHERE, RUN, SMALL, blobs
-from photos import save_photos
+from photos import save_photos, write_table
 from reference import build_teacher, plain_loop
 from safetensors.torch import load_file
 from tiny_run import TINY
@@ -75,17 +75,12 @@ def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
     assert epoch.splits["val"]["kl"] == pytest.approx(want.metrics["val"]["kl"], rel=1e-5)
 
 
-def test_a_table_gives_the_students_of_its_folder_and_predictions_name_the_files(
-    tmp_path: Path,
-) -> None:
+def test_a_table_gives_the_students_of_its_folder_and_files_are_named(tmp_path: Path) -> None:
     save_photos(tmp_path / "insects", 3)
-    files = sorted(tmp_path.rglob("*.png"), key=lambda file: file.stem)  # not a folder's order
-    table = pd.DataFrame({"path": files, "group": [file.stem for file in files]}, dtype=str)
-    table[["split", "label"]] = [file.parts[-3:-1] for file in files]
-    table.to_parquet(tmp_path / "insects" / "table.parquet")
+    write_table(tmp_path / "insects")
     run = replace(RUN, teacher=LIBRARY, student=LIBRARY, epochs=1)
     students = []
-    for data, groups in (("insects", "(.).png"), ("insects/table.parquet", None)):
+    for data, groups in (("insects", "(.).png"), ("insects/t.csv", None)):
         of_data = replace(run, data=str(tmp_path / data), groups=groups)
         list(distill(of_data, NOWHERE, Resources(), tmp_path))
         students.append(load_file(tmp_path / STUDENT))
