@@ -59,8 +59,8 @@ class AnalysisFlags(ComparisonFlags):
     """Why runs are dropped or restored."""
     against: Annotated[str | None, Setting(path=True, metavar="{teacher,OUTPUTS,STUDY}")] = None
     """Print whether the best students may replace this instead: the teacher, the model whose
-    outputs are in a file (docs/teachers.md), or the best configuration of another study. With
-    --margin the default is the teacher."""
+    outputs are in a file (docs/teachers.md), or the best configuration of another study. None,
+    with --margin: that of the study, else the teacher."""
     margin: Positive | None = None
     """Largest loss with which a student may replace --against: percentage points for shares, else
     in the metric's unit. None: that of the study."""
@@ -205,8 +205,10 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     columns = [column.removeprefix("val/") for column in flags.columns]
     if flags.against or flags.margin or flags.slices:
         check(flags, "format", flags.format != "latex", "be md, csv or json with --against")
+        for name in ("by", "columns", "pooled", "baseline"):
+            check(flags, name, not getattr(flags, name), "be left out with --against or --margin")
         margin = flags.margin and flags.margin / criterion.scale
-        slices = None if flags.slices is None else read_table(flags.slices)
+        slices = None if flags.slices is None else read_table(flags.slices, "--slices")
         verdict = replaces(results, flags.against, margin, (), criterion, slices)
         return verdict.text(flags.format), results.warnings
     if flags.format == "md" and not flags.pooled:

@@ -59,7 +59,7 @@ class Results(results.Results):
         return Plots(self)
 
     def replaces(
-        self, against: str = "teacher", margin: float | None = None, configs: Sequence[str] = ()
+        self, against: str | None = None, margin: float | None = None, configs: Sequence[str] = ()
     ) -> "DataFrame":
         """Return whether students may replace the teacher, or another model.
 
@@ -79,7 +79,7 @@ class Results(results.Results):
 
         Args:
             against: "teacher", a file of a model's outputs (docs/teachers.md), or the folder of a
-                study, whose best configuration is meant.
+                study, whose best configuration is meant. None: that of the study, else "teacher".
             margin: largest loss that is accepted, > 0; 0.01 is one percentage point. None: that of
                 the study.
             configs: config_id of each configuration. Default: the best of each student.

@@ -603,6 +603,7 @@ def _check_distillation(study: Study) -> None:
     fields.check(run, name, is_shared or has_all, without)
     if run.extra is not None and max(ends_of(study.values("extra_share"))) == 0:
         raise InputError("--extra has no effect with --extra-share 0; give --extra-share 0.5")
+    fields.check(study, "margin", (study.margin or 0) < 100, "be below 100 percentage points")
     _check_named_weights(study)
     _check_configurations(study)
 

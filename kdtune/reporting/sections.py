@@ -306,7 +306,7 @@ def choosing(results: Results, criterion: Criterion) -> dict[str, Any]:
         states = ("no", "yes") if row.p_best == row.p_best else ("stopped", "too few repeats")
         state = states[int(row.may_be_best)]
         cells: list[str | Cell] = [cell(row[f"config/{n}"]) for n in results.by]
-        cells += [f"{row.n}", Cell(state, "cheapest") if row.cheapest else state]
+        cells += [f"{row.n}", Cell(state, "choice") if row.cheapest else state]
         cells += ["-" if pd.isna(row[n]) else format(row[n], form) for n, form in formats.items()]
         rows.append(cells)
     head = [*results.by, "n", "may be the best", criterion.label + " (%)" * criterion.in_points]

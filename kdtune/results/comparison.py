@@ -83,8 +83,8 @@ class Criterion:
                 f"metric must be one of {', '.join(task.comparable)}, on val, which are better in "
                 f"one direction whatever alpha is, but got {name}"
             )
-        if not self.equal >= 0:
-            raise InputError(f"equal must be at least 0, a margin of {name}, but got {self.equal}")
+        if self.equal != 0:
+            self.check_margin("equal", self.equal)
         if self.baseline is None:
             object.__setattr__(self, "baseline", task.baseline)
         check_names("baseline", self.fixed, task.names)
@@ -134,6 +134,12 @@ class Criterion:
     def largest_difference(self) -> float:
         """The largest possible difference: that of shares, else infinity."""
         return 100 / self.scale if self.in_points else math.inf
+
+    def check_margin(self, name: str, margin: float) -> None:
+        """Raise InputError unless a difference is positive and below the largest possible one."""
+        if not 0 < margin < self.largest_difference:
+            most = " and below 100 percentage points" * self.in_points
+            raise InputError(f"{name} must be above 0{most}, but got {self.scale * margin:g}")
 
     @property
     def has_predictions(self) -> bool:
@@ -488,7 +494,8 @@ def tuning_effort(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
     """
     if not criterion.fixed or not len(trials):
         return pd.DataFrame()
-    trials = trials[trials.n_epochs > 0]  # others have only begun
+    sizes = [name for name in [f"config/{SIZE}"] if name in trials]
+    trials = trials[trials.n_epochs > 0].sort_values(sizes, kind="stable")  # others have only begun
     is_baseline = criterion.is_baseline(trials)
     rows = []
     for name, group in trials.groupby(criterion.groups(trials), sort=False):
@@ -654,6 +661,21 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str], design: D
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
 
 
+def _scores(
+    values: pd.DataFrame, by_run: Mapping[tuple[str, int], FloatArray]
+) -> tuple[FloatArray, float]:
+    """Return values by configuration, repeat and example, [C, R, N], and N.
+
+    Where those of an example are missing they are by configuration and repeat alone, [C, R, 1], and
+    N is NaN.
+    """
+    rows = [stack_examples([by_run.get((c, int(r))) for r in values.index]) for c in values]
+    whole = [row for row in rows if row is not None]
+    if len(whole) < len(rows) or len({row.shape for row in whole}) > 1:
+        return values.to_numpy().T[:, :, None], math.nan
+    return np.stack(whole), whole[0].shape[1]
+
+
 # Which configuration to take: those that may be the best, and the cheapest of them.
 
 
@@ -701,11 +723,7 @@ def contenders(
     if not compared.size:
         return pd.DataFrame()
     repeats, names = [int(repeat) for repeat in compared.index], list(compared)
-    runs = _by_run(read, completed(trials), design)
-    tables = (stack_examples([runs.get((c, r)) for r in repeats]) for c in names)
-    known = [table for table in tables if table is not None]
-    has_images = len(known) == len(names)
-    scores = np.stack(known) if has_images else compared.to_numpy().T
+    scores, images = _scores(compared, _by_run(read, completed(trials), design))
     units = np.stack([design.unit_means(table, repeats) for table in scores])
     means = Means.of(criterion.sign * units, 0 if design.folds is None else 1 / (design.folds - 1))
     is_open = configs.index.isin(trials.config_id[~trials.status.isin(["completed", "pruned"])])
@@ -714,7 +732,7 @@ def contenders(
     frame = configs[config_columns(configs)].assign(
         n=counts,
         n_units=units.shape[1],
-        n_images=means.images if has_images else math.nan,
+        n_images=images,
         mean=compared.mean().combine_first(values.mean()),
         may_be_best=in_set,
         p_best=pd.Series(probability_best(means), index=names),
@@ -780,24 +798,20 @@ def label_curve(
         if len(sizes) < 2 or len(common) < MIN_REPEATS:
             continue
         repeats = [int(repeat) for repeat in common.index]
-        rows = [stack_examples([by_run.get((c, r)) for r in repeats]) for c in ids]
-        whole = [row for row in rows if row is not None]
-        has_examples = len(whole) == len(ids) and len({row.shape for row in whole}) == 1
-        table = np.stack(whole) if has_examples else common.to_numpy().T[:, :, None]
+        table, images = _scores(common, by_run)
 
         def estimate(cells: FloatArray, repeats: list[int] = repeats) -> Estimate:
             return design.estimate(cells.mean(1), cells if cells.shape[1] > 1 else None, repeats)
 
         frame = configs.loc[ids, ["label"]].reset_index()
-        frame = frame.assign(student=student, n=sizes * 2, split=split, repeats=len(repeats))
+        frame = frame.assign(student=student, n=sizes * 2, split=split)
+        frame = frame.assign(repeats=len(repeats), images=float(images))
         frame["arm"] = ["plain"] * len(sizes) + ["distilled"] * len(sizes)
-        frame["images"] = float(table.shape[2]) if has_examples else math.nan
         means = [estimate(cells) for cells in table]
         frame["mean"] = [each.mean for each in means]
+        least = 0 if criterion.in_points else -math.inf
         ends = np.array([each.interval() for each in means])
-        if criterion.in_points:  # they end at what is possible
-            ends = ends.clip(0, criterion.largest_difference)
-        frame[["low", "high"]] = ends
+        frame[["low", "high"]] = ends.clip(least, criterion.largest_difference)
         plain, distilled = np.split(criterion.sign * table, 2)
         sizes_of = [equivalent_size(sizes, plain, cells, estimate) for cells in distilled]
         gains = [estimate(criterion.sign * (a - b)) for a, b in zip(distilled, plain, strict=True)]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdtune.config.files import STUDENTS, STUDY, existing_file
+from kdtune.config.files import STUDENTS, STUDY
 from kdtune.config.records import read_students_record
 from kdtune.config.study import AGAINST_TEACHER, Format
 from kdtune.config.text import InputError, list_some
@@ -63,6 +63,8 @@ def _by_slice(
                 rows = [(f.student - f.reference).to_numpy()[mask] for f, mask in of_each]
                 keys.append((name.removeprefix(_SLICE), value, keep[0].sum()))
                 pairs.append(make(rows, keep))
+    if not pairs:
+        raise InputError("--slices must have values for examples of each repeat, but has none")
     table = comparison.compare_pairs(pairs, criterion, len(pairs))
     table["p_holm"] = comparison.holm_without_nan(table.p)
     return pd.DataFrame(keys, columns=["column", "value", "images"]).join(table)
@@ -76,8 +78,8 @@ def _read(results: Results, criterion: Criterion, trials: pd.DataFrame, split: s
     """
     of_example = criterion.declared.of_example
     if of_example is None or criterion.scope != "last":
-        name = f"{criterion.metric} at {criterion.scope}"
-        raise InputError(f"--metric must have values of examples at the last epoch, not {name}")
+        name = f"{criterion.metric} (--scope {criterion.scope})"
+        raise InputError(f"--against needs a value per example at the last epoch, not {name}")
     frame = read_predictions(results.folder, list(trials.trial_id))
     needed = {"label", *[GROUP] * results.design.has_groups}
     frame = frame[frame["split"] == split] if needed <= {*frame} else pd.DataFrame({"trial_id": []})
@@ -138,7 +140,8 @@ class _Reference:
             row = frame[lacking].iloc[0]
             raise InputError(
                 f"{self.name} must have an output for each example of {row.split}, but "
-                f"{lacking.sum():,} of {len(frame):,} have none, such as {row.example}"
+                f"{frame.example[lacking].nunique():,} of {frame.example.nunique():,} have none, "
+                f"such as {row.example}"
             )
         if self.truth:
             frame = frame.assign(reference=(frame.reference == frame[self.truth]).astype(float))
@@ -153,7 +156,7 @@ def _find_reference(
     if "://" in against or (file / STUDY).is_file():
         return _of_study(results, against, criterion, split)
     if criterion.metric != "acc":
-        raise InputError(f"--metric must be acc, but for a study, and not {criterion.metric}")
+        raise InputError(f"--metric must be acc, or --against a study, not {criterion.metric}")
     if against == AGAINST_TEACHER:
         costs = costs[costs.role == "teacher"]
         return _Reference("the teacher", "label", pd.DataFrame(), results.design, costs)
@@ -167,8 +170,8 @@ def _predicted_classes(file: Path, split: str, classes: list[str]) -> pd.DataFra
     The formats are parquet as in docs/teachers.md, and a table with a column `predicted`. The other
     column is `file`, or `example`, the index in the split.
     """
-    subject = "what a student is to replace (--against teacher, a study or outputs)"
-    frame, order = read_table(str(existing_file(subject, "against", str(file)))), classes
+    frame = read_table(str(file), "--against (teacher, a study or a file of outputs)")
+    order = classes
     if file.suffix == ".parquet":
         from pyarrow.parquet import read_schema
 
@@ -241,9 +244,9 @@ class Replacement:
         """Return tables and sentences as Markdown; csv and json are the slices, or the table."""
         if format != "md":
             return formatting.format_table(self.slices if len(self.slices) else self.table, format)
-        head = words.sentence("head of replacement", r=self).split("\t")
-        rows = [text.split("\t") for text in self._of_rows("row of replacement")]
-        parts = [words.sentence("replacement of", r=self), formatting.markdown(head, rows)]
+        rows = [words.sentence("head of replacement", r=self), *self._of_rows("row of replacement")]
+        head, *lines = map(list, zip(*(text.split("\t") for text in rows), strict=True))
+        parts = [words.sentence("replacement of", r=self), formatting.markdown(head, lines)]
         for (label, kind), of_slices in self.slices.groupby(["label", "kind"], sort=False):
             heads = {"column": "slice", "value": "value", "images": self.results.task.examples}
             cells = formatting.comparison_rows(of_slices, heads, self.criterion)
@@ -293,9 +296,11 @@ def replaces(
     criterion, study = criterion or results.default_criterion, results.study
     recorded = None if study.margin is None else study.margin / criterion.scale
     asked = study.against or AGAINST_TEACHER
-    against, margin = against or asked, margin or recorded
-    if not margin or margin < 0 or not results.task.is_distillation:
-        raise InputError("--against must be used with --margin, above 0, for distillation")
+    against, margin = against or asked, recorded if margin is None else margin
+    if margin is None or not results.task.is_distillation:
+        needs = "--margin, the largest loss that you accept (such as --margin 1.0)"
+        raise InputError(f"--against must be used with {needs}, for students of distillation")
+    criterion.check_margin("margin", margin)
     is_same = os.path.abspath(against) == os.path.abspath(asked) and margin == recorded
     is_fixed = is_same and criterion.decides_the_search and not configs
     split = "test" if (results.epochs["split"] == "test").any() else "val"
@@ -335,10 +340,14 @@ def _with_slices(frame: pd.DataFrame, slices: pd.DataFrame | None) -> pd.DataFra
         return frame
     example = slices.get("example", pd.Series(dtype=int))
     key = "example" if pd.api.types.is_integer_dtype(example) else "file"
-    if example.duplicated().any() or not frame[key].isin(example).any():
+    groups = slices.drop(columns="example", errors="ignore").nunique()
+    is_table = len(groups) and groups.between(1, len(slices) / 2).all()
+    if not is_table or example.duplicated().any() or not frame[key].isin(example).any():
+        columns = ", ".join(f"{name} (values: {n:,})" for name, n in slices.nunique().items())
         raise InputError(
             f"--slices must be a table with a column example, the index or the file of examples of "
-            f"{frame['split'].iloc[0]}, each once, but has {', '.join(map(str, slices))}"
+            f"{frame['split'].iloc[0]} (0 to {frame.example.max()}), each once, and columns that "
+            f"put them into groups, but has {columns}"
         )
     rows = slices.add_prefix(_SLICE).rename(columns={f"{_SLICE}example": key})
     return frame.merge(rows, "left", key)

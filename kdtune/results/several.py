@@ -93,18 +93,14 @@ def differing_settings(studies: Mapping[str, Results]) -> pd.DataFrame:
 
 def _settings(results: Results) -> Iterator[tuple[str, str]]:
     study = results.study
-    yield from _settings_of_run(study) if study.train is None else _settings_of_function(study)
+    of_function = ((name, as_text(study.all_values(name))) for name in study.task.names)
+    yield from _settings_of_run(study) if study.train is None else of_function
     for f in fields(Study):
         if f.name not in NOT_COMPARED and (study.train is not None or f.name not in OF_FUNCTION):
             yield f.name, as_text(getattr(study, f.name))
     for name, text in read_saved(results.folder).fingerprints.items():
         if name != "data":
             yield f"fingerprint of the {name}", text
-
-
-def _settings_of_function(study: Study) -> Iterator[tuple[str, str]]:
-    for name in study.task.names:
-        yield name, as_text(study.all_values(name))
 
 
 def _settings_of_run(study: Study) -> Iterator[tuple[str, str]]:

@@ -45,20 +45,20 @@ def read_tables(places: Sequence[str]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def read_table(place: str) -> pd.DataFrame:
-    """Return the table of a csv or parquet file.
+def read_table(place: str, subject: str = "a table of results") -> pd.DataFrame:
+    """Return the table of a csv or parquet file; the subject says in errors what it is.
 
     Raises:
         InputError: The file does not exist or cannot be read.
     """
-    file = existing_file("a table of results", "tables", place)
+    file = existing_file(subject, "tables", place)
     data = file.read_bytes()
     try:
         frame = pd.read_parquet(file) if data.startswith(b"PAR1") else _parse_csv(data)
     except Exception as error:  # pandas and pyarrow have many
         raise InputError(
-            f"a table of results must be a parquet file or a csv file in UTF-8, but {file} cannot "
-            f"be read as one: {first_line(error)}. Save the table as CSV UTF-8."
+            f"{subject} must be a parquet file or a csv file in UTF-8, but {file} "
+            f"cannot be read as one: {first_line(error)}. Save the table as CSV UTF-8."
         ) from error
     return frame if frame.index.name is None else frame.reset_index()
 
@@ -455,6 +455,7 @@ class TableComparison:
         """
         if self.margin is None or not len(self.comparisons):
             return pd.DataFrame()
+        self.criterion.check_margin("margin", self.margin)
         limits = (self.margin, self.criterion.sign, self.criterion.largest_difference)
         rows, values = [], set(self.runs.rows[self.columns.metric].unique())
         for config in self.comparisons.config_id:
@@ -535,7 +536,7 @@ class TableComparison:
         """
         if format == "json":
             tables = {"summary": self.summary, "comparisons": self.comparisons}
-            tables |= {"replacements": self.replacements} if self.margin else {}
+            tables |= {"replacements": self.replacements} if self.margin is not None else {}
             return formatting.as_json(tables | {"verdict": self.verdict})
         if format != "md":
             slashes = {c: c.replace("/", ".") for c in self.columns.by if format == "latex"}

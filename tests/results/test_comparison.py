@@ -221,11 +221,8 @@ def test_numbers_of_training_images_are_compared_apart(tmp_path) -> None:
         assert made.student(row.baseline) == f"{RUN.student}, {n:,} images"
     assert made.label(made.best()).startswith("train_images = 1000")
     lines = made.verdict().split("\n")
-    assert [line.partition(":")[0] for line in lines] == [
-        "100 images",
-        "300 images",
-        "1,000 images",
-    ]
+    heads = [line.partition(":")[0] for line in lines]
+    assert heads == ["100 images", "300 images", "1,000 images"] == list(made.effort.group)
     assert all("train_images" not in line for line in lines)
     assert "of the same number of training images" in made.text()
     assert made.contenders().label.str.startswith("train_images = 1000").all()

@@ -7,19 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study_folders import (
-    at,
-    cost,
-    draw,
-    make,
-    make_final,
-    trials_of,
-    write_predictions,
-)
+from study_folders import at, cost, draw, make, make_final, trials_of, write_predictions
 
 import kdtune
 from kdtune.config.cli import ComparisonFlags
 from kdtune.config.records import Limits, write_costs
+from kdtune.config.text import InputError
 from kdtune.results.comparison import Criterion, contenders
 from kdtune.results.costs import best_within, cost_frame, cost_text, frontier, pareto
 from kdtune.results.design import Design
@@ -202,6 +195,8 @@ def test_a_margin_of_practical_equality(tmp_path) -> None:
         assert (margin in said(made, criterion)) == (equal > 0)
     flags = ComparisonFlags((str(tmp_path),), metric="ce", equal=0.5)
     assert criterion_of(flags, made).equal == 0.5  # nats
+    with pytest.raises(InputError, match=r"equal must be above 0 and below 100 .*, but got 200"):
+        made.criterion(equal=2)
 
 
 def test_configurations_that_were_stopped_or_lack_repeats(tmp_path) -> None:

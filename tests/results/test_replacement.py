@@ -5,6 +5,7 @@ The study is a stored one of three repeats with real predictions, costs and stud
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,11 @@ def test_the_worst_class_and_slices_are_adjusted_by_holm(
     assert recipe.p_holm.tolist() == exact(holm([e.p for e in estimates]))
     slices.to_csv(folder / "slices.csv", index=False)
     out = command(capsys, f"{folder} --margin 1 --slices {folder / 'slices.csv'}")
-    assert "| half | odd | 500 |" in out
+    assert "| half | odd | 500 |" in out and "| as | recipe | file |" in out
     assert command(capsys, f"{folder} --margin 1 --format csv").startswith("config_id,label,kind,s")
-    for wrong in (slices.drop(columns="example"), slices.assign(example=0), slices.head(0)):
+    of = [slices.assign(**{name: value}) for name, value in (("example", 0), ("kind", np.nan))]
+    of += [slices.assign(kind=slices.example), slices.assign(example=slices.example + 5000)]
+    for wrong in (slices.drop(columns="example"), slices.head(0), slices[["example"]], *of):
         with pytest.raises(InputError, match="a column example, the index or the file of ex"):
             replaces(load(folder), margin=0.01, slices=wrong)
 
@@ -131,9 +134,8 @@ def test_outcomes_and_the_images_that_decide(folder: Path, margin: float) -> Non
     """With so many images an interval of the same components ends at the margin."""
     row = kdtune.load(folder).replaces(margin=margin).iloc[0]
     outcome = "non-inferior" if row.low > -margin else "inferior" if row.high < -margin else ""
-    assert row.outcome == (outcome or "undecided") and (
-        bool(outcome) == np.isnan(row.images_needed)
-    )
+    assert row.outcome == (outcome or "undecided")
+    assert bool(outcome) == np.isnan(row.images_needed)
     near = (row["diff"] + row.high) / 2  # inside of the interval
     near = kdtune.load(folder).replaces(margin=abs(near)).iloc[0] if near < 0 else row
     assert near.outcome == "undecided" and near.images_needed > near.n_images
@@ -159,7 +161,7 @@ def test_outputs_of_a_file_are_the_same_as_the_teacher(folder: Path, frame: pd.D
         pd.testing.assert_frame_equal(table[list(wanted)], wanted)
     few = pd.DataFrame(content | {"predicted": names})[1:]
     few.to_csv(folder / "few.csv", index=False)
-    with pytest.raises(InputError, match=r"few.csv must have an output for each .*, such as 0"):
+    with pytest.raises(InputError, match=r"few.csv must .*, but 1 of 1,000 have none, such as 0"):
         results.replaces(str(folder / "few.csv"), 0.01)
     few.rename(columns={"predicted": "guess"}).to_csv(folder / "few.csv", index=False)
     with pytest.raises(InputError, match="must have the column example or file, each once, pred"):
@@ -197,28 +199,32 @@ def test_lower_values_of_a_metric_are_better(tmp_path: Path) -> None:
     results = load(tmp_path / "worse")
     for margin, outcome in ((0.05, "inferior"), (0.15, "non-inferior")):
         of_ce = replaces(results, str(better), margin, criterion=results.criterion("ce"))
-        assert (
-            of_ce.table["diff"][0] == exact(0.1, abs=2e-3)
-            and of_ce.table.negative_flips.isna().all()
-        )
-        assert of_ce.table.outcome[0] == outcome
-    with pytest.raises(InputError, match="--metric must be acc, but for a study, and not ce"):
+        row = of_ce.table.iloc[0]
+        assert row["diff"] == exact(0.1, abs=2e-3) and np.isnan(row.negative_flips)
+        assert row.outcome == outcome
+    with pytest.raises(InputError, match="--metric must be acc, or --against a study, not ce"):
         replaces(results, margin=0.1, criterion=results.criterion("ce"))
 
 
-def test_what_was_fixed_in_advance_is_said(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+REFUSED = {
+    "--against teacher": "must be used with --margin, the largest loss that you accept",
+    "--margin 100": "margin must be above 0 and below 100 percentage points, but got 100",
+    "--margin 1 --pooled": "pooled must be left out with --against or --margin",
+    "--margin 1 --scope best": r"needs a value per example .*, not acc \(--scope best\)",
+    "--margin 1 --slices no.csv": "--slices must be a file, but no.csv does not exist",
+}
+
+
+def test_fixed_in_advance_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert recorded_sentences(load(folder)) == []
     before = command(capsys, str(folder))
     assert "(chosen after the results)" in command(capsys, f"{folder} --margin 2.5")
-    with pytest.raises(InputError, match="must be used with --margin, above 0"):
-        command(capsys, f"{folder} --against teacher")
+    for flags, error in REFUSED.items():
+        with pytest.raises(InputError, match=error):
+            command(capsys, f"{folder} {flags}")
     edit(folder, margin=2.5)
     recipe, file = recorded_sentences(load(folder))
-    assert (
-        "at a margin of 2.5 percentage points (fixed in advance): test accuracy differs" in recipe
-    )
+    assert "margin of 2.5 percentage points (fixed in advance): test accuracy differs" in recipe
     assert "n = 3 repeats × 1,000 images), for new repeats" in recipe
     assert file.startswith("The student that ships (") and "for new images like those of t" in file
     out = command(capsys, str(folder))
@@ -227,6 +233,8 @@ def test_what_was_fixed_in_advance_is_said(
     assert "(chosen after the results)" in command(capsys, f"{folder} --margin 2.4")
     edit(folder, against="gone.parquet")
     assert recorded_sentences(load(folder))[0].startswith("Whether the student may replace --aga")
+    with pytest.raises(InputError, match=r"gone.parquet does not exist"):
+        kdtune.load(folder).replaces()
 
 
 def test_a_study_that_has_begun_keeps_its_margin(folder: Path, tmp_path: Path) -> None:
@@ -240,6 +248,8 @@ def test_a_study_that_has_begun_keeps_its_margin(folder: Path, tmp_path: Path) -
     assert "was begun with --against teacher --margin 2.0; continuing" in lines[1]
     with pytest.raises(InputError, match="margin must be given with --against"):
         Study(against="teacher")
+    with pytest.raises(InputError, match="margin must be below 100 percentage points"):
+        Study(margin=100)
 
 
 def test_val_that_chose_the_student_is_said_and_missing_predictions(tmp_path: Path) -> None:
@@ -285,9 +295,7 @@ def samples(tmp_path: Path, runs: int) -> Path:
 
 
 @pytest.mark.parametrize("runs", [1, 4])
-def test_a_log_of_an_evaluation_harness(
-    runs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_of_a_harness(runs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = samples(tmp_path, runs)
     of = {name: rows for name, rows in pd.read_csv(file).groupby("model")}
     new, old = (of[n].acc.to_numpy().reshape(runs, -1) for n in ("new", "old"))
@@ -300,9 +308,9 @@ def test_a_log_of_an_evaluation_harness(
     assert (row.low, row.high) == exact(ends) and row.is_one_run == (runs == 1)
     assert row.negative_flips == exact((old > new).mean())
     out = command(capsys, f"{line} --margin 10")
-    about = (
-        "for this run and new examples, n = 200)" if runs == 1 else "n = 4 repeats × 200 doc_id)"
-    )
-    assert "to model = old at a margin of 10.0 percentage points: " in out and about in out
+    about = {1: "for this run and new examples, n = 200)", 4: "n = 4 repeats × 200 examples)"}
+    assert "to model = old at a margin of 10.0 percentage points: " in out and about[runs] in out
     assert "Negative flips, where model = old alone is right: " in out
     assert "margin" not in command(capsys, line)
+    with pytest.raises(InputError, match="margin must be above 0 and below 100 percentage points"):
+        replace(result, margin=1.0).text()
