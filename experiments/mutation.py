@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("source", nargs="+", type=Path, help="files or folders to mutate")
     parser.add_argument("--tests", nargs="+", type=Path, required=True, help="files or folders")
     parser.add_argument("--leave-out", nargs="*", default=[], help="pytest's --deselect")
+    parser.add_argument("--only", nargs="+", default=[""], help="how names of functions begin")
     parser.add_argument("--sample", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -200,7 +201,8 @@ def main() -> None:
     if code != 0:
         sys.exit(f"the tests fail without a mutant: pytest ended with {code}")
     print(f"The tests take {seconds:.1f} s of processor time without a mutant.")
-    every = sorted((m for file in files for m in mutants_of(file)), key=lambda m: m.rank(args.seed))
+    named = [m for f in files for m in mutants_of(f) if m.function.startswith(tuple(args.only))]
+    every = sorted(named, key=lambda m: m.rank(args.seed))
     found = []
     with suppress(KeyboardInterrupt):  # and report what is done
         for mutant in every[: args.sample]:

@@ -24,7 +24,7 @@ from kdtune.config.text import InputError
 from kdtune.raytune.folder import merge_with_saved
 from kdtune.results.replacement import recorded_sentences, replaces
 from kdtune.results.results import load
-from kdtune.statistics.intervals import crossed
+from kdtune.statistics.intervals import components, crossed
 from kdtune.statistics.tests import holm
 from kdtune.storage.records import read_saved
 
@@ -71,6 +71,9 @@ def test_the_recipe_is_judged_over_repeats_and_images(folder: Path, frame: pd.Da
     row, estimate = table.iloc[0], crossed(student - teacher)
     assert row["diff"] == exact(estimate.mean) and (row.n, row.n_images) == student.shape
     assert (row.low, row.high) == exact(estimate.interval())
+    at = kdtune.load(folder).replaces(margin=0.173).iloc[0]  # with so many images it is decided
+    half = [components(student - teacher).half_width(3, at.images_needed - k) for k in (0, 1)]
+    assert half[0] < at["diff"] + 0.173 <= half[1]
     assert (row.student, row.reference) == exact((student.mean(), teacher.mean()))
     negative, positive = teacher * (1 - student), student * (1 - teacher)
     assert (row.negative_flips, row.positive_flips) == exact((negative.mean(), positive.mean()))
@@ -91,6 +94,9 @@ def test_the_file_that_ships_is_one_run_on_new_images(folder: Path, frame: pd.Da
     ends = stats.ttest_1samp(d, 0).confidence_interval()
     assert (row["diff"], row.low, row.high) == exact((d.mean(), ends.low, ends.high))
     assert row.negative_flips == exact((teacher[0] > student[0]).mean())
+    needed = kdtune.load(folder).replaces(margin=0.05).iloc[1].images_needed
+    half = [stats.t.ppf(0.975, n - 1) * d.std(ddof=1) / n**0.5 for n in (needed, needed - 1)]
+    assert half[0] < abs(d.mean() + 0.05) <= half[1]
     shutil.rmtree(folder / "students")
     assert kdtune.load(folder).replaces(margin=0.01).kind.tolist() == ["recipe"]
 
@@ -174,7 +180,9 @@ def test_another_study_is_paired_where_its_repeats_are(folder: Path, frame: pd.D
     same = kdtune.load(folder).replaces(str(other), 0.01).iloc[0]
     assert (same["diff"], same.negative_flips, same.outcome) == (0, 0, "non-inferior")
     assert same.high == exact(stats.binomtest(0, 1000).proportion_ci(method="wilson").high)
-    assert same.latency_ratio == 1
+    assert (same.low, same.latency_ratio) == (-same.high, 1)
+    of_ce = replaces(load(folder), str(other), 0.01, criterion=load(folder).criterion("ce"))
+    assert of_ce.table.low.isna().all() and set(of_ce.table.outcome) == {"undecided"}
 
     run = json.loads((other / "study.json").read_text())["run"]
     edit(other, run=run | {"seed": 7})
@@ -200,7 +208,7 @@ def test_lower_values_of_a_metric_are_better(tmp_path: Path) -> None:
     for margin, outcome in ((0.05, "inferior"), (0.15, "non-inferior")):
         of_ce = replaces(results, str(better), margin, criterion=results.criterion("ce"))
         row = of_ce.table.iloc[0]
-        assert row["diff"] == exact(0.1, abs=2e-3) and np.isnan(row.negative_flips)
+        assert row["diff"] == exact(0.1, abs=2e-3) and row.filter(like="flips").isna().all()
         assert row.outcome == outcome
     with pytest.raises(InputError, match="--metric must be acc, or --against a study, not ce"):
         replaces(results, margin=0.1, criterion=results.criterion("ce"))
@@ -266,6 +274,8 @@ def test_folds_and_groups_and_teachers_are_judged_by_their_design(tmp_path: Path
     for name in ("folds", "teachers", "race"):
         results = kdtune.load(shutil.copytree(STUDIES / name, tmp_path / name))
         row = results.replaces(margin=0.05).iloc[0]
+        near = results.replaces(margin=abs(row["diff"] + row.high) / 2).iloc[0]
+        assert near.outcome == "undecided" and np.isnan(near.images_needed) == (name != "race")
         assert row.low < row["diff"] < row.high and row.label == results.label(results.best())
 
 

@@ -30,6 +30,7 @@ from kdtune.statistics.selection import (
     rungs,
     variance_shares,
 )
+from kdtune.statistics.tests import shrunk
 
 NAN = math.nan
 
@@ -294,9 +295,11 @@ BEHIND = np.array([BEST, BEST - [1, 2, 3, 2], BEST - [1, 3, -1, 1]])
 def test_the_set_of_the_best_by_hand(equal: float, others: int | None, want: list[bool]) -> None:
     assert may_be_best(Means.of(BEHIND), equal, others).tolist() == want
     assert may_be_best(Means.of(-BEHIND)).tolist() == [False, True, True]  # reversed signs
+    # three repeats: (2 - 0) / (1 / 3^0.5) = 3.46 and 0.87, beside t(2, 1 - 0.2 / 2) = 1.89
+    assert may_be_best(Means.of(BEHIND[:, :3]), level=0.2).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize(("repeats", "want"), [(2, True), (4, True), (6, False)])
+@pytest.mark.parametrize(("repeats", "want"), [(2, True), (3, True), (4, True), (6, False)])
 def test_equal_differences_have_a_sign_flip_test(repeats: int, want: bool) -> None:
     """2^-4 is above 0.05, 2^-6 below; below three repeats there is no test and no P(best)."""
     x = np.linspace(0.5, 0.7, repeats)
@@ -304,6 +307,19 @@ def test_equal_differences_have_a_sign_flip_test(repeats: int, want: bool) -> No
     assert may_be_best(means).tolist() == [True, want]
     p = [1.0, 0.0] if repeats > 2 else [NAN, NAN]
     assert probability_best(means).tolist() == exact(p, nan_ok=True)
+    assert probability_best(Means.of([x, x])).tolist() == exact([sum(p) / 2] * 2, nan_ok=True)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_the_probability_of_two_is_a_tail_of_shrunk_differences(images: bool) -> None:
+    """Of Student's t over repeats, of the normal distribution over images alone."""
+    d = np.array([0.03, -0.01, 0.02, 0.02, -0.02])
+    x = np.array([d, 0 * d])
+    gap, error = d.mean() / 2, stats.sem(d) / 2
+    factor = shrunk([gap, -gap], [error, error], 0) / gap
+    tail = stats.norm.cdf if images else stats.t(4).cdf
+    means = Means.of(x[:, None].repeat(3, 1) if images else x)
+    assert probability_best(means, 200_000)[0] == exact(tail(factor**0.5 * gap / error), abs=0.003)
 
 
 def effects(rng: np.random.Generator, truth: np.ndarray, r: int, n: int) -> np.ndarray:
@@ -331,6 +347,9 @@ def test_each_pair_has_the_test_of_a_comparison(kind: str, level: float) -> None
         want = []
         for i in range(5):
             each = [test(x[j] - x[i]) for j in range(5) if j != i]
+            p, two = each[0].p / 2, Means.of(x[[i, int(i == 0)]], overlap)  # at its very p
+            around = [may_be_best(two, level=p * (1 + e))[0] for e in (-1e-6, 1e-6)]
+            assert around == [True, not each[0].mean > 0]
             want.append(not any(e.mean > 0 and e.p / 2 <= level / 4 for e in each))
         sets.append(may_be_best(Means.of(x, overlap), level=level).tolist())
         assert sets[-1] == want
