@@ -42,6 +42,7 @@ from kdtune.config.task import (
     check_names,
     covers,
     ends_of,
+    find_metric,
     is_bounded,
     models_of,
     name_of,
@@ -61,6 +62,8 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 TrackerName = Literal["mlflow", "wandb"]
 """Trackers that a study can be sent to; the package and the extra of each have its name."""
 
+ACCURACY = "val/acc"
+"""Default of `Study.metric`."""
 NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 BUDGET = r"([0-9]{1,13}(?:\.[0-9]+)?)(runs|epochs|h)"
 """Form of a budget, such as 400runs."""
@@ -109,11 +112,15 @@ class Study:
     train(config, repeat), or train(config, repeat, folder) if it has a parameter of that name, and
     yields a dict of metrics per epoch, such as {"val/acc": 0.9}; see docs/extending.md. None: the
     trials are distillation runs, see `run`."""
-    metric: Annotated[str, _NO_FLAG] = "val/acc"
-    """Metric of `train` that decides, on val."""
-    mode: Annotated[Mode | None, _NO_FLAG] = None
-    """Whether the metric of `train` is to be as large as possible ("max") or as small ("min").
-    None: as for kdtune's metric of the same name."""
+    metric: Annotated[str, _SEARCH] = ACCURACY
+    """Metric on val that decides: it chooses configurations and students, and the conclusion is
+    about it. For distillation: acc, balanced_acc, macro_f1, auc (macro, one against the rest),
+    top5_acc, ce, nll, ece, ..., recall:CLASS, precision:CLASS, or module:function of your own,
+    called with the probabilities [N, K] and the labels [N] of a split, NumPy arrays. With `train`:
+    one that it yields."""
+    mode: Annotated[Mode | None, _SEARCH] = None
+    """Whether a metric of your own is to be as large as possible ("max") or as small ("min"). None:
+    as for kdtune's metric of the same name; that of a module:function as large as possible."""
     baseline: Annotated[Mapping[str, fields.Value], _NO_FLAG] = field(default_factory=dict)
     """Hyperparameters of `train` with the values that they have in the baseline, such as
     {"alpha": 1.0}. Empty: there is no baseline, and so no verdict."""
@@ -245,6 +252,8 @@ class Study:
             run, space = with_objects(*with_output_files(self.run, self.space))
             values = {n: to_values(n, listed) for n, listed in space.items()}
             name, run = fields.name_of_data(run.data), _with_study_values(run, values)
+            metric = f"val/{str(self.metric).removeprefix('val/')}"
+            object.__setattr__(self, "metric", metric)
         else:
             name, run = name_of(self.train).rpartition(":")[2], self.run
             values = {check_name(n): to_list_or_range(n, v) for n, v in self.space.items()}
@@ -266,10 +275,13 @@ class Study:
         values = tuple((name, ends_of(listed)[0]) for name, listed in self.space.items())
         return FunctionRun(_task_of_function(self), values, self.epochs)
 
-    @property
+    @cached_property
     def task(self) -> Task:
-        """What the trials train."""
-        return self.base_run.task
+        """What the trials train, and the metric by which the study decides."""
+        task = self.base_run.task
+        if self.train is not None:
+            return task
+        return task.deciding_by(find_metric(self.metric.removeprefix("val/"), mode=self.mode))
 
     def has_effect(self, name: str) -> bool:
         """Return True if a hyperparameter has an effect in some configuration of the space."""
@@ -420,6 +432,8 @@ class Study:
         """
         content: dict[str, Any] = {"schema": SCHEMA, "fingerprints": dict(fingerprints or {})}
         left_out = {*NOT_SAVED, *(("train", *OF_FUNCTION) if self.train is None else ("run",))}
+        if self.metric != ACCURACY:  # as studies of earlier versions have it
+            left_out -= {"metric", "mode"}
         values = dataclasses.asdict(self)
         content |= {name: value for name, value in values.items() if name not in left_out}
         if self.train is None:
@@ -593,9 +607,15 @@ def _check_study(study: Study) -> None:
 def _check_distillation(study: Study) -> None:
     """Raise InputError if the study and its run contradict each other."""
     run = study.run
-    for name in OF_FUNCTION:
+    for name in [name for name in OF_FUNCTION if name not in ("metric", "mode")]:
         without = "be left out without train=..., a training function of your own"
         fields.check(study, name, getattr(study, name) == getattr(Study, name, {}), without)
+    is_own = bool(study.task.metrics[study.task.score].home)
+    without = "be left out but with a metric of your own, module:function"
+    fields.check(study, "mode", study.mode is None or is_own, without)
+    counts_images = study.task.score == "acc" or not study.until_decided
+    accuracy = "be acc with --repeats auto, whose test counts the images that are right"
+    fields.check(study, "metric", counts_images, accuracy)
     has_all = study.policy == "all" and not study.until_decided
     without = "be left out with --policy race and --repeats auto, since all teachers come first"
     name = "folds" if run.folds is not None else "teacher_train_images"

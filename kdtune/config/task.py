@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from kdtune.config.fields import MAX_INTEGER, MAX_NUMBER, Config, Hyperparameter, Value, takes
-from kdtune.config.text import InputError, first_line, import_named, shown
+from kdtune.config.text import (
+    InputError,
+    did_you_mean,
+    first_line,
+    import_named,
+    list_some,
+    shown,
+    user_code,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
     OfBatch = Callable[[Tensor, Any, Tensor], Tensor]
     OfSplit = Callable[[Tensor, Any, Tensor], float]
     OfExample = Callable[[Mapping[str, Any]], Any]
+    OfOutputs = Callable[[Any, Any], Any]
 
 
 # Metrics of a split: one table that the loop, the records, tables, figures and flags read.
@@ -64,11 +73,22 @@ class Metric:
     what is not a mean over examples, and for means that cost too much at each training step."""
     derived: Callable[[Mapping[str, Any]], Any] | None = None
     """From other metrics of the same split, numbers or columns; not recorded."""
+    of_outputs: OfOutputs | None = None
+    """of_outputs(probabilities, labels): a value per example [N], whose mean is the metric, or the
+    metric itself, of val or test, as NumPy arrays [N, K] and [N]. A run computes it only if it is
+    the metric that decides, and keeps the values per example in predictions.parquet."""
+    home: str = ""
+    """Module of the user's own function that computes it; "" for the others."""
 
     @property
     def is_share(self) -> bool:
         """Whether it is recorded and lies in [0, 1]."""
         return self.unit == "points" and self.derived is None
+
+    @property
+    def can_decide(self) -> bool:
+        """Whether it is recorded, and better in one direction whatever alpha is."""
+        return self.comparable and self.better is not None and self.derived is None
 
 
 def _accuracy(student: Tensor, teacher: Any, labels: Tensor) -> Tensor:
@@ -178,7 +198,132 @@ _ROWS = (
     ),
 )
 METRICS = {metric.name: metric for metric in _ROWS}
-"""All metrics by name. A new one is one entry here, and its test."""
+"""The metrics that every run records, by name. A new one is one entry here, and its test."""
+
+
+# Metrics that a run computes on val and test only if they decide.
+
+
+def _linearised(hits: Any, counts: Any) -> Any:
+    """Return a value per example, [N], whose mean is the mean over C of sum(hits) / sum(counts).
+
+    That mean of ratios is no mean over examples, but is linear in them up to terms of 1 / N
+    (Cochran, 1977, section 2.11): the values are its own plus N times the influence of each
+    example. A ratio without counts is 0, as in scikit-learn.
+
+    Args:
+        hits: [N, C].
+        counts: [N, C].
+    """
+    sums = counts.sum(0).clip(1)
+    ratios = hits.sum(0) / sums
+    return (ratios + (hits - ratios * counts) * (len(counts) / sums)).mean(1)
+
+
+def _class_ratio(of: Mapping[str, Any], counted: str, number: int | None = None) -> Any:
+    """Return values whose mean is the mean over classes of hits / examples counted in the class.
+
+    NaN without an example of the class.
+
+    Args:
+        of: Columns label and predicted.
+        counted: Column whose examples of a class are counted: "label" makes it the recall,
+            "predicted" the precision.
+        number: Of the class. None: all that have examples.
+    """
+    import numpy as np  # which a command line is read without
+
+    columns = {name: np.asarray(of[name])[:, None] for name in ("label", "predicted")}
+    classes = np.unique(columns["label"]) if number is None else np.array([number])
+    is_class = {name: column == classes for name, column in columns.items()}
+    if not is_class["label"].any():
+        return np.full(len(of["label"]), np.nan)
+    return _linearised(is_class["label"] & is_class["predicted"], is_class[counted])
+
+
+def _top5(probabilities: Any, labels: Any) -> Any:
+    of_label = probabilities[range(len(labels)), labels][:, None]
+    is_first = (range(probabilities.shape[1]) < labels[:, None]) & (probabilities == of_label)
+    return 1.0 * ((is_first | (probabilities > of_label)).sum(1) < 5)
+
+
+def _auc(probabilities: Any, labels: Any) -> Any:
+    """Return values whose mean is the area under the ROC curve, one class against the rest.
+
+    It is the mean over classes; of equal probabilities each counts half. The values are its own
+    plus N times the influence of each example (DeLong et al., 1988). NaN without a class.
+    """
+    import numpy as np
+    from scipy.stats import rankdata
+
+    n, values = len(labels), np.zeros(len(labels))
+    if len(np.unique(labels)) < probabilities.shape[1]:
+        return np.full(n, np.nan)
+    for number, p in enumerate(probabilities.T):
+        is_class, ranks, below = labels == number, rankdata(p), np.empty(n)
+        for part in (is_class, ~is_class):  # below: the share of the others that are below
+            below[part] = (ranks[part] - rankdata(p[part])) / (n - part.sum())
+        right = np.where(is_class, below, 1 - below)
+        area = right[is_class].mean()
+        values += area + (right - area) / np.where(is_class, is_class.mean(), 1 - is_class.mean())
+    return values / probabilities.shape[1]
+
+
+def _of_own(probabilities: Any, labels: Any, name: str) -> Any:
+    """Return what the user's function of a name returns."""
+    import numpy as np
+
+    with user_code(f"the metric {name} failed"):
+        return np.asarray(import_named("the metric", name)(probabilities, labels), dtype=float)
+
+
+_asked = partial(Metric, unit="points", better="higher")
+_ASKED_ROWS = (
+    _asked("balanced_acc", "balanced accuracy", of_example=partial(_class_ratio, counted="label")),
+    _asked("top5_acc", "top-5 accuracy", of_example=itemgetter("top5_acc"), of_outputs=_top5),
+    _asked("auc", "macro AUC", of_example=itemgetter("auc"), of_outputs=_auc),
+)
+ASKED = {metric.name: metric for metric in _ASKED_ROWS}
+"""By name; a metric of a class or of the user's own is made by `find_metric`."""
+OF_CLASS = {"recall": "label", "precision": "predicted"}
+"""Column whose examples of the class are counted, by kind: recall:CLASS and precision:CLASS."""
+
+
+def find_metric(
+    name: str, classes: Sequence[str] | None = None, mode: Mode | None = None
+) -> Metric:
+    """Return a metric that can decide a study of distillation.
+
+    Args:
+        name: One of `METRICS` or `ASKED`, recall:CLASS, precision:CLASS or module:function.
+        classes: Names of the classes of the data. None: a metric of a class can be shown, but not
+            computed.
+        mode: Of the user's own, "max" (None) or "min".
+
+    Raises:
+        InputError: There is no such metric, or no such class.
+    """
+    kind, _, rest = name.partition(":")
+    if not rest:
+        table = {m.name: m for m in (*METRICS.values(), *ASKED.values()) if m.can_decide}
+        if name in table:
+            return table[name]
+        forms = f"{', '.join(table)}, recall:CLASS, precision:CLASS or module:function"
+        raise InputError(
+            f"metric must be one of {forms}, but got {name}{did_you_mean(name, table)}"
+        )
+    if kind not in OF_CLASS:
+        better: Literal["higher", "lower"] = "lower" if mode == "min" else "higher"
+        own, values = partial(_of_own, name=name), itemgetter(name)
+        return Metric(name, rest, "", better, of_example=values, of_outputs=own, home=kind)
+    if classes is not None and rest not in classes:
+        raise InputError(
+            f"metric {name} must name a class of the data, but there is no {rest}"
+            f"{did_you_mean(rest, classes) or f' among {list_some(classes, 5)}'}"
+        )
+    number = None if classes is None else classes.index(rest)
+    of_class = partial(_class_ratio, counted=OF_CLASS[kind], number=number)
+    return _asked(name, f"{kind} of {rest}", of_example=of_class)
 
 
 # What the trials of a study train: its hyperparameters, its metrics and its baseline.
@@ -272,6 +417,14 @@ class Task:
         """The metrics by which configurations can be compared."""
         metrics = self.metrics.values()
         return tuple(m.name for m in metrics if m.comparable and m.better is not None)
+
+    def deciding_by(self, metric: Metric) -> Task:
+        """Return the task in which a metric decides."""
+        if metric == self.metrics.get(self.score):
+            return self
+        table = tuple(dict.fromkeys((metric.name, *self.table_metrics)))
+        metrics = {**self.metrics, metric.name: metric}
+        return replace(self, metrics=metrics, score=metric.name, table_metrics=table)
 
     @property
     def sign(self) -> int:

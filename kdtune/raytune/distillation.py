@@ -15,6 +15,7 @@ from kdtune.config.files import CHECKPOINT, COSTS, TEACHER_ACCURACY
 from kdtune.config.records import Cost, TeacherAccuracy, read_costs, write_costs
 from kdtune.config.run import Run
 from kdtune.config.study import Study
+from kdtune.config.task import find_metric
 from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes
 from kdtune.data.dataset import Data
@@ -141,11 +142,13 @@ def distillation_epochs(
         _pull_teacher(run, mirror, data)
         resources = replace(_resources(study, data.of(run)), cache=cache)
         teacher, folder = study.folder / "teacher", study.folder / place
+        metric = find_metric(study.task.score, data.of(run).classes, study.mode)
+        options = (reporter.warn, data, metric)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
-            for epoch in distill(run, teacher, resources, folder, push, reporter.warn, data):
+            for epoch in distill(run, teacher, resources, folder, push, *options):
                 val = epoch.predictions.get("val")  # of the last epoch
                 groups, correct = data.of(run).splits["val"].groups, None
-                if val is not None:
+                if val is not None and metric.name == "acc":  # which --repeats auto counts
                     right = val.correct.numpy()
                     correct = pack_correct(right if groups is None else by_group(right, groups))
                 yield EpochReport(epoch.number, epoch.seconds, epoch.splits, correct)

@@ -252,6 +252,9 @@ def _changed_fields(old: Study, new: Study) -> Iterator[str]:
         before, now = getattr(old.run, resolved), getattr(new.run, resolved)
         if before != now and not (declared.setting.resolved and before is None):
             yield f"{name}: {before} → {now}"
+    for name in ("metric", "mode"):
+        if (before := getattr(old, name)) != (now := getattr(new, name)):
+            yield f"{name}: {before} → {now}"
     before, now = old.cpus_per_trial or 1, new.cpus_per_trial or 1
     if before != now and not _surely_on_gpus(new):  # the last digits of a CPU depend on it
         yield f"cpus_per_trial: {before} → {now}"

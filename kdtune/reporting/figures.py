@@ -271,6 +271,8 @@ LAST_EPOCHS = 15
 """Epochs in the figures of the end of training."""
 WITH_LAST_EPOCHS, WHOLE_ONLY = ("acc", "loss", "logit_diff"), ("ce", "distill")
 """Metrics with learning curves: with a second figure of the last epochs, or without."""
+SCORE = "score"
+"""Name of the figures of a deciding metric that is no name of a file, such as recall:CLASS."""
 
 
 @dataclass(frozen=True)
@@ -350,7 +352,8 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     axes.set(xlabel="epoch", ylabel=f"validation {declared.label}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     canvas.add_legend_below(figure, axes)
-    name = f"{metric}-last-{data.last}" if data.last else metric
+    stem = metric if metric.isidentifier() else SCORE  # of a file
+    name = f"{stem}-last-{data.last}" if data.last else stem
     ranges = [f"{results.label(c)} (means {a:.3g} to {b:.3g})" for c, (a, b) in wild.items()]
     caption = sentence("curve figure", metric=declared, data=data, outside=ranges)
     return CaptionedFigure(name, caption, figure, titles)
@@ -480,11 +483,13 @@ def all_figures(
 def _draw(results: Results, criterion: Criterion) -> Iterator[CaptionedFigure | None]:
     shown, task = shown_configs(results, criterion), results.task
     whole, end = (curve_data(results, shown, last) for last in (None, LAST_EPOCHS))
-    for metric in WITH_LAST_EPOCHS if task.is_distillation else task.recorded:
+    of_distillation = dict.fromkeys((*WITH_LAST_EPOCHS, task.score))
+    for metric in of_distillation if task.is_distillation else task.recorded:
         yield learning_curve(results, metric, whole)
         if end.n_epochs > LAST_EPOCHS:  # else it would be the same figure again
             yield learning_curve(results, metric, end)
-    for metric in WHOLE_ONLY if task.is_distillation else ():
+    whole_only = [metric for metric in WHOLE_ONLY if metric != task.score]
+    for metric in whole_only if task.is_distillation else ():
         yield learning_curve(results, metric, whole)
     yield repeats_plot(results, criterion)
     yield forest_plot(results, criterion)

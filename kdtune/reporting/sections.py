@@ -242,11 +242,12 @@ def shown_metrics(results: Results) -> list[str]:
     if not task.is_distillation:
         return list(task.table_metrics)
     recorded = set(results.epochs)
-    return [m for m in SUMMARY_METRICS if m in recorded or task.metrics[m].derived is not None]
+    shown = dict.fromkeys((task.score, *SUMMARY_METRICS))
+    return [m for m in shown if m in recorded or task.metrics[m].derived is not None]
 
 
 def _summary_table(table: pd.DataFrame, keys: list[str], task: Task) -> PageTable:
-    names = SUMMARY_METRICS if task.is_distillation else task.table_metrics
+    names = (task.score, *SUMMARY_METRICS) if task.is_distillation else task.table_metrics
     means = {m: f"val/{m}/mean" for m in names if f"val/{m}/mean" in table}
     metrics = [m for m, column in means.items() if m == task.score or table[column].notna().any()]
     rows = []

@@ -464,9 +464,11 @@ def trial_metrics(trial: pd.Series) -> dict[str, dict[str, float]]:
     Args:
         trial: A row of `Frames.trials`.
     """
-    metrics = {}
+    metrics, left_out = {}, {*DISTILLATION.metrics} - {*DISTILLATION.comparable}
     for split in _SPLITS:
-        values = {name: trial.get(f"{split}/{name}@last") for name in DISTILLATION.comparable}
+        columns = [c for c in trial.index if c.startswith(f"{split}/") and c.endswith("@last")]
+        names = {c.removeprefix(f"{split}/").removesuffix("@last"): c for c in columns}
+        values = {name: trial[c] for name, c in names.items() if name not in left_out}
         if recorded := {name: float(v) for name, v in values.items() if not pd.isna(v)}:
             metrics[split] = recorded
     return metrics

@@ -14,7 +14,7 @@ from kdtune.config.files import describe_missing
 from kdtune.config.records import NO_LIMITS, Limits, read_costs, read_teacher_accuracy
 from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope, Study
-from kdtune.config.task import Range, Task, check_names, covers, group_text, name_of
+from kdtune.config.task import Range, Task, check_names, covers, find_metric, group_text, name_of
 from kdtune.config.text import InputError
 from kdtune.results import comparison, costs, formatting, frames, summaries, warnings, words
 from kdtune.results.comparison import SIZE, Criterion
@@ -555,7 +555,8 @@ class Results:
         """
         keys = list(by) or self.by
         is_short = self.task.is_distillation and not full
-        metrics = metrics or (words.SHORT_METRICS if is_short else self.task.table_metrics)
+        in_short = dict.fromkeys((self.task.score, *words.SHORT_METRICS))
+        metrics = metrics or tuple(in_short if is_short else self.task.table_metrics)
         check_names("by", keys, self.task.names)
         check_names("a column of the table", metrics, self.task.metrics)
         trials, planned = self.search_trials, self.planned_repeats
@@ -793,6 +794,9 @@ def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Crit
         InputError: The study has no such metric or baseline.
     """
     task = DISTILLATION if results is None else results.task
+    name = (flags.metric or task.score).removeprefix("val/")
+    if results is None and name not in task.comparable:
+        task = task.deciding_by(find_metric(name))
     limits, baseline = Limits(flags.max_ms, flags.max_params), parse_baseline(flags.baseline)
     criterion = Criterion(flags.metric or "", flags.scope, baseline, limits, task)
     criterion = replace(criterion, equal=flags.equal / criterion.scale)
@@ -808,9 +812,13 @@ def task_of(study: Study, folder: Path) -> Task:
         study: The study.
         folder: Of the study, with its provenance.json.
     """
-    data = read_provenance(folder).get("data_set", {})
+    provenance = read_provenance(folder)
+    data = provenance.get("data_set", {})
     train = data.get("examples", {}).get("train", {})
-    task = replace(study.task, train_examples=sum(train.values()) or None)
+    task = study.task
+    if task.is_distillation and (classes := provenance.get("classes")):
+        task = task.deciding_by(find_metric(task.score, list(classes), study.mode))
+    task = replace(task, train_examples=sum(train.values()) or None)
     task = replace(task, examples="examples") if data.get("kind") == "tensors" else task
     return replace(task, has_groups=True) if data.get("groups") else task
 

@@ -60,7 +60,7 @@ def _first(names: Sequence[str], separator: str = ", ") -> str:
 
 def find_caveats(frames: Frames, columns: Sequence[str]) -> list[str]:
     """Return how the columns of a table could be misread."""
-    is_distillation = frames.metrics == DISTILLATION.recorded
+    is_distillation = {*DISTILLATION.recorded} <= {*frames.metrics}
     if not (is_distillation and "loss" in columns and frames.trials["config/alpha"].nunique() > 1):
         return []
     return [sentence("loss")]
@@ -224,7 +224,8 @@ def mark_contradictions(folder: Path, frames: Frames, task: Task) -> pd.DataFram
         frames: its records.
         task: of the study.
     """
-    trials, score, faults = frames.trials, task.score, dict[str, str]()
+    trials, faults = frames.trials, dict[str, str]()
+    score = DISTILLATION.score if task.is_distillation else task.score
     counts = frames.epochs.groupby(["trial_id", "split"]).n_examples.last().to_dict()
     done = completed(trials).set_index("trial_id")
     means = done.filter(like=f"/{score}@last").to_dict("index")

@@ -1,8 +1,8 @@
 """One epoch of training: its losses, averaged weights, metrics and predictions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,10 +16,11 @@ from kdtune.config.fields import takes_features
 from kdtune.config.files import atomic_write
 from kdtune.config.run import DISTILLATION, Run, derive_seed
 from kdtune.config.study import Study
-from kdtune.config.task import METRICS
-from kdtune.config.text import InputError
+from kdtune.config.task import METRICS, Metric, find_metric
+from kdtune.config.text import InputError, list_some
 from kdtune.data.dataset import Data
 from kdtune.models.classifier import Classifier
+from kdtune.models.code_hash import source_digest
 from kdtune.models.outputs import Model
 from kdtune.streams.views import Batch, losses_of
 from kdtune.training.losses import BoundObjective, cross_entropy, total
@@ -211,6 +212,8 @@ class Predictions:
     """KL(softmax(teacher) || softmax(student)) at T = 1, in nats, float32 [N]."""
     logit_diff: Tensor | None = None
     """Mean over classes of |teacher - student|, float32 [N]."""
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    """Values of the metric that decides, by its name, float32 [N], see `Metric.of_outputs`."""
 
     @staticmethod
     def of(student: Tensor, teacher: Tensor | None, labels: Tensor) -> "Predictions":
@@ -236,7 +239,7 @@ class Predictions:
         return self.predicted == self.label
 
 
-def _fidelity(student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+def _fidelity(student: Tensor, teacher: Tensor) -> dict[str, Any]:
     """Return KL divergence and logit difference of each example, from logits [N, K]."""
     log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
     kl = (log_teacher.exp() * (log_teacher - log_student)).sum(1)
@@ -251,7 +254,8 @@ def save_predictions(
     Columns: trial_id, split, example (its index in the split or, with --folds, the number of the
     image in train and val together), file (relative to the data's folder; null where examples are
     not files), label, predicted, p_predicted, p_label, teacher, kl, logit_diff (all three null
-    without a teacher), correct; and group (name), if the data have groups. Classes are indices.
+    without a teacher), correct; group (name), if the data have groups; and the values of a metric
+    that decides and needs all probabilities, under its name. Classes are indices.
     """
     frames = [_frame(run, data, split, of_split) for split, of_split in predictions.items()]
     with atomic_write(file) as part:
@@ -274,7 +278,8 @@ def _frame(run: Run, data: Data, name: str, predictions: Predictions) -> pd.Data
     unknown = np.full(count, np.nan, dtype=np.float32)
     columns: dict[str, Any] = {
         column: unknown if values is None else values.numpy()
-        for column, values in vars(predictions).items()
+        for column, values in {**vars(predictions), **predictions.values}.items()
+        if column != "values"
     }
     columns["teacher"] = pd.Series(teacher, dtype="Int64")
     return pd.DataFrame(
@@ -324,9 +329,15 @@ class Epoch:
 
 
 class Meter:
-    """Metrics of a split, from its batches."""
+    """Metrics of a split, from its batches.
 
-    def __init__(self) -> None:
+    Args:
+        metric: Of val or test, one that decides.
+    """
+
+    def __init__(self, metric: Metric | None = None) -> None:
+        is_extra = metric is not None and metric.name not in METRICS
+        self._metric = metric if is_extra else None
         self.count = 0
         """Examples so far."""
         self._names: list[str] = []
@@ -360,6 +371,9 @@ class Meter:
             if metric.of_split is not None and not (metric.needs_teacher and teacher is None):
                 values[name] = metric.of_split(student, teacher, labels)
         recorded = {name: values.get(name) for name in DISTILLATION.recorded}
+        if self._metric is not None:
+            value = compute_metric(self._metric, *_arrays(student, labels))
+            recorded[self._metric.name] = float(value.mean())
         return {"n_examples": self.count} | recorded
 
     @torch.no_grad()
@@ -375,15 +389,95 @@ class Meter:
             if teacher is not None and student.isfinite().all() and teacher.isfinite().all()
         )
 
-    def predictions(self) -> Predictions:
-        """Return the predictions on the batches so far."""
-        return Predictions.of(*self._outputs())
+    def predictions(self, each: bool = False) -> Predictions:
+        """Return the predictions on the batches so far; for `each` see `values_of_metric`."""
+        student, teacher, labels = self._outputs()
+        predictions = Predictions.of(student, teacher, labels)
+        if self._metric is None or self._metric.of_outputs is None:
+            return predictions
+        values = values_of_metric(self._metric, *_arrays(student, labels), each)
+        return replace(predictions, values={self._metric.name: torch.from_numpy(values)})
 
     def _outputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return the logits of student and teacher [N, K] and the labels [N]."""
         student, teacher, labels = zip(*self._batches, strict=True)
         of_teacher = None if teacher[0] is None else torch.cat(teacher)
         return torch.cat(student), of_teacher, torch.cat(labels)
+
+
+# The metric that decides, where not every run records it: from NumPy arrays of val or test.
+
+
+_Array = np.ndarray[Any, Any]
+BLOCKS = 200
+"""Most parts of a split that are left out in turn; a metric of the user's own may be slow."""
+
+
+def _arrays(logits: Tensor, labels: Tensor) -> tuple[_Array, _Array]:
+    """Return probabilities, float64 [N, K], and labels, int64 [N]."""
+    return logits.cpu().double().softmax(1).numpy(), labels.cpu().numpy()
+
+
+def compute_metric(metric: Metric, probabilities: _Array, labels: _Array) -> _Array:
+    """Return the metric, or a value per example, [N], whose mean it is."""
+    if metric.of_outputs is not None:
+        return np.asarray(metric.of_outputs(probabilities, labels), dtype=float)
+    assert metric.of_example is not None  # noqa: S101 - it has one of the two
+    columns = {"label": labels, "predicted": probabilities.argmax(1)}
+    return np.asarray(metric.of_example(columns), dtype=float)
+
+
+def values_of_metric(metric: Metric, probabilities: _Array, labels: _Array, each: bool) -> _Array:
+    """Return a value per example, float32 [N], whose mean is the metric.
+
+    Where the metric does not say it, the values are those of the jackknife that leaves out one of G
+    blocks in turn (Shao and Tu, 1995, section 2.3): t + sqrt(N / G) (G - 1) (mean of all t_g - t_g)
+    for an example of block g, with the metric t of all examples and t_g without the block. The
+    factor sqrt(N / G) makes the variance of their mean that of the jackknife. They are NaN where
+    the metric cannot be computed without a block.
+
+    Args:
+        metric: The metric.
+        probabilities: [N, K].
+        labels: [N].
+        each: Whether each example is a block, as groups of examples need; else there are `BLOCKS`.
+    """
+    values, n = compute_metric(metric, probabilities, labels), len(labels)
+    if not values.ndim:
+        block = np.arange(n) % (n if each else min(n, BLOCKS))
+        blocks, without = block.max() + 1, np.full(block.max() + 1, np.nan)
+        for g in range(blocks):
+            with suppress(InputError):
+                rest = block != g
+                without[g] = compute_metric(metric, probabilities[rest], labels[rest]).mean()
+        deviations = (without.mean() - without)[block] * np.sqrt(n / blocks) * (blocks - 1)
+        values = values + deviations - deviations.mean()
+    return values.astype(np.float32)
+
+
+def check_metric(study: Study, data: Data) -> dict[str, str]:
+    """Raise InputError, before any work, if the metric that decides cannot be computed.
+
+    It is tried on random probabilities. Returns the fingerprint of a user's own, as
+    "metric module:function", see `training.run.check_objectives`.
+    """
+    name, k, random = study.task.score, len(data.classes), np.random.default_rng(0)
+    metric = find_metric(name, data.classes, study.mode)
+    if name == "top5_acc" and k <= 5:
+        raise InputError(f"metric top5_acc must be left out with {k} classes, as it is always 1")
+    for split in [s for s in ("val", "test") if s in data.splits and name not in METRICS]:
+        labels = data.splits[split].labels.numpy()
+        value = compute_metric(metric, random.dirichlet(np.ones(k), len(labels)), labels)
+        if value.shape not in ((), labels.shape) or not np.isfinite(value).all():
+            absent = [data.classes[i] for i in set(range(k)) - set(labels.tolist())]
+            has_no = f", which has no example of {list_some(absent, 3)}" if absent else ""
+            raise InputError(
+                f"metric {name} must be a finite number, or one for each example, but got "
+                f"{value.mean()} of shape {list(value.shape)} for random outputs on {split}{has_no}"
+            )
+    if not metric.home:
+        return {}
+    return {f"metric {name}": source_digest([metric.home], nn.Module())[:16]}
 
 
 # Linear projector from the student's features to the teacher's, and the checks it needs.

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from kdtune.config import fields
 from kdtune.config.files import atomic_write
 from kdtune.config.run import Run, check_warmup
+from kdtune.config.task import METRICS, Metric
 from kdtune.config.text import Diverged, first_line, user_code
 from kdtune.models.classifier import Classifier
 from kdtune.streams.stream import Stream
@@ -359,7 +360,11 @@ def _epoch_of_state(values: dict[str, Any]) -> Epoch:
 
 
 def train(
-    run: Run, student: Classifier, stream: Stream, checkpoint: Checkpoint | None = None
+    run: Run,
+    student: Classifier,
+    stream: Stream,
+    checkpoint: Checkpoint | None = None,
+    metric: Metric | None = None,
 ) -> Iterator[Epoch]:
     """Train the student on the stream; yield an epoch at a time.
 
@@ -371,6 +376,7 @@ def train(
         stream: The batches.
         checkpoint: Where the state is saved after epochs. If there is a state, the run resumes from
             it and first yields its past epochs again, since the caller may not have recorded them.
+        metric: That which decides.
 
     Raises:
         Diverged: A loss or another metric became NaN or infinite.
@@ -385,7 +391,7 @@ def train(
     for number in range(len(past), run.epochs):
         objective_too = "" if run.is_baseline else f", or the objective {run.loss},"
         with user_code(f"the model {run.student}{objective_too} ended", only_exits=True):
-            past.append(_epoch(training, stream, number))
+            past.append(_epoch(training, stream, number, metric))
         if checkpoint is not None:
             # before the epoch is yielded, so that an interruption of the caller seldom loses it
             checkpoint.save(training, past)
@@ -394,7 +400,7 @@ def train(
         training.average.swap()
 
 
-def _epoch(training: Training, stream: Stream, number: int) -> Epoch:
+def _epoch(training: Training, stream: Stream, number: int, metric: Metric | None) -> Epoch:
     """Train for one epoch and evaluate; the last epoch also on test, with predictions."""
     started = time.perf_counter()
     is_last = number == training.run.epochs - 1
@@ -402,15 +408,18 @@ def _epoch(training: Training, stream: Stream, number: int) -> Epoch:
     with nullcontext() if training.average is None else training.average.in_student():
         for split in ("val", "test") if is_last else ("val",):
             if split in stream.data.splits:
-                meters[split] = _evaluate(training, stream.evaluate(split, number))
+                meters[split] = _evaluate(training, stream.evaluate(split, number), metric)
     splits = {split: meter.metrics() for split, meter in meters.items()}
     for split, metrics in splits.items():
         for name, value in metrics.items():
             if value is not None and not math.isfinite(value):
                 cause = _cause(training, meters["train"])
+                if name not in METRICS:  # those before it are finite
+                    cause = "it must be a finite number whatever the student's outputs are"
                 raise Diverged(f"{name} on {split} became {value} in epoch {number}; {cause}")
     predicted = [split for split in meters if is_last and split != "train"]
-    predictions = {split: meters[split].predictions() for split in predicted}
+    groups = {split: stream.data.splits[split].groups for split in predicted}
+    predictions = {s: meters[s].predictions(groups[s] is not None) for s in predicted}
     return Epoch(number, time.perf_counter() - started, splits, predictions)
 
 
@@ -433,9 +442,9 @@ def _train_epoch(training: Training, stream: Stream, number: int) -> Meter:
 
 
 @torch.no_grad()
-def _evaluate(training: Training, batches: Iterator[Batch]) -> Meter:
+def _evaluate(training: Training, batches: Iterator[Batch], metric: Metric | None) -> Meter:
     """Evaluate the student, as it is now, on the batches of val or test."""
-    meter = Meter()
+    meter = Meter(metric)
     for step, batch in enumerate(batches):
         if step == 0 and batch.features is None:
             training.student.set_mode(False)

@@ -13,7 +13,7 @@ from kdtune.config.fields import Role, is_function_name, is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study, describe_fixed_students, flags_without_effect
-from kdtune.config.task import Range, ends_of
+from kdtune.config.task import Metric, Range, ends_of
 from kdtune.data.dataset import Data
 from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData
@@ -27,7 +27,7 @@ from kdtune.models.weights import save_weights
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
-from kdtune.training.epoch import Epoch, check_features, save_predictions
+from kdtune.training.epoch import Epoch, check_features, check_metric, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, own_objectives
 from kdtune.training.recipe import (
@@ -61,6 +61,7 @@ def distill(
     on_save: Callable[[], None] = lambda: None,
     write: Callable[[str], None] = lambda line: None,
     data: StudyData | None = None,
+    metric: Metric | None = None,
 ) -> Iterator[Epoch]:
     """Distil the run's teacher into its student; yield an epoch at a time.
 
@@ -74,6 +75,7 @@ def distill(
         on_save: Called after each save of the checkpoint, for instance to upload it.
         write: Is given a sentence if a checkpoint cannot be used.
         data: The data of the run's study; None reads them.
+        metric: That which decides. None: one that every run records.
     """
     data = data or StudyData(run)
     run = resolve(run, data=data)
@@ -83,11 +85,11 @@ def distill(
         student = initial.student
         stream = Stream(run, of_run, student, frozen, resources, initial.fingerprint)
         if folder is None:
-            yield from train(run, student, stream)
+            yield from train(run, student, stream, metric=metric)
             return
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = Checkpoint(folder / CHECKPOINT, on_save, owner=run.trial_id, write=write)
-        for epoch in train(run, student, stream, checkpoint):
+        for epoch in train(run, student, stream, checkpoint, metric):
             yield epoch
         save_weights(student.net, folder / STUDENT)
         save_predictions(run, of_run, epoch.predictions, folder / PREDICTIONS)
@@ -233,7 +235,7 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     if run.budget_per == "steps":
         counts = {max(counts)}
     check_mixing(study, data)
-    made_of = {"data": data.study_fingerprint}
+    made_of = {"data": data.study_fingerprint, **check_metric(study, data)}
     if data.extra is not None:
         made_of["extra images"] = data.extra.fingerprint
     # the first of each name, and of each number of images

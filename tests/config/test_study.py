@@ -277,7 +277,14 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Study(device="cpu", gpus=2), "gpus must be 0 with --device cpu, but got gpus=2"),
     (lambda: Study(space={"temprature": (1.0,)}), "temprature cannot be searched; "),
     (lambda: Study(space={"seed": (1, 2)}), "seed cannot be searched"),
-    (lambda: Study(metric="val/nll"), "metric must be left out without train="),
+    (lambda: Study(unless={"lr": {"alpha": 1.0}}), "unless must be left out without train="),
+    (lambda: Study(metric="gap"), "recall:CLASS, precision:CLASS or module:function, but got gap"),
+    (lambda: Study(metric="balanced"), "but got balanced; did you mean balanced_acc?"),
+    (
+        lambda: Study(metric="auc", mode="max"),
+        "mode must be left out but with a metric of your own",
+    ),
+    (lambda: Study(metric="ce", until_decided=True, budget="9h"), "be acc with --repeats auto, "),
     (lambda: Study(tracker=None), "tracker must be a list of names, but got tracker=None"),
     (lambda: Study(train="a:b", unless=5), "unless must be a dict of dicts, but got unless=5"),
     (lambda: Study(space={"teacher": ("a/x.npz", "b/x.npz")}), "different names, but got a/x.npz"),
@@ -396,6 +403,13 @@ def test_study_json_has_the_study_and_what_it_is_made_of() -> None:
     assert values["run"]["epochs"] == STUDY.run.epochs and migrate(values) == values
     assert values["space"]["lr"].pop("logit") is False  # which earlier versions did not know
     assert Study.from_json(json.dumps(values)) == STUDY
+    for metric in ("auc", "val/recall:Shirt"):
+        decided = replace(STUDY, metric=metric)
+        assert (
+            Study.from_json(decided.to_json()) == decided != STUDY == replace(STUDY, metric="acc")
+        )
+        assert {run.config_id for run in decided.runs()} == {run.config_id for run in STUDY.runs()}
+    assert "metric" not in values and json.loads(decided.to_json())["metric"] == metric
     odds = replace(STUDY, space={"alpha": Range(0.001, 0.999, logit=True)})
     assert Study.from_json(odds.to_json()) == odds
     newer = json.dumps(values | {"schema": SCHEMA + 1, "new field": 1})

@@ -237,6 +237,7 @@ CLUSTER = replace(ONE_CORE, cpus_per_trial=2, address="auto")
         (replace(OLD, space={"alpha": Range(0.2, 1)}, search="tpe"), "alpha: 0.1, 0.5, 1 → 0.2..1"),
         (of_run(epochs=10, lr=0.1), "lr: 0.05 → 0.1; epochs: 3 → 10"),
         (of_run(groups="p[0-9]"), "groups: None → p[0-9]"),
+        (replace(OLD, metric="auc"), "metric: val/acc → val/auc"),
         (of_run(teacher_temperature=2), "teacher_temperature: None → 2"),
         (replace(OLD, cpus_per_trial=2), "cpus_per_trial: 1 → 2"),
         (CLUSTER, "cpus_per_trial: 1 → 2"),  # perhaps a cluster without GPUs

@@ -15,6 +15,8 @@ from kdtune.config.cli import parse_baseline
 from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
+from kdtune.planning.ledger import active_configs
+from kdtune.planning.plan import Plan
 from kdtune.results.comparison import (
     Criterion,
     baseline_of,
@@ -28,6 +30,7 @@ from kdtune.results.results import check_baseline
 from kdtune.results.summaries import levels
 from kdtune.results.words import label_curve_text
 from kdtune.statistics.tests import holm, max_t
+from kdtune.storage.records import read_lines
 
 exact = pytest.approx
 EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}
@@ -35,6 +38,19 @@ EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}
 
 def compared(last) -> pd.DataFrame:
     return compare(trials_of(last), Criterion()).set_index("config/alpha")
+
+
+def test_the_metric_of_a_study_decides(tmp_path) -> None:
+    """A study whose AUC ranks the configurations the other way round than accuracy does."""
+    study = write_study(tmp_path, {0.5: [0.8, 0.81, 0.79], 1.0: [0.7, 0.72, 0.69]}, metric="auc")
+    edit_records(tmp_path, lambda line: line.update({"auc": 1.2 - line.get("acc", 0)}))
+    results = kdtune.load(tmp_path)
+    assert results.label(results.best()) == "alpha = 1" and results.summary().alpha.iloc[0] == 1
+    assert "validation macro AUC" in results.verdict() and "auc" in results.text()
+    lines, _ = read_lines(tmp_path, study)
+    (arms,) = active_configs(Plan(study, lines).ledger).values()
+    assert list(arms.baseline[0].scores.values()) == exact([0.5, 0.48, 0.51])
+    assert results.verdict(results.criterion("acc")) != results.verdict()
 
 
 @pytest.mark.parametrize("repeats", [3, 7])

@@ -5,8 +5,10 @@ Metrics are held to scikit-learn and reference.py, too.
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,10 +18,12 @@ from random_logits import LABELS, B, K, close, gradient, laws, pair
 from reference import calibration_error
 from torch import Tensor
 
+from kdtune.config import task
 from kdtune.config.run import Run
 from kdtune.config.task import expected_calibration_error, macro_f1, negative_log_likelihood
 from kdtune.config.text import InputError
 from kdtune.streams.views import Batch
+from kdtune.training import epoch
 from kdtune.training.epoch import Losses, Meter, Outputs, Predictions
 from kdtune.training.losses import check_objective, check_searched, cross_entropy, objective, total
 
@@ -203,22 +207,47 @@ def meter(run: Run, student: Tensor, teacher: Tensor | None, y: Tensor, size: in
     return found
 
 
-def test_nll_is_scikit_learns_log_loss() -> None:
-    reference = pytest.importorskip("sklearn.metrics")
-    s, y = logits(1), labels()
-    p = s.double().softmax(1).numpy()
-    want = reference.log_loss(y.numpy(), p, labels=range(K))
-    assert negative_log_likelihood(s, None, y) == pytest.approx(want, rel=1e-12)
-    assert negative_log_likelihood(s, None, y) == pytest.approx(float(F.cross_entropy(s, y)))
+SCIKIT_LEARN = {
+    "balanced_acc": lambda sk, y, p: sk.balanced_accuracy_score(y, p.argmax(1)),
+    "recall:c": lambda sk, y, p: sk.recall_score(y, p.argmax(1), average=None)[2],
+    "precision:c": lambda sk, y, p: sk.precision_score(y, p.argmax(1), average=None)[2],
+    "auc": lambda sk, y, p: sk.roc_auc_score(y, p, multi_class="ovr", labels=range(7)),
+    "top5_acc": lambda sk, y, p: sk.top_k_accuracy_score(y, p, k=5, labels=range(7)),
+}
+
+
+@pytest.mark.parametrize("name", SCIKIT_LEARN)
+def test_a_metric_that_decides_is_scikit_learns(name: str) -> None:
+    """Its values per image are those of the jackknife, which an own function has."""
+    reference, rng = pytest.importorskip("sklearn.metrics"), np.random.default_rng(1)
+    y = rng.choice(7, 190, p=[0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05])
+    z = rng.normal(0, 1.5, (190, 7)) + 2 * np.eye(7)[y]
+    p = np.exp(z if name == "top5_acc" else z.round())  # with ties
+    p /= p.sum(1, keepdims=True)
+    metric = task.find_metric(name, "abcdefg")
+    users = replace(metric, of_outputs=lambda p, y: SCIKIT_LEARN[name](reference, y, p))
+    values, jackknife = (epoch.values_of_metric(each, p, y, False) for each in (metric, users))
+    want = SCIKIT_LEARN[name](reference, y, p)
+    assert values.mean() == pytest.approx(want, rel=1e-6) == jackknife.mean()
+    assert values.std() == pytest.approx(jackknife.std(), rel=0.1)
+    assert np.corrcoef(values, jackknife)[0, 1] > 0.99
+    # in 200 blocks of 10 images the variance of the mean is the same
+    blocks = epoch.values_of_metric(users, np.tile(p, (10, 1)), np.tile(y, 10), False)
+    assert blocks.std() == pytest.approx(values.std(), rel=0.3)
+    assert "_" in name or np.isnan(epoch.compute_metric(metric, p, y % 2)).all()
 
 
 @pytest.mark.parametrize("present", [range(K), (0, 2), (3,)])
-def test_macro_f1_is_scikit_learns(present: tuple[int, ...]) -> None:
+def test_macro_f1_and_nll_are_scikit_learns(present: tuple[int, ...]) -> None:
     reference = pytest.importorskip("sklearn.metrics")
     y = torch.tensor(list(present))[labels() % len(present)]
     for s in (logits(1), logits(1).index_fill(1, torch.tensor([1, 4]), -99.0)):
         want = reference.f1_score(y.numpy(), s.argmax(1).numpy(), average="macro")
         assert macro_f1(s, None, y) == pytest.approx(want, rel=1e-12)
+    s = logits(1)
+    want = reference.log_loss(y.numpy(), s.double().softmax(1).numpy(), labels=range(K))
+    assert negative_log_likelihood(s, None, y) == pytest.approx(want, rel=1e-12)
+    assert negative_log_likelihood(s, None, y) == pytest.approx(float(F.cross_entropy(s, y)))
 
 
 @laws

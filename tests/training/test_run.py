@@ -20,8 +20,8 @@ from torch.optim import SGD
 from kdtune.config.files import PREDICTIONS
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.config.task import METRICS
-from kdtune.config.text import InputError
+from kdtune.config.task import METRICS, find_metric
+from kdtune.config.text import Diverged, InputError
 from kdtune.data.sources import load_data
 from kdtune.data.views import Views
 from kdtune.models.classifier import Classifier
@@ -181,10 +181,11 @@ def test_a_run_resumes_exactly_where_it_was_cut(tmp_path: Path) -> None:
     assert load_file(tmp_path / "cut" / STUDENT).keys() == names  # a projector is not saved
 
 
-def test_predictions_are_those_of_the_saved_student(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deciding", ["acc", "recall:b", "auc", "blobs:right"])
+def test_predictions_are_those_of_the_saved_student(tmp_path: Path, deciding: str) -> None:
     run = replace(SMALL, ema=0.9)
-    folder = tmp_path / "trials" / run.trial_id
-    *_, last = distill(run, NOWHERE, Resources(), folder)
+    folder, decides = tmp_path / "trials" / run.trial_id, find_metric(deciding, "abc")
+    *_, last = distill(run, NOWHERE, Resources(), folder, metric=decides)
     frame = pd.read_parquet(folder / PREDICTIONS)
     assert (frame.trial_id == run.trial_id).all() and frame.file.isna().all()
     data = load_data(run)
@@ -205,7 +206,7 @@ def test_predictions_are_those_of_the_saved_student(tmp_path: Path) -> None:
         assert rows.correct.tolist() == (p.argmax(1) == split.labels).tolist()
     # whatever comparisons over images use is what the loop has recorded
     recorded = last.splits["val"]
-    for name, metric in METRICS.items():
+    for name, metric in (METRICS | {decides.name: decides}).items():
         values = read_examples(tmp_path, [run.trial_id], metric, "val")
         if metric.of_example is None:
             assert not values
@@ -213,6 +214,24 @@ def test_predictions_are_those_of_the_saved_student(tmp_path: Path) -> None:
         value = recorded[name] if metric.derived is None else metric.derived(recorded)
         assert values[run.trial_id].mean() == pytest.approx(value, rel=1e-4), name
         assert len(values[run.trial_id]) == recorded["n_examples"]
+
+
+def test_a_metric_that_cannot_be_computed() -> None:
+    absent = replace(blobs(), classes=tuple("abcd"))
+    for metric, data, words in (
+        ("recall:bee", blobs(), "must name a class of the data, but there is no bee; did you mean"),
+        ("top5_acc", blobs(), "must be left out with 3 classes"),
+        ("auc", absent, "got nan of shape [30] for random outputs on val, which has no example "),
+        ("blobs:nowhere", blobs(), "blobs:nowhere cannot be imported"),
+        ("blobs:not_a_number", blobs(), "blobs:not_a_number must be a finite number, or one for"),
+    ):
+        with pytest.raises(InputError) as caught:
+            check_study(Study(run=SMALL, metric=metric), data)
+        assert words in str(caught.value)
+    own = Study(run=SMALL, metric="blobs:right", mode="min")
+    assert "metric blobs:right" in check_study(own, blobs()) and own.task.sign == -1
+    with pytest.raises(Diverged, match="not_a_number on val became nan in epoch 0; it must be a"):
+        list(distill(SMALL, NOWHERE, Resources(), metric=find_metric("blobs:not_a_number")))
 
 
 def test_a_run_with_an_objective_of_the_user(
