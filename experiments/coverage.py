@@ -19,6 +19,11 @@ null: the same model without any difference between the configurations. "Helps" 
 groups: the probit model with groups (patients, speakers) of 1 to 19 images, which share a common
     part (SD 0.8) and one of each configuration (SD 0.3). The two-way interval by images,
     and that by groups.
+metrics: balanced accuracy, the recall of a class of 30 images on average and macro AUC, by their
+    values per image (`kdtune.config.task.find_metric`), and balanced accuracy as a function of
+    the user's own, by the jackknife. Labels are drawn with the images, and repeat x
+    configuration varies by class. Bootstrap: Owen's (2007) of the balanced accuracy, repeats and
+    images drawn with replacement, 2.5 and 97.5 % quantiles.
 real: the students of a study, evaluated on Fashion-MNIST's 10,000 test images without those of the
     embedded data. Repeats and images are drawn with replacement, so the population is exactly
     these students and images. Null tables are made by permuting the labels of the configurations,
@@ -26,6 +31,7 @@ real: the students of a study, evaluated on Fashion-MNIST's 10,000 test images w
 """
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -34,9 +40,11 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
+from kdtune.config.task import find_metric
 from kdtune.data.sources import load_data
 from kdtune.statistics.intervals import Estimate, by_group, crossed, over_repeats
 from kdtune.statistics.tests import holm
+from kdtune.training.epoch import compute_metric, values_of_metric
 
 REPEATS, IMAGES = (4, 8, 16), (153, 500, 2000, 5000)
 NOISE = (0.02, 0.08, 0.2)
@@ -191,6 +199,85 @@ def grouped(draws: int) -> None:
     print(f"\n{draws} draws a cell, {GROUP_SIZE} images a group on average: by images → by groups.")
 
 
+RARE, SHARES, MEANS = 30, np.array([0.4, 0.6]), np.array([0.2, 0.9, 1.2])
+"""Images of the rare class, shares of the others among the rest, and mean scores by class."""
+RESAMPLES = 400
+
+
+def classes(
+    rng: np.random.Generator, r: int, n: int, noise: float, shift: np.ndarray, labels: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels [N] and latent scores [2, R, N] of images of two or three classes."""
+    shares = np.array([RARE / n, *(1 - RARE / n) * (SHARES if labels == 3 else np.ones(1))])
+    label = rng.choice(labels, n, p=shares)
+    score = SD_IMAGE * rng.standard_normal(n) + SD_OWN * rng.standard_normal((2, 1, n))
+    score = score + (noise * rng.standard_normal((2, r, labels)))[:, :, label]
+    score = score + SD_REST * rng.standard_normal((2, r, n))
+    score[0] += shift[:labels][label]
+    return label, score
+
+
+def balanced(probabilities: np.ndarray, label: np.ndarray) -> float:
+    """Return the balanced accuracy, as a user's own function does."""
+    right = probabilities.argmax(1) == label
+    return float((np.bincount(label, right) / np.bincount(label)).mean())
+
+
+def bootstrap(
+    rng: np.random.Generator, right: np.ndarray, label: np.ndarray
+) -> tuple[float, float]:
+    """Return the ends of Owen's interval of the difference in balanced accuracy, [2, R, N]."""
+    _, r, n = right.shape
+    repeats = rng.multinomial(r, np.ones(r) / r, RESAMPLES) / r
+    images = rng.multinomial(n, np.ones(n) / n, RESAMPLES)
+    of_class = [images * (label == k) for k in np.unique(label)]
+    recalls = [(w @ (right[0] - right[1]).T) / w.sum(1, keepdims=True) for w in of_class]
+    low, high = np.nanquantile((repeats * np.mean(recalls, 0)).sum(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def metrics(draws: int) -> None:
+    """Print coverage and half width of both intervals for metrics that are no mean over images."""
+    names = ["rare", "b", "c"]
+    by_label = [find_metric(name, names) for name in ("balanced_acc", "recall:rare")]
+    area, own = find_metric("auc"), replace(by_label[0], of_outputs=balanced)
+    heading("SD of repeats", "R", "N", *(m.label for m in (*by_label, area)), "own", "bootstrap")
+    for number, (noise, r, n) in enumerate(itertools.product((0.08, 0.3), (4, 8), (200, 1000))):
+        rng = np.random.default_rng([5, number])
+        shift, rows = np.array([0.4, 0.1, 0.0]), []
+        recalls = norm.cdf((MEANS + np.array([shift, 0 * shift])) / spread(noise))
+        recall = recalls[0] - recalls[1]
+        wide = math.hypot(spread(noise), spread(noise))
+        auc = norm.cdf((1 + shift[0] - shift[1]) / wide) - norm.cdf(1 / wide)
+        truths = [recall.mean(), recall[0], auc, recall.mean()]
+        for _ in range(draws):
+            label, score = classes(rng, r, n, noise, shift)
+            right = score + MEANS[label] > 0
+            outputs = np.eye(3)[np.where(right, label, (label + 1) % 3)]
+            values = [
+                [[compute_metric(metric, p, label) for p in arm] for arm in outputs]
+                for metric in by_label
+            ]
+            two, score = classes(rng, r, n, noise, shift, labels=2)
+            first = norm.cdf(score + (two == 0))
+            both = np.stack([first, 1 - first], -1)
+            values.append([[compute_metric(area, p, two) for p in arm] for arm in both])
+            values.append([[values_of_metric(own, p, label, False) for p in a] for a in outputs])
+            tables = [np.subtract(*np.array(arms, dtype=float)) for arms in values]
+            row = [
+                (covers(over_repeats(d.mean(1)), t), covers(crossed(d), t))
+                for d, t in zip(tables, truths, strict=True)
+            ]
+            low, high = bootstrap(rng, right.astype(float), label)
+            inside = float(low <= truths[0] <= high), (high - low) / 2
+            rows.append([*row, (row[0][0], inside)])
+        cells = " | ".join(map(cell, np.nanmean(rows, axis=0)))
+        print(f"| {repeat_sd(noise)} | {r} | {n:,} | {cells} |", flush=True)
+    print(
+        f"\n{draws} draws a cell: repeats alone → two-way (or bootstrap), % covered (half widths)."
+    )
+
+
 def predictions(study: Path, source: Path) -> tuple[np.ndarray, list[str]]:
     """Return correctness [C, R, M] of a study's students on new images, baseline last; labels [C].
 
@@ -281,7 +368,7 @@ def real(draws: int, study: Path, source: Path) -> None:
 def main() -> None:
     """Print the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parts = ["simulated", "null", "groups", "real"]
+    parts = ["simulated", "null", "groups", "metrics", "real"]
     parser.add_argument("--part", nargs="+", default=parts)
     parser.add_argument("--draws", type=int, default=2000, help="tables per cell")
     parser.add_argument("--study", type=Path, default=Path("runs/coverage"))
@@ -295,6 +382,8 @@ def main() -> None:
         null(args.draws)
     if "groups" in args.part:
         grouped(args.draws)
+    if "metrics" in args.part:
+        metrics(args.draws)
     if "real" in args.part:
         real(args.draws, args.study, args.fashion_mnist)
 
