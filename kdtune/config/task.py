@@ -314,16 +314,18 @@ def find_metric(
         )
     if kind not in OF_CLASS:
         better: Literal["higher", "lower"] = "lower" if mode == "min" else "higher"
-        own, values = partial(_of_own, name=name), itemgetter(name)
-        return Metric(name, rest, "", better, of_example=values, of_outputs=own, home=kind)
-    if classes is not None and rest not in classes:
+        own, each = partial(_of_own, name=name), itemgetter(name)
+        return Metric(name, rest, "", better, of_example=each, of_outputs=own, home=kind)
+    label = f"{kind} of {rest}"
+    if classes is None:
+        return _asked(name, label)
+    if rest not in classes:
         raise InputError(
             f"metric {name} must name a class of the data, but there is no {rest}"
             f"{did_you_mean(rest, classes) or f' among {list_some(classes, 5)}'}"
         )
-    number = None if classes is None else classes.index(rest)
-    of_class = partial(_class_ratio, counted=OF_CLASS[kind], number=number)
-    return _asked(name, f"{kind} of {rest}", of_example=of_class)
+    values = partial(_class_ratio, counted=OF_CLASS[kind], number=classes.index(rest))
+    return _asked(name, label, of_example=values)
 
 
 # What the trials of a study train: its hyperparameters, its metrics and its baseline.

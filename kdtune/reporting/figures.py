@@ -271,8 +271,6 @@ LAST_EPOCHS = 15
 """Epochs in the figures of the end of training."""
 WITH_LAST_EPOCHS, WHOLE_ONLY = ("acc", "loss", "logit_diff"), ("ce", "distill")
 """Metrics with learning curves: with a second figure of the last epochs, or without."""
-SCORE = "score"
-"""Name of the figures of a deciding metric that is no name of a file, such as recall:CLASS."""
 
 
 @dataclass(frozen=True)
@@ -352,7 +350,7 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     axes.set(xlabel="epoch", ylabel=f"validation {declared.label}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     canvas.add_legend_below(figure, axes)
-    stem = metric if metric.isidentifier() else SCORE  # of a file
+    stem = metric if metric.isidentifier() else "score"  # recall:CLASS names no file
     name = f"{stem}-last-{data.last}" if data.last else stem
     ranges = [f"{results.label(c)} (means {a:.3g} to {b:.3g})" for c, (a, b) in wild.items()]
     caption = sentence("curve figure", metric=declared, data=data, outside=ranges)
