@@ -8,6 +8,7 @@ kdtune.
 """
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -225,7 +226,10 @@ def make_scheduler(
 
 def total_loss(run: Run, logits: Tensor, y: Tensor, target: Tensor, *features: Tensor) -> Tensor:
     """The loss as one writes it down."""
-    ce = F.cross_entropy(logits[: len(y)], y)
+    weights = None
+    if run.class_weights != "none":  # in the order of the classes
+        weights = torch.tensor([*json.loads(run.class_weights).values()], dtype=logits.dtype)
+    ce = F.cross_entropy(logits[: len(y)], y, weights)
     if run.alpha == 1 and not target.requires_grad:
         return ce
     return run.alpha * ce + (1 - run.alpha) * distillation(run, logits, target, y, *features)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -54,10 +56,10 @@ from kdtune.config.fields import (
     terms_of,
     that_take,
 )
-from kdtune.config.files import check_path
+from kdtune.config.files import check_path, existing_file
 from kdtune.config.objects import KINDS, Objects, importable_name
 from kdtune.config.task import METRICS, BaseRun, Range, Task, Values, models_of, to_list_or_range
-from kdtune.config.text import InputError
+from kdtune.config.text import InputError, user_code
 
 # The run.
 
@@ -88,6 +90,7 @@ BatchNorm = Literal["train", "eval"]
 Precision = Literal["fp32", "bf16"]
 Keep = Literal["last", "best"]
 TrainDraw = Literal["repeat", "study"]
+Sampler = Literal["shuffle", "balanced"]
 BudgetPer = Literal["steps", "epochs"]
 
 OF_TEACHER = ("teacher", "teacher_epochs")
@@ -101,6 +104,7 @@ _RESOLVED = Setting(resolved=True)
 _COLUMNS = f"[{one_of(TABLE_COLUMNS)}=COLUMN [...]]"
 _LOSSES = one_of([*LOSSES, "module:function", "A+B"])
 _AUGMENTS = one_of(["None", *get_args(Augment), "module:function"])
+_CLASS_WEIGHTS = Hyperparameter(unless={"alpha": 0}, neutral="none", metavar="none|balanced|FILE")
 _OF_LOSS = Hyperparameter(of_objective=True)
 _WEIGHTS = Setting(path=True, pairs=True)
 _BASELINE = {"alpha": 1}
@@ -349,6 +353,14 @@ class Run(BaseRun):
     label_smoothing: Annotated[BelowOne, Hyperparameter(unless={"alpha": 0}, neutral=0)] = 0.0
     """Label smoothing: share of the labels' weight that is spread evenly over all classes (Szegedy
     et al., 2016). The metric ce is without it."""
+    class_weights: Annotated[str, _CLASS_WEIGHTS] = "none"
+    """Weights of the classes in the cross-entropy with the labels, whose mean is a weighted one:
+    "balanced" (inversely proportional to the number of training images), "none", or a file, .json
+    or .csv, of a weight above 0 for each class. The metric ce and the distillation loss are without
+    them."""
+    sampler: Annotated[Sampler, Hyperparameter(neutral="shuffle")] = "shuffle"
+    """Training images of an epoch: "shuffle" (each once) or "balanced" (as many in all, with equal
+    shares of the classes; an image that is drawn again is augmented anew)."""
     mixup: Annotated[Beta, Hyperparameter(neutral=0)] = 0.0
     """Mixup: parameter a of Beta(a, a), from which each batch draws the share with which its images
     are averaged with each other (Zhang et al., 2018); the larger share is that of an image's own
@@ -389,6 +401,7 @@ class Run(BaseRun):
                 inner = (tuple(v) if isinstance(v, list) else v for v in value)
                 object.__setattr__(self, f.name, tuple(inner))
         check_fields(self)
+        object.__setattr__(self, "class_weights", read_class_weights(self.class_weights))
         _take_output_file(self)
         for role in ("teacher", "student"):
             name, models = f"{role}_weights", getattr(self, role).split("+")
@@ -504,7 +517,8 @@ class Run(BaseRun):
 
         It is the run itself where these depend on batches, see `streams.stream`, or on the size.
         """
-        depends = self.trainable == "head" or self.mixes or self.teacher_train_images == "same"
+        depends = self.trainable == "head" or self.mixes or self.sampler != "shuffle"
+        depends = depends or self.teacher_train_images == "same"
         if self.largest_train_images is None or depends:
             return self
         return replace(self, train_images=self.largest_train_images)
@@ -540,6 +554,30 @@ class Run(BaseRun):
     def mixes(self) -> bool:
         """Whether training images are mixed with each other."""
         return self.mixup > 0 or self.cutmix > 0
+
+
+def read_class_weights(value: str) -> str:
+    """Return "none", "balanced" and JSON as they are, and the weights of a file as JSON.
+
+    So a study is the same wherever the file is.
+
+    Raises:
+        InputError: The file does not exist, or has other content.
+    """
+    if value in ("none", "balanced") or value.startswith("{"):
+        return value
+    file = existing_file("--class-weights other than none, balanced", "class_weights", value)
+    forms = '{"ant": 1, "bee": 2.5}, or .csv with the columns class and weight'
+    with user_code(f"--class-weights must be a file, .json such as {forms}, but got {value}"):
+        text = file.read_text("utf-8-sig")
+        if file.suffix == ".json":
+            rows = json.loads(text, object_pairs_hook=list)
+        else:
+            rows = [(row["class"], row["weight"]) for row in csv.DictReader(text.splitlines())]
+        weights = {name: float(weight) for name, weight in rows}
+        if len(weights) < len(rows) or not all(0 < w < math.inf for w in weights.values()):
+            raise ValueError("each class must be there once, with a weight above 0")
+    return json.dumps(weights, sort_keys=True)
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -624,6 +662,8 @@ def to_values(name: str, values: object) -> Values:
     if name not in HYPERPARAMETERS:
         raise InputError(f"{name} cannot be searched; {', '.join(HYPERPARAMETERS)} can")
     listed = to_list_or_range(name, values)
+    if name == "class_weights" and not isinstance(listed, Range):
+        return tuple(read_class_weights(str(value)) for value in listed)
     if isinstance(listed, Range):
         if declarations(Run)[name].number_kind is float:
             return replace(listed, low=float(listed.low), high=float(listed.high))

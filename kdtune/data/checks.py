@@ -99,7 +99,8 @@ def describe_data(data: Data) -> list[str]:
     for split, by_class in counts.items():
         smallest, largest = min(by_class.values()), max(by_class.values())
         if smallest and largest > _IMBALANCED * smallest:
-            lines.append(f"Classes of {split} are imbalanced: {describe_counts(by_class)}.")
+            remedy = " (--class-weights balanced, --sampler balanced)" if split == "train" else ""
+            lines.append(f"Classes of {split} are imbalanced{remedy}: {describe_counts(by_class)}.")
         if missing := [name for name, count in by_class.items() if not count]:
             lines.append(
                 f"warning: {split} has no example of {list_some(missing, _MAX_LISTED)}, so its "

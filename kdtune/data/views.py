@@ -6,7 +6,6 @@ import platform
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal, assert_never
 
 import numpy as np
@@ -104,19 +103,16 @@ def find_augmentation(name: str) -> Callable[[Tensor], Tensor]:
     """Return the user's augmentation of a name, module:attribute, as a function of one image.
 
     The name is that of a module, such as a transform of torchvision.transforms.v2, which is called
-    with the image; of a function of the image and a generator; or of a class or function that needs
-    no arguments and returns one of these. The generator is torch's global one, see `apply_seeded`.
+    with the image; of a function of the image and a generator; or of a class, or a function without
+    parameters, that makes one of these. The generator is torch's global one, see `apply_seeded`.
 
     Raises:
         InputError: It cannot be imported or made.
     """
     augmentation: Any = import_named("the augmentation", name)
     with user_code(f"the augmentation {name} cannot be made"):
-        if not isinstance(augmentation, nn.Module):
-            optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-            parameters = inspect.signature(augmentation).parameters.values()
-            if all(p.default is not p.empty or p.kind in optional for p in parameters):
-                augmentation = augmentation()
+        if isinstance(augmentation, type) or not inspect.signature(augmentation).parameters:
+            augmentation = augmentation()
     if isinstance(augmentation, nn.Module):
         return augmentation
     return lambda image: augmentation(image, torch.default_generator)
@@ -199,7 +195,8 @@ class Views(Dataset[Tensor]):
 
     Args:
         split: where the examples come from.
-        index: which of them, in this order, int64 [N].
+        index: which of them, in this order, int64 [N]. To draw an example again, add their number:
+            it is then augmented by another seed.
         run: names the augmentation, the seed and the repeat.
         size: side of a view in pixels; not used for data that are no images.
         epoch: of training; None for evaluation views, which have no augmentation.
@@ -225,15 +222,18 @@ class Views(Dataset[Tensor]):
         return len(self.index)
 
     def __getitem__(self, positions: Sequence[int]) -> Tensor:
-        index = self.index[positions]
+        draws = self.index[positions]
+        index = draws % len(self.split)
         if self.split.kind == "tensors":
             assert isinstance(self.split.inputs, Tensor)  # noqa: S101 - this kind is one Tensor
             return self.split.inputs[index]
         if self.seed_parts is None or self.augment == "none":
             return self._resized(index, self.eval_resizing)
-        seeds = [derive_seed(*self.seed_parts, i) for i in index.tolist()]
+        seeds = [derive_seed(*self.seed_parts, i) for i in draws.tolist()]
         if self.augment not in AUGMENTATIONS:
-            return torch.stack(list(map(self._by_user, index.tolist(), seeds)))
+            make = find_augmentation(self.augment)
+            pairs = zip(index.tolist(), seeds, strict=True)
+            return torch.stack([self._by_user(make, *pair) for pair in pairs])
         augmentation = AUGMENTATIONS[self.augment]
         crop = augmentation.crop or ("resized-crop" if self.split.kind == "files" else "crop")
         match crop:
@@ -283,16 +283,12 @@ class Views(Dataset[Tensor]):
     def _example(self, index: int) -> Tensor:
         return self.split.example(index, self.orientation)
 
-    @cached_property  # each loader worker makes its own: not every function can be pickled
-    def _augmentation(self) -> Callable[[Tensor], Tensor]:
-        return find_augmentation(self.augment)
-
-    def _by_user(self, index: int, seed: int) -> Tensor:
+    def _by_user(self, make: Callable[[Tensor], Tensor], index: int, seed: int) -> Tensor:
         """Return the view of an example that the user's augmentation makes."""
         image = self._example(index).clone()  # the data stay as they are if it is changed in place
         name, shape = f"the augmentation {self.augment}", list(image.shape)
         with user_code(f"{name} failed on an image of the shape {shape}"):
-            view: Any = apply_seeded(seed, self._augmentation, image)
+            view: Any = apply_seeded(seed, make, image)
         wanted = [shape[0], self.size, self.size]
         if isinstance(view, Tensor) and view.dtype == torch.uint8 and list(view.shape) == wanted:
             return view

@@ -240,7 +240,7 @@ class Keys:
         if split == "train":
             parts |= self._drawn | {"study_seed": run.seed}
             if not self.same_views(split):
-                parts |= {"repeat": run.repeat, "epoch": epoch}
+                parts |= {"repeat": run.repeat, "epoch": epoch} | self._sampler
             elif run.train_images is None:  # the seed draws the subset and nothing else
                 del parts["study_seed"]
         elif not self.same_views(split):
@@ -272,7 +272,12 @@ class Keys:
         """Return what the training batches of an epoch depend on, besides the views."""
         run = self.run
         parts: Parts = {"batch_size": run.labelled_per_batch, "study_seed": run.seed}
-        return parts | self._drawn | {"repeat": run.repeat, "epoch": epoch}
+        return parts | self._drawn | self._sampler | {"repeat": run.repeat, "epoch": epoch}
+
+    @property
+    def _sampler(self) -> Parts:
+        """Return what decides how often an epoch has an image, if that is not once."""
+        return {} if self.run.sampler == "shuffle" else {"sampler": self.run.sampler}
 
     @property
     def _drawn(self) -> Parts:

@@ -306,6 +306,31 @@ def epoch_order(run: Run, count: int, epoch: int, of: str = "order") -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
+def balanced_order(run: Run, labels: Tensor, epoch: int) -> Tensor:
+    """Return the order of as many draws as labels, with equal shares of the classes, int64 [N].
+
+    A class that has fewer images than its share is drawn pass after pass, each in another order.
+    The last draws of N that K does not divide are of random classes.
+    """
+    seed = derive_seed("balanced order", run.seed, run.repeat, epoch)
+    generator, drawn = torch.Generator().manual_seed(seed), []
+    classes = labels.unique()
+    for number, k in enumerate(classes[torch.randperm(len(classes), generator=generator)]):
+        share = (len(labels) - number - 1) // len(classes) + 1
+        images = (labels == k).nonzero()[:, 0]
+        passes = range(-(-share // len(images)))
+        orders = [images[torch.randperm(len(images), generator=generator)] for _ in passes]
+        drawn.append(torch.cat(orders)[:share])
+    return torch.cat(drawn)[torch.randperm(len(labels), generator=generator)]
+
+
+def number_draws(index: Tensor, count: int) -> Tensor:
+    """Return an index of `count` examples with `count` added for each earlier draw of the same."""
+    ordered, places = index.sort(stable=True)
+    earlier = torch.arange(len(index)) - torch.searchsorted(ordered, ordered)
+    return index.scatter_add(0, places, earlier * count)
+
+
 def seed_step(run: Run, epoch: int, step: int) -> None:
     """Seed torch for one training step, so that dropout is the same for builder and reader."""
     seed = derive_seed("step", run.seed, run.repeat, epoch, step)
@@ -347,11 +372,14 @@ class Chunks:
     def order(self, split: str, epoch: int) -> Tensor | None:
         """Return the order of the epoch, positions in the index, int64 [count].
 
-        For extra it is that of the pass with this number. None if it is the split's own order, as
-        for val and test.
+        For extra it is that of the pass with this number. With a balanced sampler a position may
+        be there several times. None if it is the split's own order, as for val and test.
         """
         if split not in ORDERS:
             return None
+        if split == "train" and self.run.sampler == "balanced":
+            labels = self.data.splits["train"].labels[self.subset]
+            return balanced_order(self.run, labels, epoch)
         return epoch_order(self.run, self.count(split), epoch, ORDERS[split])
 
     def get(
@@ -512,7 +540,9 @@ class ShardedViews:
         order = self.chunks.order(split, epoch)
         if order is None or not self.chunks.keys.same_views(split):
             index = self.chunks.index(split)
-            yield from self._in_turn(split, epoch, index if order is None else index[order])
+            if order is not None:
+                index = number_draws(index[order], len(self.chunks.data.splits[split]))
+            yield from self._in_turn(split, epoch, index)
         elif self.are_recomputed(split, epoch):
             yield from self._computed(split, epoch, self.chunks.index(split)[order])
         else:

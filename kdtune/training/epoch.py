@@ -141,7 +141,7 @@ class Losses:
 
     loss: Tensor
     ce: Tensor
-    """Cross-entropy with the labels, without label smoothing."""
+    """Cross-entropy with the labels, without label smoothing and weights of classes."""
     distill: Tensor | None
     """None without a teacher and at alpha = 1."""
 
@@ -149,29 +149,33 @@ class Losses:
     def of(run: Run, objective: BoundObjective, outputs: Outputs, batch: Batch) -> "Losses":
         """Return the losses of the student's outputs for a batch.
 
-        The cross-entropy is the mean over the images that have a label, the distillation term that
-        over all images.
+        The cross-entropy is the mean over the images that have a label, weighted by class in the
+        loss if the objective says so, the distillation term that over all images.
         """
         ce = _cross_entropy(outputs.logits, batch)
         hard = ce
-        if run.label_smoothing > 0:
-            hard = _cross_entropy(outputs.logits, batch, run.label_smoothing)
+        smoothing, weights = run.label_smoothing, objective.class_weights
+        if smoothing > 0 or weights is not None:
+            hard = _cross_entropy(outputs.logits, batch, label_smoothing=smoothing, weight=weights)
         if batch.teacher is None or run.alpha == 1:
             return Losses(hard, ce, None)
         distill = _distillation(objective, outputs, batch)
         return Losses(total(run.alpha, hard, distill), ce, distill)
 
 
-def _cross_entropy(logits: Tensor, batch: Batch, smoothing: float = 0.0) -> Tensor:
+def _cross_entropy(logits: Tensor, batch: Batch, **options: Any) -> Tensor:
     """Return the mean over the labelled images; of a mixed image, that of both labels by share."""
     labelled = batch.labelled
     logits = logits[: len(labelled)]
     if labelled.partners is None:
-        return cross_entropy(logits, labelled.labels, smoothing)
+        return cross_entropy(logits, labelled.labels, **options)
     assert labelled.shares is not None  # noqa: S101 - mixed, with a teacher
-    first = cross_entropy(logits, labelled.labels, smoothing, of_each=True)
-    second = cross_entropy(logits, labelled.partners, smoothing, of_each=True)
-    return (labelled.shares * first + (1 - labelled.shares) * second).mean()
+    first = cross_entropy(logits, labelled.labels, of_each=True, **options)
+    second = cross_entropy(logits, labelled.partners, of_each=True, **options)
+    mean = (labelled.shares * first + (1 - labelled.shares) * second).mean()
+    # a batch is mixed with itself, so its labels and its partners have the same weights
+    weights = options.get("weight")
+    return mean if weights is None else mean / weights[labelled.labels].mean()
 
 
 def _distillation(objective: BoundObjective, outputs: Outputs, batch: Batch) -> Tensor:

@@ -7,7 +7,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ from kdtune.training.epoch import (
     WeightAverage,
     make_projector,
 )
-from kdtune.training.losses import BoundObjective, objective, own_objectives
+from kdtune.training.losses import BoundObjective, class_weights, objective, own_objectives
 
 # Optimisers, their steps, and learning-rate schedules.
 
@@ -384,6 +384,10 @@ def train(
     """
     members = () if stream.teacher is None else stream.teacher.members
     training = Training.of(run, student, members, stream.steps_per_epoch)
+    if (weights := class_weights(run, stream.data)) is not None:
+        weights = weights.to(next(student.parameters()))  # its device and precision
+        weighted = replace(training.objective, class_weights=weights)
+        training = replace(training, objective=weighted)
     past: list[Epoch] = []
     if checkpoint is not None:
         past = checkpoint.load(training)

@@ -1,6 +1,7 @@
 """Distillation losses: pure functions, and the table of them."""
 
 import inspect
+import json
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +20,8 @@ from kdtune.config.fields import (
     terms_of,
 )
 from kdtune.config.run import Run
-from kdtune.config.text import InputError, import_named, user_code
+from kdtune.config.text import InputError, import_named, list_some, user_code
+from kdtune.data.dataset import Data
 
 # Distillation losses of logits: pure functions of logits [B, K] and labels [B].
 #
@@ -298,6 +300,8 @@ class BoundObjective:
 
     terms: tuple[Term, ...]
     """One or two; the weight of the first is 1."""
+    class_weights: Tensor | None = None
+    """Weights of the classes in the cross-entropy beside it, [K], on the device of the logits."""
 
     def __call__(
         self,
@@ -440,20 +444,42 @@ def check_searched(losses: Sequence[str], searched: Collection[str]) -> None:
             )
 
 
-def cross_entropy(
-    student: Tensor, labels: Tensor, smoothing: float = 0.0, of_each: bool = False
-) -> Tensor:
+def class_weights(run: Run, data: Data) -> Tensor | None:
+    """Return the weights of the classes in the cross-entropy, float32 [K]; None for equal ones.
+
+    "balanced" is N / (K * n_k), as in scikit-learn, for n_k of the run's N training images.
+
+    Raises:
+        InputError: The run has weights for other classes than those of the data.
+    """
+    if run.class_weights == "none":
+        return None
+    if run.class_weights == "balanced":
+        labels = data.splits["train"].labels[data.subset(run)]
+        counts = labels.bincount(minlength=len(data.classes)).clamp(min=1)
+        return len(labels) / (len(counts) * counts)
+    weights = json.loads(run.class_weights)
+    if different := sorted({*weights} ^ {*data.classes}):
+        raise InputError(
+            f"--class-weights must have a weight for each of the {len(data.classes)} classes and "
+            f"no other, but differs from them in {list_some(different, 3)}; correct the file"
+        )
+    return torch.tensor([weights[name] for name in data.classes])
+
+
+def cross_entropy(student: Tensor, labels: Tensor, of_each: bool = False, **options: Any) -> Tensor:
     """Return the cross-entropy with the labels in nats, mean over B or of each image.
 
     Args:
         student: Logits [B, K].
         labels: int64 [B].
-        smoothing: Share of the labels' weight that is spread evenly over all K classes, in [0, 1)
-            (Szegedy et al., 2016, section 7).
         of_each: Whether to return the values of the images, [B], instead of their mean.
+        options: Of torch's function: label_smoothing, the share of the labels' weight that is
+            spread evenly over all K classes, in [0, 1) (Szegedy et al., 2016, section 7), and
+            weight, of each class, [K], by whose sum over the labels the mean is divided.
     """
     reduction = "none" if of_each else "mean"
-    return F.cross_entropy(wide(student), labels, reduction=reduction, label_smoothing=smoothing)
+    return F.cross_entropy(wide(student), labels, reduction=reduction, **options)
 
 
 def total(alpha: float, ce: Tensor, distill: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from kdtune.streams.stream import Stream
 from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
 from kdtune.training.epoch import Epoch, check_features, check_metric, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
-from kdtune.training.losses import check_objective, check_searched, own_objectives
+from kdtune.training.losses import check_objective, check_searched, class_weights, own_objectives
 from kdtune.training.recipe import (
     StudyModels,
     check_weights,
@@ -235,6 +235,8 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     if run.budget_per == "steps":
         counts = {max(counts)}
     check_mixing(study, data)
+    for weights in map(str, ends_of(study.values("class_weights"))):
+        class_weights(replace(run, class_weights=weights), data)
     made_of = {"data": data.study_fingerprint, **check_metric(study, data)}
     if data.extra is not None:
         made_of["extra images"] = data.extra.fingerprint

@@ -45,6 +45,7 @@ OTHER = {
     **{"dkd_alpha": 2, "dkd_beta": 2, "dist_beta": 1, "dist_gamma": 1, "nkd_gamma": 1},
     **{"loss_weight": 2, "teacher_temperature": 2, "augment": "trivial", "label_smoothing": 0.1},
     **{"mixup": 0.2, "cutmix": 1, "warmup_epochs": 1, "clip_norm": 1, "ema": 0.9},
+    **{"class_weights": "balanced", "sampler": "balanced"},
     "extra_share": 0.5,
     **{"teacher": "my:teacher", "teacher_epochs": 7, "student": "my:student", "train_images": 7},
 }
@@ -110,7 +111,7 @@ def test_number_of_the_teacher(values: dict[str, Any], numbers: list[int]) -> No
     ("changes", "dead"),
     [
         ({}, OWN),
-        ({"alpha": 0}, {"label_smoothing"} | OWN),
+        ({"alpha": 0}, {"label_smoothing", "class_weights"} | OWN),
         ({"loss": "mse"}, {"temperature"} | OWN),
         ({"alpha": 1}, {"loss", "temperature"} | OWN | TEACHER),
         ({"loss": "mine:objective"}, {"loss_weight"}),

@@ -156,7 +156,9 @@ def test_a_class_of_one_stays_in_train_and_is_named():
     assert lines[0].startswith("Val is cut from train: 7 of 10 examples, 90% of each class")
     assert any("warning: val has no example of c, so" in line for line in lines)
     imbalanced = data(train=rows((30, 12, 21)), val=rows((3, 3, 2)))
-    assert describe_data(imbalanced) == ["Classes of train are imbalanced: a 30, c 21, b 12."]
+    remedies = "(--class-weights balanced, --sampler balanced)"
+    text = f"Classes of train are imbalanced {remedies}: a 30, c 21, b 12."
+    assert describe_data(imbalanced) == [text]
     assert describe_data(load_data(Run())) == []
     with pytest.raises(InputError, match="no class has two examples"):
         cut_val(data(train=rows((1, 1, 1))), ValCut(0, 0.5))

@@ -27,7 +27,7 @@ MAKERS: dict[str, Callable[..., Key]] = {
 
 INPUT: list[dict[str, Any]] = [
     *({"data": "other"}, {"size": 32}, {"augment": "resized-crop"}, {"seed": 4}, {"repeat": 3}),
-    *({"train_images": 99}, {"train_images": None}),
+    *({"train_images": 99}, {"train_images": None}, {"sampler": "balanced"}),
 ]
 COMPUTATION: list[dict[str, Any]] = [
     *({"precision": "bf16"}, {"inference_batch": 64}, {"mixup": 0.2}, {"cutmix": 0.2}),
@@ -48,11 +48,13 @@ EVALUATED = CROP | LINEAR
 SPLITS = ["train", "val", "test"]
 IMAGES, ALL = ["views", "logits"], ["views", "logits", "features"]
 UNMIXED = {"mixup": 0.0, "cutmix": 0.0}
+OTHER_ORDERS = [{"epoch": 5}, {"sampler": "balanced"}]
 ONE_DRAW = {"train_draw": "study"}
 SUBSETS = [{"seed": 9}, {"train_images": 50}]
 BATCHES = [{"repeat": 9}, {"batch_size": 9}, {"epoch": 2}]
 SEARCHED: dict[str, Any] = {
     **{"loss": "mse", "alpha": 0.9, "temperature": 7.0, "label_smoothing": 0.1, "ema": 0.9},
+    **{"class_weights": "balanced"},
     **{"optimizer": "adamw", "lr": 0.5, "momentum": 0.1, "weight_decay": 0.1, "clip_norm": 1.0},
     **{"schedule": "constant", "lr_step_size": 3, "lr_gamma": 0.5, "epochs": 3, "warmup_epochs": 1},
 }
@@ -85,7 +87,7 @@ OTHER: dict[str, Any] = {
             [{"orientation": "exif"}, {"files": True}],
         ),
         # without augmentation train is shared by all epochs, and by the repeats of one draw
-        (IMAGES, ["train"], {"augment": "none"}, [{"seed": 9}, {"repeat": 1}], [{"epoch": 5}]),
+        (IMAGES, ["train"], {"augment": "none"}, [{"seed": 9}, {"repeat": 1}], OTHER_ORDERS),
         (IMAGES, ["train"], {"augment": "none"} | ONE_DRAW, [{"seed": 9}], [{"repeat": 1}]),
         (MAKERS, ["train"], {}, [ONE_DRAW], []),
         (["views"], ["train"], {"augment": "none"} | EVALUATED, [CUBIC, OTHER_CROP], []),
@@ -132,7 +134,7 @@ def test_all_that_is_searched_is_looked_at() -> None:
         "batch_size",
         "batch_norm",
         *("trainable", "student", "teacher", "teacher_epochs"),  # fingerprints of models do
-        *("augment", "mixup", "cutmix", "extra_share", "train_images"),  # make other views
+        *("augment", "mixup", "cutmix", "extra_share", "train_images", "sampler"),  # other views
         *(name for name, setting in searchable(Run).items() if setting.of_objective),
     }
     run = replace(RUN, augment="crop")

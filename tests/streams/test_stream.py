@@ -4,6 +4,7 @@ Weights must agree to a relative 1e-6 and metrics must be equal, since a stream 
 number.
 """
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,10 @@ from reference import Means, plain_loop
 from tiny_run import TINY, assert_close, assert_equal, new_stream, over_stream
 from torch import Tensor, nn
 
-from kdtune.config.run import Run
-from kdtune.data.dataset import Data
-from kdtune.data.sources import load_data
-from kdtune.data.views import Resizing, Views
+from kdtune.config.run import Run, derive_seed
+from kdtune.data.dataset import Data, Split
+from kdtune.data.sources import load_data, load_fashion
+from kdtune.data.views import Resizing, Views, padded_crop
 from kdtune.models.classifier import Classifier
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Batch, Resources
@@ -42,6 +43,10 @@ KINDS = {
     "all, resized crop": {"augment": "resized-crop", "image_size": 20},
     "head, random numbers": ALONE | {"student": "factories:dropout_student"},
     "head, of the whole batch": ALONE | {"student": f"{__name__}:mixing"},
+    "all, weights of classes in one batch": {
+        **{"class_weights": json.dumps({c: 1 + k for k, c in enumerate(load_fashion().classes)})},
+        **{"batch_size": 64, "alpha": 0.7},
+    },
     "all, all images": {"train_images": None, "epochs": 1, "batch_size": 150},
 }
 
@@ -234,6 +239,58 @@ def test_fewer_images_are_read_out_of_the_stream_of_more(
             per_image = 5 * 30 / count  # as nearly as whole passes allow
             assert all(abs(n / (count / 3) - per_image) < 5 for n in labels.values())
     assert entries(tmp_path) == before
+
+
+def test_a_balanced_sampler_draws_classes_alike_and_augments_each_draw_anew() -> None:
+    """The order is read from images as they are; views of its draws are cropped by hand."""
+    data, run = blobs.blobs(), replace(blobs.RUN, sampler="balanced", epochs=3, repeat=1)
+    images, labels = data.splits["train"].inputs, torch.tensor([0] * 29 + [1] * 9 + [2] * 3)
+    data = replace(data, splits=data.splits | {"train": Split(labels, images)})
+    number = {image.numpy().tobytes(): i for i, image in enumerate(images)}
+    orders = set()
+    for epoch in range(run.epochs):
+        plain, cropped = (
+            [*blobs.new_stream(each, blobs.new_student(each), data=data).train(epoch)]
+            for each in (replace(run, augment="none"), run)
+        )
+        order = [number[view.numpy().tobytes()] for batch in plain for view in batch.views]
+        assert torch.cat([batch.labels for batch in plain]).equal(labels[order])
+        assert sorted(labels[order].bincount().tolist()) == [13, 14, 14]
+        times = Counter(order)
+        for k in range(3):  # as nearly alike as they can be
+            of_class = [times[i] for i in range(41) if labels[i] == k]
+            assert max(of_class) - min(of_class) <= 1
+        before = Counter[int]()
+        for i, view in zip(order, torch.cat([batch.views for batch in cropped]), strict=True):
+            seed = derive_seed("view", run.seed, 1, epoch, i + 41 * before[i])
+            assert torch.equal(view, padded_crop(images[[i]], [seed])[0])
+            before[i] += 1
+        orders.add(tuple(order))
+    assert len(orders) == run.epochs
+
+
+SAMPLED: list[dict[str, Any]] = [
+    *({}, {"augment": "none"}, {"mixup": 0.4}, {"trainable": "head", "batch_norm": "train"}),
+    {"trainable": "head", "batch_norm": "eval", "augment": "none"},
+    {"train_images": 12, "largest_train_images": 30},
+]
+
+
+@pytest.mark.parametrize("changes", SAMPLED)
+def test_a_balanced_sampler_changes_no_number_of_the_cache(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, resources = replace(blobs.RUN, **changes), Resources(cache=Cache(tmp_path, 1))
+    sampled = replace(run, sampler="balanced")
+    alone = seen(sampled, blobs.new_student(run), Resources())
+    shuffled = seen(run, blobs.new_student(run), resources)
+    assert list(map(len, alone)) == list(map(len, shuffled))
+    for shard in (2**29, 2**29, 1):  # built, read, and too many to hold
+        monkeypatch.setattr("kdtune.streams.views.SHARD_BYTES", shard)
+        batches = seen(sampled, blobs.new_student(run), resources)
+        for mine, other in zip(batches, alone, strict=True):
+            for name, value in mine._parts().items():
+                torch.testing.assert_close(value, getattr(other, name), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("changes", [{"mixup": 0.5}, {"trainable": "head", "batch_norm": "eval"}])

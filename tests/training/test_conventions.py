@@ -136,7 +136,8 @@ def loss_of_kdtune(hyperparameters: Mapping[str, Any]) -> Loss:
     run = Run(**hyperparameters)
 
     def loss(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return total(run.alpha, cross_entropy(s, y, run.label_smoothing), objective(run)(s, t, y))
+        ce = cross_entropy(s, y, label_smoothing=run.label_smoothing)
+        return total(run.alpha, ce, objective(run)(s, t, y))
 
     return loss
 

@@ -5,6 +5,7 @@ Metrics are held to scikit-learn and reference.py, too.
 
 import math
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from blobs import blobs
 from hypothesis import given
 from hypothesis import strategies as st
 from random_logits import LABELS, B, K, close, gradient, laws, pair
@@ -25,14 +27,24 @@ from kdtune.config.text import InputError
 from kdtune.streams.views import Batch
 from kdtune.training import epoch
 from kdtune.training.epoch import Losses, Meter, Outputs, Predictions
-from kdtune.training.losses import check_objective, check_searched, cross_entropy, objective, total
+from kdtune.training.losses import (
+    check_objective,
+    check_searched,
+    class_weights,
+    cross_entropy,
+    objective,
+    total,
+)
 
 STUDENT, TEACHER = pair()
 BATCH = Batch(LABELS, teacher=TEACHER)
 
 
-def losses(run: Run, batch: Batch, student: Tensor = STUDENT) -> Losses:
-    return Losses.of(run, objective(run), Outputs(student), batch)
+def losses(
+    run: Run, batch: Batch, student: Tensor = STUDENT, weights: Tensor | None = None
+) -> Losses:
+    bound = replace(objective(run), class_weights=weights)
+    return Losses.of(run, bound, Outputs(student), batch)
 
 
 @laws
@@ -60,28 +72,72 @@ def test_a_dead_term_that_overflowed_stays_dead() -> None:
     assert total(1, three, infinite) == total(0, nan, three) == 3
 
 
-def test_smoothing_enters_the_loss_and_not_the_metric() -> None:
-    got = losses(Run(alpha=0.3, label_smoothing=0.2), BATCH)
+WEIGHTS = torch.linspace(0.5, 2, K, dtype=STUDENT.dtype)
+
+
+def test_smoothing_and_weights_enter_the_loss_and_not_the_metric() -> None:
+    run = Run(alpha=0.3, label_smoothing=0.2)
+    got = losses(run, BATCH)
     hard = F.cross_entropy(STUDENT, LABELS)
     close(got.ce, hard)
     smooth = 0.8 * hard - 0.2 * STUDENT.log_softmax(1).mean()
     close(got.loss, 0.3 * smooth + 0.7 * got.distill)
+    for smoothing in (0.0, 0.2):
+        weighted = losses(replace(run, label_smoothing=smoothing), BATCH, weights=WEIGHTS)
+        close(torch.stack([weighted.ce, weighted.distill]), torch.stack([hard, got.distill]))
+        want = F.cross_entropy(STUDENT, LABELS, WEIGHTS, label_smoothing=smoothing)
+        close(weighted.loss, 0.3 * want + 0.7 * got.distill)
 
 
 @pytest.mark.parametrize("loss", ["kl", "dkd"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_both_labels_of_a_mixed_image_count_by_their_share(loss: str, smoothing: float) -> None:
-    share, partners = 0.7, (LABELS + 2) % K
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_both_labels_of_a_mixed_image_count_by_their_share(
+    loss: str, smoothing: float, weights: Tensor | None
+) -> None:
+    share, partners = 0.7, LABELS.roll(1)
     mixed = Batch(LABELS, teacher=TEACHER, partners=partners, shares=torch.full((B,), share))
     run = Run(alpha=0.4, loss=loss, label_smoothing=smoothing)
     ce, distill = (
         share * term(LABELS) + (1 - share) * term(partners)
         for term in (
-            lambda y: F.cross_entropy(STUDENT, y, label_smoothing=smoothing),
+            lambda y: F.cross_entropy(STUDENT, y, weights, label_smoothing=smoothing),
             lambda y: objective(run)(STUDENT, TEACHER, y),
         )
     )
-    close(losses(run, mixed).loss, 0.4 * ce + 0.6 * distill, rtol=1e-6, atol=0)
+    got = losses(run, mixed, weights=weights).loss
+    close(got, 0.4 * ce + 0.6 * distill, rtol=1e-6, atol=0)
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    reference = pytest.importorskip("sklearn.utils.class_weight")
+    data, run = blobs(), Run(class_weights="balanced")
+    y = torch.tensor([0] * 30 + [1] * 8 + [2] * 3)
+    data = replace(data, splits={"train": replace(data.splits["train"], labels=y)})
+    want = reference.compute_class_weight("balanced", classes=y.unique().numpy(), y=y.numpy())
+    assert class_weights(run, data).tolist() == pytest.approx(want.tolist())
+    few = replace(run, train_images=9)  # drawn evenly
+    assert class_weights(few, data).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("w.json", '{"b": 2, "a": 0.5, "c": 1}', None),
+        ("w.csv", "class,weight\na,0.5\nc,1\nb,2\n", None),
+        ("w.json", '{"a": 0.5, "c": 1}', "each of the 3 classes and no other, .* in b; correct"),
+        ("w.csv", "class,weight\na,1\nb,2\na,1", "each class must be there once"),
+        ("w.json", '{"a": 1, "b": 0, "c": 1}', "with a weight above 0"),
+        ("w.csv", "a,1\nb,2", r"must be a file, .json such as .* got .*w.csv: KeyError: 'class'"),
+        ("w.json", "[1, 2]", "TypeError"),
+    ],
+)
+def test_weights_of_a_file(name: str, text: str, fault: str | None, here: Path) -> None:
+    Path(name).write_text(text)
+    with nullcontext() if fault is None else pytest.raises(InputError, match=fault):
+        run = Run(class_weights=name)
+        Path(name).unlink()  # the study needs it no more
+        assert class_weights(replace(run, lr=0.1), blobs()).tolist() == [0.5, 2, 1]
 
 
 SOUND = {
