@@ -776,17 +776,21 @@ def label_curve(
         (NaN: for these images). Of distilled rows also equivalent, equivalent_low and
         equivalent_high: the labels that plain training needs for the same (0: below the smallest
         number, infinity: beyond the largest; see `intervals.equivalent_size`), and gain and p_holm
-        of the difference at the same number, adjusted for all numbers of the student. Empty with
-        fewer than two numbers that have both arms, or too few repeats.
+        of the difference at the same number, adjusted for all numbers of the student, and for the
+        distilled configurations of this number, of which val chose the best in the same repeats.
+        Where the gain is significant, the equivalent number and its interval are at least the
+        number itself, as p says. Empty with fewer than two numbers that have both arms, or too few
+        repeats.
     """
     measured = completed(trials)
     values = {split: criterion.by_repeat(measured, split) for split in ("val", "test")}
     split = "test" if values["test"].notna().any(axis=None) else "val"
     configs = completed_configs(measured).loc[list(values["val"].dropna(axis=1, how="all"))]
     arms = [configs["config/student"], configs[f"config/{SIZE}"], criterion.is_baseline(configs)]
+    groups = configs.groupby(arms).groups
     best = {
         key: best_config(values["val"][list(members)], criterion.sign)
-        for key, members in configs.groupby(arms).groups.items()
+        for key, members in groups.items()
     }
     by_run = _by_run(read(split), measured, design)
     tables = []
@@ -815,8 +819,11 @@ def label_curve(
         plain, distilled = np.split(criterion.sign * table, 2)
         sizes_of = [equivalent_size(sizes, plain, cells, estimate) for cells in distilled]
         gains = [estimate(criterion.sign * (a - b)) for a, b in zip(distilled, plain, strict=True)]
-        p = holm_without_nan(pd.Series([gain.p for gain in gains]))
+        tried = np.array([len(groups[student, n, False]) for n in sizes])
+        p = holm_without_nan(pd.Series(tried * [gain.p for gain in gains]).clip(upper=1))
         of_distilled = pd.DataFrame(sizes_of).set_axis(_EQUIVALENT, axis=1)
+        is_clear = (p < SIGNIFICANCE_LEVEL) & (np.array([gain.mean for gain in gains]) > 0)
+        of_distilled = of_distilled.clip(lower=pd.Series(sizes).where(is_clear, 0), axis=0)
         of_distilled = of_distilled.assign(gain=[gain.mean for gain in gains], p_holm=p)
         of_distilled.index += len(sizes)
         tables.append(frame.join(of_distilled))

@@ -144,7 +144,7 @@ def label_curve_rows(
     arms = [table[table.arm == arm].to_dict("records") for arm in ("plain", "distilled")]
     for pair in zip(*arms, strict=True):
         of_arms = [[f"{scale * row[k]:{form}}" for k in ("mean", "low", "high")] for row in pair]
-        means = [f"{mean} [{low}, {high}]" for mean, low, high in of_arms]
+        means = [f"{m} [{low}, {high}]" if low != "nan" else m for m, low, high in of_arms]
         row = pair[1]
         equal = [labels(row["equivalent"], *ends), labels_interval(row, *ends)]
         cells = [f"{row['n']:,}", *means, *equal, p_value(row["p_holm"])]

@@ -239,6 +239,8 @@ class Replacement:
     reference: _Reference
     is_fixed: bool
     """Whether the study had recorded reference and margin before its first run."""
+    is_selected: bool
+    """Whether val chose each configuration among several, in the repeats that judge it."""
 
     def text(self, format: Format = "md") -> str:
         """Return tables and sentences as Markdown; csv and json are the slices, or the table."""
@@ -301,7 +303,9 @@ def replaces(
         needs = "--margin, the largest loss that you accept (such as --margin 1.0)"
         raise InputError(f"--against must be used with {needs}, for students of distillation")
     criterion.check_margin("margin", margin)
-    is_same = os.path.abspath(against) == os.path.abspath(asked) and margin == recorded
+    is_same = os.path.abspath(against) == os.path.abspath(asked) and math.isclose(
+        margin, recorded or 0
+    )
     is_fixed = is_same and criterion.decides_the_search and not configs
     split = "test" if (results.epochs["split"] == "test").any() else "val"
     trials = comparison.completed(results.trials_for(criterion))
@@ -331,7 +335,9 @@ def replaces(
         if names := [name for name in frame if name.startswith(_SLICE)]:
             of_slices.append(_by_slice(joined, make, names, criterion).assign(**keys))
     table, parts = pd.DataFrame(rows), pd.concat(of_slices[len(of_slices) > 1 :])
-    return Replacement(table, parts, results, criterion, reference, is_fixed)
+    is_held_out = results.uses_held_out_repeats(criterion)
+    is_selected = not (configs or is_held_out) and len(students) > len(chosen)
+    return Replacement(table, parts, results, criterion, reference, is_fixed, is_selected)
 
 
 def _with_slices(frame: pd.DataFrame, slices: pd.DataFrame | None) -> pd.DataFrame:

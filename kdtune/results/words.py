@@ -461,13 +461,16 @@ def label_curve_text(table: pd.DataFrame, run: Run, labels: int, design: Design)
     distilled, lines = table[table.arm == "distilled"], []
     for student, rows in distilled.groupby("student", sort=False):
         clear = (rows.p_holm < SIGNIFICANCE_LEVEL) & (rows.gain > 0)
-        last = rows.n[clear].max()
+        losses = (rows.p_holm < SIGNIFICANCE_LEVEL) & (rows.gain < 0)
+        last, open_ = rows.n[clear].max(), rows.n[~clear & ~losses]
         facts: dict[str, object] = {
             "gains": rows[clear].to_dict("records"),
             "last": last,
-            "without": list(rows.n[~clear & (rows.n < last)]),
-            "after": list(rows.n[rows.n > last]),
+            "losses": list(rows.n[losses]),
+            "without": list(open_[open_ < last]),
+            "after": list(open_[open_ > last]),
             "ends": (rows.n.min(), rows.n.max()),
+            "ratio": (rows.n / rows.n.shift()).max(),
             "student": str(student) if distilled.student.nunique() > 1 else "",
         }
         lines.append(sentence("worth", **facts))
@@ -553,6 +556,9 @@ def choice_text(table: pd.DataFrame, criterion: Criterion, design: Design) -> st
     facts = {"total": len(table), "n": len(kept), "equal": with_unit(criterion.equal, criterion)}
     facts |= {"untested": int(few.may_be_best.sum()), "stopped": int((~few.may_be_best).sum())}
     facts |= {"level": SIGNIFICANCE_LEVEL, "cheapest": kept[kept.cheapest].iloc[0], "costs": costs}
+    gap = abs(facts["cheapest"]["mean"] - kept["mean"].iloc[0])
+    facts["gap"] = with_unit(float(f"{gap:.2g}"), criterion) if gap else ""
+    facts["lacks_repeats"] = not design.by_teacher and kept.n_units.iloc[0] < table.n.max()
     return sentence("choice", criterion=criterion, design=design, **facts)
 
 

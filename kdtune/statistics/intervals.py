@@ -453,8 +453,11 @@ def equivalent_size(
 ) -> EquivalentSize:
     """Return the size at which a growing curve is as high as other values, within repeats.
 
-    The estimate inverts the isotonic regression of the curve's means, with straight lines in log
-    size between the sizes: the smallest size at which the curve is as high. Nothing is
+    The estimate inverts the isotonic regression of the curve's means, with straight lines in
+    1 / sqrt(size) between the sizes: the smallest size at which the curve is as high. They are
+    exact where errors fall with the root of the size. Where they fall as n^-b, b from 0.1 to 1, the
+    size is 6 % too small to 8 % too large between sizes of a ratio of 3, and 23 % too small to 37 %
+    too large at a ratio of 10 (lines in log size: up to 16 % and 86 % too large). Nothing is
     extrapolated. The interval is that of Fieller (1954): all sizes n at which the two-way interval
     of the mean of values - curve(n) includes 0, and what lies between them, where curve(n) is the
     line between the two neighbouring sizes. In this difference repeats and images are paired, so
@@ -472,7 +475,7 @@ def equivalent_size(
     from scipy.optimize import isotonic_regression  # which takes long to import
 
     c, y = np.asarray(curve, dtype=float), np.asarray(values, dtype=float)
-    log, last = np.log(sizes), len(sizes) - 1
+    scale, last = -1 / np.sqrt(sizes), len(sizes) - 1
     means, height = isotonic_regression(c.mean((1, 2))).x, float(y.mean())
     above = int(np.searchsorted(means, height))
     if above == 0:
@@ -481,7 +484,7 @@ def equivalent_size(
         size = math.inf
     else:
         share = (height - means[above - 1]) / (means[above] - means[above - 1])
-        size = float(np.exp(log[above - 1] + share * (log[above] - log[above - 1])))
+        size = float((scale[above - 1] + share * (scale[above] - scale[above - 1])) ** -2)
     position = np.linspace(0, last, POINTS * last + 1)
     left = np.minimum(position.astype(int), last - 1)
     weights = zip(left.tolist(), (position - left).tolist(), strict=True)
@@ -492,7 +495,7 @@ def equivalent_size(
         """Return the size between two points at which an end of the interval is 0."""
         a, b = ends[before : before + 2, end]
         at = position[before] + a / (a - b) * (position[1] - position[0])
-        return float(np.exp(np.interp(at, np.arange(last + 1), log)))
+        return float(np.interp(at, np.arange(last + 1), scale) ** -2)
 
     fits, exceeds = np.flatnonzero(ends[:, 0] <= 0), np.flatnonzero(ends[:, 1] >= 0)
     low = crossing(0, fits[0] - 1) if len(fits) and fits[0] else 0.0 if len(fits) else sizes[-1]

@@ -105,22 +105,22 @@ def non_inferiority(low: float, high: float, margin: float, sign: int = 1) -> Ou
     return "non-inferior" if worst > -margin else "inferior" if best < -margin else "undecided"
 
 
-def units_needed(half_width: Callable[[float], float], distance: float) -> float:
-    """Return the least number of images whose interval is narrower than a distance to each side.
+def units_needed(detectable: Callable[[float], float], distance: float) -> float:
+    """Return the least number of images with which a test detects less than a distance.
 
     Args:
-        half_width: of the interval by the number of images, falling.
-        distance: between the estimate and what the interval must exclude, >= 0.
+        detectable: difference that is detected, by the number of images, falling.
+        distance: between the estimate and what the test must exclude, >= 0.
 
     Returns:
         A whole number, at least 2; infinity if no number up to a billion will do.
     """
     low, high = 1, 10**9
-    if not half_width(high) < distance:
+    if not detectable(high) < distance:
         return math.inf
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if half_width(middle) < distance else (middle, high)
+        low, high = (low, middle) if detectable(middle) < distance else (middle, high)
     return high
 
 

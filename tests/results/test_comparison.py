@@ -260,7 +260,7 @@ def test_a_label_curve_and_its_sentence(tmp_path) -> None:
     assert re.match(
         r"Distilling with 100 labelled images equals \d+ without \(95% CI \d+ to \d+", text
     )
-    assert "No significant gain beyond 300 labelled images (1,000)." in text
+    assert "No significant gain beyond 300 labelled images (measured: 1,000)." in text
     assert "Nothing is extrapolated beyond the 1,000 measured." in text
     assert text in made.text()
     labels = dict[object, str]()  # whose labels are counted, by --teacher-train-images

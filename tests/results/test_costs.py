@@ -170,7 +170,11 @@ def test_the_cheapest_of_those_that_may_be_the_best(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("effects", "cheapest", "part"),
     [
-        ({0.5: 0.0, 0.1: -NEAR, 1.0: -2 * NEAR}, 1.0, "is alpha = 1 (no teacher needed)."),
+        (
+            {0.5: 0.0, 0.1: -NEAR, 1.0: -2 * NEAR},
+            1.0,
+            "is alpha = 1 (no teacher needed; its mean is 0.7 percentage points from the best).",
+        ),
         ({0.5: 0.0, 0.1: -NEAR, 1.0: -FAR}, None, "; they cost the same, and alpha = 0."),
         ({0.5: 0.0, 0.1: -FAR, 1.0: -FAR}, 0.5, "only alpha = 0.5 is not distinguishable"),
     ],

@@ -4,6 +4,7 @@ The study is a stored one of three repeats with real predictions, costs and stud
 """
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from kdtune.raytune.folder import merge_with_saved
 from kdtune.results.replacement import recorded_sentences, replaces
 from kdtune.results.results import load
 from kdtune.statistics.intervals import components, crossed
-from kdtune.statistics.tests import holm
+from kdtune.statistics.tests import detectable_difference, holm
 from kdtune.storage.records import read_saved
 
 STUDIES = Path(__file__).parents[1] / "goldens" / "studies"
@@ -62,6 +63,12 @@ def command(capsys: pytest.CaptureFixture[str], line: str) -> str:
     return " ".join(capsys.readouterr().out.split())
 
 
+def wide(d: np.ndarray) -> np.ndarray:
+    """Differences with two images more, one with each of the largest (Bonett and Price, 2012)."""
+    rows = np.atleast_2d(d)
+    return np.hstack([rows, np.tile([1.0, -1.0], (len(rows), 1))])
+
+
 def test_the_recipe_is_judged_over_repeats_and_images(folder: Path, frame: pd.DataFrame) -> None:
     student, teacher = tables(frame)
     table = kdtune.load(folder).replaces(margin=0.01)
@@ -70,10 +77,11 @@ def test_the_recipe_is_judged_over_repeats_and_images(folder: Path, frame: pd.Da
         kdtune.load(folder).replaces(margin=0.01, configs=["nope"])
     row, estimate = table.iloc[0], crossed(student - teacher)
     assert row["diff"] == exact(estimate.mean) and (row.n, row.n_images) == student.shape
-    assert (row.low, row.high) == exact(estimate.interval())
-    at = kdtune.load(folder).replaces(margin=0.173).iloc[0]  # with so many images it is decided
-    half = [components(student - teacher).half_width(3, at.images_needed - k) for k in (0, 1)]
-    assert half[0] < at["diff"] + 0.173 <= half[1]
+    assert (row.low, row.high) == exact(crossed(wide(student - teacher)).interval())
+    at = kdtune.load(folder).replaces(margin=0.173).iloc[0]
+    parts = components(wide(student - teacher))  # three repeats vary too much for 80 % power
+    assert at.images_needed == math.inf
+    assert detectable_difference(parts, 3, 1e9) > at["diff"] + 0.173
     assert (row.student, row.reference) == exact((student.mean(), teacher.mean()))
     negative, positive = teacher * (1 - student), student * (1 - teacher)
     assert (row.negative_flips, row.positive_flips) == exact((negative.mean(), positive.mean()))
@@ -91,12 +99,15 @@ def test_the_file_that_ships_is_one_run_on_new_images(folder: Path, frame: pd.Da
     student, teacher = tables(frame)
     row = kdtune.load(folder).replaces(margin=0.01).iloc[1]
     d = student[0] - teacher[0]
-    ends = stats.ttest_1samp(d, 0).confidence_interval()
+    ends = stats.ttest_1samp(wide(d)[0], 0).confidence_interval()
     assert (row["diff"], row.low, row.high) == exact((d.mean(), ends.low, ends.high))
     assert row.negative_flips == exact((teacher[0] > student[0]).mean())
     needed = kdtune.load(folder).replaces(margin=0.05).iloc[1].images_needed
-    half = [stats.t.ppf(0.975, n - 1) * d.std(ddof=1) / n**0.5 for n in (needed, needed - 1)]
-    assert half[0] < abs(d.mean() + 0.05) <= half[1]
+    sd, power = wide(d).std(ddof=1), []
+    for n in (needed, needed - 1):  # of the t test of the wider differences
+        shift, limit = abs(d.mean() + 0.05) / sd * n**0.5, stats.t.ppf(0.975, n - 1)
+        power.append(stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift))
+    assert power[0] > 0.8 > power[1] - 1e-9
     shutil.rmtree(folder / "students")
     assert kdtune.load(folder).replaces(margin=0.01).kind.tolist() == ["recipe"]
 
@@ -179,8 +190,8 @@ def test_another_study_is_paired_where_its_repeats_are(folder: Path, frame: pd.D
     other = Path(shutil.copytree(folder, folder.parent / "other"))
     same = kdtune.load(folder).replaces(str(other), 0.01).iloc[0]
     assert (same["diff"], same.negative_flips, same.outcome) == (0, 0, "non-inferior")
-    assert same.high == exact(stats.binomtest(0, 1000).proportion_ci(method="wilson").high)
-    assert (same.low, same.latency_ratio) == (-same.high, 1)
+    assert same.high == exact(crossed(wide(np.zeros((same.n, 1000)))).interval()[1])
+    assert (same.low, same.latency_ratio) == (exact(-same.high), 1)
     of_ce = replaces(load(folder), str(other), 0.01, criterion=load(folder).criterion("ce"))
     assert of_ce.table.low.isna().all() and set(of_ce.table.outcome) == {"undecided"}
 
@@ -190,7 +201,7 @@ def test_another_study_is_paired_where_its_repeats_are(folder: Path, frame: pd.D
     student, _ = tables(frame)
     d = student - student.mean(0)
     assert verdict.table["diff"][0] == exact(0, abs=1e-12)
-    assert (verdict.table.low[0], verdict.table.high[0]) == exact(crossed(d).interval())
+    assert (verdict.table.low[0], verdict.table.high[0]) == exact(crossed(wide(d)).interval())
     assert verdict.table.negative_flips[0] == exact((student.mean(0) * (1 - student)).mean())
     assert verdict.sentences[-1].endswith("not those of the student (seed 0 and 7).")
     with pytest.raises(InputError, match="each study must be given once"):
@@ -313,8 +324,8 @@ def test_a_log_of_a_harness(runs: int, tmp_path: Path, capsys: pytest.CaptureFix
     result = kdtune.compare(file, "model", "run", "acc", example="doc_id", margin=0.1,
                             baseline={"model": "old"})  # fmt: skip
     row, d = result.replacements.iloc[0], new - old
-    one = stats.ttest_1samp(d[0], 0).confidence_interval()
-    ends = (one.low, one.high) if runs == 1 else crossed(d).interval()
+    one = stats.ttest_1samp(wide(d)[0], 0).confidence_interval()
+    ends = (one.low, one.high) if runs == 1 else crossed(wide(d)).interval()
     assert (row.low, row.high) == exact(ends) and row.is_one_run == (runs == 1)
     assert row.negative_flips == exact((old > new).mean())
     out = command(capsys, f"{line} --margin 10")

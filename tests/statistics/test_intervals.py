@@ -418,13 +418,14 @@ PLAIN = np.array([[0.6] * 4, [0.7] * 4, [0.75] * 4])[:, :, None] + [[0.01], [0],
 @pytest.mark.parametrize(
     ("gains", "size", "low", "high"),  # over the curve at 100 labels
     [
-        # half way between 100 and 300: 100 * 3^0.5; the curve is 0.1 higher at 300 in every repeat,
-        # so the ends are where the mean gain, 0.05 -+ 3.18245 * 0.0163299 / 2, is: 100 * 3^0.24016
-        ((0.03, 0.05, 0.05, 0.07), 173.205, 130.193, 230.425),
-        # 0.8 of the way from 300 to 1,000, in log; 0.16 is more than 0.15, the end of the curve
-        ((0.12, 0.14, 0.14, 0.16), 786.004, 420.431, math.inf),
+        # half way from 100 to 300 in 1 / sqrt(n): (0.5 / 10 + 0.5 / 17.3205)^-2; the curve is 0.1
+        # higher at 300 in every repeat, so the ends are where the mean gain is,
+        # 0.05 -+ 3.18245 * 0.0163299 / 2, at 0.24016 and 0.75984 of the way
+        ((0.03, 0.05, 0.05, 0.07), 160.770, 123.871, 216.990),
+        # 0.8 of the way from 300 to 1,000; 0.16 is more than 0.15, the end of the curve
+        ((0.12, 0.14, 0.14, 0.16), 736.610, 393.438, math.inf),
         ((0.19, 0.20, 0.21, 0.20), math.inf, 1000, math.inf),  # above all, clearly
-        ((-0.02, 0.0, 0.0, 0.02), 100, 0, 133.034),  # 0 + 0.025984: 100 * 3^0.25984
+        ((-0.02, 0.0, 0.0, 0.02), 100, 0, 126.193),  # 0 + 0.025984: 0.25984 of the way
         ((-0.09, -0.1, -0.11, -0.1), 0, 0, 100),
     ],
 )
@@ -436,10 +437,10 @@ def test_equivalent_sizes_by_hand(
 
 
 def test_a_curve_that_falls_is_inverted_where_it_is_flat() -> None:
-    """0.70 and 0.66 are pooled to 0.68, from 300 to 1,000 labels."""
+    """0.70 and 0.66 are pooled to 0.68, from 300 to 1,000 labels; 0.64 is a third of the way."""
     curve = np.array([0.62, 0.7, 0.66, 0.8])[:, None, None] + np.zeros((1, 4, 1))
     sizes, value = (100, 300, 1000, 3000), np.full((4, 1), 0.64)
-    assert equivalent_size(sizes, curve, value).size == exact(100 * 3 ** (0.02 / 0.06))
+    assert equivalent_size(sizes, curve, value).size == exact(135.486374)
     below, above = (equivalent_size(sizes, curve, value + x).size for x in (0.0399, 0.0401))
     assert (below, above) == exact((300, 1000), rel=0.01)
 
@@ -455,7 +456,7 @@ def test_intervals_of_equivalent_sizes_cover_the_truth(repeats: int) -> None:
         noise = rng.normal(0, 0.2, shape)
         table = np.array([*true, 0.66])[:, None, None] + of_repeat + of_image + shared + noise
         found = equivalent_size(sizes, table[:3], table[3])
-        inside += found.low <= 100 * 3**0.6 <= found.high
+        inside += found.low <= 179.492 <= found.high
     assert 0.93 < inside / draws < 0.995
 
 

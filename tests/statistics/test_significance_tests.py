@@ -17,6 +17,7 @@ from kdtune.statistics.tests import (
     anytime_interval,
     anytime_p,
     detectable_difference,
+    detectable_effect,
     holm,
     max_t,
     non_inferiority,
@@ -319,12 +320,16 @@ def test_non_inferiority_is_that_of_consort(low, high, sign, outcome) -> None:
 
 def test_the_images_needed_are_the_least_that_decide() -> None:
     parts = Components(1e-4, 0.04, 0.06)
-    for distance in (0.013, 0.02, 0.1):
-        n = units_needed(lambda images: parts.half_width(8, images), distance)
-        assert parts.half_width(8, n) < distance <= parts.half_width(8, n - 1)
-    # the repeats alone: t(7, 0.975) sqrt(1e-4 / 8)
-    limit = stats.t.ppf(0.975, 7) * math.sqrt(1e-4 / 8)
-    assert units_needed(lambda images: parts.half_width(8, images), limit) == math.inf
-    assert parts.half_width(8, 1e9) == pytest.approx(limit, rel=1e-4)
+
+    def detectable(images: float) -> float:
+        return detectable_difference(parts, 8, images)
+
+    for distance in (0.015, 0.02, 0.1):
+        n = units_needed(detectable, distance)
+        assert detectable(n) < distance <= detectable(n - 1)
+    # without noise of images a t test of 8 repeats, with 80 % power
+    limit = detectable_effect(7) * math.sqrt(1e-4 / 8)
+    assert units_needed(detectable, limit) == math.inf
+    assert detectable(1e9) == pytest.approx(limit, rel=1e-4)
     for distance, n in ((2.0, 2), (0.25, 5), (1e-9, math.inf), (0.9e-9, math.inf)):
         assert units_needed(lambda images: 1 / images, distance) == n
