@@ -167,7 +167,7 @@ def main(study: Study) -> int:
 
         saved = read_if_saved(study.folder)
         merged = study if saved is None else merge_with_saved(study, saved)
-        Plan(merged).check_sampler()
+        Plan(merged)  # raises InputError for a sampler that cannot be made
         return check_recipe(study, merged, None if saved is None else saved.study)
     complete = read_complete(study)
     if complete is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from kdtune.config.run import Run
 from kdtune.config.study import Study
-from kdtune.planning.ledger import phase_of
+from kdtune.planning.ledger import Arm, phase_of
 from kdtune.planning.plan import Plan
 from kdtune.storage.records import pack_correct
 
@@ -57,36 +57,45 @@ def play(
     study: Study,
     curve: Curve,
     width: int = 1,
-    seed: int = 0,
+    seed: int | None = 0,
     lines: list[Line] | None = None,
     correct: Correct | None = None,
 ) -> list[Line]:
     """Play the study to its end and return its records in the order written.
 
+    An epoch takes a second, without distillation half a second.
+
     Args:
         study: the study.
         curve: scores of a run.
-        width: number of runs in flight; which of them ends next is random.
-        seed: of the order in which runs end.
+        width: number of runs in flight; which of them ends next is random, see `seed`.
+        seed: of the order in which runs end; None: each ends when its epochs have taken their time.
         lines: records to resume from.
         correct: predictions of a run, for the records of its last epoch; None: not recorded.
     """
     lines = list(lines or ())
     plan, rng = Plan(study, lines, width), random.Random(seed)
     in_flight: list[Any] = []
+    now, ends = max((line.get("elapsed", 0.0) for line in lines), default=0.0), dict[Any, float]()
     while True:
         while len(in_flight) < width and (run := plan.next_run()) is not None:
             in_flight.append(run)
             for line in round_before(run, plan):
                 _write(plan, lines, line)
-            _write(plan, lines, start_of(run))
+            _write(plan, lines, start_of(run) | {"elapsed": now})
+            ends[run] = now + run.epochs * (0.5 if Arm.of(run).is_baseline else 1.0)
         if not in_flight:
             assert plan.is_done
             return lines
-        run = in_flight.pop(rng.randrange(len(in_flight)))
-        rest = rest_of(run, plan, curve)
+        run = (
+            min(in_flight, key=ends.__getitem__)
+            if seed is None
+            else in_flight[rng.randrange(len(in_flight))]
+        )
+        in_flight.remove(run)
+        rest, now = rest_of(run, plan, curve), max(now, ends[run])
         for line in rest if correct is None else with_correct(rest, correct(run), run.epochs):
-            _write(plan, lines, line)
+            _write(plan, lines, line | ({"elapsed": now} if line["kind"] == "end" else {}))
 
 
 def play_and_crash(study: Study, curve: Curve) -> list[Line]:

@@ -84,6 +84,7 @@ Cores = Annotated[int, fields.Bounds("[1, 100000]")]
 CoresOrZero = Annotated[int, fields.Bounds("[0, 100000]")]
 
 _SEARCH = fields.Setting(commands=fields.ONLY_SEARCH)
+_SEARCHES = fields.one_of([*SEARCHES, "module:factory"])
 _NO_FLAG = fields.Setting(commands=())
 
 
@@ -132,12 +133,7 @@ class Study:
     epochs: Annotated[fields.Epochs | None, _NO_FLAG] = None
     """Number of epochs that `train` yields, unless a hyperparameter named epochs says it. A trial
     with fewer counts as truncated. None: it is not known."""
-    search: Annotated[
-        str,
-        fields.Setting(
-            commands=fields.ONLY_SEARCH, metavar=fields.one_of([*SEARCHES, "module:factory"])
-        ),
-    ] = "grid"
+    search: Annotated[str, replace(_SEARCH, metavar=_SEARCHES)] = "grid"
     """How configurations are proposed: "grid" (every combination of the lists), "random", "tpe"
     (Optuna's Tree-structured Parzen Estimator, which learns from the results), or module:factory, a
     function or class that returns any other sampler of Optuna, such as
@@ -174,6 +170,11 @@ class Study:
     budget: Annotated[str | None, _SEARCH] = None
     """Limit of --repeats auto for the whole study: 400runs, 20000epochs or 3h (hours, summed over
     trials). A study ends before it where it is decided, or where only more images could decide."""
+    hours: Annotated[fields.Positive | None, _SEARCH] = None
+    """Limit of the study's time in hours, over all its commands: no run begins that is not expected
+    to end by then, judged by the runs before it. A repeat begins only if all configurations can
+    run it; what "race" confirms and its final repeats have up to half of the time. The same command
+    with more hours goes on. None: no limit."""
     warm_start: Annotated[str | None, fields.Setting(commands=fields.ONLY_SEARCH, path=True)] = None
     """Folder of another study, whose best configurations a sampler proposes first."""
     keep: Annotated[KeptStudents, _SEARCH] = "best"

@@ -126,6 +126,11 @@ class RunCost:
         return spent[match[2]] >= float(match[1])
 
 
+def kind_of(run: BaseRun) -> tuple[str, bool, int]:
+    """Return what the time of a run depends on: its arm and its number of epochs, 1 if unknown."""
+    return *Arm.of(run), run.planned_epochs or 1
+
+
 class Ledger:
     """State of a study, updated line by line while records are written or read again."""
 
@@ -136,6 +141,14 @@ class Ledger:
         """By config_id, in the order of suggestion."""
         self.by_row: list[ConfigState] = []
         self.cost = RunCost()
+        self.elapsed = 0.0
+        """Seconds that the study had taken at its last record of a run's start or end."""
+        self.most_running = 0
+        """Largest number of runs at a time."""
+        self._began: dict[str, float] = {}
+        """By trial_id, of the runs that began at their first epoch: `elapsed` at their start."""
+        self._pace: dict[tuple[str, bool, int], list[float]] = {}
+        """Seconds per planned epoch of each completed run, from its start to its end."""
         self.running: dict[str, BaseRun] = {}
         """By trial_id."""
         self.retryable: dict[str, BaseRun] = {}
@@ -177,6 +190,7 @@ class Ledger:
             self.round, self.is_round_over = Round.from_line(line), False
             return
         config_id, repeat = line["config_id"], line["repeat"]
+        self.elapsed = line.get("elapsed", self.elapsed)
         if line["kind"] == "start":
             # a known configuration keeps the inactive values with which it was suggested
             state = self.configs.get(config_id)
@@ -231,8 +245,30 @@ class Ledger:
         self.cost.runs += run.repeat not in state.status
         state.status[run.repeat] = "running"
         self.running[run.trial_id] = run
+        self.most_running = max(self.most_running, len(self.running))
+        if run.trial_id not in self.epochs:
+            self._began[run.trial_id] = self.elapsed
         self.retryable.pop(run.trial_id, None)
         self.dropped.pop(run.trial_id, None)
+
+    def seconds(self, run: BaseRun) -> float:
+        """Return the time that a run is expected to take, all its epochs.
+
+        That is their number times the mean seconds per epoch of its kind, or of the nearest kind
+        that has been measured; 0 before any has.
+        """
+        group, is_baseline, epochs = kind_of(run)
+
+        def distance(kind: tuple[str, bool, int]) -> tuple[bool, bool, int]:
+            return kind[0] != group, kind[1] != is_baseline, abs(kind[2] - epochs)
+
+        nearest = min(self._pace, key=distance, default=None)
+        return 0.0 if nearest is None else float(np.mean(self._pace[nearest])) * epochs
+
+    def seconds_left(self, run: BaseRun) -> float:
+        """Return the time that a run is expected to take from now on."""
+        done = self.epochs.get(run.trial_id, 0) / (run.planned_epochs or 1)
+        return self.seconds(run) * max(0.0, 1 - done)
 
     def _add_epoch(self, trial_id: str, run: BaseRun, repeat: int, line: Mapping[str, Any]) -> None:
         self._last[trial_id] = score = self.score(line)
@@ -254,6 +290,10 @@ class Ledger:
             self.is_round_over = True
         state.status[repeat] = status
         self.running.pop(run.trial_id, None)
+        began = self._began.pop(run.trial_id, None)
+        if status == "completed" and began is not None:
+            kind = kind_of(run)
+            self._pace.setdefault(kind, []).append((self.elapsed - began) / kind[-1])
         if status == "completed":
             state.scores[repeat] = self._last[run.trial_id]
         elif status == "failed" and not str(error).startswith("Diverged"):

@@ -15,6 +15,7 @@ from kdtune.planning.ledger import (
     Arm,
     ConfigState,
     Ledger,
+    Phase,
     Rung,
     active_configs,
     configs_to_confirm,
@@ -104,7 +105,9 @@ class Plan:
     Args:
         study: the study.
         lines: its records so far, in the order written.
-        concurrency: number of runs at a time; only the order of the runs depends on it.
+        concurrency: number of runs at a time; only the order of the runs depends on it, and what
+            fits into the study's hours. There the largest number of the records counts if it is
+            larger.
     """
 
     def __init__(self, study: Study, lines: Iterable[Mapping[str, Any]] = (), concurrency: int = 1):
@@ -129,11 +132,6 @@ class Plan:
         self._requeued |= self.ledger.retryable
         if study.rerun_dropped:
             self._requeued |= {trial: d.run for trial, d in self.ledger.dropped.items()}
-
-    def check_sampler(self) -> None:
-        """Raise InputError if the user's sampler cannot be made; see `Study.search`."""
-        if self._sampler is not None:
-            self._sampler.start()
 
     def add_record(self, line: Mapping[str, Any]) -> None:
         """Update the plan with one line of the records."""
@@ -232,7 +230,9 @@ class Plan:
         together, since the next suggestion depends on their mean.
         """
         for repeat in repeats:
-            block = 0 if self.study.learns else repeat // self.concurrency
+            # with a limit of time whole repeats come one after another
+            together = self.concurrency if self.study.hours is None else 1
+            block = 0 if self.study.learns else repeat // together
             item = (block, state.row, repeat, state.run.config_id)
             heapq.heappush(self._queue, item)
 
@@ -255,16 +255,71 @@ class Plan:
     def _choose(self) -> BaseRun | None:
         """Return the next run without starting it; suggest configurations if needed."""
         if self._requeued:
-            return next(iter(self._requeued.values()))
+            first = next(iter(self._requeued.values()))
+            return first if self._fits(first) else None
         if self.study.until_decided and self.ledger.cost.reaches(self.study.budget):
             return None
         in_flight = {phase_of(run.repeat) for run in self.ledger.running.values()}
         phases = {"search": self._next_of_search, "confirm": self._next_to_confirm}
         for phase, next_of_phase in phases.items():
             run = next_of_phase()
-            if run is not None or phase in in_flight:  # a phase ends before the next one begins
+            if run is not None and self._fits(run):
                 return run
-        return self._next_of_finals()
+            if phase in in_flight:  # a phase ends before the next one begins
+                return None
+        run = self._next_of_finals()
+        return run if run is not None and self._fits(run) else None
+
+    def _fits(self, first: BaseRun) -> bool:
+        """Return True if a run is expected to end in the hours, with those that begin with it."""
+        if self.study.hours is None:
+            return True
+        ledger, slots = self.ledger, max(self.concurrency, self.ledger.most_running)
+        ends = [ledger.seconds_left(run) for run in ledger.running.values()]
+        ends += [0.0] * (slots - len(ends))
+        heapq.heapify(ends)
+        for run in self._unit(first):  # each begins where the first one ends
+            heapq.heapreplace(ends, ends[0] + ledger.seconds_left(run))
+        limit = 3600 * self.study.hours - self._seconds_of_later(phase_of(first.repeat), slots)
+        return ledger.elapsed + max(ends) <= limit
+
+    def _seconds_of_later(self, phase: Phase, slots: int) -> float:
+        """Return the time for the phases after this one: what they are expected to take.
+
+        It is at most half of the study's hours after the search, and a quarter after confirmation.
+        """
+        study, states = self.study, self.ledger.by_row
+        if study.hours is None or phase == "final":
+            return 0.0
+        runs = 3 * study.repeats * (study.policy == "race" or study.until_decided)
+        if phase == "search" and study.policy == "race":
+            runs += 2 * study.confirm * -(-study.repeats // 2)
+        students = len({state.arm.group for state in states})
+        seconds = float(np.mean([self.ledger.seconds(state.run) for state in states]))
+        most = 3600 * study.hours / (2 if phase == "search" else 4)
+        return min(most, runs * students * seconds / slots)
+
+    def _unit(self, run: BaseRun) -> list[BaseRun]:
+        """Return the runs that begin all or none, so that comparisons are not biased.
+
+        These are the repeat of all configurations that run it, or, of a sampler that learns, the
+        repeats of the configuration. The first repeat and what has begun go on run by run. So does
+        the search of a race, which compares configurations with different numbers of repeats.
+        """
+        phase, status = phase_of(run.repeat), self.ledger.configs[run.config_id].status
+        if phase == "search" and self.study.learns and self.study.policy == "all":
+            has_begun = status or not self.ledger.cost.epochs
+            return [run] if has_begun else [run.at(r) for r in range(self.study.repeats)]
+        if phase == "search":
+            states = self.ledger.by_row if self.study.policy == "all" and run.repeat > 0 else []
+        elif phase == "confirm":
+            states = configs_to_confirm(self.ledger)
+        else:
+            pairs = finalists(self.ledger)
+            states = [s for pair in pairs for s in pair.states] + default_of_round(self.ledger)
+        if not states or any(run.repeat in state.status for state in states):
+            return [run]
+        return [state.run.at(run.repeat) for state in states if not state.excluded]
 
     def _next_of_search(self) -> BaseRun | None:
         if self.study.search == "random":

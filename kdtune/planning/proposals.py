@@ -4,9 +4,8 @@ import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,37 +163,12 @@ class ConfigSampler:
         """By config_id: its arm and the number of its Optuna trial."""
         self._attributes: dict[str, dict[str, Any]] = {}
         """By config_id: what the user's sampler has noted in the trial that it was asked for."""
-        self._studies: dict[Arm, optuna.Study] = {}
-        self._events: list[Callable[[], None]] = []
-        """What was added and reported since the last suggestion."""
         self._values_of_arm = {arm: self._allowed(arm) for arm in arms}
-
-    def start(self) -> None:
-        """Make Optuna's study and sampler of each arm; raise InputError as `make_sampler` does."""
-        if not self._studies:
-            for arm in self._first:
-                sampler = make_sampler(self.study, arm) if self._is_users else None
-                self._studies[arm] = optuna.create_study(direction="maximize", sampler=sampler)
-
-    @property
-    def arms(self) -> dict[Arm, optuna.Study]:
-        """Optuna's study of each arm, with all that was added and reported."""
-        self._catch_up()
-        return self._studies
-
-    def _catch_up(self) -> None:
-        """Pass to Optuna what was added and reported since the last suggestion.
-
-        Only now is the user's sampler made, and asked again for each configuration of the records:
-        a complete study is read without it.
-
-        Raises:
-            InputError: The user's sampler cannot be made, or cannot propose a configuration.
-        """
-        self.start()
-        events, self._events = self._events, []
-        for event in events:
-            event()
+        samplers = {arm: make_sampler(study, arm) if self._is_users else None for arm in arms}
+        self.arms = {
+            arm: optuna.create_study(direction="maximize", sampler=sampler)
+            for arm, sampler in samplers.items()
+        }
 
     def suggest(self, number: int) -> BaseRun | None:
         """Return a configuration not suggested before; None where there is no other.
@@ -204,7 +178,6 @@ class ConfigSampler:
         Args:
             number: of the suggestion, from 0; decides its arm and its seed.
         """
-        self._catch_up()
         run = self._proposed(number)
         if run is not None:
             self._add(run)
@@ -226,12 +199,9 @@ class ConfigSampler:
 
         Its Optuna trial is RUNNING with its parameters, which TPE takes into account (see `_ask`).
         """
-        self._events.append(partial(self._add_again, run))
-
-    def _add_again(self, run: BaseRun) -> None:
         if run.config_id not in self._trials:
             if self._is_users:
-                self._proposed(len(self._trials))
+                self._proposed(len(self._trials))  # so that it comes into the same state
             self._add(run)
 
     def _add(self, run: BaseRun) -> None:
@@ -251,8 +221,8 @@ class ConfigSampler:
             distributions={n: searched_distribution(v) for n, v in searched.items()},
             **self._attributes.get(run.config_id, {}),
         )
-        self._trials[run.config_id] = (arm, len(self._studies[arm].get_trials(deepcopy=False)))
-        self._studies[arm].add_trial(trial)
+        self._trials[run.config_id] = (arm, len(self.arms[arm].get_trials(deepcopy=False)))
+        self.arms[arm].add_trial(trial)
 
     def report(self, run: BaseRun, value: float | None, pruned: bool = False) -> None:
         """Report the result of a configuration that was added.
@@ -263,18 +233,15 @@ class ConfigSampler:
                 leave such a trial running.
             pruned: whether it was pruned.
         """
-        self._events.append(partial(self._report, run, value, pruned))
-
-    def _report(self, run: BaseRun, value: float | None, pruned: bool) -> None:
         arm, number = self._trials[run.config_id]
         if self.study.search == "random":
             return
         if pruned:
-            self._studies[arm].tell(number, state=TrialState.PRUNED)
+            self.arms[arm].tell(number, state=TrialState.PRUNED)
         elif value is None or not math.isfinite(value):
-            self._studies[arm].tell(number, state=TrialState.FAIL)
+            self.arms[arm].tell(number, state=TrialState.FAIL)
         else:
-            self._studies[arm].tell(number, value)
+            self.arms[arm].tell(number, value)
 
     def _draw(self, arm: Arm, number: int) -> BaseRun | None:
         if not all(self._values_of_arm[arm].values()):
@@ -295,7 +262,7 @@ class ConfigSampler:
 
     def _ask(self, arm: Arm, seed: int) -> BaseRun:
         """Return a configuration of an arm, which may have been suggested before."""
-        study = self._studies[arm]
+        study = self.arms[arm]
         if self._is_users:
             with user_code(f"the sampler {self.study.search} cannot propose a configuration"):
                 return self._configured(arm, study)

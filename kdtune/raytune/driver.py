@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -139,7 +140,7 @@ class Interrupted(KeyboardInterrupt):
 @_only_study()
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
-    trackers, command = study.tracker, study.notify
+    began, trackers, command = time.monotonic(), study.tracker, study.notify
     check_packages(trackers)
     study = _located(replace(study, tracker=(), notify=None))
     study = freeze_objects(study, ray_init)
@@ -160,7 +161,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                     distillation.print_and_measure(prepared, prepared.data, mirror)
                 with ray_session(prepared.study, ray_init):
                     shared = share_objects(prepared.study.absolute())
-                    _run_trials(replace(prepared, study=shared), mirror, trackers)
+                    _run_trials(replace(prepared, study=shared), mirror, trackers, began)
             (root / STUDY).stat()  # it may have been deleted while the study ran
             folder.finish(root, mirror, study.run, None if prepared is None else prepared.data)
         except BaseException as error:
@@ -206,10 +207,8 @@ def _begin(
     saved, data = folder.read_if_saved(asked.folder), None
     study = asked if saved is None else folder.merge_with_saved(asked, saved)
     lines = [] if saved is None else read_lines(study.folder, study)[0]
-    plan = Plan(study, lines)  # raises InputError for configurations of one id
+    plan = Plan(study, lines)  # raises InputError for configurations of one id, or a sampler
     is_done = saved is not None and plan.is_done
-    if not is_done:
-        plan.check_sampler()
     run_as_saved = study.run
     if study.train is None:
         if not is_done:  # each setting that follows from data and models gets its value
@@ -261,7 +260,9 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
         raise Interrupted(str(error)) from error
 
 
-def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]) -> None:
+def _run_trials(
+    prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str], began: float
+) -> None:
     """Run every trial of the plan that is left, on machines and with teachers that are checked."""
     capacity = machines.Capacity(prepared.study, print)
     study = replace(prepared.study, cpus_per_trial=capacity.trial.cpu)
@@ -288,7 +289,8 @@ def _run_trials(prepared: PreparedStudy, mirror: Mirror, trackers: Sequence[str]
         left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
         target = study.uri or study.folder
         write(f"Running {left}, {count} at a time. Results are written to {target}.")
-        records = stack.enter_context(Records(study.folder))
+        records = stack.enter_context(Records(study.folder, began - plan.ledger.elapsed))
+        plan.ledger.elapsed = records.elapsed  # training the teachers has taken time
         uploader = stack.enter_context(RecordsUploader(mirror, records))
         monitor = stack.enter_context(machines.MachineMonitor(inspection))
         sent = [stack.enter_context(Tracker(n, study, plan.pruned, write)) for n in trackers]

@@ -133,6 +133,23 @@ def _counted(checked: _Checked) -> _Facts:
     yield from ({"count": count, "runs": runs} for runs, count in counts.items() if count)
 
 
+def _left_out(checked: _Checked) -> _Facts:
+    """Find what a study with a limit of time has not run."""
+    study, trials = checked.study, checked.frames.trials
+    if study.hours is None or checked.frames.running:
+        return
+    ran = trials[trials.phase == "search"].groupby("config_id")["repeat"].nunique()
+    final = trials[trials.phase == "final"]["repeat"].nunique()
+    counts = {"configurations": (len(ran), len(study.runs()) or study.samples)}
+    if study.policy == "all":
+        counts["repeats"] = (ran.max() if len(ran) else 0, study.repeats)
+    if study.policy == "race" or study.until_decided:
+        counts["final repeats"] = (final, study.repeats)
+    left = [f"{most - n} of {most} {noun}" for noun, (n, most) in counts.items() if n < most]
+    if left:
+        yield {"hours": f"{study.hours:g}", "left": ", ".join(left)}
+
+
 def _missing_metrics(checked: _Checked) -> _Facts:
     """Find completed trials without a metric that comparable trials recorded.
 
@@ -190,6 +207,7 @@ PROBLEMS: tuple[tuple[Callable[[_Checked], _Facts], str], ...] = (
     (_unreadable, "unreadable {records} skipped: {lines}"),
     (_excluded, "{status} run excluded: {run}, {epochs} epochs{reason}"),
     (_counted, "{count} {runs}"),
+    (_left_out, "--hours {hours} left out {left}; the same command with more hours runs them"),
     (_missing_metrics, "val {metric} missing in {count} of {total} runs: {runs}"),
     (_unequal_repeats, "{label} has repeats that other configurations lack: {repeats}"),
     (_identical_curves, "identical learning curves: {first} and {second}"),

@@ -125,6 +125,8 @@ class Start(OfTrial):
     config: dict[str, ConfigValue]
     epochs: _Count | None
     phase: NotRequired[Literal["search", "confirm", "final"]]
+    elapsed: NotRequired[Seconds]
+    """Time that the study has taken, over all its commands; versions before --hours lack it."""
 
 
 class _EpochLine(OfTrial):
@@ -147,6 +149,8 @@ class End(OfTrial):
     status: Literal["completed", "pruned", "failed"]
     error: Text | None
     node: Text | None
+    elapsed: NotRequired[Seconds]
+    """As of `Start`."""
 
 
 class MarkLine(OfTrial):
@@ -402,9 +406,15 @@ class Records(AbstractContextManager["Records"]):
 
     The records are parts, epochs/NNNNN.jsonl; a new one begins at each start of the driver and with
     each `roll`.
+
+    Args:
+        folder: Folder of the study.
+        began: When the study would have begun without pauses between its commands, on the clock of
+            `time.monotonic`. None: now.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, began: float | None = None):
+        self._began = time.monotonic() if began is None else began
         self._parts = folder / EPOCHS
         self._parts.mkdir(parents=True, exist_ok=True)
         self._file = self._new_part()
@@ -417,6 +427,11 @@ class Records(AbstractContextManager["Records"]):
         return self._write(
             "start", run, attempt, config=run.config, epochs=run.planned_epochs, phase=phase
         )
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that the study has taken until now, over all its commands."""
+        return time.monotonic() - self._began
 
     def epoch(
         self,
@@ -489,6 +504,8 @@ class Records(AbstractContextManager["Records"]):
     def _write(self, kind: str, run: BaseRun, attempt: int, **values: Any) -> Line:
         names = {"trial_id": run.trial_id, "config_id": run.config_id, "repeat": run.repeat}
         line = {"kind": kind, **names, "attempt": attempt, "time": time.time(), **values}
+        if kind != "epoch":
+            line["elapsed"] = self.elapsed
         return self._append(line)
 
     def _append(self, line: Line) -> Line:

@@ -383,3 +383,46 @@ def test_order_by_hand() -> None:
     # whoever was confirmed comes first
     confirmed = Plan(study, [*lines, *scored(replace(c, repeat=1000), 0.7)]).ledger
     assert [state.run.lr for state in ranked(confirmed)] == [0.3, 0.2, 0.1]
+
+
+def took(lines: list[Line]) -> float:
+    return max(line["elapsed"] for line in lines if "elapsed" in line)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("policy", ["all", "race"])
+@pytest.mark.parametrize("search", ["grid", "tpe"])
+def test_no_run_begins_that_cannot_end_in_the_hours(search: str, policy: str, width: int) -> None:
+    """Whatever the limit, what is there is complete, and more hours give the study without one."""
+    study = make(search, LISTS if search == "grid" else RANGES, policy)
+    whole = play(study, curve, width, seed=None)
+    for share in (0.3, 0.5, 0.8):
+        limited = replace(study, hours=share * took(whole) / 3600)
+        lines = play(limited, curve, width, seed=None)
+        assert 0.5 * share * took(whole) < took(lines) <= share * took(whole)
+        plan = Plan(limited, lines)  # as a later command sees it
+        assert plan.is_done and play(limited, curve, width, None, lines) == lines
+        states = [state for state in plan.ledger.by_row if state.status]
+        if policy == "all":  # each configuration has the same repeats
+            assert len({frozenset(state.scores) for state in states}) == 1
+        else:  # so has each finalist
+            finals = Counter(r for _, r in runs_of(lines) if phase_of(r) == "final")
+            assert finals and len(set(finals.values())) == 1
+        more = runs_of(play(replace(study, hours=99), curve, width, None, lines))
+        if policy == "all" and search == "grid":
+            assert sorted(more) == sorted(runs_of(whole))
+
+
+def test_the_time_of_a_run_is_that_of_the_nearest_kind_measured() -> None:
+    """By hand: 8 epochs of a second with distillation, of half a second without."""
+    study = replace(make("grid", {"alpha": (0.1, 1.0), "epochs": (8, 16)}, "all"), repeats=3)
+    short, long, plain, plain_long = sorted(study.runs(), key=lambda r: (r.alpha, r.epochs))
+    ledger = Plan(study).ledger
+    for run, began, ended in ((short, 10.0, 18.0), (plain, 20.0, 24.0)):
+        assert ledger.seconds(run) == {0.1: 0, 1.0: 8}[run.alpha]
+        start, *epochs, end = scored(run, 0.5)
+        for line in (start | {"elapsed": began}, *epochs, end | {"elapsed": ended}):
+            ledger.add_record(line)
+    assert [ledger.seconds(run) for run in (long, plain_long)] == [16, 8]
+    assert [ledger.seconds_left(run) for run in (long, short)] == [16, 0]
+    assert ledger.elapsed == 24

@@ -97,14 +97,9 @@ def test_suggestions_with_runs_in_flight_are_the_same_after_a_crash(search: str)
         ("collections:Counter", r"--search collections:Counter must return .* returned Counter"),
     ],
 )
-def test_what_is_no_sampler_is_refused_before_work_but_a_complete_study_is_read(
-    search: str, words: str
-) -> None:
-    study = replace(make("random", RANGES, "all"), repeats=1)
-    others = replace(study, search=search)
+def test_what_is_no_sampler_is_refused(search: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Plan(others).check_sampler()
-    assert Plan(others, play(study, curve)).is_done
+        Plan(make(search, RANGES, "all"))
 
 
 ODDS = Range(0.001, 0.999, logit=True)
