@@ -110,7 +110,7 @@ _barrier: Any = None
 
 def rows(size: Size) -> list[Row]:
     """Return the lines of the table."""
-    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    precisions: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
     return [
         row
         for precision in precisions

@@ -13,7 +13,7 @@ from dataclasses import replace
 from kdtune.config.fields import check
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData
-from kdtune.streams.views import local_resources
+from kdtune.streams.views import local_resources, with_precision
 from kdtune.teacher import report_accuracy, train_teacher
 from kdtune.training.recipe import Progress, describe_config, resolve
 from kdtune.training.run import check_run, distill
@@ -26,6 +26,7 @@ def main(study: Study) -> int:
     Raises InputError if the run is not possible.
     """
     data, root, progress = StudyData(study.run), study.folder / "teacher", Progress()
+    study = with_precision(study)
     run = resolve(study.run, data=data)
     study = replace(study, run=run)
     check(run, "repeat", run.repeat >= 0, "be 0 or more")

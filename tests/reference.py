@@ -80,6 +80,7 @@ def plain_loop(
     others, counts = unlabelled or (iter(()), [0])
     size_of_batch = run.batch_size - counts[0]
     steps = -(-len(subset) // size_of_batch)
+    scaler = torch.amp.GradScaler(device, enabled=run.precision == "fp16")
     scheduler, average = make_scheduler(run, optimizer, steps), Average(run, student)
     for epoch in range(run.epochs):
         seed = derive_seed("order", run.seed, run.repeat, epoch)
@@ -100,13 +101,15 @@ def plain_loop(
             inputs = features()
             loss = total_loss(run, logits, y, target, *inputs)
             optimizer.zero_grad()
-            loss.backward()
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
             if run.clip_norm > 0:
                 clip(optimizer, run.clip_norm)
             rates = [group["lr"] for group in optimizer.param_groups]
             for group in optimizer.param_groups:
                 group["lr"] *= warmup(run, epoch * steps + step, steps)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
             average.update(student)

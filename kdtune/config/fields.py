@@ -396,7 +396,7 @@ OPTIMIZERS: Mapping[Optimizer, OptimizerDeclaration] = {
     "adamw": replace(_ADAM, weight_decay=1e-2, decouples_decay=True),
     "adam": _ADAM,
     "nadam": _ADAM,
-    "radam": replace(_ADAM, scales_with_loss=None),
+    "radam": replace(_ADAM, lr_head=1e-1, scales_with_loss=None),
     "rmsprop": OptimizerDeclaration(
         lr_pretrained=1e-5, lr_head=1e-3, lr_random=1e-4, takes=("momentum",)
     ),
@@ -430,8 +430,7 @@ def that_take(name: str) -> Mapping[str, tuple[str, ...]]:
     optimizers = tuple(word for word, declared in OPTIMIZERS.items() if name in declared.takes)
     if optimizers:
         return {"optimizer": optimizers}
-    schedules = tuple(word for word, declared in SCHEDULES.items() if name in declared.takes)
-    return {"schedule": schedules}
+    return {"schedule": tuple(word for word, of in SCHEDULES.items() if name in of.takes)}
 
 
 # Recipe of teachers that are given none. All other defaults are those of `Run` and `Study`.

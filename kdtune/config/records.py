@@ -74,7 +74,7 @@ class Cost:
     hardware: str
     """Name of the CPU or GPU."""
     precision: str
-    """"fp32" or "bf16"."""
+    """"fp32", "bf16" or "fp16"."""
     torch: str
     """Version of PyTorch."""
 

@@ -87,7 +87,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Orientation = Literal["exif", "stored"]
 Trainable = Literal["all", "head"]
 BatchNorm = Literal["train", "eval"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Keep = Literal["last", "best"]
 TrainDraw = Literal["repeat", "study"]
 Sampler = Literal["shuffle", "balanced"]
@@ -377,7 +377,9 @@ class Run(BaseRun):
     batch_size: Annotated[BatchSize, Hyperparameter()] = 32
     """Images per step. The last batch of an epoch may be smaller."""
     precision: Precision = "fp32"
-    """"fp32", or "bf16": both models under autocast; losses are computed in float32."""
+    """"fp32"; "bf16" or "fp16": both models under autocast, in fp16 with a gradient scaler; losses
+    are computed in float32. "auto": bf16 where the hardware has it, else fp16 on a GPU that has it,
+    else fp32; a study keeps the precision that it began with."""
     seed: Annotated[int, Bounds(f"[{-MAX_INTEGER}, {MAX_INTEGER}]")] = 0
     """Seed of the study: with the repeat it fixes everything random."""
     repeat: Annotated[int, Bounds("[-1000000, 1000000]"), Setting(commands=("distill",))] = 0

@@ -584,6 +584,9 @@ def _check_study(study: Study) -> None:
     fields.check(study, "gpus", device != "mps" or gpus in (None, 1), "be 1 with --device mps")
     is_local = device != "mps" or study.address is None
     fields.check(study, "address", is_local, "be left out with --device mps, which is no cluster's")
+    is_fixed = study.run.precision != "auto" or study.address is None
+    other = "be fp32, bf16 or fp16 with --address: machines may differ (T4 and V100 have no bf16)"
+    fields.check(study.run, "precision", is_fixed, other)
     match = re.fullmatch(BUDGET, "1h" if study.budget is None else study.budget)
     forms = "be a number above 0 with runs, epochs or h, such as 400runs"
     fields.check(study, "budget", match and float(match[1]) > 0, forms)

@@ -175,6 +175,8 @@ def _with_recorded(run: Run, old: Run) -> Run:
     open_fields = [n for n, d in declarations(Run).items() if d.setting.resolved]
     open_fields.append("image_size")  # resolved only in a study of models of several sizes
     recorded = {n: getattr(old, n) for n in open_fields if getattr(run, n) is None}
+    if run.precision == "auto":
+        recorded["precision"] = old.precision
     return replace(run, **recorded, study_values=old.study_values)
 
 

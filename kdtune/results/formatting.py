@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any
 
 import pandas as pd
 
@@ -33,13 +33,7 @@ def format_table(table: pd.DataFrame, format: Format = "md") -> str:
         cells.append(count_of_planned(n, row.get("n_planned", n)))
         cells += [plus_minus(row[f"{name}/mean"], row[f"{name}/std"]) for name in means]
     head = [*keys, "n", *(name.removeprefix("val/") for name in means)]
-    match format:
-        case "md":
-            return markdown(head, rows)
-        case "latex":
-            return _latex(head, rows)
-        case _:
-            assert_never(format)
+    return {"md": markdown, "latex": _latex}[format](head, rows)
 
 
 def as_json(value: object) -> str:

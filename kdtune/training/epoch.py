@@ -323,12 +323,16 @@ class Epoch:
     that the student learned from."""
     predictions: dict[str, Predictions] = field(default_factory=dict, repr=False)
     """In the last epoch: the student's predictions on val and test."""
+    skipped_steps: int = 0
+    """Training steps that were left out in fp16, since their gradients were not finite."""
 
     def __str__(self) -> str:
         parts = [f"epoch {self.number:3d}  {self.seconds:6.2f} s"]
         for split, metrics in self.splits.items():
             values = [f"{name} {metrics[name]:.4f}" for name in _SHOWN if metrics[name] is not None]
             parts.append(f"{split} {' '.join(values)}")
+        if self.skipped_steps:
+            parts.append(f"{self.skipped_steps} steps left out")
         return "  ".join(parts)
 
 
@@ -344,6 +348,8 @@ class Meter:
         self._metric = metric if is_extra else None
         self.count = 0
         """Examples so far."""
+        self.skipped_steps = 0
+        """See `Epoch.skipped_steps`."""
         self._names: list[str] = []
         self._means: list[Tensor] = []
         """Of each batch, one value a name."""
@@ -493,7 +499,7 @@ def make_projector(
     """Return the projector of a run on the student's device; None if its loss needs none.
 
     It is trained with the student and left out of its weights. It computes in float32 also where
-    the models run in bf16.
+    the models run in bf16 or fp16.
 
     Args:
         run: Its seed and repeat decide the initial weights, the same for all configurations.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, optim, zeros
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
@@ -62,20 +63,23 @@ def make_optimizer(run: Run, student: Classifier, projector: nn.Module | None = 
     return make(parameters, lr=run.lr, weight_decay=run.weight_decay, **values)
 
 
-def take_step(run: Run, optimizer: Optimizer, loss: Tensor) -> None:
+def take_step(run: Run, optimizer: Optimizer, scaler: GradScaler, loss: Tensor) -> None:
     """Take a step of the optimiser along the gradient of a batch's loss.
 
     With `run.clip_norm`, a gradient that is longer is scaled down to that norm before: the L2 norm
-    over all parameters of the optimiser together.
+    over all parameters of the optimiser together. A scaler that is enabled leaves out the step if
+    the gradient is not finite, and then lowers its scale.
     """
     optimizer.zero_grad()
-    loss.backward()
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
     if run.clip_norm > 0:
         # a gradient that is not finite makes the weights NaN, which the metrics show: asking here
         # would wait for the GPU in every step
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         clip_grad_norm_(trained, run.clip_norm, error_if_nonfinite=False)
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
 
 
 def is_stepped_by_batch(run: Run) -> bool:
@@ -157,6 +161,8 @@ class Training:
     objective: BoundObjective
     optimizer: Optimizer
     scheduler: LRScheduler
+    scaler: GradScaler
+    """Of the gradients; enabled in fp16, which would lose the small ones."""
     projector: nn.Linear | None
     """From the student's features to the teacher's; None if the loss compares logits."""
     average: WeightAverage | None
@@ -177,13 +183,17 @@ class Training:
         projector = make_projector(run, student, teacher)
         optimizer = make_optimizer(run, student, projector)
         scheduler = make_scheduler(run, optimizer, steps_per_epoch)
-        average = WeightAverage.of(run, student, projector)
-        return Training(run, student, objective(run), optimizer, scheduler, projector, average)
+        average, loss = WeightAverage.of(run, student, projector), objective(run)
+        device = next(student.parameters()).device
+        scaler = GradScaler(device.type, enabled=run.precision == "fp16")
+        if scaler.is_enabled():  # schedules warn if it leaves out the first step
+            optimizer.step()  # so here is one of no gradients, which changes nothing
+        return Training(run, student, loss, optimizer, scheduler, scaler, projector, average)
 
     def step(self, batch: Batch) -> tuple[Outputs, Losses]:
         """Take a step of the optimiser on a batch; return outputs and losses from before it."""
         outputs, losses = self.losses(batch)
-        take_step(self.run, self.optimizer, losses.loss)
+        take_step(self.run, self.optimizer, self.scaler, losses.loss)
         if self.average is not None:
             self.average.update()
         return outputs, losses
@@ -212,6 +222,7 @@ class Training:
             "projector": None if self.projector is None else self.projector.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": {k: v for k, v in scheduler.items() if not callable(v)},
+            "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
         }
 
@@ -224,6 +235,7 @@ class Training:
         self.student.net.load_state_dict(state["student"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state.get("scaler", {}))  # states of earlier versions have none
 
 
 # Checkpoint of a run: its last two states in files, from which an interrupted run resumes.
@@ -424,7 +436,8 @@ def _epoch(training: Training, stream: Stream, number: int, metric: Metric | Non
     predicted = [split for split in meters if is_last and split != "train"]
     groups = {split: stream.data.splits[split].groups for split in predicted}
     predictions = {s: meters[s].predictions(groups[s] is not None) for s in predicted}
-    return Epoch(number, time.perf_counter() - started, splits, predictions)
+    skipped = meters["train"].skipped_steps
+    return Epoch(number, time.perf_counter() - started, splits, predictions, skipped)
 
 
 @torch.enable_grad()  # which a script for inference, as part of the user's code, may turn off
@@ -435,7 +448,9 @@ def _train_epoch(training: Training, stream: Stream, number: int) -> Meter:
         if step == 0 and batch.features is None:  # a head on cached features has no mode
             training.student.set_mode(True, run.batch_norm_mode == "train")
         seed_step(run, number, step)
+        scale = training.scaler.get_scale()
         outputs, losses = training.step(batch)
+        meter.skipped_steps += training.scaler.get_scale() < scale
         labelled = batch.labelled
         meter.add(outputs.logits[: len(labelled)], labelled, losses)
         if by_batch:
@@ -467,4 +482,4 @@ def _cause(training: Training, train: Meter) -> str:
             f"the objective {run.loss} is NaN or infinite for a batch of train with finite logits; "
             f"check {users[0]}, which must return a finite number for all finite logits"
         )
-    return "a lower lr may help" + ", or --precision fp32" * (run.precision == "bf16")
+    return "a lower lr may help" + ", or --precision fp32" * (run.precision != "fp32")

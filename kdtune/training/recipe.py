@@ -40,7 +40,7 @@ from kdtune.models.classifier import (
 from kdtune.models.outputs import Model, OutputsRecord, OutputTeacher, networks, read_outputs_record
 from kdtune.models.registry import PREPROCESSING, build_model, describe_new_head
 from kdtune.models.weights import FinishedTeacher, licence_of, read_finished, teacher_file
-from kdtune.streams.views import view_shape, view_size
+from kdtune.streams.views import view_shape, view_size, with_precision
 
 # Settings of a run that follow from its data and models where they are not given.
 
@@ -184,7 +184,7 @@ def resolve_study(study: Study, data: StudyData, begun: bool = False) -> Study:
         InputError: The data or a model do not exist, or a model that is added to a study of one
             student and one teacher needs other views than these.
     """
-    study_data = data.of(study.run)
+    study, study_data = with_precision(study), data.of(study.run)
     run = _with_searched_augment(study, study_data)
     if len(trainable := set(_names(study, "trainable"))) == 1:
         run = replace(run, batch_norm=replace(run, trainable=trainable.pop()).batch_norm_mode)

@@ -53,6 +53,12 @@ MAX_IDLE_KINDS = 4
 """Kinds of students, such as the students of a study, of which a process keeps some."""
 
 
+MAX_SKIPPED = 16
+"""Steps that fp16 may leave out in an epoch without a warning, or one of so many: as many halvings
+take the scale of the gradients from its first value, 2^16, to 1."""
+SKIPPED = "were left out: gradients were not finite in fp16; --precision fp32 has a larger range"
+
+
 def distill(
     run: Run,
     teacher: Path,
@@ -90,6 +96,8 @@ def distill(
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint = Checkpoint(folder / CHECKPOINT, on_save, owner=run.trial_id, write=write)
         for epoch in train(run, student, stream, checkpoint, metric):
+            if epoch.skipped_steps > max(MAX_SKIPPED, stream.steps_per_epoch / MAX_SKIPPED):
+                write(f"{epoch.skipped_steps} steps of epoch {epoch.number} {SKIPPED}")
             yield epoch
         save_weights(student.net, folder / STUDENT)
         save_predictions(run, of_run, epoch.predictions, folder / PREDICTIONS)

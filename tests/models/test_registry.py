@@ -169,15 +169,17 @@ def test_fingerprint_changes_with_everything_that_logits_depend_on():
     assert first.fingerprint() != before and first.fingerprint(with_head=False) == body
 
 
-def test_bf16_logits_equal_fp32_logits_up_to_rounding():
+# eps of bfloat16 is 2**-8, of float16 2**-11
+@pytest.mark.parametrize(("precision", "error"), [("bf16", 0.02), ("fp16", 0.0025)])
+def test_rounded_logits_equal_fp32_logits_up_to_rounding(precision: Any, error: float) -> None:
     model = build(STUDENT, "none", 10, seed=1)
     model.set_mode(False)
     x = views(16, 1, 28, 28)
     with torch.no_grad():
         exact = model(x)
-        rounded = model.place(torch.device("cpu"), "bf16")(x)
+        rounded = model.place(torch.device("cpu"), precision)(x)
     assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
-    assert (rounded - exact).abs().max() < 0.02 * exact.abs().max()  # eps of bfloat16 is 2**-8
+    assert (rounded - exact).abs().max() < error * exact.abs().max()
 
 
 def test_a_factory_that_returns_the_same_module_twice_is_refused() -> None:

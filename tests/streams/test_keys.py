@@ -30,7 +30,13 @@ INPUT: list[dict[str, Any]] = [
     *({"train_images": 99}, {"train_images": None}, {"sampler": "balanced"}),
 ]
 COMPUTATION: list[dict[str, Any]] = [
-    *({"precision": "bf16"}, {"inference_batch": 64}, {"mixup": 0.2}, {"cutmix": 0.2}),
+    *(
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"inference_batch": 64},
+        {"mixup": 0.2},
+        {"cutmix": 0.2},
+    ),
 ]
 
 

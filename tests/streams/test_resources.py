@@ -107,6 +107,29 @@ def test_bf16_is_refused_where_it_is_slow(monkeypatch: pytest.MonkeyPatch) -> No
     views.check_precision(replace(run, precision="fp32"), cpu)
     monkeypatch.setattr(name, lambda: True)
     views.check_precision(run, cpu)
+    with pytest.raises(InputError, match="fp32 on this CPU, but got --precision fp16"):
+        views.check_precision(replace(run, precision="fp16"), cpu)
+
+
+GPUS = {"H100": ("bf16", (9, 0)), "T4": ("fp16", (7, 5)), "P100": ("fp32", (6, 0))}
+
+
+def test_auto_is_the_precision_of_the_hardware(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto = Study(run=Run(precision="auto"), device="cuda", gpus=1)
+    for name, (precision, capability) in GPUS.items():
+        major = capability[0]  # what CUDA says of the cards: bf16 since Ampere, 8.0
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda name=name: name)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda major=major, **_: major >= 8)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda c=capability: c)
+        assert views.with_precision(auto).run.precision == precision
+        assert capsys.readouterr().out.startswith(f"--precision auto is {precision} here: {name} ")
+    for has, precision in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(views, "has_bf16", lambda has=has: has)
+        assert views.with_precision(replace(auto, device="cpu", gpus=0)).run.precision == precision
+    with pytest.raises(InputError, match="precision must be fp32, bf16 or fp16 with --address"):
+        replace(auto, address="auto")
 
 
 @pytest.mark.parametrize("command", [kdtune.distill, kdtune.teacher])

@@ -28,6 +28,8 @@ KINDS = {
     "average of the head": replace(
         DROPOUT, ema=0.7, trainable="head", batch_norm="train", schedule="cosine"
     ),
+    # the scale of the gradients is halved before the cut and after it
+    "fp16": replace(RUN, precision="fp16", loss="dkd", dkd_beta=300.0, lr=1e-3),
     "mixed images": replace(RUN, mixup=0.4, cutmix=1.0),
     # an epoch ends in the middle of a pass over these 8 images
     "images without labels": replace(RUN, train_images=33, extra="rest", extra_share=0.5),
@@ -68,7 +70,7 @@ def numbers(epochs: list[Epoch]) -> list[dict[str, Metrics]]:
 def test_a_run_resumes_exactly_where_it_was_cut(kind: str, tmp_path: Path) -> None:
     run = KINDS[kind]
     whole, weights = follow(run, tmp_path / "whole", 4)
-    for after in {"adamw": (1, 2), "average": (2, 4)}.get(kind, (2,)):
+    for after in {"adamw": (1, 2), "average": (2, 4), "fp16": (1,)}.get(kind, (2,)):
         cut, _ = follow(run, tmp_path / f"cut {after}", after)
         rest, resumed = follow(run, tmp_path / f"cut {after}", 4)
         assert numbers(rest) == numbers(whole)

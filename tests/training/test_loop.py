@@ -12,6 +12,7 @@ import torch
 from blobs import NOWHERE, RUN, blobs, new_stream, new_student
 from reference import PlainEpoch, plain_loop
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import SGD
 
 from kdtune.config.fields import OPTIMIZERS
@@ -51,6 +52,7 @@ KINDS: dict[str, dict[str, Any]] = {
     | {"alpha": 0.0, "temperature": 1.0},
     "only the labels, another repeat": {"alpha": 1.0, "repeat": 2, "seed": 1},
     "head": {"trainable": "head", "batch_norm": "train", "schedule": "cosine", "weight_decay": 0.1},
+    "fp16": {"precision": "fp16", "clip_norm": 0.5, "loss": "dkd", "dkd_beta": 300.0, "lr": 1e-3},
     "average, batch norm eval": {"ema": 0.6, "batch_norm": "eval"},
     "average of the head": {"ema": 0.6, "trainable": "head"},
     "dropout": {"student": "factories:dropout_student", "image_size": 24},
@@ -188,7 +190,8 @@ def stepped(run: Run, scale: float) -> list[float]:
     a, b = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
     optimizer = SGD([{"params": [a]}, {"params": [b]}], lr=1.0)
     # gradient (2, 4, 4), of norm 6
-    loop.take_step(run, optimizer, scale * (a @ torch.tensor([2.0, 4.0]) + 4 * b.sum()))
+    loss = scale * (a @ torch.tensor([2.0, 4.0]) + 4 * b.sum())
+    loop.take_step(run, optimizer, GradScaler(enabled=False), loss)
     return [*a.tolist(), *b.tolist()]
 
 
@@ -223,6 +226,7 @@ def trained(run: Run, student: Classifier | None = None) -> None:
         ),
         ({"lr": 1e3, "loss": "mse"}, "a lower lr may help$"),
         ({"lr": 1e3, "loss": "mse", "precision": "bf16"}, "a lower lr .*, or --precision fp32$"),
+        ({"lr": 1e3, "loss": "mse", "precision": "fp16"}, "a lower lr .*, or --precision fp32$"),
     ],
 )
 def test_the_culprit_is_named(changes: dict[str, object], cause: str) -> None:
