@@ -257,7 +257,7 @@ def test_a_refusal_names_each_field_and_both_ways_out(asked: Study, words: str) 
     "asked",
     [
         replace(OLD, space={"alpha": (0.1, 0.3, 0.5, 1)}, repeats=6),
-        of_run(augment=None, teacher_lr=None),  # the recorded values are taken
+        of_run(augment=None, teacher_lr=None, precision="auto"),  # the recorded values are taken
         of_run(data="/elsewhere", augment="crop", student_weights="/elsewhere/s.safetensors"),
         of_run(lr_step_size=7, dkd_beta=3),  # without effect
         # with images that have no labels, in further configurations
@@ -271,7 +271,7 @@ def test_a_refusal_names_each_field_and_both_ways_out(asked: Study, words: str) 
     ],
 )
 def test_what_continues_a_study(asked: Study) -> None:
-    recorded = replace(asked.run, augment="crop", teacher_lr=0.01)
+    recorded = replace(asked.run, augment="crop", teacher_lr=0.01, precision="fp32")
     assert merge(asked) == (replace(asked, run=recorded), [])
 
 

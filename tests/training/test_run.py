@@ -181,6 +181,18 @@ def test_a_run_resumes_exactly_where_it_was_cut(tmp_path: Path) -> None:
     assert load_file(tmp_path / "cut" / STUDENT).keys() == names  # a projector is not saved
 
 
+def test_many_steps_that_fp16_leaves_out_are_said(tmp_path: Path) -> None:
+    """A loss times 10^6 needs more halvings of the gradients' scale than usual."""
+    run = replace(SMALL, precision="fp16", epochs=1, batch_size=2, loss="dkd", lr=1e-9)
+    for beta, number in ((8.0, 0), (1e6, 1)):
+        said, folder = list[str](), tmp_path / str(number)
+        each = replace(run, dkd_beta=beta)
+        (epoch,) = distill(each, NOWHERE, Resources(), folder, write=said.append)
+        words = f"{epoch.skipped_steps} steps of epoch 0 were left out: gradients were not finite"
+        assert [text.startswith(words) for text in said] == [True] * number
+        assert (f"{epoch.skipped_steps} steps left out" in str(epoch)) == (epoch.skipped_steps > 0)
+
+
 @pytest.mark.parametrize("deciding", ["acc", "recall:b", "auc", "blobs:right"])
 def test_predictions_are_those_of_the_saved_student(tmp_path: Path, deciding: str) -> None:
     run = replace(SMALL, ema=0.9)
