@@ -41,7 +41,7 @@ from kdtune.training.losses import BoundObjective, class_weights, objective, own
 # Optimisers, their steps, and learning-rate schedules.
 
 
-OPTIMIZERS: Mapping[fields.Optimizer, Callable[..., Optimizer]] = {
+OPTIMIZER_CONSTRUCTORS: Mapping[fields.Optimizer, Callable[..., Optimizer]] = {
     "sgd": optim.SGD,
     "nesterov": partial(optim.SGD, nesterov=True),
     "adamw": optim.AdamW,
@@ -59,7 +59,7 @@ def make_optimizer(run: Run, student: Classifier, projector: nn.Module | None = 
     modules = (student,) if projector is None else (student, projector)
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     values = {name: getattr(run, name) for name in fields.OPTIMIZERS[run.optimizer].takes}
-    make = OPTIMIZERS[run.optimizer]
+    make = OPTIMIZER_CONSTRUCTORS[run.optimizer]
     return make(parameters, lr=run.lr, weight_decay=run.weight_decay, **values)
 
 
@@ -93,7 +93,7 @@ def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRSc
     Raises InputError if the warm-up is not shorter than the training.
     """
     if not run.warmup_epochs or "warmup_epochs" not in fields.SCHEDULES[run.schedule].takes:
-        return SCHEDULES[run.schedule](run, optimizer, run.epochs, steps_per_epoch)
+        return SCHEDULE_CONSTRUCTORS[run.schedule](run, optimizer, run.epochs, steps_per_epoch)
     check_warmup(run.schedule, run.warmup_epochs, run.epochs)
     factors = _epoch_factors(run)
     warmup_steps = run.warmup_epochs * steps_per_epoch
@@ -111,7 +111,9 @@ def milestones(run: Run) -> list[int]:
     return [max(1, round(share * run.epochs)) for share in run.lr_milestones]
 
 
-SCHEDULES: Mapping[fields.Schedule, Callable[[Run, Optimizer, int, int], LRScheduler]] = {
+SCHEDULE_CONSTRUCTORS: Mapping[
+    fields.Schedule, Callable[[Run, Optimizer, int, int], LRScheduler]
+] = {
     "constant": lambda run, optimizer, epochs, steps: lr_scheduler.ConstantLR(
         optimizer, factor=1.0
     ),
@@ -140,7 +142,7 @@ def _epoch_factors(run: Run) -> list[float]:
     """
     before = run.warmup_epochs if fields.SCHEDULES[run.schedule].follows_warmup else 0
     optimizer = optim.SGD([zeros(())], lr=1.0)
-    scheduler = SCHEDULES[run.schedule](run, optimizer, run.epochs - before, 1)
+    scheduler = SCHEDULE_CONSTRUCTORS[run.schedule](run, optimizer, run.epochs - before, 1)
     factors = [1.0] * before
     while len(factors) < run.epochs:
         factors.append(optimizer.param_groups[0]["lr"])

@@ -128,8 +128,8 @@ def test_the_tables_have_the_words_of_their_types_and_of_training() -> None:
     assert Run(loss="no_such_module:objective").config["temperature"] == 4
     assert "no_such_module" not in sys.modules  # an objective of the user's is not imported
     # which mypy does not compare
-    assert list(get_args(Optimizer)) == list(OPTIMIZERS) == list(loop.OPTIMIZERS)
-    assert list(get_args(Schedule)) == list(SCHEDULES) == list(loop.SCHEDULES)
+    assert list(get_args(Optimizer)) == list(OPTIMIZERS) == list(loop.OPTIMIZER_CONSTRUCTORS)
+    assert list(get_args(Schedule)) == list(SCHEDULES) == list(loop.SCHEDULE_CONSTRUCTORS)
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", DOCS, re.M)
     assert [(name, *map(float, numbers)) for name, *numbers in rows] == [
         (name, d.lr_pretrained, d.lr_head, d.lr_random, d.weight_decay)
