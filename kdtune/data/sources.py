@@ -9,11 +9,10 @@ from dataclasses import replace
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-import pandas as pd
 import torch
 from filelock import FileLock
 
@@ -63,6 +62,9 @@ from kdtune.data.dataset import (
     with_groups,
 )
 from kdtune.data.folder import load_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Classification datasets of torchvision: `torchvision:NAME`.
 #
@@ -212,6 +214,8 @@ def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
     Raises:
         InputError: the table cannot be read, or a row does not fit; the message names the first.
     """
+    import pandas as pd  # which kdtune.predict does without
+
     names = {role: role for role in TABLE_COLUMNS} | dict(pairs(columns or ()))
     rows, folder = _read_table(file, names), os.path.abspath(file.parent)
     files = pd.Index([os.path.normpath(os.path.join(folder, path)) for path in rows["path"]])
@@ -255,13 +259,15 @@ def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
     return with_groups(str(file), data, {s: p["group"].to_numpy(np.str_) for s, p in parts.items()})
 
 
-def _read_table(file: Path, names: Mapping[str, str]) -> pd.DataFrame:
+def _read_table(file: Path, names: Mapping[str, str]) -> "pd.DataFrame":
     """Return the columns path, label, split and perhaps group of a table, as text.
 
     Args:
         file: The table.
         names: Column of each role; "" for none.
     """
+    import pandas as pd  # as above
+
     try:
         if file.suffix == ".csv":
             options = {"keep_default_na": False, "skipinitialspace": True, "index_col": False}

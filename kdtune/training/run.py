@@ -269,7 +269,7 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
             for count in counts:
                 check_last_batch(student, views, count, map(int, batches), "--batch-size")
     check_features(study, [m for _, m in of_teachers], [m for _, m in of_students], views)
-    augments = list(map(str, ends_of(study.values("augment"))))
+    augments = [str(a) for a in ends_of(study.values("augment")) if a is not None]
     for augment in augments:
         check_augmentation(replace(run, augment=augment), data, views.shape[-1])
     users = filter(is_function_name, [*augments, str(run.teacher_augment)])

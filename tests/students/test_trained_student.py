@@ -98,7 +98,7 @@ def test_what_a_student_says_of_itself_are_the_numbers_of_the_tables(
     fashion: Results, photos: Results
 ) -> None:
     assert fashion.selection().iloc[0][["val/low", "test/high"]].notna().all()
-    drawn = ("(each draws 100 training images)", "on these 8 training images")
+    drawn = ("(each draws 100 of the 200 training images)", "on these 8 training images")
     for results, images in zip((fashion, photos), drawn, strict=True):
         metrics = kdtune.load_student(results.folder, 1).metrics
         row = results.selection().set_index("row").loc["best"]

@@ -54,8 +54,10 @@ def follow(
     return first, student.net.state_dict()
 
 
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    return one.keys() == other.keys() and all(same(one[n], other[n]) for n in one)
 
 
 def seconds(epochs: list[Epoch]) -> list[float]:
