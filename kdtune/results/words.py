@@ -555,8 +555,9 @@ def choice_text(table: pd.DataFrame, criterion: Criterion, design: Design) -> st
     costs = [name for name in (cost, "needs_teacher", "epochs") if kept[name].nunique() > 1]
     facts = {"total": len(table), "n": len(kept), "equal": with_unit(criterion.equal, criterion)}
     facts |= {"untested": int(few.may_be_best.sum()), "stopped": int((~few.may_be_best).sum())}
-    facts |= {"level": SIGNIFICANCE_LEVEL, "cheapest": kept[kept.cheapest].iloc[0], "costs": costs}
-    gap = abs(facts["cheapest"]["mean"] - kept["mean"].iloc[0])
+    cheapest = kept[kept.cheapest].iloc[0]
+    facts |= {"level": SIGNIFICANCE_LEVEL, "cheapest": cheapest, "costs": costs}
+    gap = abs(cheapest["mean"] - kept["mean"].iloc[0])
     facts["gap"] = with_unit(float(f"{gap:.2g}"), criterion) if gap else ""
     facts["lacks_repeats"] = not design.by_teacher and kept.n_units.iloc[0] < table.n.max()
     return sentence("choice", criterion=criterion, design=design, **facts)
