@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -239,7 +240,8 @@ def label_curve_plot(results: Results, criterion: Criterion) -> CaptionedFigure 
     for number, ((student, arm), rows) in enumerate(table.groupby(["student", "arm"], sort=False)):
         colour, marker = style_of(number // 2 if several else number)
         face = colour if arm == "distilled" else "#ffffff"
-        label = f"{student}, {arm}" if several else arm
+        words = "without distillation" if arm == "plain" else arm
+        label = f"{student}, {words}" if several else words
         line: Any = {"color": colour, "marker": marker, "mfc": face, "ms": 5, "lw": 1.4}
         x = rows.n * (1.02 if arm == "distilled" else 0.98)  # so that no interval hides another
         axes.plot(x, scale * rows["mean"], label=label, **line)
@@ -253,7 +255,9 @@ def label_curve_plot(results: Results, criterion: Criterion) -> CaptionedFigure 
                 ends = (row.equivalent, height), (at, height)
                 axes.annotate("", *ends, arrowprops=gap)
     numbers = sorted(table.n.unique())
-    axes.set_xticks(numbers, [f"{n:,}" for n in numbers])
+    is_apart = [True, *(n >= 1.5 * before for before, n in pairwise(numbers))]
+    shown = zip(numbers, is_apart, strict=True)  # labels closer to each other touch
+    axes.set_xticks(numbers, [f"{n:,}" if far else "" for n, far in shown])
     axes.xaxis.set_minor_formatter(NullFormatter())
     on = _axis_label(criterion).replace("validation", str(table.split[0]))
     axes.set(xlabel="labelled images of the student", ylabel=on)

@@ -200,8 +200,8 @@ def test_the_label_curve_shows_the_frame_and_the_page_its_sentence(tmp_path) -> 
     figure = label_curve_plot(made, CRITERION).figure
     (axes,) = figure.axes
     assert axes.get_xscale() == "log" and axes.get_ylabel() == "test accuracy (%)"
-    for arm in ("plain", "distilled"):
-        (line,) = [line for line in axes.get_lines() if line.get_label() == arm]
+    for arm, label in {"plain": "without distillation", "distilled": "distilled"}.items():
+        (line,) = [line for line in axes.get_lines() if line.get_label() == label]
         assert list(line.get_ydata()) == exact(list(100 * table[table.arm == arm]["mean"]))
     ends = [text.xy for text in axes.texts]
     first = table[(table.arm == "distilled") & (table.n == 100)].iloc[0]
