@@ -71,7 +71,8 @@ class Results(results.Results):
         - student, reference: mean of the study's metric
         - diff, low, high: student minus reference with its 95 % interval; margin
         - outcome: "non-inferior", "inferior" or "undecided", see `tests.non_inferiority`
-        - images_needed: images that decide it if diff stays as it is; infinite: none with n repeats
+        - images_needed: images in all that decide it with 80 % power, if the true difference is
+          diff; infinite: no number does with n repeats
         - negative_flips, positive_flips (and _low, _high): shares of the images on which the
           reference alone is right, or the student alone
         - worst_class, worst_diff, worst_p: the class with the largest loss; p by Holm's method
