@@ -75,6 +75,9 @@ def test_the_recipe_is_judged_over_repeats_and_images(folder: Path, frame: pd.Da
     assert table.kind.tolist() == ["recipe", "file"] and set(table.split) == {"test"}
     with pytest.raises(InputError, match="a replacement, but nope has none"):
         kdtune.load(folder).replaces(margin=0.01, configs=["nope"])
+    for configs, selected in (((), [True, False]), ([table.config_id[0]], [False, False])):
+        sentences = replaces(load(folder), margin=0.01, configs=configs).sentences
+        assert ["the best on val in the same repeats" in text for text in sentences] == selected
     row, estimate = table.iloc[0], crossed(student - teacher)
     assert row["diff"] == exact(estimate.mean) and (row.n, row.n_images) == student.shape
     assert (row.low, row.high) == exact(crossed(wide(student - teacher)).interval())
