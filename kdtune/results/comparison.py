@@ -776,8 +776,9 @@ def label_curve(
         (NaN: for these images). Of distilled rows also equivalent, equivalent_low and
         equivalent_high: the labels that plain training needs for the same (0: below the smallest
         number, infinity: beyond the largest; see `intervals.equivalent_size`), and gain and p_holm
-        of the difference at the same number, adjusted for all numbers of the student, and for the
-        distilled configurations of this number, of which val chose the best in the same repeats.
+        of the improvement at the same number (positive: better), adjusted for all numbers of the
+        student, and for the distilled configurations of this number, of which val chose the best in
+        the same repeats.
         Where the gain is significant, the equivalent number and its interval are at least the
         number itself, as p says. Empty with fewer than two numbers that have both arms, or too few
         repeats.
@@ -818,13 +819,14 @@ def label_curve(
         frame[["low", "high"]] = ends.clip(least, criterion.largest_difference)
         plain, distilled = np.split(criterion.sign * table, 2)
         sizes_of = [equivalent_size(sizes, plain, cells, estimate) for cells in distilled]
-        gains = [estimate(criterion.sign * (a - b)) for a, b in zip(distilled, plain, strict=True)]
+        gains = [estimate(a - b) for a, b in zip(distilled, plain, strict=True)]
+        gain = pd.Series([each.mean for each in gains])
         tried = np.array([len(groups[student, n, False]) for n in sizes])
-        p = holm_without_nan(pd.Series(tried * [gain.p for gain in gains]).clip(upper=1))
+        p = holm_without_nan(pd.Series(tried * [each.p for each in gains]).clip(upper=1))
         of_distilled = pd.DataFrame(sizes_of).set_axis(_EQUIVALENT, axis=1)
-        is_clear = (p < SIGNIFICANCE_LEVEL) & (np.array([gain.mean for gain in gains]) > 0)
+        is_clear = (p < SIGNIFICANCE_LEVEL) & (gain > 0)
         of_distilled = of_distilled.clip(lower=pd.Series(sizes).where(is_clear, 0), axis=0)
-        of_distilled = of_distilled.assign(gain=[gain.mean for gain in gains], p_holm=p)
+        of_distilled = of_distilled.assign(gain=gain, p_holm=p)
         of_distilled.index += len(sizes)
         tables.append(frame.join(of_distilled))
     columns = ["student", "n", "arm", "config_id", "label", "mean", "low", "high", *_EQUIVALENT]

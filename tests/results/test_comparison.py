@@ -263,6 +263,8 @@ def test_a_label_curve_and_its_sentence(tmp_path) -> None:
     assert "No significant gain beyond 300 labelled images (measured: 1,000)." in text
     assert "Nothing is extrapolated beyond the 1,000 measured." in text
     assert text in made.text()
+    by_ce = made.label_curve_text(made.criterion("ce"))  # of which lower values are better
+    assert by_ce.startswith("Distilling with 100 ") and "significantly worse" not in by_ce
     labels = dict[object, str]()  # whose labels are counted, by --teacher-train-images
     for images in ("same", 500, 50):
         run = replace(made.study.run, teacher_epochs=5, teacher_train_images=images)
