@@ -78,7 +78,7 @@ class Driver:
     def epochs(self) -> int:
         return epochs(self.study.folder)
 
-    def wait(self, seconds: float = 240) -> int:
+    def wait(self, seconds: float = 480) -> int:
         """Return the exit code of the driver."""
         return self.process.wait(seconds)
 
@@ -102,7 +102,7 @@ def epochs(folder: Path) -> int:
     return len({(line["trial_id"], line["epoch"]) for line in lines})
 
 
-def wait_until(holds: Callable[[], object], seconds: float = 240) -> None:
+def wait_until(holds: Callable[[], object], seconds: float = 480) -> None:
     """Wait until something is so; fail if it takes too long."""
     until = time.monotonic() + seconds
     while not holds():
