@@ -105,9 +105,11 @@ class Study:
     """Folder of all studies; on a cluster one that all machines share, or s3://BUCKET/PREFIX
     (AWS_ENDPOINT_URL selects a service other than Amazon's)."""
     run: Annotated[Run, _NO_FLAG] = field(default_factory=Run)
+    """Settings of every run, such as data, models and epochs; those that `space` names vary."""
     space: Annotated[Mapping[str, Sequence[Any] | Range], _NO_FLAG] = field(
         default_factory=dict  # of values; models may also be objects
     )
+    """Hyperparameters that are searched, by name, each with a list of values or a `Range`."""
     train: Annotated[str | Callable[..., Any] | None, _NO_FLAG] = None
     """Training function of a study of its own trials, or module:function. It is called as
     train(config, repeat), or train(config, repeat, folder) if it has a parameter of that name, and
