@@ -17,6 +17,7 @@ import argparse
 import itertools
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,14 +85,14 @@ def subsets(results: kdtune.Results) -> str:
     """Return how many intervals of a part of the data hold the equivalent number of all."""
     whole = results.label_curve().set_index(["arm", "n"]).loc["distilled"].equivalent
     trials = results.search_trials[results.search_trials["config/train_images"].isin(PART)]
-    criterion, design = results.default_criterion, results.design
+    criterion = results.default_criterion
     held = dict.fromkeys(PART, 0)
     repeats = sorted(trials["repeat"].unique())
     part = min(OF_REPEATS, len(repeats) - 1)
     choices = list(itertools.combinations(repeats, part))
     for chosen in choices:
         some = trials[trials["repeat"].isin(chosen)]
-        table = label_curve(some, criterion, lambda s: results.examples(criterion, s), design)
+        table = label_curve(replace(results.judged(criterion), trials=some))
         for row in table[table.arm == "distilled"].itertuples():
             held[row.n] += row.equivalent_low <= whole[row.n] <= row.equivalent_high
     shares = ", ".join(f"{n:,}: {count} of {len(choices)}" for n, count in held.items())

@@ -1,8 +1,8 @@
 """Comparison of configurations with the baseline, and what it has found."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,12 +21,10 @@ from kdtune.results.design import (
     ExampleReader,
     FloatArray,
     Pair,
-    difference_table,
+    Sample,
+    block_of,
     is_significant,
-    make_pairs,
     max_t_over_repeats,
-    no_examples,
-    stack_examples,
 )
 from kdtune.results.frames import GROUP, config_columns, read_predictions
 from kdtune.statistics.intervals import (
@@ -287,30 +285,46 @@ def best_config(values: pd.DataFrame, sign: int, students: Mapping[str, str] | N
     return str((sign * with_enough_repeats(values, students).mean()).idxmax())
 
 
-def compare(
-    trials: pd.DataFrame,
-    criterion: Criterion,
-    anytime_level: float | None = None,
-    read: ExampleReader = no_examples,
-    design: Design = ONE_TEACHER,
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Judged:
+    """Trials that a criterion is judged by, and what comparing them needs."""
+
+    trials: pd.DataFrame
+    """`Frames.trials` or rows of it; completed ones count."""
+    criterion: Criterion
+    """Metric, epoch selection and baseline."""
+    read: ExampleReader = lambda trial_ids, split: {}
+    """Values per example; nothing: comparisons are over repeats alone."""
+    design: Design = ONE_TEACHER
+    """What the repeats vary. With several teachers these are the sample (the repeats of each are
+    averaged); with folds the standard error is corrected for overlapping train sets, and each
+    repeat has other images, so that none are paired."""
+    anytime_level: float | None = None
+    """Level of a study that added repeats until the comparison was decided: p values and intervals
+    are always-valid (`tests.AnytimeTest`). None: the number of repeats was fixed."""
+
+    def samples(
+        self, split: str = "val", configs: Collection[str | None] | None = None
+    ) -> dict[str, Sample]:
+        """Return the samples of configurations, of all by default, by config_id."""
+        trials = completed(self.trials)
+        trials = trials if configs is None else trials[trials.config_id.isin(configs)]
+        values = self.criterion.by_repeat(trials, split)
+        by_trial = self.read(list(trials.trial_id), split) if self.design.folds is None else {}
+        examples = {config: dict[int, FloatArray]() for config in values}
+        for trial, config, repeat in trials[["trial_id", "config_id", "repeat"]].to_numpy():
+            if trial in by_trial:
+                examples[config][repeat] = by_trial[trial]
+        return {c: Sample(values[c].dropna(), rows) for c, rows in examples.items()}
+
+
+def compare(judged: Judged) -> pd.DataFrame:
     """Compare every other configuration with the baseline of its student, paired by repeat.
 
     Where the metric has a value per example and predictions are there, the comparison is paired by
     image, too, and holds for new repeats and new images (`intervals.crossed`). Otherwise it holds
-    for new repeats on the same images.
-
-    Args:
-        trials: `Frames.trials` or rows of it; completed ones count.
-        criterion: metric, epoch selection and baseline.
-        anytime_level: level of a study that added repeats until the comparison was decided. Then
-            p, p_holm, low and high are always-valid (`tests.AnytimeTest`), p_max_t, low_here
-            and high_here are NaN, and there are columns undecidable and least_decidable, see
-            `tests.AnytimeTest`. None: the number of repeats was fixed.
-        read: returns values per example on val, see `design.make_pairs`.
-        design: what the repeats vary. With several teachers these are the sample (the repeats of
-            each are averaged), with folds the standard error is corrected for overlapping train
-            sets, there is no interval for these images and p_max_t is NaN.
+    for new repeats on the same images. With always-valid p values p_max_t, low_here and high_here
+    are NaN, and there are columns undecidable and least_decidable, see `tests.AnytimeTest`.
 
     Returns:
         One row per configuration, best first; empty if there is no baseline, or nothing to compare
@@ -329,19 +343,23 @@ def compare(
         - p, p_holm, p_max_t: t test; adjusted by Holm; sign-flip test over repeats (NaN for n < 6)
         - wins, ties, losses, p_better: numbers of repeats; win rate
     """
-    values = criterion.by_repeat(trials).dropna(axis=1, how="all")
-    configs = completed_configs(trials)
+    criterion, configs = judged.criterion, completed_configs(judged.trials)
+    values = criterion.by_repeat(judged.trials).dropna(axis=1, how="all")
     baselines = _find_baselines(values, configs, criterion)
     if not baselines:
         return pd.DataFrame()
-    pairs = make_pairs(completed(trials), values, baselines, read, design)
+    samples = judged.samples(configs={*baselines, *baselines.values()})
+    pairs = [samples[c].minus(samples[b], judged.design) for c, b in baselines.items()]
+    # without the predictions of one, the tables would hold for different images
+    has_all = all(pair.table is not None for pair in pairs if pair.n >= MIN_REPEATS)
+    pairs = [p if has_all and p.n >= MIN_REPEATS else replace(p, table=None) for p in pairs]
     table = compare_pairs(pairs, criterion).assign(
         config_id=list(baselines), baseline=list(baselines.values())
     )
     table["p_holm"] = holm_without_nan(table.p)
-    table["p_max_t"] = max_t_over_repeats(values, baselines, design)
-    if anytime_level is not None:
-        table = _at_any_time(table, pairs, anytime_level)
+    table["p_max_t"] = max_t_over_repeats(values, baselines, judged.design)
+    if judged.anytime_level is not None:
+        table = _at_any_time(table, pairs, judged.anytime_level)
     return best_first(configs.reset_index().merge(table, on="config_id"), criterion.sign)
 
 
@@ -524,15 +542,7 @@ class Chosen(NamedTuple):
     """The recipe's default, perhaps itself or without any completed run."""
 
 
-def selection(
-    folder: Path,
-    trials: pd.DataFrame,
-    criterion: Criterion,
-    chosen: Chosen,
-    anytime_level: float | None = None,
-    read: Callable[[str], ExampleReader] = lambda split: no_examples,
-    design: Design = ONE_TEACHER,
-) -> pd.DataFrame:
+def selection(folder: Path, judged: Judged, chosen: Chosen) -> pd.DataFrame:
     """Return the criterion's metric of the chosen configurations, on val and test.
 
     About one search in ten chooses a configuration that is worse on new data than the recipe's
@@ -540,13 +550,9 @@ def selection(
 
     Args:
         folder: of the study, with the predictions.
-        trials: by which the criterion is judged, and those of the default on the same repeats.
-        criterion: of the metric and the epoch selection.
+        judged: trials by which the criterion is judged, and those of the default on the same
+            repeats.
         chosen: the configurations.
-        anytime_level: level of a study that added repeats until the comparison was decided; its
-            intervals are always-valid. None: 95 % t intervals.
-        read: returns the reader of values per example of a split, see `design.ExampleReader`.
-        design: what the repeats vary, which decides the standard error.
 
     Returns:
         Rows, differences paired by repeat: "best", "baseline", "difference" (best - baseline),
@@ -558,67 +564,39 @@ def selection(
         the repeats and images that an interval generalises from; without a number of images it
         holds for these images. NaN where there is no such number.
     """
-    measured = completed(trials)
-    measured = measured[measured.config_id.isin([c for c in chosen if c is not None])]
+    trials, most = judged.trials, judged.criterion.largest_difference
     labels = trials.drop_duplicates("config_id").set_index("config_id").label
-    values = {split: criterion.by_repeat(trials, split) for split in ("val", "test")}
-    examples = {split: _by_run(read(split), measured, design) for split in values}
-    most = criterion.largest_difference
+    samples = {split: judged.samples(split, {*chosen}) for split in ("val", "test")}
     rows = []
-    for name, config, of in _rows(chosen, values["val"]):
+    for name, config, of in _rows(chosen, samples["val"]):
         label = " minus ".join(labels[c] for c in of)
         row: Row = {"row": name, "config_id": config, "label": label}
         least = 0.0 if len(of) == 1 and math.isfinite(most) else -most
-        for split in values:
-            pair = _pair_of(of, values[split], examples[split], design)
-            row |= _mean_of(pair, split, anytime_level, least, most)
+        for split, of_split in samples.items():
+            first, *others = (of_split[c] for c in of)
+            pair = first.minus(others[0] if others else None, judged.design)
+            row |= _mean_of(pair, split, judged.anytime_level, least, most)
         rows.append(row)
     # other repeats have selected the finalists of the final phase: nothing to correct there
-    if criterion.has_predictions and (trials.phase == "search").all():
-        enough = with_enough_repeats(values["val"], students_of(trials))
-        rows[0] |= _corrected(folder, trials, list(enough), design)
+    if judged.criterion.has_predictions and (trials.phase == "search").all():
+        enough = with_enough_repeats(judged.criterion.by_repeat(trials), students_of(trials))
+        rows[0] |= _corrected(folder, trials, list(enough), judged.design)
     columns = [f"{k}/{s}" for k in ("val", "corrected", "test") for s in ("mean", "low", "high")]
     columns += [f"{k}/{s}" for k in ("val", "test") for s in ("n", "n_images")]
     return pd.DataFrame(rows, columns=["row", "config_id", "label", *columns])
 
 
-def _rows(chosen: Chosen, values: pd.DataFrame) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def _rows(chosen: Chosen, measured: Collection[str]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Yield name and config_id of each row of `selection`, and whose mean or difference it is."""
     yield "best", chosen.best, (chosen.best,)
     for row, difference, other in (
         ("baseline", "difference", chosen.baseline),
         ("default", "chosen - default", chosen.default),
     ):
-        if other is not None and other in values:
+        if other is not None and other in measured:
             yield row, other, (other,)
             if other != chosen.best:
                 yield difference, "", (chosen.best, other)
-
-
-def _by_run(
-    read: ExampleReader, trials: pd.DataFrame, design: Design
-) -> dict[tuple[str, int], FloatArray]:
-    """Return the values per example of trials by configuration and repeat, as far as known."""
-    # with folds each repeat has other images
-    by_trial = read(list(trials.trial_id)) if design.folds is None else {}
-    keys = zip(trials.config_id, trials["repeat"], trials.trial_id, strict=True)
-    return {(c, int(r)): by_trial[trial] for c, r, trial in keys if trial in by_trial}
-
-
-def _pair_of(
-    of: tuple[str, ...],
-    values: pd.DataFrame,
-    examples: Mapping[tuple[str, int], FloatArray],
-    design: Design,
-) -> Pair:
-    """Return two configurations as a pair; one alone beside 0, so that it is its own difference."""
-    common = values[list(of)].dropna()
-    repeats = [int(repeat) for repeat in common.index]
-    tables = [[examples.get((config, repeat)) for repeat in repeats] for config in of]
-    a = common[of[0]].to_numpy()
-    if len(of) == 1:
-        return Pair(a, np.zeros(len(a)), stack_examples(tables[0]), repeats, design)
-    return Pair(a, common[of[1]].to_numpy(), difference_table(*tables), repeats, design)
 
 
 def _mean_of(pair: Pair, split: str, anytime_level: float | None, least: float, most: float) -> Row:
@@ -661,31 +639,10 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str], design: D
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
 
 
-def _scores(
-    values: pd.DataFrame, by_run: Mapping[tuple[str, int], FloatArray]
-) -> tuple[FloatArray, float]:
-    """Return values by configuration, repeat and example, [C, R, N], and N.
-
-    Where those of an example are missing they are by configuration and repeat alone, [C, R, 1], and
-    N is NaN.
-    """
-    rows = [stack_examples([by_run.get((c, int(r))) for r in values.index]) for c in values]
-    whole = [row for row in rows if row is not None]
-    if len(whole) < len(rows) or len({row.shape for row in whole}) > 1:
-        return values.to_numpy().T[:, :, None], math.nan
-    return np.stack(whole), whole[0].shape[1]
-
-
 # Which configuration to take: those that may be the best, and the cheapest of them.
 
 
-def contenders(
-    trials: pd.DataFrame,
-    criterion: Criterion,
-    read: ExampleReader = no_examples,
-    design: Design = ONE_TEACHER,
-    is_raced: bool = False,
-) -> pd.DataFrame:
+def contenders(judged: Judged, is_raced: bool = False) -> pd.DataFrame:
     """Return all configurations of all students: which may be the best, P(best) and the cost.
 
     Those with enough repeats are compared with each other over their common repeats and, where
@@ -694,10 +651,7 @@ def contenders(
     whether it is one. Another one with too few repeats cannot be excluded.
 
     Args:
-        trials: of the search, with the cost of the students.
-        criterion: of the metric, the epoch selection and the margin of practical equality.
-        read: returns values per example on val, see `design.make_pairs`.
-        design: what the repeats vary.
+        judged: trials of the search, with the cost of the students.
         is_raced: whether a race has ended: of each student's configurations with and without
             distillation, which it races apart, those with fewer repeats than others are out.
 
@@ -712,6 +666,7 @@ def contenders(
         the best mean decides. The measured seconds do not, since they depend on what else the
         machine did.
     """
+    trials, criterion, design = judged.trials, judged.criterion, judged.design
     values = criterion.by_repeat(trials)
     configs = trials.drop_duplicates("config_id").set_index("config_id", drop=False)
     counts = values.count().reindex(configs.index, fill_value=0)
@@ -723,7 +678,8 @@ def contenders(
     if not compared.size:
         return pd.DataFrame()
     repeats, names = [int(repeat) for repeat in compared.index], list(compared)
-    scores, images = _scores(compared, _by_run(read, completed(trials), design))
+    samples = judged.samples(configs=names)
+    scores, images = block_of([samples[c] for c in names], compared)
     units = np.stack([design.unit_means(table, repeats) for table in scores])
     means = Means.of(criterion.sign * units, 0 if design.folds is None else 1 / (design.folds - 1))
     is_open = configs.index.isin(trials.config_id[~trials.status.isin(["completed", "pruned"])])
@@ -753,22 +709,11 @@ def contenders(
 # The label curve: what students learn from so many labelled images, with a teacher and without.
 
 
-def label_curve(
-    trials: pd.DataFrame,
-    criterion: Criterion,
-    read: Callable[[str], ExampleReader] = lambda split: no_examples,
-    design: Design = ONE_TEACHER,
-) -> pd.DataFrame:
+def label_curve(judged: Judged) -> pd.DataFrame:
     """Return what the best configurations of each number of training images reach, by arm.
 
     Val selects the best configuration of each student, number and arm, and test, where there is
     one, measures it. All are compared in the repeats that they have in common.
-
-    Args:
-        trials: by which the criterion is judged, of at least two numbers of images.
-        criterion: of the metric.
-        read: returns the reader of values per example of a split, see `design.ExampleReader`.
-        design: what the repeats vary.
 
     Returns:
         A row per student, arm and number: student, n (labelled images), arm ("distilled" or
@@ -783,7 +728,7 @@ def label_curve(
         number itself, as p says. Empty with fewer than two numbers that have both arms, or too few
         repeats.
     """
-    measured = completed(trials)
+    criterion, design, measured = judged.criterion, judged.design, completed(judged.trials)
     values = {split: criterion.by_repeat(measured, split) for split in ("val", "test")}
     split = "test" if values["test"].notna().any(axis=None) else "val"
     configs = completed_configs(measured).loc[list(values["val"].dropna(axis=1, how="all"))]
@@ -793,8 +738,7 @@ def label_curve(
         key: best_config(values["val"][list(members)], criterion.sign)
         for key, members in groups.items()
     }
-    by_run = _by_run(read(split), measured, design)
-    tables = []
+    samples, tables = judged.samples(split, best.values()), []
     for student in dict.fromkeys(name for name, *_ in best):
         both = [n for name, n, plain in best if name == student and plain]
         sizes = [n for n in sorted(both) if (student, n, False) in best]
@@ -803,7 +747,7 @@ def label_curve(
         if len(sizes) < 2 or len(common) < MIN_REPEATS:
             continue
         repeats = [int(repeat) for repeat in common.index]
-        table, images = _scores(common, by_run)
+        table, images = block_of([samples[c] for c in ids], common)
 
         def estimate(cells: FloatArray, repeats: list[int] = repeats) -> Estimate:
             return design.estimate(cells.mean(1), cells if cells.shape[1] > 1 else None, repeats)

@@ -199,13 +199,9 @@ ENDS = ("low", "high", "low_here", "high_here")
 """Columns with the ends of the intervals of a comparison."""
 MIN_REPEATS_FOR_MAX_T = 6
 """With fewer repeats the sign-flip test cannot be significant: its least p value is 2 / 2^n."""
-ExampleReader = Callable[[Sequence[str]], Mapping[str, FloatArray]]
-"""Returns a metric of each example, (N,), by trial_id; trials without predictions are left out."""
-
-
-def no_examples(trial_ids: Sequence[str]) -> Mapping[str, FloatArray]:
-    """Return nothing: the comparison is over repeats alone."""
-    return {}
+ExampleReader = Callable[[Sequence[str], str], Mapping[str, FloatArray]]
+"""Returns a metric of each example of a split, (N,), by trial_id; trials without predictions are
+left out."""
 
 
 @dataclass(frozen=True)
@@ -460,64 +456,54 @@ def common_repeats(a: pd.Series, b: pd.Series, name: str = "repeats") -> tuple[p
     return common, "" if pairs else f"{len(common) or 'no'} common {name}"
 
 
-def make_pairs(
-    trials: pd.DataFrame,
-    values: pd.DataFrame,
-    baselines: Mapping[str, str],
-    read: ExampleReader = no_examples,
-    design: Design = ONE_TEACHER,
-) -> list[Pair]:
-    """Return the pair of each configuration with its baseline.
+@dataclass(frozen=True)
+class Sample:
+    """A metric of one configuration by repeat and, as far as it is known, by example."""
+
+    values: pd.Series
+    """By repeat, without NaN."""
+    examples: Mapping[int, FloatArray]
+    """Of each example or group, (N,), by repeat; repeats without predictions are left out."""
+
+    def stacked(self, repeats: Sequence[int]) -> FloatArray | None:
+        """Return the values per example of R repeats, [R, N]; None if those of one are missing."""
+        rows = [self.examples[repeat] for repeat in repeats if repeat in self.examples]
+        is_whole = len(rows) == len(repeats) and len({len(row) for row in rows}) == 1
+        return np.stack(rows) if is_whole else None
+
+    def minus(self, other: "Sample | None", design: Design) -> Pair:
+        """Return this sample and another one, in their common repeats, as a pair.
+
+        Without another one it stands beside 0, so that it is its own difference.
+        """
+        common = self.values.index
+        if other is not None:
+            common = common.intersection(other.values.index)
+        repeats = [int(repeat) for repeat in common]
+        a, table = self.values[common].to_numpy(), self.stacked(repeats)
+        if other is None:
+            return Pair(a, np.zeros(len(a)), table, repeats, design)
+        b, of_other = other.values[common].to_numpy(), other.stacked(repeats)
+        if table is None or of_other is None or table.shape != of_other.shape:
+            return Pair(a, b, None, repeats, design)
+        return Pair(a, b, table - of_other, repeats, design)
+
+
+def block_of(samples: Sequence[Sample], values: pd.DataFrame) -> tuple[FloatArray, float]:
+    """Return values by configuration, repeat and example, [C, R, N], and N.
+
+    Where those of an example are missing they are by configuration and repeat alone, [C, R, 1], and
+    N is NaN.
 
     Args:
-        trials: the completed ones.
-        values: a row per repeat, a column per config_id, see `comparison.by_repeat`.
-        baselines: by configuration.
-        read: returns values per example; of pairs with `MIN_REPEATS` common repeats only. Not
-            called with folds, where each repeat has other images. If those of one trial are
-            missing, all pairs are over repeats alone.
-        design: of the study.
+        samples: of the C configurations.
+        values: a row for each of their common repeats, a column per configuration.
     """
-    names = trials.set_index(["config_id", "repeat"]).trial_id
-    common = {c: values[[c, b]].dropna().index for c, b in baselines.items()}
-    wanted = {
-        names[config, repeat]: None
-        for c, b in baselines.items()
-        if len(common[c]) >= MIN_REPEATS
-        for config in (c, b)
-        for repeat in common[c]
-    }
-    examples = read(list(wanted)) if design.folds is None else {}
-    if len(examples) < len(wanted):  # else rows of one table would hold for different images
-        examples = {}
-
-    pairs = []
-    for config, baseline in baselines.items():
-        repeats = common[config]
-        a, b = values.loc[repeats, [config, baseline]].to_numpy().T
-        tables = [[examples.get(names[c, r]) for r in repeats] for c in (config, baseline)]
-        numbers = [int(repeat) for repeat in repeats]
-        pairs.append(Pair(a, b, difference_table(*tables), numbers, design))
-    return pairs
-
-
-def stack_examples(values: Sequence[FloatArray | None]) -> FloatArray | None:
-    """Return values per example (N,) of R repeats as a table [R, N].
-
-    None if those of a repeat are missing, or not all have the same length.
-    """
-    rows = [row for row in values if row is not None]
-    if not rows or len(rows) < len(values) or len({len(row) for row in rows}) > 1:
-        return None
-    return np.stack(rows)
-
-
-def difference_table(
-    a: Sequence[FloatArray | None], b: Sequence[FloatArray | None]
-) -> FloatArray | None:
-    """Return a - b as a table [R, N], from values per example of the same R repeats, or None."""
-    x, y = stack_examples(a), stack_examples(b)
-    return x - y if x is not None and y is not None and x.shape == y.shape else None
+    tables = [sample.stacked(list(values.index)) for sample in samples]
+    whole = [table for table in tables if table is not None]
+    if len(whole) < len(tables) or len({table.shape for table in whole}) > 1:
+        return values.to_numpy().T[:, :, None], math.nan
+    return np.stack(whole), whole[0].shape[1]
 
 
 def max_t_over_repeats(

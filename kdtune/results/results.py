@@ -17,8 +17,8 @@ from kdtune.config.study import Scope, Study
 from kdtune.config.task import Range, Task, check_names, covers, find_metric, group_text, name_of
 from kdtune.config.text import InputError
 from kdtune.results import comparison, costs, formatting, frames, summaries, warnings, words
-from kdtune.results.comparison import SIZE, Criterion
-from kdtune.results.design import Design, ExampleReader, no_examples
+from kdtune.results.comparison import SIZE, Criterion, Judged
+from kdtune.results.design import Design, FloatArray
 from kdtune.results.frames import PREFIX, Frames, config_label
 from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
@@ -272,12 +272,19 @@ class Results:
         check_names("split", [split], ("val", "test"))
         return frames.of_trials(self.folder, self.trials, split)
 
-    def examples(self, criterion: Criterion, split: str = "val") -> ExampleReader:
-        """Return the reader of the criterion's metric per example of a split."""
-        if criterion.scope != "last" or criterion.declared.of_example is None:
-            return no_examples
-        read = partial(frames.read_examples, self.folder, has_groups=self.task.has_groups)
-        return partial(read, metric=criterion.declared, split=split)
+    def judged(self, criterion: Criterion) -> Judged:
+        """Return what a criterion is judged by, see `trials_for`."""
+        read, level = partial(self._examples, criterion), self.anytime_level(criterion)
+        return Judged(self.trials_for(criterion), criterion, read, self.design, level)
+
+    def _examples(
+        self, criterion: Criterion, trial_ids: Sequence[str], split: str
+    ) -> Mapping[str, FloatArray]:
+        """Return the criterion's metric of each example; {} unless it is of the last epoch."""
+        if criterion.scope != "last":
+            return {}
+        metric, has_groups = criterion.declared, self.task.has_groups
+        return frames.read_examples(self.folder, trial_ids, metric, split, has_groups)
 
     def anytime_level(self, criterion: Criterion) -> float | None:
         """Return the level of a comparison that decided its number of repeats; else None."""
@@ -356,9 +363,7 @@ class Results:
         """
         criterion = criterion or self.default_criterion
         if criterion not in self._compared:
-            how = (self.anytime_level(criterion), self.examples(criterion), self.design)
-            trials = self.trials_for(criterion)
-            self._compared[criterion] = comparison.compare(trials, criterion, *how)
+            self._compared[criterion] = comparison.compare(self.judged(criterion))
         return self._compared[criterion].copy()
 
     @cached_property
@@ -394,8 +399,7 @@ class Results:
         if self.study.run.largest_train_images is None or not criterion.has_task_baseline:
             return pd.DataFrame()
         if criterion not in self._curves:
-            trials, read = self.trials_for(criterion), partial(self.examples, criterion)
-            self._curves[criterion] = comparison.label_curve(trials, criterion, read, self.design)
+            self._curves[criterion] = comparison.label_curve(self.judged(criterion))
         return self._curves[criterion].copy()
 
     @cached_property
@@ -434,8 +438,7 @@ class Results:
             if most is not None and f"student/{name}" in trials:
                 trials = trials[trials[f"student/{name}"] <= most]
         is_raced = self.study.policy == "race" and len(self.final_trials) > 0
-        read = self.examples(criterion)
-        return comparison.contenders(trials, criterion, read, self.design, is_raced)
+        return comparison.contenders(replace(self.judged(criterion), trials=trials), is_raced)
 
     def selection(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Return chosen configuration, baseline and recipe's default on val and test.
@@ -461,11 +464,8 @@ class Results:
         if self.uses_held_out_repeats(criterion):  # the default runs them, too
             default = comparison.of_default(self.trials, self.frames.round, self.default)
             trials = pd.concat([trials, default])
-        level = self.anytime_level(criterion)
-        read = partial(self.examples, criterion)
-        return comparison.selection(
-            self.folder, trials, criterion, chosen, level, read, self.design
-        )
+        judged = replace(self.judged(criterion), trials=trials)
+        return comparison.selection(self.folder, judged, chosen)
 
     def sensitivity(self, metric: str = "") -> pd.DataFrame:
         """Return means and ranks by epoch selection; see `summaries.sensitivity`.

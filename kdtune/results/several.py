@@ -21,7 +21,7 @@ from kdtune.config.task import Range, ends_of
 from kdtune.config.text import TABLE_DIGITS, InputError, first_line, short
 from kdtune.results import comparison
 from kdtune.results.comparison import DEFAULT, Criterion
-from kdtune.results.design import Design, Pair, common_repeats, difference_table, stricter
+from kdtune.results.design import Design, Pair, Sample, common_repeats, stricter
 from kdtune.results.formatting import as_json, comparison_rows, format_table, markdown, plus_minus
 from kdtune.results.results import Results, check_baseline, data_name, load
 from kdtune.results.words import ComparisonContext, sentence, short_verdict, verdict
@@ -159,19 +159,17 @@ class Candidate:
         trials = comparison.completed(self.results.trials_for(self.criterion))
         return trials[trials.config_id == self.config_id]
 
-    def sample(self, split: str) -> pd.Series:
+    def values(self, split: str) -> pd.Series:
         """Return the criterion's metric on a split by repeat."""
         return self.criterion.by_repeat(self.trials, split)[self.config_id].dropna()
 
-    def unit_means(self, sample: pd.Series) -> np.ndarray:
-        """Return the independent numbers of a sample: its repeats, or the means of teachers."""
-        return self.results.design.unit_means(sample.to_numpy(dtype=float), list(sample.index))
+    def unit_means(self, values: pd.Series) -> np.ndarray:
+        """Return the independent ones of the values: those of repeats, or means of teachers."""
+        return self.results.design.unit_means(values.to_numpy(dtype=float), list(values.index))
 
-    def examples(self, split: str, repeats: pd.Index) -> list[np.ndarray | None]:
-        """Return the metric of each example by repeat, as far as known."""
-        ids = self.trials.set_index("repeat").trial_id[repeats]
-        by_trial = self.results.examples(self.criterion, split)(list(ids))
-        return [by_trial.get(trial) for trial in ids]
+    def sample(self, split: str) -> Sample:
+        """Return the criterion's metric on a split by repeat and by example."""
+        return self.results.judged(self.criterion).samples(split, [self.config_id])[self.config_id]
 
 
 def load_several(folders: Sequence[str], criterion: Criterion = DEFAULT) -> "SideBySide":
@@ -254,8 +252,8 @@ class SideBySide:
         names = ("study", "kind", "is_best", "config_id", "label")
         rows = [
             {name: getattr(candidate, name) for name in names}
-            | comparison.mean_columns("val", candidate.sample("val"))
-            | comparison.mean_columns("test", candidate.sample("test"))
+            | comparison.mean_columns("val", candidate.values("val"))
+            | comparison.mean_columns("test", candidate.values("test"))
             for candidate in self.candidates
         ]
         return pd.DataFrame(rows)
@@ -303,18 +301,12 @@ class SideBySide:
 
     def _pair(self, split: str, a: Candidate, b: Candidate) -> Pair:
         """Return the pair of a configuration of a study with one of the first study."""
-        x, y = a.sample(split), b.sample(split)
-        common, too_few = common_repeats(x, y)
-        design = self.design_against(a.study)
+        x, y, design = a.values(split), b.values(split), self.design_against(a.study)
+        _, too_few = common_repeats(x, y)
         if why := ", ".join(pairing_obstacles(b.results.study, a.results.study)) or too_few:
             means, sizes = (a.unit_means(x), b.unit_means(y)), (len(x), len(y))
             return Pair(*means, design=design, why_unpaired=why, sizes=sizes)
-        differences = None
-        if design.folds is None:  # with folds each repeat has other images
-            differences = difference_table(a.examples(split, common), b.examples(split, common))
-        return Pair(
-            x[common].to_numpy(), y[common].to_numpy(), differences, common.tolist(), design
-        )
+        return a.sample(split).minus(b.sample(split), design)
 
     def design_against(self, name: str) -> Design:
         """Return the design that decides the comparison of a study with the first one."""

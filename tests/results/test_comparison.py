@@ -19,6 +19,7 @@ from kdtune.planning.ledger import active_configs
 from kdtune.planning.plan import Plan
 from kdtune.results.comparison import (
     Criterion,
+    Judged,
     baseline_of,
     best_config,
     by_repeat,
@@ -37,7 +38,7 @@ EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}
 
 
 def compared(last) -> pd.DataFrame:
-    return compare(trials_of(last), Criterion()).set_index("config/alpha")
+    return compare(Judged(trials_of(last), Criterion())).set_index("config/alpha")
 
 
 def test_the_metric_of_a_study_decides(tmp_path) -> None:
@@ -92,11 +93,11 @@ def test_the_baseline_is_the_best_without_distillation() -> None:
     slow, fast = at(1.0, lr=0.01), at(1.0, lr=0.1)
     last = {slow: [0.6, 0.61, 0.6], fast: [0.7, 0.72, 0.71]}
     last |= {at(0.5, lr=0.1): [0.71, 0.7, 0.72], at(0.5, lr=0.01): [0.65, 0.66, 0.64]}
-    table = compare(trials_of(last), Criterion())
+    table = compare(Judged(trials_of(last), Criterion()))
     # at lr 0.1 distillation is 10 points above the baseline of lr 0.01, but equals that of lr 0.1
     assert set(table.baseline) == {fast.config_id}
     assert table["diff"].tolist() == exact([0.0, -0.06], abs=1e-12)
-    by_lr = compare(trials_of(last), Criterion(baseline={"alpha": 1, "lr": 0.01}))
+    by_lr = compare(Judged(trials_of(last), Criterion(baseline={"alpha": 1, "lr": 0.01})))
     assert set(by_lr.baseline) == {slow.config_id}
     assert len(by_lr) == 3 and fast.config_id in set(by_lr.config_id)
 
@@ -105,7 +106,7 @@ def test_one_lucky_repeat_gives_neither_baseline_nor_best() -> None:
     slow, fast = at(1.0, lr=0.01), at(1.0, lr=0.1)
     last = {slow: [0.6, 0.61, 0.6, 0.6], fast: [0.99, None, None, None]}
     last |= {at(0.5, lr=0.01): [0.65, 0.66, 0.64, 0.66]}
-    assert set(compare(trials_of(last), Criterion()).baseline) == {slow.config_id}
+    assert set(compare(Judged(trials_of(last), Criterion())).baseline) == {slow.config_id}
     values = by_repeat(trials_of(last), "acc", "last")
     assert best_config(values, 1) == at(0.5, lr=0.01).config_id
     assert best_config(values, -1) == slow.config_id
@@ -284,7 +285,7 @@ def test_a_student_without_its_baseline_is_left_out(tmp_path) -> None:
     assert set(table["config/student"]) == {"large"}
     lost = trials[trials["config/student"] == "small"].config_id.iloc[0]
     assert baseline_of(table, lost) is None
-    assert baseline_of(compare(trials.iloc[:0], Criterion()), lost) is None
+    assert baseline_of(compare(Judged(trials.iloc[:0], Criterion())), lost) is None
 
 
 def test_many_values_are_cut_into_ranges() -> None:

@@ -13,7 +13,7 @@ import kdtune
 from kdtune.config.cli import ComparisonFlags
 from kdtune.config.records import Limits, write_costs
 from kdtune.config.text import InputError
-from kdtune.results.comparison import Criterion, contenders
+from kdtune.results.comparison import Criterion, Judged, contenders
 from kdtune.results.costs import best_within, cost_frame, cost_text, frontier, pareto
 from kdtune.results.design import Design
 from kdtune.results.results import Results, criterion_of
@@ -227,5 +227,5 @@ def test_configurations_that_were_stopped_or_lack_repeats(tmp_path) -> None:
 def test_the_design_of_the_repeats_counts(design: Design, n: int, size: int) -> None:
     """A difference that is clear over 6 repeats is not over 3 teachers, or overlapping folds."""
     trials = trials_of(draw({0.5: 0.0, 1.0: -0.012}, 6, 5)).assign(n_epochs_planned=3, seconds=1.0)
-    table = contenders(trials, Criterion(), design=design)
+    table = contenders(Judged(trials, Criterion(), design=design))
     assert table.may_be_best.sum() == size and table.n_units.tolist() == [n, n]

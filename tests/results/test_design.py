@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from study_folders import at, draw, trials_of
 
-from kdtune.results.comparison import Chosen, Criterion, compare, selection
+from kdtune.results.comparison import Chosen, Criterion, Judged, compare, selection
 from kdtune.results.design import ONE_TEACHER, Design, Pair, is_significant
 from kdtune.statistics.intervals import crossed
 
@@ -18,7 +18,7 @@ D = np.subtract(LAST[0.5], LAST[1.0])
 
 
 def compared(design: Design) -> pd.Series:
-    table = compare(trials_of(LAST), Criterion(), design=design)
+    table = compare(Judged(trials_of(LAST), Criterion(), design=design))
     return table.set_index("config/alpha").loc[0.5]
 
 
@@ -45,14 +45,14 @@ def test_folds_have_the_corrected_resampled_t_test() -> None:
     assert row.p == exact(2 * stats.t.sf(abs(D.mean()) / error, 7))
     assert np.isnan([row.low_here, row.high_here, row.p_max_t, row.n_images]).all()
     # images are never paired by their position
-    compare(trials_of(LAST), Criterion(), read=pytest.fail, design=Design(folds=5))
+    compare(Judged(trials_of(LAST), Criterion(), read=pytest.fail, design=Design(folds=5)))
 
 
 def test_selection_has_the_same_standard_error(tmp_path) -> None:  # type: ignore[no-untyped-def]
     trials, design = trials_of(LAST), Design(folds=5)
     trials = trials.assign(**{"test/acc@last": trials["val/acc@last"], "phase": "search"})
     chosen = Chosen(at(0.5).config_id, at(1.0).config_id, at(0.5).config_id)
-    rows = selection(tmp_path, trials, Criterion(), chosen, design=design).set_index("row")
+    rows = selection(tmp_path, Judged(trials, Criterion(), design=design), chosen).set_index("row")
     half = stats.t.ppf(0.975, 7) * math.sqrt((1 / 8 + 1 / 4) * D.var(ddof=1))
     difference = rows.loc["difference"]
     assert rows.loc["best"].config_id == at(0.5).config_id
@@ -96,12 +96,12 @@ def reader(correct: dict[float, np.ndarray], lost: tuple[str, ...] = ()):
         for alpha, table in correct.items()
         for repeat in range(REPEATS)
     }
-    return lambda ids: {trial: tables[trial] for trial in ids if trial not in lost}
+    return lambda ids, split: {trial: tables[trial] for trial in ids if trial not in lost}
 
 
 def test_a_comparison_is_that_of_the_two_way_estimator(correct) -> None:
     trials = trials_of({alpha: list(table.mean(1)) for alpha, table in correct.items()})
-    table = compare(trials, Criterion(), read=reader(correct)).set_index("config/alpha")
+    table = compare(Judged(trials, Criterion(), read=reader(correct))).set_index("config/alpha")
     for alpha in (0.1, 0.5):
         row, estimate = table.loc[alpha], crossed(correct[alpha] - correct[1.0])
         expected = estimate.mean, estimate.error, estimate.df
@@ -119,7 +119,9 @@ def test_a_lost_file_of_predictions_leaves_comparisons_over_repeats(correct) -> 
     """All of them, so that all rows of a table hold for the same images."""
     trials = trials_of({alpha: list(table.mean(1)) for alpha, table in correct.items()})
     lost = (at(0.5, 3).trial_id,)
-    table = compare(trials, Criterion(), read=reader(correct, lost)).set_index("config/alpha")
+    table = compare(Judged(trials, Criterion(), read=reader(correct, lost))).set_index(
+        "config/alpha"
+    )
     assert table.n_images.isna().all()
     row = table.loc[0.5]
     assert (row.low, row.high) == (row.low_here, row.high_here)
@@ -142,7 +144,7 @@ def test_equal_differences_over_folds_have_no_test() -> None:
 
 def test_an_interval_never_exceeds_what_is_possible() -> None:
     trials = trials_of({0.5: [0.0, 1.0, 0.1], 1.0: [0.9, 0.1, 0.2]})
-    row = compare(trials, Criterion()).iloc[0]
+    row = compare(Judged(trials, Criterion())).iloc[0]
     assert (row.low, row.high) == (-1, 1)
 
 

@@ -28,7 +28,7 @@ from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Study
 from kdtune.planning.ledger import final_test, finalists
 from kdtune.planning.plan import Plan
-from kdtune.results.comparison import DEFAULT, Criterion, compare, tuning_effort
+from kdtune.results.comparison import DEFAULT, Criterion, Judged, compare, tuning_effort
 from kdtune.results.formatting import comparison_rows
 from kdtune.results.results import Results, load
 from kdtune.results.words import (
@@ -52,7 +52,7 @@ BETTER, WORSE = r"Distillation \(.*\) improved", r"Distillation .*worsened"
 
 def said(last) -> str:
     context = ComparisonContext(DISTILLATION.baseline_words, max(map(len, last.values())))
-    return verdict(compare(trials_of(last), DEFAULT), DEFAULT, ["alpha"], context)
+    return verdict(compare(Judged(trials_of(last), DEFAULT)), DEFAULT, ["alpha"], context)
 
 
 def test_of_a_small_effect_the_repeats_for_80_percent_power_are_given() -> None:
@@ -108,7 +108,7 @@ def clear(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def check(text: str, last) -> str:
     """Return the kind of a conclusion after asserting that the numbers support it."""
-    table = compare(trials_of(last), Criterion())
+    table = compare(Judged(trials_of(last), Criterion()))
     text = text.removeprefix("The study is too small to decide whether there is a difference. ")
     kinds = {BETTER: "better", WORSE: "worse", "No significant": "none", "No conclusion": "no"}
     (kind,) = (kind for pattern, kind in kinds.items() if re.match(pattern, text))
@@ -179,7 +179,7 @@ def test_holms_p_below_the_level_with_an_interval_that_includes_0() -> None:
     # at 1 - .05 / 2 holds 0
     d = 0.0084 + np.array([0.01, -0.01, 0.005, -0.005, 0.002, -0.002])
     last = {0.1: 0.4 + np.arange(6) * 0.001, 0.5: 0.8 + d, 1.0: [0.8] * 6}
-    table = compare(trials_of(last), Criterion()).set_index("config/alpha")
+    table = compare(Judged(trials_of(last), Criterion())).set_index("config/alpha")
     assert table.p_holm[0.5] < 0.05 and table.low[0.5] < 0
     assert ", since the interval includes 0; " in said(last)
 
@@ -200,8 +200,8 @@ def test_an_adaptive_number_of_repeats_has_always_valid_statistics() -> None:
     """The t test has p = .03, which would be valid for a fixed number of repeats."""
     differences = np.array([0.012, 0.02, 0.002, 0.018, 0.0, 0.011])
     last = {0.5: list(0.7 + differences), 1.0: [0.7] * 6}
-    fixed = compare(trials_of(last), Criterion())
-    anytime = compare(trials_of(last), Criterion(), 0.05)
+    fixed = compare(Judged(trials_of(last), Criterion()))
+    anytime = compare(Judged(trials_of(last), Criterion(), anytime_level=0.05))
     assert fixed.p[0] < 0.05 < anytime.p[0]
     assert anytime.p[0] == exact(anytime_p(differences.tolist()))
     assert anytime.low[0] < 0 < fixed.low[0]
