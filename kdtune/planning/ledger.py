@@ -126,6 +126,15 @@ class RunCost:
         return spent[match[2]] >= float(match[1])
 
 
+class EpochTime(NamedTuple):
+    """Seconds that an epoch of a student is expected to take, before any of its runs has ended."""
+
+    training: float
+    """Of each run: its steps and its evaluation."""
+    stream: float
+    """Of the views and of the teacher's pass, which the runs of a repeat share."""
+
+
 def kind_of(run: BaseRun) -> tuple[str, bool, int]:
     """Return what the time of a run depends on: its arm and its number of epochs, 1 if unknown."""
     return *Arm.of(run), run.planned_epochs or 1
@@ -149,6 +158,8 @@ class Ledger:
         """By trial_id, of the runs that began at their first epoch: `elapsed` at their start."""
         self._pace: dict[tuple[str, bool, int], list[float]] = {}
         """Seconds per planned epoch of each completed run, from its start to its end."""
+        self.expected: dict[str, EpochTime] = {}
+        """By group of runs, see `Arm`; where single steps have been measured."""
         self.running: dict[str, BaseRun] = {}
         """By trial_id."""
         self.retryable: dict[str, BaseRun] = {}
@@ -251,13 +262,21 @@ class Ledger:
         self.retryable.pop(run.trial_id, None)
         self.dropped.pop(run.trial_id, None)
 
+    @property
+    def measured_groups(self) -> set[str]:
+        """The groups of runs of which one has completed since its first epoch."""
+        return {group for group, *_ in self._pace}
+
     def seconds(self, run: BaseRun) -> float:
         """Return the time that a run is expected to take, all its epochs.
 
         That is their number times the mean seconds per epoch of its kind, or of the nearest kind
-        that has been measured; 0 before any has.
+        that has been measured. Before any of its student has, it is what single steps let expect,
+        as if no other run shared its stream; else 0.
         """
         group, is_baseline, epochs = kind_of(run)
+        if group in self.expected and group not in self.measured_groups:
+            return sum(self.expected[group]) * epochs
 
         def distance(kind: tuple[str, bool, int]) -> tuple[bool, bool, int]:
             return kind[0] != group, kind[1] != is_baseline, abs(kind[2] - epochs)

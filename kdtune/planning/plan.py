@@ -116,7 +116,7 @@ class Plan:
         self.pruned: set[str] = set()
         """Ids of the trials that `should_prune` has stopped; their records end as pruned."""
         self._requeued: dict[str, BaseRun] = {}
-        self._queue: list[tuple[int, int, int, str]] = []
+        self._queue: list[tuple[int, bool, int, int, str]] = []
         self._promotions: deque[BaseRun] | None = None
         self._sampler: ConfigSampler | None = None
         if study.search != "grid":
@@ -215,6 +215,18 @@ class Plan:
         done = sum(self.ledger.epochs.get(trial, 0) for trial in self.ledger.running)
         return self.runs_left * float(np.mean(lengths)) - done
 
+    @property
+    def expected_seconds(self) -> float | None:
+        """Time of all runs by `Ledger.expected`; None where the runs or their times are unknown."""
+        expected, runs = self.ledger.expected, [state.run for state in self.ledger.by_row]
+        if self.runs_left is None or not runs or any(run.group not in expected for run in runs):
+            return None
+        training = np.mean([expected[r.group].training * (r.planned_epochs or 1) for r in runs])
+        # the runs of a repeat share its stream
+        stream = max(expected[r.group].stream * (r.planned_epochs or 1) for r in runs)
+        seconds = self.runs_left * float(training) + self.study.repeats * stream
+        return seconds / self.concurrency
+
     def _enqueue(self, state: ConfigState) -> None:
         """Put the runs of a new configuration into the queue."""
         if self._sampler is not None:
@@ -233,7 +245,9 @@ class Plan:
             # with a limit of time whole repeats come one after another
             together = self.concurrency if self.study.hours is None else 1
             block = 0 if self.study.learns else repeat // together
-            item = (block, state.row, repeat, state.run.config_id)
+            # where the time may end in the first repeat, nothing can be said without a baseline
+            is_late = self.study.hours is not None and not state.arm.is_baseline
+            item = (block, is_late, state.row, repeat, state.run.config_id)
             heapq.heappush(self._queue, item)
 
     def _follow_up(self, state: ConfigState, repeat: int) -> None:

@@ -24,6 +24,8 @@ from kdtune.data.views import probe_views
 from kdtune.models.checks import measure_cost
 from kdtune.models.outputs import networks
 from kdtune.models.weights import RECORD, WEIGHTS
+from kdtune.planning.ledger import EpochTime
+from kdtune.planning.plan import Plan
 from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_folder
 from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.progress import print_recipe
@@ -37,7 +39,13 @@ from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources, device_of, view_size
 from kdtune.training import recipe, teachers
 from kdtune.training.recipe import StudyModels
-from kdtune.training.run import clear_cached_models, distill, find_warnings, make_student
+from kdtune.training.run import (
+    clear_cached_models,
+    distill,
+    find_warnings,
+    make_student,
+    time_epoch,
+)
 
 # What is made of a study before Ray: its recipe, its warnings, the function of its trials.
 
@@ -350,6 +358,18 @@ class TeacherPreparation:
         if not _runs_on_these_cpus(self.study):  # else it was measured before Ray
             _add_costs(self.study, self.mirror, self.write, partial(self._in_task, measure_all))
 
+    def time_epochs(self, plan: Plan) -> None:
+        """Tell the plan how long an epoch of each student is expected to take.
+
+        Students of which a run has completed need no estimate.
+        """
+        runs = plan.study.runs() or [self.study.default]
+        missing = {run.group: run for run in runs if run.group not in plan.ledger.measured_groups}
+        if _runs_on_these_cpus(self.study):
+            plan.ledger.expected = time_epochs(self.study, missing, self.data)
+        else:
+            plan.ledger.expected = self._in_task(time_epochs, missing)
+
     def _in_task(self, function: Callable[[Study, Any, StudyData], Any], models: Any) -> Any:
         """Call a function in a Ray task with a trial's resources, which reads the data itself."""
 
@@ -385,6 +405,15 @@ def measure_teachers(study: Study, runs: list[Run], data: StudyData) -> list[Tea
         for run in runs:
             _pull_teacher(run, mirror, data)
         return teachers.measure_accuracy(study.run, runs, study.folder / "teacher", resources, data)
+
+
+def time_epochs(study: Study, runs: Mapping[str, Run], data: StudyData) -> dict[str, EpochTime]:
+    """Return how long an epoch of runs takes; without those whose step fails, as their trials."""
+    times, device, threads = dict[str, EpochTime](), device_of(study), study.cpus_per_trial or 1
+    for group, run in runs.items():
+        with suppress(Exception):  # of a user's model, or out of memory: its trials say why
+            times[group] = EpochTime(*time_epoch(run, data.of(run), device, threads))
+    return times
 
 
 # Cost of the study's students and teachers, measured once before its trials.

@@ -27,7 +27,13 @@ from kdtune.raytune import distillation, folder, machines
 from kdtune.raytune.distillation import PreparedStudy
 from kdtune.raytune.function import function_epochs, run_trial
 from kdtune.raytune.objects import freeze_objects, share_objects
-from kdtune.raytune.progress import ProgressDisplay, describe_end, describe_state, notify
+from kdtune.raytune.progress import (
+    ProgressDisplay,
+    describe_end,
+    describe_start,
+    describe_state,
+    notify,
+)
 from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
 from kdtune.raytune.session import check_local_ray, ray_session, summarised
 from kdtune.results.results import Results, load
@@ -286,9 +292,8 @@ def _run_trials(
             preparation.measure_costs()
             preparation.train_teachers(display.print_epoch)
             preparation.report_teacher_accuracy()
-        left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
-        target = study.uri or study.folder
-        write(f"Running {left}, {count} at a time. Results are written to {target}.")
+            preparation.time_epochs(plan)
+        write(f"{describe_start(plan)} Results are written to {study.uri or study.folder}.")
         records = stack.enter_context(Records(study.folder, began - plan.ledger.elapsed))
         plan.ledger.elapsed = records.elapsed  # training the teachers has taken time
         uploader = stack.enter_context(RecordsUploader(mirror, records))

@@ -215,6 +215,16 @@ def describe_state(plan: Plan, criterion: Criterion) -> str:
     return ", ".join(parts)
 
 
+def describe_start(plan: Plan) -> str:
+    """Return how many runs there are to do, and how long that is expected to take."""
+    left = "all runs" if plan.runs_left is None else f"{plan.runs_left} runs"
+    text = f"Running {left}, {plan.concurrency} at a time"
+    if (seconds := plan.expected_seconds) is None:
+        return f"{text}."
+    time_left = timedelta(seconds=round(seconds))
+    return f"{text}: about {time_left} (estimate from one training step of each student)."
+
+
 def describe_time_left(plan: Plan) -> str:
     """Return an estimate of the time left, from the epochs so far; "" where nothing is known."""
     left, cost = plan.epochs_left, plan.ledger.cost

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.benchmark import set_torch_threads, timer
 
 from kdtune.config.fields import Role, is_function_name, is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
@@ -392,6 +393,41 @@ class OneBatch:
                     batch = replace(batch, features=student.features(views))
             _, losses = self.training.step(batch)
             yield losses.loss.detach()
+
+
+def time_epoch(run: Run, data: Data, device: torch.device, threads: int) -> tuple[float, float]:
+    """Return the seconds that an epoch of a run takes, from one measured step.
+
+    Args:
+        run: Resolved.
+        data: Its data.
+        device: Where its trials run; idle.
+        threads: Of torch.
+
+    Returns:
+        Of its steps and its evaluation on val, and of the views and outputs of frozen models that
+        the runs of a repeat share; the latter 0 without augmentation, where all repeats do.
+    """
+    with set_torch_threads(threads):
+        batch = OneBatch.of(run, data, device)
+        images, student, size = batch.batch.views, batch.training.student, batch.inference.shape[-1]
+        steps = batch.steps()
+        next(steps).item()  # the first is slower
+        step = _seconds(lambda: next(steps).item()) / run.batch_size
+        view = _seconds(lambda: probe_views(data, run, size)) / 2
+        with torch.no_grad():
+            forward = _seconds(lambda: student(images)) / run.batch_size
+            teacher = _seconds(lambda: batch.infer(batch.inference)) / len(batch.inference)
+    frozen = forward if run.trainable == "head" else 0.0
+    count, on_val = len(data.subset(run)), len(data.splits["val"])
+    shared = count * (view + teacher + frozen) if run.augment != "none" else 0.0
+    return count * max(0.0, step - frozen) + on_val * (forward - frozen), shared
+
+
+def _seconds(compute: Callable[[], object]) -> float:
+    started = timer()  # waits for the GPU
+    compute()
+    return timer() - started
 
 
 def try_batch(run: Run, data: Data, device: torch.device) -> OneBatch:

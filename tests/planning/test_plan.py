@@ -23,6 +23,7 @@ from kdtune.config.task import BaseRun, Range
 from kdtune.config.text import InputError
 from kdtune.planning.ledger import (
     FIRST_REPEAT,
+    EpochTime,
     active_configs,
     final_test,
     finalists,
@@ -413,13 +414,26 @@ def test_no_run_begins_that_cannot_end_in_the_hours(search: str, policy: str, wi
             assert sorted(more) == sorted(runs_of(whole))
 
 
+def test_the_baseline_comes_first_where_time_is_limited() -> None:
+    """So a verdict has one, even if the time ends in the first repeat; without a limit it waits."""
+    study = make("grid", {"alpha": (0.1, 0.5, 1.0)}, "all")
+    for hours, alpha in ((None, 0.1), (1.0, 1.0)):
+        first = Plan(replace(study, hours=hours)).next_run()
+        assert first is not None and first.value("alpha") == alpha
+
+
 def test_the_time_of_a_run_is_that_of_the_nearest_kind_measured() -> None:
     """By hand: 8 epochs of a second with distillation, of half a second without."""
     study = replace(make("grid", {"alpha": (0.1, 1.0), "epochs": (8, 16)}, "all"), repeats=3)
     short, long, plain, plain_long = sorted(study.runs(), key=lambda r: (r.alpha, r.epochs))
-    ledger = Plan(study).ledger
+    plan = Plan(study, concurrency=2)
+    ledger = plan.ledger
+    assert plan.expected_seconds is None and ledger.seconds(short) == 0
+    # 12 runs of 12 epochs on average, and 3 streams of 16, two at a time; or 8 epochs on their own
+    ledger.expected = {short.group: EpochTime(training=1.0, stream=3.0)}
+    assert plan.expected_seconds == (12 * 12 + 3 * 16 * 3) / 2 and ledger.seconds(short) == 32
     for run, began, ended in ((short, 10.0, 18.0), (plain, 20.0, 24.0)):
-        assert ledger.seconds(run) == {0.1: 0, 1.0: 8}[run.alpha]
+        assert ledger.seconds(run) == {0.1: 32, 1.0: 8}[run.alpha]
         start, *epochs, end = scored(run, 0.5)
         for line in (start | {"elapsed": began}, *epochs, end | {"elapsed": ended}):
             ledger.add_record(line)

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from kdtune.training.run import (
     distill,
     initial_student,
     make_student,
+    time_epoch,
 )
 from kdtune.training.teachers import fine_tune, initial_teacher
 
@@ -55,6 +57,28 @@ def state(model: Classifier) -> dict[str, torch.Tensor]:
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_time_of_an_epoch_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that a pass of the student moves on by 1 s, and one of the teacher by 10 s."""
+    now = [0.0]
+    monkeypatch.setattr("kdtune.training.run.timer", lambda: now[0])
+
+    def ticking(make: Any, seconds: float, classes: int) -> nn.Module:
+        net: nn.Module = make(classes)
+        net.register_forward_hook(lambda *_: now.__setitem__(0, now[0] + seconds))
+        return net
+
+    for name, seconds in (("tiny_student", 1.0), ("tiny_teacher", 10.0)):
+        monkeypatch.setattr(factories, name, partial(ticking, getattr(factories, name), seconds))
+    data, cpu = load_data(TINY), torch.device("cpu")
+    # 75 images in batches of 16, and 500 on val; the teacher sees 32 at a time
+    own, shared = (75 + 500) / 16, 75 * 10 / 32
+    assert time_epoch(resolve(TINY), data, cpu, 1) == pytest.approx((own, shared))
+    still = resolve(replace(TINY, augment="none"))
+    assert time_epoch(still, data, cpu, 1) == pytest.approx((own, 0))
+    head = resolve(replace(TINY, trainable="head", batch_norm="train"))
+    assert time_epoch(head, data, cpu, 1) == pytest.approx((0, shared + 75 / 16), abs=1e-9)
 
 
 def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
