@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import itertools
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+from kdtune.config import fields
 from kdtune.config.fields import (
     ALL_COMMANDS,
     HUB,
-    LOSSES,
     MAX_INTEGER,
     OF_STUDENT,
-    REST,
-    SCHEDULES,
-    TABLE_COLUMNS,
     BatchSize,
     BelowOne,
     Bounds,
@@ -42,19 +40,8 @@ from kdtune.config.fields import (
     Weights,
     check,
     check_fields,
-    declarations,
-    is_function_name,
-    is_image_table,
-    is_loss,
-    is_named_data,
-    is_named_extra,
     is_output_file,
-    one_of,
     pairs,
-    searchable,
-    takes_features,
-    terms_of,
-    that_take,
 )
 from kdtune.config.files import check_path, existing_file
 from kdtune.config.objects import KINDS, Objects, importable_name
@@ -101,15 +88,15 @@ trained on the same augmented images."""
 
 _STUDENT = Setting(commands=OF_STUDENT)
 _RESOLVED = Setting(resolved=True)
-_COLUMNS = f"[{one_of(TABLE_COLUMNS)}=COLUMN [...]]"
-_LOSSES = one_of([*LOSSES, "module:function", "A+B"])
-_AUGMENTS = one_of(["None", *get_args(Augment), "module:function"])
+_COLUMNS = f"[{fields.one_of(fields.TABLE_COLUMNS)}=COLUMN [...]]"
+_LOSSES = fields.one_of([*fields.LOSSES, "module:function", "A+B"])
+_AUGMENTS = fields.one_of(["None", *get_args(Augment), "module:function"])
 _CLASS_WEIGHTS = Hyperparameter(unless={"alpha": 0}, neutral="none", metavar="none|balanced|FILE")
 _OF_LOSS = Hyperparameter(of_objective=True)
 _WEIGHTS = Setting(path=True, pairs=True)
 _BASELINE = {"alpha": 1}
 _OF_ALL = Hyperparameter(commands=ALL_COMMANDS, of_study=True, resolved=True)
-_WARMUP = Hyperparameter(when=that_take("warmup_epochs"), neutral=0)
+_WARMUP = Hyperparameter(when=fields.that_take("warmup_epochs"), neutral=0)
 
 
 @dataclass(frozen=True)
@@ -325,16 +312,16 @@ class Run(BaseRun):
     above 0. See docs/recipe.md."""
     lr: Annotated[LearningRate, Hyperparameter()] = 1e-3
     """Learning rate of the student. With the schedule "onecycle" it is the peak."""
-    momentum: Annotated[BelowOne, Hyperparameter(when=that_take("momentum"))] = 0.9
+    momentum: Annotated[BelowOne, Hyperparameter(when=fields.that_take("momentum"))] = 0.9
     """Momentum."""
     weight_decay: Annotated[Weight, Hyperparameter()] = 0.0
     """Weight decay. With adamw it is decoupled; with the others it is added to the gradient."""
     schedule: Annotated[Schedule, Hyperparameter()] = "step"
     """Learning rate schedule: constant, step (StepLR), multistep (MultiStepLR, see
     --lr-milestones), cosine (to 0, updated every epoch) or onecycle (updated every batch)."""
-    lr_step_size: Annotated[StepSize, Hyperparameter(when=that_take("lr_step_size"))] = 7
+    lr_step_size: Annotated[StepSize, Hyperparameter(when=fields.that_take("lr_step_size"))] = 7
     """Epochs between two decays of the learning rate."""
-    lr_gamma: Annotated[PositiveShare, Hyperparameter(when=that_take("lr_gamma"))] = 0.1
+    lr_gamma: Annotated[PositiveShare, Hyperparameter(when=fields.that_take("lr_gamma"))] = 0.1
     """Factor of each decay of the learning rate."""
     lr_milestones: Annotated[tuple[Fraction, ...], _STUDENT] = LR_MILESTONES
     """Decays of the schedule multistep, as ascending shares of the epochs: of 240 epochs, the
@@ -398,7 +385,7 @@ class Run(BaseRun):
 
     def __post_init__(self) -> None:
         _take_objects(self)
-        for f in fields(self):  # JSON has lists
+        for f in dataclasses.fields(self):  # JSON has lists
             if isinstance(value := getattr(self, f.name), list):
                 inner = (tuple(v) if isinstance(v, list) else v for v in value)
                 object.__setattr__(self, f.name, tuple(inner))
@@ -485,9 +472,9 @@ class Run(BaseRun):
                 return path(value, "default", "none")
             return tuple(f"{model}={path(w, 'default', 'none')}" for model, w in pairs(value))
 
-        is_folder = self.extra is not None and not is_named_extra(self.extra)
+        is_folder = self.extra is not None and not fields.is_named_extra(self.extra)
         hub, name = HUB * self.data.startswith(HUB), self.data.removeprefix(HUB)
-        is_path = Path(name).expanduser().exists() if hub else not is_named_data(name)
+        is_path = Path(name).expanduser().exists() if hub else not fields.is_named_data(name)
         return replace(
             self,
             data=hub + path(name) if is_path else self.data,
@@ -535,7 +522,7 @@ class Run(BaseRun):
     @property
     def compares_features(self) -> bool:
         """Whether the distillation term compares features of teacher and student."""
-        return self.alpha != 1 and takes_features(self.loss)
+        return self.alpha != 1 and fields.takes_features(self.loss)
 
     @property
     def unlabelled_per_batch(self) -> int:
@@ -597,13 +584,13 @@ batch_size trainable batch_norm
 SCHEMA_1 = tuple(_SCHEMA_1.split())
 """Hyperparameters of kdtune 0.1, in the order of its columns. Never add to it: ids of saved studies
 are hashes of all of these, also of those without effect (as None)."""
-HYPERPARAMETERS = tuple(dict.fromkeys((*SCHEMA_1, *searchable(Run))))
+HYPERPARAMETERS = tuple(dict.fromkeys((*SCHEMA_1, *fields.searchable(Run))))
 """By name: those of version 0.1 first."""
-OF_STUDY = tuple(name for name, setting in searchable(Run).items() if setting.of_study)
+OF_STUDY = tuple(name for name, setting in fields.searchable(Run).items() if setting.of_study)
 """Hyperparameters whose first value in a study is neutral, see `Run.study_values`."""
 
 DISTILLATION = Task(
-    hyperparameters={name: searchable(Run)[name] for name in HYPERPARAMETERS},
+    hyperparameters={name: fields.searchable(Run)[name] for name in HYPERPARAMETERS},
     metrics=METRICS,
     score="acc",
     baseline={"alpha": 1},
@@ -667,7 +654,7 @@ def to_values(name: str, values: object) -> Values:
     if name == "class_weights" and not isinstance(listed, Range):
         return tuple(read_class_weights(str(value)) for value in listed)
     if isinstance(listed, Range):
-        if declarations(Run)[name].number_kind is float:
+        if fields.declarations(Run)[name].number_kind is float:
             return replace(listed, low=float(listed.low), high=float(listed.high))
         return listed
     if None in listed and (name in LIKE or len(listed) > 1):
@@ -679,7 +666,7 @@ def to_values(name: str, values: object) -> Values:
 # The teacher's training: the fields with a counterpart teacher_NAME. teacher_temperature does not
 # train it: it belongs to the student's loss.
 
-_NAMES = [f.name for f in fields(Run)]
+_NAMES = [f.name for f in dataclasses.fields(Run)]
 RECIPE = [n for n in _NAMES if f"teacher_{n}" in _NAMES and n != "temperature"]
 """Fields of a run whose counterpart teacher_NAME trains the teacher."""
 TEACHER_TRAINING = (*(f"teacher_{name}" for name in RECIPE), "teacher_keep")
@@ -691,13 +678,13 @@ TEACHER_TRAINING = (*(f"teacher_{name}" for name in RECIPE), "teacher_keep")
 
 def _check_run(run: Run) -> None:
     """Raise InputError if fields of a run contradict each other."""
-    terms = terms_of(run.loss)
-    are_losses = all(map(is_loss, terms)) and len(set(terms)) == len(terms) <= 2
-    losses = f"be one of {', '.join(LOSSES)} or module:function, or a sum A+B of two of them"
+    terms = fields.terms_of(run.loss)
+    are_losses = all(map(fields.is_loss, terms)) and len(set(terms)) == len(terms) <= 2
+    losses = f"be one of {', '.join(fields.LOSSES)} or module:function, or a sum A+B of two of them"
     check(run, "loss", are_losses, losses)
     for name in ("augment", "teacher_augment"):
         words, value = get_args(Augment), getattr(run, name)
-        is_augmentation = value in (None, *words) or is_function_name(value)
+        is_augmentation = value in (None, *words) or fields.is_function_name(value)
         check(run, name, is_augmentation, f"be one of {', '.join(words)} or module:function")
     for name in ("lr_milestones", "teacher_lr_milestones"):
         rising = all(a < b for a, b in itertools.pairwise(getattr(run, name)))
@@ -714,9 +701,9 @@ def _check_run(run: Run) -> None:
     except re.error as error:
         check(run, "groups", False, f"be a regular expression ({error})")
     roles = [role for role, _ in pairs(run.columns or ())]
-    has_columns = is_image_table(run.data) or run.data.startswith(HUB)
-    are_roles = {*roles} <= {*TABLE_COLUMNS} and len({*roles}) == len(roles)
-    check(run, "columns", are_roles, f"be {'|'.join(TABLE_COLUMNS)}=COLUMN, each once")
+    has_columns = fields.is_image_table(run.data) or run.data.startswith(HUB)
+    are_roles = {*roles} <= {*fields.TABLE_COLUMNS} and len({*roles}) == len(roles)
+    check(run, "columns", are_roles, f"be {'|'.join(fields.TABLE_COLUMNS)}=COLUMN, each once")
     is_table = run.columns is None or has_columns
     check(run, "columns", is_table, "be left out unless --data is a table or hf:NAME")
     if any(map(is_output_file, run.teacher.split("+"))):
@@ -724,7 +711,7 @@ def _check_run(run: Run) -> None:
     extra, share = run.extra or "", run.extra_share
     check(run, "extra_share", extra or share == 0, "be 0 without --extra FOLDER")
     check(run, "batch_size", run.batch_size > 1 or share == 0, "be 2 or more with --extra-share")
-    has_rest = extra != REST or run.train_images is not None
+    has_rest = extra != fields.REST or run.train_images is not None
     check(run, "extra", has_rest, "be a folder without --train-images, whose rest it would be")
     is_torchvision = extra.startswith("torchvision:")
     check(run, "extra", not is_torchvision, "be a folder of images, rest, or module:factory")
@@ -763,7 +750,7 @@ def check_warmup(schedule: Schedule, warmup_epochs: float, epochs: float) -> Non
     It is no check of `Run`: of a study's configurations each must fulfil it, and not the run whose
     values they replace.
     """
-    if "warmup_epochs" in SCHEDULES[schedule].takes and warmup_epochs >= epochs:
+    if "warmup_epochs" in fields.SCHEDULES[schedule].takes and warmup_epochs >= epochs:
         raise InputError(
             f"--warmup-epochs must be less than --epochs, but got --warmup-epochs "
             f"{warmup_epochs:g} with --epochs {epochs:g}"

@@ -16,20 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kdtune.config.files import atomic_write
+from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import as_texts, sentences
-from kdtune.deploy.onnx import (
-    Graph,
-    Quantized,
-    compare_logits,
-    linear_share,
-    predictor,
-    quantize,
-    run_all,
-    temporary,
-    to_onnx,
-    with_weights,
-    write_onnx,
-)
+from kdtune.deploy.onnx import Graph, Quantized, compare_logits, predictor, run_all, temporary
 from kdtune.deploy.subject import Subject, write_facts
 from kdtune.models.checks import hardware_name
 from kdtune.results.design import Design
@@ -205,9 +194,9 @@ def export_int8(
     pairs = _quantize_repeats(subject, file, template, write)
     model, made = pairs[0].full, pairs[0].quantized
     cost = _cost(pairs)
-    how = sentences().method(made, linear_share(model), subject.examples)
+    how = sentences().method(made, onnx_files.linear_share(model), subject.examples)
     with atomic_write(target) as part:
-        write_onnx(made.model, part, as_texts(facts | {"quantization": how}))
+        onnx_files.write_onnx(made.model, part, as_texts(facts | {"quantization": how}))
         write("int8: measuring latencies.")
         view = next(subject.batches())[:1]
         full, small = interleaved(
@@ -245,19 +234,20 @@ def _quantize_repeats(
         f"{len(train):,} train {subject.examples}, on {len(subject.labels):,} {subject.split} "
         f"{subject.examples}. Ctrl-C leaves {file.name} and the model card."
     )
-    quantized = quantize(onnx.load(str(file)), train, subject.signature.name)
+    quantized = onnx_files.quantize(onnx.load(str(file)), train, subject.signature.name)
     pairs = [_Pair(subject, onnx.load(str(file)), quantized)]
     for repeat in repeats[1:]:
         write(f"int8: calibrating repeat {repeat}.")
         other = subject.of_repeat(repeat)
         graph = Graph(other.student)
-        model = with_weights(template, graph) or to_onnx(graph, other.signature).optimized
+        filled = onnx_files.with_weights(template, graph)
+        model = filled or onnx_files.to_onnx(graph, other.signature).optimized
         if subject.results.design.folds is not None:  # each repeat has its own train
             train = other.calibration()
         with temporary(model) as copied:  # the weights are copied ones
             both = run_all([other.student.logits, predictor(copied)], [train[:CHECKED]])
         compare_logits(both[0], both[1], "train views")
-        made = quantize(model, train, other.signature.name, quantized.method)
+        made = onnx_files.quantize(model, train, other.signature.name, quantized.method)
         pairs.append(_Pair(other, model, made))
     return pairs
 

@@ -17,14 +17,7 @@ from typing import Any
 import numpy as np
 from ray import tune
 
-from kdtune.config.files import (
-    EPOCHS_LOG,
-    PREDICTIONS,
-    TRIAL_FILES,
-    atomic_write,
-    not_writable_by_all,
-    write_text,
-)
+from kdtune.config import files
 from kdtune.config.run import derive_seed
 from kdtune.config.study import Study
 from kdtune.config.task import SPLITS, BaseRun, Train, load_function, own_metric, parse_metric
@@ -219,7 +212,7 @@ def describe_failure(error: Exception, mirror: Mirror, place: str) -> str:
     fault = describe_folder_fault(error, mirror.folder)
     with suppress(OSError):  # perhaps the disk or the store is what failed
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / "error.txt") as part:
+        with files.atomic_write(folder / "error.txt") as part:
             part.write_text(traceback.format_exc(), encoding="utf-8", errors="backslashreplace")
         mirror.push(f"{place}/error.txt")
     if fault is not None:
@@ -248,7 +241,7 @@ about the machine and its files. It yields the epochs of the run, from where an 
 ended, and leaves what is kept of the trial in its folder."""
 
 
-@not_writable_by_all()  # another machine's Ray may have another umask
+@files.not_writable_by_all()  # another machine's Ray may have another umask
 def run_trial(make_epochs: MakeEpochs, config: dict[str, Any], study: Study) -> None:
     """Run one trial and report its epochs to Tune.
 
@@ -292,12 +285,12 @@ def function_epochs(
     it finds there.
     """
     place = trial_folder(run)
-    files = f"{place}/{TRIAL_FILES}"
-    folder = study.folder / files
-    mirror.pull_folders(files)
+    written = f"{place}/{files.TRIAL_FILES}"
+    folder = study.folder / written
+    mirror.pull_folders(written)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with mirror.push_in_background(files) as push:
+        with mirror.push_in_background(written) as push:
             try:
                 epoch = yield from _logged_epochs(study, run, folder, push)
             except CannotResumeError:  # its files are of an earlier, perhaps completed trial
@@ -306,12 +299,12 @@ def function_epochs(
                 epoch = yield from _logged_epochs(study, run, folder, push)
     except Exception:
         with suppress(OSError):  # perhaps the store is what failed
-            mirror.push(files)  # a retry goes on from them
+            mirror.push(written)  # a retry goes on from them
         raise
-    _save_examples(run, epoch, study.folder / place / PREDICTIONS)
+    _save_examples(run, epoch, study.folder / place / files.PREDICTIONS)
     mirror.push(place)
-    (folder / EPOCHS_LOG).unlink(missing_ok=True)
-    mirror.delete(f"{files}/{EPOCHS_LOG}")
+    (folder / files.EPOCHS_LOG).unlink(missing_ok=True)
+    mirror.delete(f"{written}/{files.EPOCHS_LOG}")
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -328,7 +321,8 @@ def _logged_epochs(
             reports = logged[: epoch.number]
             yield from reports
         reports.append(replace(epoch, seconds=time.monotonic() - began))
-        write_text(folder / EPOCHS_LOG, json.dumps([report.recorded for report in reports]))
+        recorded = [report.recorded for report in reports]
+        files.write_text(folder / files.EPOCHS_LOG, json.dumps(recorded))
         yield reports[-1]
         push()
         began = time.monotonic()
@@ -379,7 +373,7 @@ def call(study: Study, run: BaseRun, folder: Path, logged: int = 0) -> Iterator[
 def _read_log(folder: Path) -> list[EpochReport]:
     """Return the epochs that earlier calls have yielded."""
     with suppress(OSError, ValueError, TypeError):  # none, or damaged
-        epochs = json.loads((folder / EPOCHS_LOG).read_text("utf-8"))
+        epochs = json.loads((folder / files.EPOCHS_LOG).read_text("utf-8"))
         return [EpochReport(**values) for values in epochs]
     return []
 
@@ -396,7 +390,7 @@ def _save_examples(run: BaseRun, epoch: EpochReport, file: Path) -> None:
             parts.append(pd.DataFrame({**columns, **values}))
     if not parts:
         return
-    with atomic_write(file) as part:
+    with files.atomic_write(file) as part:
         pd.concat(parts, ignore_index=True).to_parquet(part, index=False)
 
 

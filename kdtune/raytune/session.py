@@ -33,9 +33,7 @@ from kdtune.streams.views import count_gpus, local_cpus
 # the driver. Hence it is noted here that a signal has arrived.
 
 
-STOP_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _arrived = threading.Event()
 """Set once SIGTERM or SIGHUP has told the study of this process to end."""
 _summaries: list[Callable[[], str]] = []

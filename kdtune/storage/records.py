@@ -1,6 +1,7 @@
 """Records of a study: their schema, writer and reader."""
 
 import base64
+import fcntl
 import json
 import os
 import re
@@ -14,15 +15,7 @@ from typing import Annotated, Any, Literal, NotRequired, TextIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    JsonValue,
-    TypeAdapter,
-    with_config,
-)
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
@@ -181,7 +174,7 @@ class _FinalistsLine(TypedDict):
 
 
 _AnyLine = Start | _EpochLine | End | MarkLine | _FinalistsLine
-LINE: TypeAdapter[Any] = TypeAdapter(Annotated[_AnyLine, Discriminator("kind")], config=OPEN)
+LINE: TypeAdapter[Any] = TypeAdapter(Annotated[_AnyLine, Field(discriminator="kind")], config=OPEN)
 
 
 @with_config(OPEN)
@@ -588,13 +581,11 @@ def read_lines(folder: Path, study: Study | None = None) -> tuple[list[Line], li
 def is_running(folder: Path) -> bool:
     """Return whether a process of this machine holds the study's folder; False if unknown."""
     try:
-        import fcntl
-
         with (folder / LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (ImportError, OSError):  # Windows; a copied or a read-only folder
+    except OSError:  # a copied or a read-only folder
         return False
     return False
 

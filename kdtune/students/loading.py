@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,9 @@ from kdtune.models.registry import build, build_model
 from kdtune.models.weights import check_finite, differences
 from kdtune.storage.records import read_provenance
 from kdtune.students.trained import StudentInput, TrainedStudent
+
+if TYPE_CHECKING:
+    from kdtune.results.results import Results
 
 # Input of students whose students.json does not record it, as earlier versions wrote it.
 #
@@ -176,20 +179,8 @@ OF_VIEWS = ("image_size", "orientation", "eval_crop", "eval_interpolation")
 """Entries of the record's preprocessing that turn an image into a view."""
 
 
-class StudyResults(Protocol):
-    """What is used of the results of a study, as `kdtune.load` returns them."""
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the study, perhaps a temporary copy without students."""
-
-    @property
-    def study(self) -> Study:
-        """The study."""
-
-
 def load_student(
-    place: str | Path | Study | StudyResults, repeat: int | None = None, module: Any = None
+    place: "str | Path | Study | Results", repeat: int | None = None, module: Any = None
 ) -> TrainedStudent:
     """Load a trained student of a study's best configuration, ready to predict.
 
