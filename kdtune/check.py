@@ -21,8 +21,7 @@ from kdtune.data.checks import describe_data
 from kdtune.data.sources import StudyData
 from kdtune.results.warnings import OnViews
 from kdtune.results.words import count_of, sentence
-from kdtune.streams.views import Resources, local_resources
-from kdtune.teacher import report_accuracy, train_teacher
+from kdtune.teacher import LocalTraining
 from kdtune.training import recipe
 from kdtune.training.epoch import Metrics
 from kdtune.training.recipe import Progress, StudyModels, resolve_study
@@ -77,7 +76,7 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
     study = resolve_study(study, data, begun=saved is not None)
     write, whole = findings.print_line, data.with_extra(study.run)
     on_machine = replace(study, gpus=study.gpus if study.address is None else None)
-    resources = local_resources(on_machine, whole.photos, findings.show_build)
+    training = LocalTraining.of(on_machine, data, findings)
     check_objectives(study, len(whole.classes))
     check_study(study, whole, fingerprints=False)
     models = StudyModels.of(study, whole)
@@ -91,8 +90,8 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
         write(f"warning: {warning}")
     with TemporaryDirectory() as folder:
         copy = replace(study, out=folder)
-        _prepare_teachers(study, copy, resources, data, findings, keeps=saved is None)
-        _try_students(study, copy.folder, resources, data, findings)
+        _prepare_teachers(study, copy, training, keeps=saved is None)
+        _try_students(study, copy.folder, training)
     number = count_of(len(findings.sentences), "finding") if findings.sentences else "no finding"
     write(f"\nCheck of {study.uri or study.folder}: {number}.")
     for i, text in enumerate(findings.sentences, 1):
@@ -100,34 +99,25 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
     return 1 if findings.sentences else 0
 
 
-def _prepare_teachers(
-    study: Study,
-    copy: Study,
-    resources: Resources,
-    data: StudyData,
-    findings: Findings,
-    keeps: bool,
-) -> None:
+def _prepare_teachers(study: Study, copy: Study, training: LocalTraining, keeps: bool) -> None:
     """Fine-tune the teachers of the first repeat that are missing, and print their accuracy.
 
     Args:
         study: The study.
         copy: The same with another folder, in which teachers and their accuracy are written.
-        resources: Device, cache and loader workers.
-        data: The data of the study.
-        findings: Gets the lines.
+        training: Trains and measures them.
         keeps: Whether the study gets the checkpoints.
     """
     source, root = study.absolute().folder / "teacher", copy.folder / "teacher"
     if source.is_dir():
         shutil.copytree(source, root, copy_function=os.symlink)
     first = [run for run in recipe.numbered(study, recipe.teachers(study)) if run.repeat == 0]
-    for run, folder in missing_teachers(study.run, first, root, data):
+    for run, folder in missing_teachers(study.run, first, root, training.data):
         target = source / folder.relative_to(root)
         on_save = partial(_keep_checkpoints, folder, target) if keeps else lambda: None
-        train_teacher(run, folder, resources, data, findings, on_save)
+        training.train_teacher(run, folder, on_save)
     first = [run for run in recipe.numbered(study, recipe.whole_teachers(study)) if run.repeat == 0]
-    report_accuracy(copy, first, resources, data, findings)
+    training.report_accuracy(copy, first)
 
 
 def _keep_checkpoints(folder: Path, target: Path) -> None:
@@ -137,9 +127,7 @@ def _keep_checkpoints(folder: Path, target: Path) -> None:
             shutil.copyfile(file, part)
 
 
-def _try_students(
-    study: Study, folder: Path, resources: Resources, data: StudyData, findings: Findings
-) -> None:
+def _try_students(study: Study, folder: Path, training: LocalTraining) -> None:
     """Train each student for an epoch, without distillation and with it, and print its loss.
 
     What is tried is where most goes wrong: of lists the largest learning rate and temperature and
@@ -156,7 +144,7 @@ def _try_students(
     default = study.default
     assert isinstance(default, Run)  # noqa: S101 - the study is of distillation
     values = {name: hardest(name, max) for name in ("lr", "temperature")}
-    measured, write = read_teacher_accuracy(folder), findings.print_line
+    measured, write = read_teacher_accuracy(folder), training.progress.print_line
     alphas = dict.fromkeys([1.0] * study.has_plain + [hardest("alpha", min)])
     for student in recipe.students(study):
         before = None
@@ -167,8 +155,8 @@ def _try_students(
             name = f"{run.student} ({words})"
             try:
                 if before is None:
-                    _, before = _first_epoch(replace(run, lr=NO_LR), folder, resources, data)
-                metrics, after = _first_epoch(run, folder, resources, data)
+                    _, before = _first_epoch(replace(run, lr=NO_LR), folder, training)
+                metrics, after = _first_epoch(run, folder, training)
             except Diverged as error:
                 write(f"warning: {name}: {error}")
                 continue
@@ -181,18 +169,17 @@ def _try_students(
                 write(line)
 
 
-def _first_epoch(
-    run: Run, folder: Path, resources: Resources, data: StudyData
-) -> tuple[Metrics, float]:
+def _first_epoch(run: Run, folder: Path, training: LocalTraining) -> tuple[Metrics, float]:
     """Return metrics on train of a run's first epoch, and the cross-entropy in nats.
 
     If an epoch has fewer than `MIN_STEPS` steps, that is the largest of several. The whole schedule
     of the learning rate passes in them, but for a warm-up, which they are.
     """
+    data = training.data
     steps = math.ceil(len(data.of(run).subset(run)) / run.batch_size)
     epochs = math.ceil(MIN_STEPS / steps)
     warmup = min(epochs, run.warmup_epochs)
     short = replace(run, epochs=epochs + warmup, warmup_epochs=warmup)
-    trained = islice(distill(short, folder / "teacher", resources, data=data), epochs)
+    trained = islice(distill(short, folder / "teacher", training.resources, data=data), epochs)
     metrics = [epoch.splits["train"] for epoch in trained]
     return metrics[0], max(values["ce"] or 0.0 for values in metrics)

@@ -13,8 +13,8 @@ from dataclasses import replace
 from kdtune.config.fields import check
 from kdtune.config.study import Study
 from kdtune.data.sources import StudyData
-from kdtune.streams.views import local_resources, with_precision
-from kdtune.teacher import report_accuracy, train_teacher
+from kdtune.streams.views import with_precision
+from kdtune.teacher import LocalTraining
 from kdtune.training.recipe import Progress, describe_config, resolve
 from kdtune.training.run import check_run, distill
 from kdtune.training.teachers import missing_teachers
@@ -30,15 +30,15 @@ def main(study: Study) -> int:
     run = resolve(study.run, data=data)
     study = replace(study, run=run)
     check(run, "repeat", run.repeat >= 0, "be 0 or more")
-    resources = local_resources(study, data.of(run).photos, progress.show_build)
+    training = LocalTraining.of(study, data, progress)
     for warning in check_run(run, data):
         progress.print_line(f"warning: {warning}")
     for teacher, folder in missing_teachers(run, run.teacher_members, root, data):
-        train_teacher(teacher, folder, resources, data, progress)
-    report_accuracy(study, [run], resources, data, progress)
+        training.train_teacher(teacher, folder)
+    training.report_accuracy(study, [run])
     progress.print_line(
         f"Training the student {run.student}: repeat {run.repeat}, {describe_config(run)}."
     )
-    for epoch in distill(run, root, resources, data=data):
+    for epoch in distill(run, root, training.resources, data=data):
         progress.print_line(epoch)
     return 0

@@ -206,9 +206,6 @@ class ConfigSampler:
 
     def _add(self, run: BaseRun) -> None:
         arm = Arm.of(run)
-        if self.study.search == "random":  # it does not use results
-            self._trials[run.config_id] = (arm, 0)
-            return
         config = self._task.resolved(run.config)
         searched = {
             name: values
@@ -234,8 +231,6 @@ class ConfigSampler:
             pruned: whether it was pruned.
         """
         arm, number = self._trials[run.config_id]
-        if self.study.search == "random":
-            return
         if pruned:
             self.arms[arm].tell(number, state=TrialState.PRUNED)
         elif value is None or not math.isfinite(value):
@@ -267,7 +262,7 @@ class ConfigSampler:
             with user_code(f"the sampler {self.study.search} cannot propose a configuration"):
                 return self._configured(arm, study)
         if self.study.search == "random":
-            study = optuna.create_study(sampler=RandomSampler(seed=seed % 2**32))
+            study.sampler = RandomSampler(seed=seed % 2**32)
         else:
             with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
                 study.sampler = TPESampler(
