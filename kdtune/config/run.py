@@ -691,20 +691,17 @@ def _check_run(run: Run) -> None:
         check(run, name, rising, "be shares of the epochs in ascending order, each once")
     for name in ("teacher_weights", "student_weights"):
         weights = getattr(run, name)
-        are_pairs = isinstance(weights, str) or (
-            all(model and file for model, file in pairs(weights))
-            and len(dict(pairs(weights))) == len(weights)
-        )
+        named = [] if isinstance(weights, str) else pairs(weights)
+        are_pairs = all(map(all, named)) and len(dict(named)) == len(named)
         check(run, name, are_pairs, "be one value, or MODEL=WEIGHTS once for each of several")
     try:
         re.compile(run.groups or "")
     except re.error as error:
         check(run, "groups", False, f"be a regular expression ({error})")
     roles = [role for role, _ in pairs(run.columns or ())]
-    has_columns = fields.is_image_table(run.data) or run.data.startswith(HUB)
     are_roles = {*roles} <= {*fields.TABLE_COLUMNS} and len({*roles}) == len(roles)
     check(run, "columns", are_roles, f"be {'|'.join(fields.TABLE_COLUMNS)}=COLUMN, each once")
-    is_table = run.columns is None or has_columns
+    is_table = run.columns is None or fields.is_image_table(run.data) or run.data.startswith(HUB)
     check(run, "columns", is_table, "be left out unless --data is a table or hf:NAME")
     if any(map(is_output_file, run.teacher.split("+"))):
         _check_output_file(run)
@@ -912,17 +909,6 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
 SCHEMA = 5
 
 
-def check_schema(values: Mapping[str, Any]) -> int:
-    """Return the schema of a study's JSON; raise InputError if a newer version wrote it."""
-    schema = int(values.get("schema", 1))
-    if schema > SCHEMA:
-        raise InputError(
-            f"this study was written by a newer version of kdtune (schema {schema}, but this "
-            f"version reads schema {SCHEMA} and older); update kdtune to read it"
-        )
-    return schema
-
-
 def migrate(
     values: Mapping[str, Any], provenance: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -935,7 +921,12 @@ def migrate(
     Raises:
         InputError: The schema is newer than this version of kdtune.
     """
-    schema, migrated = check_schema(values), dict(values)
+    schema, migrated = int(values.get("schema", 1)), dict(values)
+    if schema > SCHEMA:
+        raise InputError(
+            f"this study was written by a newer version of kdtune (schema {schema}, but this "
+            f"version reads schema {SCHEMA} and older); update kdtune to read it"
+        )
     if schema == 1:
         # Version 0.1 hashed the source of a factory's module into the fingerprint of a model. For
         # the models of kdtune that was kdtune/models.py, which no longer exists. So only the

@@ -246,11 +246,9 @@ class Study:
         fields.check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
         fields.check(self, "baseline", isinstance(self.baseline, Mapping), "be a dict of values")
         fields.check(self, "unless", isinstance(self.unless, Mapping), "be a dict of dicts")
-        fields.check(
-            self, "tracker", isinstance(self.tracker, str | list | tuple), "be a list of names"
-        )
-        names = (self.tracker,) if isinstance(self.tracker, str) else tuple(self.tracker)
-        object.__setattr__(self, "tracker", names)
+        names = (self.tracker,) if isinstance(self.tracker, str) else self.tracker
+        fields.check(self, "tracker", isinstance(names, list | tuple), "be a list of names")
+        object.__setattr__(self, "tracker", tuple(names))
         if self.train is None:
             run, space = with_objects(*with_output_files(self.run, self.space))
             values = {n: to_values(n, listed) for n, listed in space.items()}
@@ -418,11 +416,11 @@ class Study:
     def absolute(self) -> Study:
         """Return the same study with absolute paths, since a trial runs in another folder."""
         paths: dict[str, Any] = {}
-        for name in ("cache", "warm_start", *(() if self.uri else ("out",))):
-            if (path := getattr(self, name)) is not None:
+        for name in ("cache", "warm_start", "out", "against"):
+            path = getattr(self, name)
+            is_teacher = name == "against" and path == AGAINST_TEACHER
+            if path is not None and "://" not in path and not is_teacher:
                 paths[name] = str(Path(path).expanduser().absolute())
-        if self.against not in (None, AGAINST_TEACHER) and "://" not in str(self.against):
-            paths["against"] = str(Path(str(self.against)).expanduser().absolute())
         if self.train is None:
             paths["run"] = self.run.absolute()
         return replace(self, **paths)

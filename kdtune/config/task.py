@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from kdtune.config.fields import MAX_INTEGER, MAX_NUMBER, Config, Hyperparameter, Value, takes
-from kdtune.config.text import (
-    InputError,
-    did_you_mean,
-    first_line,
-    import_named,
-    list_some,
-    shown,
-    user_code,
-)
+from kdtune.config.text import InputError, did_you_mean, import_named, list_some, shown, user_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -481,10 +473,6 @@ class Task:
         counted = {name: value for name, value in config.items() if counts(name, value)}
         return json.dumps(counted, sort_keys=True)
 
-    def group_of(self, config: Mapping[str, Any]) -> str:
-        """Return the values of `groups` of a configuration as text, "" without groups."""
-        return group_text(config[name] for name in self.groups)
-
     def is_baseline(self, config: Mapping[str, Any]) -> bool:
         """Return True if a configuration has the values of the baseline."""
         values = self.baseline.items()
@@ -732,7 +720,7 @@ def check_signature(function: Any, name: str) -> None:
     except TypeError as error:
         raise InputError(
             f"{name} must be a function train(config, repeat) or train(config, repeat, folder), "
-            f"but {first_line(error)}"
+            f"but {error}"
         ) from None
 
 

@@ -24,15 +24,7 @@ from kdtune.deploy.card import (
 )
 from kdtune.deploy.int8 import export_int8
 from kdtune.deploy.onnx import Agreement, Graph, Predict, compare_logits, run_all
-from kdtune.deploy.subject import (
-    BEST,
-    CARD,
-    INT8,
-    Subject,
-    read_facts,
-    write_card,
-    write_facts,
-)
+from kdtune.deploy.subject import BEST, CARD, INT8, Subject, read_facts, write_card, write_facts
 from kdtune.models.weights import saved_state
 from kdtune.results.results import load
 from kdtune.results.warnings import exported_config

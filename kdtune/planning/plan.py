@@ -10,21 +10,8 @@ import numpy as np
 
 from kdtune.config.study import Study
 from kdtune.config.task import BaseRun, covers
-from kdtune.planning.ledger import (
-    FIRST_REPEAT,
-    Arm,
-    ConfigState,
-    Ledger,
-    Phase,
-    Rung,
-    active_configs,
-    configs_to_confirm,
-    current_round,
-    decisions,
-    default_of_round,
-    finalists,
-    phase_of,
-)
+from kdtune.planning import ledger
+from kdtune.planning.ledger import FIRST_REPEAT, Arm, ConfigState, Ledger, Phase, Rung, phase_of
 from kdtune.statistics.selection import adjusted_means, is_behind, leading_counts, rungs
 from kdtune.storage.records import Round, read_lines, read_study
 
@@ -47,11 +34,11 @@ def best_of_other(study: Study) -> list[BaseRun]:
         return []
     folder = Path(study.warm_start).expanduser()
     other = read_study(folder)
-    ledger = Ledger(other)
+    past = Ledger(other)
     for line in read_lines(folder, other)[0]:
-        ledger.add_record(line)
+        past.add_record(line)
     baseline, runs = study.task.baseline.items(), []
-    for state in ranked(ledger):
+    for state in ranked(past):
         config = state.run.task.resolved(state.run.config)
         taken: dict[str, Any] = {n: v for n in study.searched if (v := config.get(n)) is not None}
         names = [name for name in taken if (name, taken[name]) not in baseline]
@@ -60,7 +47,7 @@ def best_of_other(study: Study) -> list[BaseRun]:
     return runs
 
 
-def ranked(ledger: Ledger) -> list[ConfigState]:
+def ranked(of: Ledger) -> list[ConfigState]:
     """Return all configurations that have a score, the best first.
 
     Racing gives configurations different numbers of repeats. The repeats that all of them share are
@@ -71,12 +58,11 @@ def ranked(ledger: Ledger) -> list[ConfigState]:
     are the plain means.
     """
     phases = list(FIRST_REPEAT)
-    active = {
-        state.row for arms in active_configs(ledger).values() for arm in arms for state in arm
-    }
-    final = {state.row for pair in finalists(ledger) for state in pair.states}
+    students = ledger.active_configs(of).values()
+    active = {state.row for arms in students for arm in arms for state in arm}
+    final = {state.row for pair in ledger.finalists(of) for state in pair.states}
     # rounded, so that equal accuracies keep the order in which they were suggested
-    means = np.round(adjusted_means(ledger.table), 12)
+    means = np.round(adjusted_means(of.table), 12)
 
     def key(state: ConfigState) -> tuple[int, bool, float]:
         # the recipe's default runs final repeats, whether it is good or not
@@ -84,8 +70,8 @@ def ranked(ledger: Ledger) -> list[ConfigState]:
         last_phase = phases.index(phase_of(max(deciding)))
         return -last_phase, state.row not in active, -float(means[state.row])
 
-    rows = np.flatnonzero(leading_counts(ledger.table) > 0)
-    return sorted((ledger.by_row[row] for row in rows), key=key)
+    rows = np.flatnonzero(leading_counts(of.table) > 0)
+    return sorted((of.by_row[row] for row in rows), key=key)
 
 
 # Order of runs as a function of the records, so that a resumed study decides the same.
@@ -174,7 +160,7 @@ class Plan:
 
         None for all runs but the first of a round: its record is passed to `add_record`, too.
         """
-        round_ = current_round(self.ledger) if phase_of(run.repeat) == "final" else None
+        round_ = ledger.current_round(self.ledger) if phase_of(run.repeat) == "final" else None
         if round_ is None or round_ is self.ledger.round or run.repeat < round_.first_repeat:
             return None
         return round_
@@ -288,14 +274,14 @@ class Plan:
         """Return True if a run is expected to end in the hours, with those that begin with it."""
         if self.study.hours is None:
             return True
-        ledger, slots = self.ledger, max(self.concurrency, self.ledger.most_running)
-        ends = [ledger.seconds_left(run) for run in ledger.running.values()]
+        slots = max(self.concurrency, self.ledger.most_running)
+        ends = [self.ledger.seconds_left(run) for run in self.ledger.running.values()]
         ends += [0.0] * (slots - len(ends))
         heapq.heapify(ends)
         for run in self._unit(first):  # each begins where the first one ends
-            heapq.heapreplace(ends, ends[0] + ledger.seconds_left(run))
+            heapq.heapreplace(ends, ends[0] + self.ledger.seconds_left(run))
         limit = 3600 * self.study.hours - self._seconds_of_later(phase_of(first.repeat), slots)
-        return ledger.elapsed + max(ends) <= limit
+        return self.ledger.elapsed + max(ends) <= limit
 
     def _seconds_of_later(self, phase: Phase, slots: int) -> float:
         """Return the time for the phases after this one: what they are expected to take.
@@ -327,10 +313,10 @@ class Plan:
         if phase == "search":
             states = self.ledger.by_row if self.study.policy == "all" and run.repeat > 0 else []
         elif phase == "confirm":
-            states = configs_to_confirm(self.ledger)
+            states = ledger.configs_to_confirm(self.ledger)
         else:
-            pairs = finalists(self.ledger)
-            states = [s for pair in pairs for s in pair.states] + default_of_round(self.ledger)
+            pairs, default = ledger.finalists(self.ledger), ledger.default_of_round(self.ledger)
+            states = [*(s for pair in pairs for s in pair.states), *default]
         if not states or any(run.repeat in state.status for state in states):
             return [run]
         return [state.run.at(run.repeat) for state in states if not state.excluded]
@@ -379,7 +365,7 @@ class Plan:
         a run.
         """
         chosen: list[ConfigState] = []
-        for arms in active_configs(self.ledger).values():
+        for arms in ledger.active_configs(self.ledger).values():
             for arm in arms:
                 if len(arm) > max(1, self.study.confirm):
                     chosen += arm
@@ -398,18 +384,18 @@ class Plan:
         return deque(state.run.at(repeat) for repeat, _, state in runs)
 
     def _next_to_confirm(self) -> BaseRun | None:
-        count = -(-self.study.repeats // 2)
-        return self._first_missing(configs_to_confirm(self.ledger), FIRST_REPEAT["confirm"], count)
+        chosen, count = ledger.configs_to_confirm(self.ledger), -(-self.study.repeats // 2)
+        return self._first_missing(chosen, FIRST_REPEAT["confirm"], count)
 
     def _next_of_finals(self) -> BaseRun | None:
         if self.study.policy != "race" and not self.study.until_decided:
             return None
         count, first = self.study.repeats, self.ledger.first_final_repeat
-        pairs, default = finalists(self.ledger), default_of_round(self.ledger)
+        pairs, default = ledger.finalists(self.ledger), ledger.default_of_round(self.ledger)
         if not self.study.until_decided:
             chosen = [*(s for pair in pairs for s in pair.states), *default]
             return self._first_missing(chosen, first, count)
-        undecided = [d.pair for d in decisions(self.ledger) if d.state == "not decided"]
+        undecided = [d.pair for d in ledger.decisions(self.ledger) if d.state == "not decided"]
         open_pairs = [s for pair in undecided for s in pair.states]
         single = [s for pair in pairs if len(pair.states) < 2 for s in pair.states]
         begun = max((max(s.status) for pair in pairs for s in pair.states), default=first - 1)

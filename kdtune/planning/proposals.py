@@ -21,7 +21,7 @@ from kdtune.config.fields import Value
 from kdtune.config.files import OPTUNA, atomic_write
 from kdtune.config.run import derive_seed
 from kdtune.config.study import SEARCHES, Study, as_declared
-from kdtune.config.task import BaseRun, Range, Values, ends_of, including
+from kdtune.config.task import BaseRun, Range, Values, ends_of, group_text, including
 from kdtune.config.text import InputError, import_named, short, shown, user_code
 from kdtune.planning.ledger import Arm, ConfigState, Ledger, phase_of
 from kdtune.statistics.intervals import mean_interval
@@ -151,7 +151,7 @@ class ConfigSampler:
         names = self._task.groups
         lists = [ends_of(study.values(name)) for name in names]
         values = [dict(zip(names, each, strict=True)) for each in itertools.product(*lists)]
-        self._of_group = {self._task.group_of(each): each for each in values}
+        self._of_group = {group_text(each.values()): each for each in values}
         self._groups = tuple(self._of_group)
         arms = [Arm(name, baseline) for name in self._groups for baseline in (True, False)]
         self._first = {arm: [run for run in first if Arm.of(run) == arm][:most] for arm in arms}

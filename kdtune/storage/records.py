@@ -20,7 +20,7 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
 from kdtune.config.records import describe_fault
-from kdtune.config.run import check_schema, migrate
+from kdtune.config.run import migrate
 from kdtune.config.study import Study, recorded_run
 from kdtune.config.task import METRICS, BaseRun, name_trial
 from kdtune.config.text import InputError, printable
@@ -538,7 +538,6 @@ def read_saved(folder: Path) -> SavedStudy:
     try:
         values: dict[str, Any] = STUDY_FILE.validate_json(file.read_bytes())
         provenance = read_provenance(folder)
-        check_schema(values)
         values = migrate(values, provenance)
         return SavedStudy(Study.from_values(values), dict(values["fingerprints"]))
     except OSError as error:
