@@ -62,7 +62,7 @@ def _record(records: Records, run: Run, accs: np.ndarray) -> None:
         splits = {"train": val, "val": val}
         if epoch == run.epochs - 1:
             splits["test"] = val
-        records.epoch(run, 0, epoch, 0.1, splits)
+        records.epoch(run, 0, {"number": epoch, "seconds": 0.1, "splits": splits})
     records.end(run, 0, "completed", None, "node1")
 
 

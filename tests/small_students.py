@@ -87,7 +87,7 @@ def run_here(run: Run, out: Path, name: str, repeats: int = 2, **own: object) ->
                 records.start(one, 0)
                 place = study.folder / "trials" / one.trial_id
                 for epoch in distill(one, study.folder / "teacher", Resources(), place, data=data):
-                    records.epoch(one, 0, epoch.number, epoch.seconds, epoch.splits)
+                    records.epoch(one, 0, vars(epoch))
                 records.end(one, 0, "completed")
     finish(study.folder, Mirror(study))
     return kdtune.load(study.folder)

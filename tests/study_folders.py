@@ -62,7 +62,7 @@ def write_records(
             splits = {"train": metrics(run, min(1, acc + 0.05), "train"), "val": metrics(run, acc)}
             if epoch == run.epochs - 1:
                 splits["test"] = metrics(run, acc - 0.1, "test")
-            records.epoch(run, attempt, epoch, 0.5, splits)
+            records.epoch(run, attempt, {"number": epoch, "seconds": 0.5, "splits": splits})
         fate = (fates or {}).get(run, "completed")
         if fate in ("completed", "failed", "pruned"):
             records.end(run, attempt, fate, error if fate == "failed" else None, "node7")

@@ -210,9 +210,8 @@ def files_of_teachers(study: Study) -> list[str]:
 
 
 def _files_of(run: Run, members: Iterable[Run]) -> list[str]:
-    folders = [
-        PurePosixPath("teacher") / teachers.teacher_folder(run, member) for member in members
-    ]
+    root = PurePosixPath("teacher")
+    folders = [root / teachers.teacher_folder(run, member) for member in members]
     return [str(folder / name) for folder in folders for name in (WEIGHTS, RECORD)]
 
 

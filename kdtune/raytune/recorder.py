@@ -25,7 +25,7 @@ from kdtune.raytune.session import check_local_ray
 from kdtune.results.warnings import VIEWS, OnViews
 from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import RecordsUploader
-from kdtune.storage.records import CORRECT, Records
+from kdtune.storage.records import Records
 
 # A Tune callback that writes each trial's start, epochs and end, and passes them to the plan.
 
@@ -161,8 +161,7 @@ class Recorder(tune.Callback):
         for epoch in result.get("epochs", ()):
             if epoch["number"] == 0 and self.study.task.is_distillation:
                 self._print_views(run, epoch["splits"].get("train", {}))
-            values = epoch["number"], epoch["seconds"], epoch["splits"], epoch.get(CORRECT)
-            for line in self.records.epoch(run, self.attempts[run.trial_id], *values):
+            for line in self.records.epoch(run, self.attempts[run.trial_id], epoch):
                 self.plan.add_record(line)
             self.scores[run.trial_id] = epoch["splits"]["val"][self.study.task.score]
         if error and error.startswith(MARK):  # the study cannot go on, and the run is not at fault

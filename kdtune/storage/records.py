@@ -426,31 +426,21 @@ class Records(AbstractContextManager["Records"]):
         """Seconds that the study has taken until now, over all its commands."""
         return time.monotonic() - self._began
 
-    def epoch(
-        self,
-        run: BaseRun,
-        attempt: int,
-        epoch: int,
-        seconds: float,
-        splits: Mapping[str, Mapping[str, float | int | None]],
-        correct: str | None = None,
-    ) -> list[Line]:
+    def epoch(self, run: BaseRun, attempt: int, report: Mapping[str, Any]) -> list[Line]:
         """Record an epoch of a trial, one line per split.
 
         Args:
             run: The trial's run.
             attempt: Its number, from 0.
-            epoch: Number of the epoch, from 0.
-            seconds: Wall time of the epoch.
-            splits: Metrics of each split.
-            correct: Correctness of each example of val, see `pack_correct`; of the last
-                epoch only.
+            report: `number` of the epoch, from 0; `seconds`, its wall time; `splits`, the metrics
+                of each split; and after the last epoch perhaps `correct`, the correctness of each
+                example of val, see `pack_correct`.
         """
-        lines = []
-        for split, metrics in splits.items():
-            values = {"split": split, **metrics, "epoch": epoch, "seconds": seconds}
-            if split == "val" and correct is not None:
-                values[CORRECT] = correct
+        lines, of_epoch = [], {"epoch": report["number"], "seconds": report["seconds"]}
+        for split, metrics in report["splits"].items():
+            values = {"split": split, **metrics, **of_epoch}
+            if split == "val" and CORRECT in report:
+                values[CORRECT] = report[CORRECT]
             lines.append(self._write("epoch", run, attempt, **values))
         return lines
 

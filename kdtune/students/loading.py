@@ -15,7 +15,7 @@ from torch import Tensor
 from kdtune.config.fields import OBJECT, Role, is_named_data, is_object
 from kdtune.config.files import PROVENANCE, STUDENTS, STUDY, student_file
 from kdtune.config.objects import Passed
-from kdtune.config.records import InputRecord, ModelRecord, StudentsRecord, read_students_record
+from kdtune.config.records import InputRecord, StudentsRecord, read_students_record
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, first_line, shown
@@ -35,14 +35,11 @@ if TYPE_CHECKING:
 # It then follows from the run, the models by name and the weights.
 
 
-def _with_input(
-    record: StudentsRecord, classes: int, weights: Mapping[str, Tensor]
-) -> StudentsRecord:
+def _with_input(record: StudentsRecord, weights: Mapping[str, Tensor]) -> StudentsRecord:
     """Return a record of an earlier version with `input` and `preprocessing` as of this one.
 
     Args:
         record: Without `input`, perhaps without `preprocessing`.
-        classes: K.
         weights: State dict of one student.
 
     Returns:
@@ -55,7 +52,7 @@ def _with_input(
     is_named = is_named_data(run.data)
     if record.preprocessing is None and ":" in run.data and not run.data.startswith("torchvision:"):
         return record
-    steps = record.preprocessing or _recipe_steps(run, classes)
+    steps = record.preprocessing or _recipe_steps(run, len(record.classes))
     convolution = next((value for value in weights.values() if value.ndim == 4), None)
     is_grey = is_named and convolution is not None and convolution.shape[1] == 1
     size = int(steps["image_size"])
@@ -95,10 +92,9 @@ class Students:
     """Holds students.json and files of weights; of an object store only those that were asked
     for."""
     record: StudentsRecord
+    """With the names of the classes."""
     repeats: tuple[int, ...]
     """Repeats that have a file of weights, ascending."""
-    classes: tuple[str, ...]
-    """Names of the classes."""
     named: int | None = None
     """The repeat whose file the user named."""
     uri: str | None = None
@@ -146,7 +142,8 @@ def _read(
             f"file in {STUDENTS}/ ({student_file(0)}), but {uri or folder} is none"
         )
     record = read_students_record(folder)
-    return Students(folder, record, tuple(repeats), _classes(folder, record), named, uri)
+    record = replace(record, classes=_classes(folder, record))
+    return Students(folder, record, tuple(repeats), named, uri)
 
 
 def _classes(folder: Path, record: StudentsRecord) -> tuple[str, ...]:
@@ -226,11 +223,10 @@ def load_student(
     if passed is None and isinstance(place, Study):
         passed = place.run.objects.passed.get(record.model.name)
     file, state = _read_weights(students, repeat)
-    model = _build(record.model, len(students.classes), state, file, passed)
+    model = _build(record, state, file, passed)
     if record.input is None:
-        record = _with_input(record, len(students.classes), state)
-    input = _student_input(record)
-    return TrainedStudent(model.net, record.model.name, students.classes, input, repeat, record)
+        record = _with_input(record, state)
+    return TrainedStudent(model.net, _student_input(record), repeat, record)
 
 
 def describe_code(folder: str | Path) -> str:
@@ -280,11 +276,7 @@ def _damaged(file: Path, reason: str) -> InputError:
 
 
 def _build(
-    recorded: ModelRecord,
-    classes: int,
-    state: Mapping[str, Tensor],
-    file: Path,
-    passed: Passed | None,
+    record: StudentsRecord, state: Mapping[str, Tensor], file: Path, passed: Passed | None
 ) -> Classifier:
     """Return the model with the weights.
 
@@ -292,7 +284,7 @@ def _build(
         InputError: A library, the module of a factory or the object is missing, or the weights do
             not fit.
     """
-    name = recorded.name
+    recorded, name = record.model, record.model.name
     if is_object(name) and passed is None:
         raise InputError(
             f"the student is built by {name}, which was passed in Python; pass it again: "
@@ -306,7 +298,7 @@ def _build(
         f"them back, and add the folder of {home} to PYTHONPATH."
     )
     try:
-        model = build(name, "none", classes, seed=0, passed=passed)
+        model = build(name, "none", len(record.classes), seed=0, passed=passed)
     except InputError as error:
         if ":" not in name:
             raise

@@ -63,17 +63,9 @@ class TrainedStudent(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        net: nn.Module,
-        name: str,
-        classes: tuple[str, ...],
-        input: StudentInput,
-        repeat: int,
-        record: StudentsRecord,
-    ):
+    def __init__(self, net: nn.Module, input: StudentInput, repeat: int, record: StudentsRecord):
         super().__init__()
-        self.net, self.name, self.classes = net, name, classes
+        self.net, self.name, self.classes = net, record.model.name, record.classes
         self.input, self.repeat, self.record = input, repeat, record
         steps = input.preprocessing or Preprocessing()
         for key in ("mean", "std"):  # buffers, so that a traced graph has them as constants

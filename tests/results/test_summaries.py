@@ -261,7 +261,8 @@ def write(folder: Path, scores: Iterable[list[float]], name: str, **own: Any) ->
         for run, values in zip(study.runs(), scores, strict=True):
             for repeat, value in enumerate(values):
                 records.start(run.at(repeat), 0)
-                records.epoch(run.at(repeat), 0, 0, 1.0, {"val": {name: value}})
+                epoch = {"number": 0, "seconds": 1.0, "splits": {"val": {name: value}}}
+                records.epoch(run.at(repeat), 0, epoch)
                 records.end(run.at(repeat), 0, "completed")
     return kdtune.load(folder)
 

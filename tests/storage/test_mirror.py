@@ -118,7 +118,7 @@ def test_records_are_uploaded_in_parts_that_never_change(s3: S3, study: Study) -
     assert mirror.store is not None and mirror.store.names("epochs") == []  # not yet
     uploader.flush()
     for number in range(3):
-        records.epoch(study.run, 0, number, 1.0, EPOCH)
+        records.epoch(study.run, 0, {"number": number, "seconds": 1.0, "splits": EPOCH})
     uploader.flush()
     uploader.flush()  # nothing new: no part
     records.end(study.run, 0, "completed")

@@ -49,7 +49,7 @@ def test_a_trial_without_its_last_epochs_did_not_complete(tiny: Run, tmp_path: P
         with Records(folder) as records:
             records.start(tiny, 0)
             for epoch in range(epochs):
-                records.epoch(tiny, 0, epoch, 1.0, values)
+                records.epoch(tiny, 0, {"number": epoch, "seconds": 1.0, "splits": values})
             records.roll()
             records.end(tiny, 0, "completed")
         kinds = [line["kind"] for line in read_lines(folder)[0]]
