@@ -29,11 +29,9 @@ from kdtune.results.comparison import completed
 from kdtune.results.examples import configuration_record, student_classes, trial_metrics
 from kdtune.results.formatting import interval_words
 from kdtune.results.frames import read_predictions
-from kdtune.results.results import Results
 from kdtune.results.warnings import exported_config
 from kdtune.statistics.intervals import wilson_interval
 from kdtune.storage.records import read_provenance
-from kdtune.students.trained import TrainedStudent
 from kdtune.training.recipe import describe_config
 
 # What an exported file says about itself: input, preprocessing, classes, origin and metrics.
@@ -52,14 +50,14 @@ class Resize:
     """Whether an image is first rotated and mirrored as its EXIF data say; None: it is."""
 
     @staticmethod
-    def of(student: TrainedStudent, signature: Signature) -> "Resize | None":
+    def of(subject: Subject) -> "Resize | None":
         """Return the steps of a student; None if it takes no images."""
-        resizing, size = student.input.resizing, signature.shape[-1]
-        if resizing is None:
+        taken, shape = subject.student.input, subject.signature.shape
+        if (resizing := taken.resizing) is None:
             return None
-        mode = "L" if signature.shape[0] == 1 else "RGB"
-        short, orientation = round(size / resizing.crop), student.input.orientation
-        return Resize(short, size, resizing.interpolation, mode, orientation)
+        size, mode = shape[-1], "L" if shape[0] == 1 else "RGB"
+        short = round(size / resizing.crop)
+        return Resize(short, size, resizing.interpolation, mode, taken.orientation)
 
     @property
     def words(self) -> str:
@@ -71,25 +69,21 @@ class Resize:
         )
 
 
-def describe_file(
-    results: Results, student: TrainedStudent, signature: Signature, title: str
-) -> dict[str, Any]:
+def describe_file(subject: Subject, title: str) -> dict[str, Any]:
     """Return what is written into an exported file and into the JSON file beside it.
 
     Args:
-        results: of the study.
-        student: that is exported.
-        signature: its input.
+        subject: the student that is exported.
         title: the format in words.
     """
+    results, student, signature = subject.results, subject.student, subject.signature
     steps, record = student.preprocessing, student.record
     in_graph = "nothing"
     if steps is not None:
         shrinks = steps.size is not None and steps.size < signature.shape[-1]
         # views are never enlarged
         in_graph = describe_preprocessing(steps if shrinks else replace(steps, size=None))
-    resize = Resize.of(student, signature)
-    trial = trial_of(results, student)
+    resize, trial = Resize.of(subject), trial_of(subject)
     metrics = {} if trial is None else trial_metrics(trial)
     weights = Path(record.model.weights).name
     return {
@@ -122,11 +116,11 @@ def describe_file(
     }
 
 
-def trial_of(results: Results, student: TrainedStudent) -> "pd.Series[Any] | None":
+def trial_of(subject: Subject) -> "pd.Series[Any] | None":
     """Return the row of a student's trial in `Results.trials`; None if there is none."""
-    trials = completed(results.trials)
-    config = exported_config(results.folder, results.study)
-    rows = trials[(trials.config_id == config) & (trials["repeat"] == student.repeat)]
+    trials = completed(subject.results.trials)
+    config = exported_config(subject.results.folder, subject.results.study)
+    rows = trials[(trials.config_id == config) & (trials["repeat"] == subject.student.repeat)]
     return rows.iloc[0] if len(rows) else None
 
 
@@ -238,7 +232,7 @@ def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Facts]) -> 
         files: what the JSON file beside each exported file says.
     """
     results, student = subject.results, subject.student
-    resize = Resize.of(student, subject.signature)
+    resize = Resize.of(subject)
     split = "test" if "test" in facts["metrics"]["student"] else "val"
     data_set = {"examples": {}, "extra": None} | read_provenance(results.folder).get("data_set", {})
     images = sum(data_set["examples"].get(split, {}).values())
@@ -257,7 +251,7 @@ def card(subject: Subject, facts: Mapping[str, Any], files: Sequence[Facts]) -> 
             lines=onnx_lines(subject.signature, resize, subject.resizes),
             resize=resize,
             data_set=data_set,
-            teacher_accuracy=_teacher_accuracy(results, student),
+            teacher_accuracy=_teacher_accuracy(subject),
             recipe=describe_config(student.record.configured_run),
             split=split,
             accuracy=_accuracy(facts, split, images),
@@ -289,9 +283,9 @@ def _mean_accuracy(facts: Mapping[str, Any], split: str) -> dict[str, Any]:
     return dict(mean) | {"interval": interval_words(low, high, 100).replace("+", "")}
 
 
-def _teacher_accuracy(results: Results, student: TrainedStudent) -> tuple[str, float] | None:
+def _teacher_accuracy(subject: Subject) -> tuple[str, float] | None:
     """Return a split and the accuracy of the student's teacher there; None if it is not known."""
-    trial = trial_of(results, student)
+    trial = trial_of(subject)
     for split in ("test", "val"):
         value = None if trial is None else trial.get(f"{split}/teacher_acc@last")
         if value is not None and not pd.isna(value):
@@ -317,7 +311,7 @@ def compare_recorded(subject: Subject, logits: Tensor) -> str:
     Returns:
         The sentence; "" if the study has no such record.
     """
-    trial = trial_of(subject.results, subject.student)
+    trial = trial_of(subject)
     if subject.data is None or trial is None:
         return ""
     columns = ["split", "example", "predicted"]
@@ -348,7 +342,7 @@ def compare_pillow(subject: Subject, logits: Tensor, predict: Predict) -> str:
         logits: of PyTorch on kdtune's views of the split that judges, [N, K].
         predict: the exported file, which gets Pillow's views.
     """
-    resize = Resize.of(subject.student, subject.signature)
+    resize = Resize.of(subject)
     files = None if subject.data is None else subject.data.splits[subject.split].inputs
     if resize is None or not isinstance(files, tuple):
         return ""

@@ -169,7 +169,7 @@ def export(
         )
     with writing(folder, "copy the study's folder to another place and export there"):
         file = folder / f"{BEST}{chosen.suffix}"
-        facts = describe_file(results, subject.student, subject.signature, chosen.title)
+        facts = describe_file(subject, chosen.title)
         agreement, template = _write(subject, chosen, file, facts, write)
         text = card(subject, facts, read_facts(folder, config_id))
         earlier = write_card(folder, text, keep=True)

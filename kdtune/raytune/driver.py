@@ -299,8 +299,7 @@ def _run_trials(
         uploader = stack.enter_context(RecordsUploader(mirror, records))
         monitor = stack.enter_context(machines.MachineMonitor(inspection))
         sent = [stack.enter_context(Tracker(n, study, plan.pruned, write)) for n in trackers]
-        changes = prepared.find_changes
-        recorder = Recorder(study, plan, display, records, uploader, monitor, capacity, changes)
+        recorder = Recorder(display, uploader, monitor, capacity, prepared.find_changes)
         callbacks = [recorder, *sent, TBXLoggerCallback()]
         try:
             with summarised(partial(describe_state, plan, display.criterion), write):

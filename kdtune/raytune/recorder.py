@@ -13,11 +13,9 @@ from ray import tune
 from kdtune.config.fields import Value
 from kdtune.config.files import CHECKPOINT
 from kdtune.config.records import read_teacher_accuracy
-from kdtune.config.study import Study
 from kdtune.config.task import BaseRun
 from kdtune.config.text import DataChangedError, FolderUnusableError
 from kdtune.planning.ledger import phase_of
-from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
 from kdtune.raytune.machines import Capacity, MachineMonitor
 from kdtune.raytune.progress import ProgressDisplay
@@ -25,7 +23,6 @@ from kdtune.raytune.session import check_local_ray
 from kdtune.results.warnings import VIEWS, OnViews
 from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import RecordsUploader
-from kdtune.storage.records import Records
 
 # A Tune callback that writes each trial's start, epochs and end, and passes them to the plan.
 
@@ -70,11 +67,8 @@ class Recorder(tune.Callback):
     closes none of its arguments.
 
     Args:
-        study: The study.
-        plan: Gets the records.
-        display: Shows the progress.
-        records: Writes the records.
-        uploader: Uploads them to the study's object store.
+        display: Shows the progress of the plan, which gets the records.
+        uploader: Uploads the records that are written to the study's object store.
         monitor: Names the machines that join or are lost.
         capacity: Says how many trials may run at a time; fewer once memory has not sufficed.
         find_changes: Returns a sentence on data that have changed since the study began, or "".
@@ -82,18 +76,15 @@ class Recorder(tune.Callback):
 
     def __init__(
         self,
-        study: Study,
-        plan: Plan,
         display: ProgressDisplay,
-        records: Records,
         uploader: RecordsUploader,
         monitor: MachineMonitor,
         capacity: Capacity,
         find_changes: Callable[[], str] = str,
     ):
         self.capacity = capacity
-        self.study, self.plan, self.display = study, plan, display
-        self.records, self.uploader, self.monitor = records, uploader, monitor
+        self.display, self.plan, self.study = display, display.plan, display.plan.study
+        self.records, self.uploader, self.monitor = uploader.records, uploader, monitor
         self.find_changes, self.changes = find_changes, ""
         self.attempts: dict[str, int] = {}
         self.errors: dict[str, str] = {}

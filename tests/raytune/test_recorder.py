@@ -36,7 +36,7 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
         capacity: Any = Capacity.__new__(Capacity)  # its machines are Ray's, too
         capacity._concurrent, capacity._counted, capacity._limits = 8, math.inf, []
         capacity.trial = TrialResources(cpu=1, gpu=0.25)
-        yield Recorder(study, plan, display, records, uploader, monitor, capacity)
+        yield Recorder(display, uploader, monitor, capacity)
 
 
 def tune_trial(config: Any, error_file: str | None = None) -> Any:
