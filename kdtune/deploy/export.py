@@ -24,7 +24,7 @@ from kdtune.deploy.card import (
 )
 from kdtune.deploy.int8 import export_int8
 from kdtune.deploy.onnx import Agreement, Graph, Predict, compare_logits, run_all
-from kdtune.deploy.subject import BEST, CARD, INT8, Subject, read_facts, write_card, write_facts
+from kdtune.deploy.subject import BEST, CARD, Subject, read_facts, write_card, write_facts
 from kdtune.models.weights import saved_state
 from kdtune.results.results import load
 from kdtune.results.warnings import exported_config
@@ -175,10 +175,8 @@ def export(
         earlier = write_card(folder, text, keep=True)
         kept = f"; the earlier one is now {earlier}" if earlier else ""
         write(f"Wrote the model card {folder / CARD}{kept}.")
-        small = folder / f"{INT8}{chosen.suffix}" if int8 else None
+        small = export_int8(subject, file, template, facts, write) if int8 else None
         if small is not None:
-            for line in export_int8(subject, file, template, small, facts, write):
-                write(line)
             write_card(folder, card(subject, facts, read_facts(folder, config_id)), keep=False)
             write(f"Wrote {small} and added it to the model card.")
     return Exported(file, agreement, subject.checked_on, small, folder / CARD)

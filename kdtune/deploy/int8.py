@@ -19,7 +19,7 @@ from kdtune.config.files import atomic_write
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import as_texts, sentences
 from kdtune.deploy.onnx import Graph, Quantized, compare_logits, predictor, run_all, temporary
-from kdtune.deploy.subject import Subject, write_facts
+from kdtune.deploy.subject import INT8, Subject, write_facts
 from kdtune.models.checks import hardware_name
 from kdtune.results.design import Design
 from kdtune.results.formatting import decimals, interval_words
@@ -35,15 +35,11 @@ ROUNDS_SECONDS = 3.0
 """Time of the measurement of latencies, unless the least number of rounds takes longer."""
 WARM_UP = 5
 
-_Values = NDArray[np.float64]
+_Pairs = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def accuracy_cost(
-    correct: Sequence[tuple[_Values, _Values]],
-    changed: int,
-    repeats: Sequence[int],
-    design: Design,
-    split: str,
+    correct: _Pairs, changed: int, repeats: Sequence[int], design: Design, split: str
 ) -> dict[str, Any]:
     """Return the accuracy of int8 minus that of float32, as best-int8.onnx.json has it.
 
@@ -164,13 +160,8 @@ class _Pair(NamedTuple):
 
 
 def export_int8(
-    subject: Subject,
-    file: Path,
-    template: Any,
-    target: Path,
-    facts: dict[str, Any],
-    write: Callable[[str], None],
-) -> list[str]:
+    subject: Subject, file: Path, template: Any, facts: dict[str, Any], write: Callable[[str], None]
+) -> Path:
     """Write the student of an ONNX file in int8, and compare it with float32.
 
     The comparison is that of the repeats of the configuration, at most `MAX_REPEATS`, and that of
@@ -181,16 +172,16 @@ def export_int8(
         subject: the student.
         file: its file in float32.
         template: `onnx.ModelProto` that can hold the weights of other repeats; see `with_weights`.
-        target: the file to write.
         facts: what the file in float32 says about itself.
-        write: is given a line before each step.
+        write: is given a line before each step, and sentences on what was done and measured.
 
     Returns:
-        What was done and measured, as sentences.
+        The file, beside that in float32.
 
     Raises:
         InputError: the data are gone, or onnxruntime cannot quantize the model.
     """
+    target = file.with_name(f"{INT8}{file.suffix}")
     pairs = _quantize_repeats(subject, file, template, write)
     model, made = pairs[0].full, pairs[0].quantized
     cost = _cost(pairs)
@@ -217,7 +208,9 @@ def export_int8(
     measured = {"method": how, **cost, "bytes": sizes, "latency": latency}
     title = f"{facts['format']}, int8"
     write_facts(target, facts | {"format": title, "int8": measured, "notes": notes})
-    return notes
+    for note in notes:
+        write(note)
+    return target
 
 
 def _quantize_repeats(
