@@ -897,6 +897,16 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
     return replace(run, teacher_weights=weights), {**space, "teacher": names}
 
 
+def use_names(run: Run, space: Mapping[str, Any]) -> tuple[Run, dict[str, Values]]:
+    """Return run and space of a study with the names of objects and files, and tuples or ranges.
+
+    Raises:
+        InputError: The space cannot have a name or a value.
+    """
+    run, named = with_objects(*with_output_files(run, space))
+    return run, {name: to_values(name, values) for name, values in named.items()}
+
+
 # Schema of study.json, and migrations from older ones. It is raised when the meaning of a study's
 # files changes, not for a new field with a default.
 #

@@ -26,29 +26,23 @@ from kdtune.config.run import (
     check_warmup,
     migrate,
     sample_values,
-    to_values,
-    with_objects,
-    with_output_files,
+    use_names,
 )
 from kdtune.config.task import (
-    BOUNDED,
     BaseRun,
     FunctionRun,
     Mode,
     Range,
     Task,
     Values,
-    check_name,
-    check_names,
+    check_value,
     covers,
     ends_of,
     find_metric,
-    is_bounded,
     models_of,
     name_of,
-    own_metric,
-    parse_metric,
-    to_list_or_range,
+    task_of_function,
+    to_space,
 )
 from kdtune.config.text import TABLE_DIGITS, InputError, did_you_mean, short, shown
 
@@ -250,14 +244,13 @@ class Study:
         fields.check(self, "tracker", isinstance(names, list | tuple), "be a list of names")
         object.__setattr__(self, "tracker", tuple(names))
         if self.train is None:
-            run, space = with_objects(*with_output_files(self.run, self.space))
-            values = {n: to_values(n, listed) for n, listed in space.items()}
+            run, values = use_names(self.run, self.space)
             name, run = fields.name_of_data(run.data), _with_study_values(run, values)
             metric = f"val/{str(self.metric).removeprefix('val/')}"
             object.__setattr__(self, "metric", metric)
         else:
             name, run = name_of(self.train).rpartition(":")[2], self.run
-            values = {check_name(n): to_list_or_range(n, v) for n, v in self.space.items()}
+            values = to_space(self.space)
         for field_name, value in {"name": self.name or name, "run": run, "space": values}.items():
             object.__setattr__(self, field_name, value)
         fields.check_fields(self)
@@ -274,7 +267,7 @@ class Study:
         if self.train is None:
             return self.run
         values = tuple((name, ends_of(listed)[0]) for name, listed in self.space.items())
-        return FunctionRun(_task_of_function(self), values, self.epochs)
+        return FunctionRun(task_of_function(self), values, self.epochs)
 
     @cached_property
     def task(self) -> Task:
@@ -464,42 +457,6 @@ class Study:
         return Study(**arguments)
 
 
-def _task_of_function(study: Study) -> Task:
-    """Return the task of a study's training function.
-
-    Raises:
-        InputError: A field names what is not there, or mode is missing.
-    """
-    baseline, space = study.baseline, study.space
-    check_names("a hyperparameter of baseline", baseline, space)
-    check_names("a hyperparameter of unless", study.unless, space)
-    for name, others in study.unless.items():
-        check_names(f"a hyperparameter of unless of {name}", others, space)
-        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
-            raise InputError(
-                f"baseline must not name {name}, which has no effect with the other values of the "
-                f"baseline, but got {dict(baseline)}; leave it out"
-            )
-    score = parse_metric(study.metric)
-    better = None if study.mode is None else "higher" if study.mode == "max" else "lower"
-    declared = own_metric(score, better)
-    if declared.better is None:
-        raise InputError(
-            f'mode must be "max" or "min" for metric={study.metric!r}, which kdtune does not know'
-        )
-    return Task(
-        hyperparameters={
-            n: fields.Hyperparameter(unless=dict(study.unless.get(n, {}))) for n in space
-        },
-        metrics={score: declared},
-        score=score,
-        baseline=dict(baseline),
-        table_metrics=(score,),
-        baseline_words=", ".join(f"{name} = {value}" for name, value in baseline.items()),
-        examples="examples",
-    )
-
-
 # The space of a study.
 
 
@@ -644,7 +601,7 @@ def _check_function(study: Study) -> None:
         without = "be left out with train=..., since it is for students"
         fields.check(study, name, getattr(study, name) is None, without)
     for name, value in study.baseline.items():
-        _check_value(f"baseline: {name}", value)
+        check_value(f"baseline: {name}", value)
         is_added = study.plain_share > 0 and len(study.baseline) == 1
         if not is_added and not covers(study.values(name), (value,)):
             raise InputError(
@@ -695,12 +652,6 @@ def _check_named_weights(study: Study) -> None:
             )
 
 
-def _check_value(name: str, value: object) -> None:
-    """Raise InputError unless a value can be that of a training function's hyperparameter."""
-    if not isinstance(value, str) and not is_bounded(value):
-        raise InputError(f"{name} must have texts as values, or {BOUNDED}, but got {shown(value)}")
-
-
 def _check_size(study: Study) -> None:
     """Raise InputError if the study has too many configurations, or runs, to be planned.
 
@@ -729,7 +680,7 @@ def _check_space(study: Study) -> None:
             if study.train is None:
                 replace(study.run, **{name: value})  # type: ignore[arg-type]
             else:
-                _check_value(name, value)
+                check_value(name, value)
     for name, values in study.space.items():
         if len(set(ends_of(values))) > 1 and not study.has_effect(name):
             raise InputError(
