@@ -22,7 +22,6 @@ from kdtune.config.text import InputError, in_spreadsheet, printable
 if TYPE_CHECKING:
     from kdtune.students.trained import Prediction
 
-PredictFormat = Literal["table", "csv", "json"]
 _COLUMNS = ("file", "rank", "class", "probability")
 Top = list[tuple[str, float]]
 """The most probable classes with their probabilities, in descending order."""
@@ -44,7 +43,7 @@ class PredictFlags:
     whose accuracy would be optimistic."""
     top: Count = 1
     """Number of the most probable classes that are shown, at most all."""
-    format: PredictFormat = "table"
+    format: Literal["table", "csv", "json"] = "table"
     """Format of the output: a table for reading, or csv or json with each probability in full
     precision."""
     batch_size: BatchSize = 64

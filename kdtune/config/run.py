@@ -78,7 +78,6 @@ Precision = Literal["fp32", "bf16", "fp16", "auto"]
 Keep = Literal["last", "best"]
 TrainDraw = Literal["repeat", "study"]
 Sampler = Literal["shuffle", "balanced"]
-BudgetPer = Literal["steps", "epochs"]
 
 OF_TEACHER = ("teacher", "teacher_epochs")
 """Hyperparameters of the teacher, which without distillation is only measured."""
@@ -148,7 +147,7 @@ class Run(BaseRun):
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
     all of train. Of several numbers, fewer images are a part of more, and each number has its own
     comparison with training without distillation. See --budget-per."""
-    budget_per: Annotated[BudgetPer, _STUDENT] = "steps"
+    budget_per: Annotated[Literal["steps", "epochs"], _STUDENT] = "steps"
     """What students of several --train-images have alike: "steps" (an epoch of each has as many
     images as --train-images has at most: it passes over fewer images several times) or "epochs"
     (an epoch is one pass, so that fewer images have fewer steps)."""

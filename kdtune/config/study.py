@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -51,7 +50,6 @@ Format = Literal["md", "csv", "json", "latex"]
 SEARCHES = ("grid", "random", "tpe")
 """Ways to propose configurations that are kdtune's own."""
 Policy = Literal["all", "race"]
-KeptStudents = Literal["best", "all", "none"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 TrackerName = Literal["mlflow", "wandb"]
 """Trackers that a study can be sent to; the package and the extra of each have its name."""
@@ -173,7 +171,7 @@ class Study:
     with more hours goes on. None: no limit."""
     warm_start: Annotated[str | None, fields.Setting(commands=fields.ONLY_SEARCH, path=True)] = None
     """Folder of another study, whose best configurations a sampler proposes first."""
-    keep: Annotated[KeptStudents, _SEARCH] = "best"
+    keep: Annotated[Literal["best", "all", "none"], _SEARCH] = "best"
     """Students whose weights stay on disk once the study is complete: "best" (those of the best
     configuration, in students/), "all" (those of all runs in trials/, too) or "none". Predictions
     always stay."""
@@ -687,14 +685,6 @@ def _check_space(study: Study) -> None:
                 f"{name} is searched, but has no effect in any configuration; give it one "
                 f"value (--{name.replace('_', '-')} {ends_of(values)[0]})"
             )
-
-
-def check_packages(names: Sequence[str]) -> None:
-    """Raise InputError unless the package of each tracker is installed."""
-    for name in names:
-        spec = find_spec(name)
-        if spec is None or spec.origin is None:  # a folder, such as that of wandb's runs
-            raise InputError(f"--tracker {name} needs {name}: pip install 'kdtune[{name}]'")
 
 
 # A study that has not begun.

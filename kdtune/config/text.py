@@ -1,5 +1,6 @@
 """Text for people: error messages, numbers, names of unknown origin."""
 
+import importlib.util
 import os
 import sysconfig
 import traceback
@@ -249,6 +250,21 @@ def user_code(failure: str, only_exits: bool = False) -> Iterator[None]:
         raise
     except BaseException as error:  # a class of the user's may derive from it
         raise InputError(f"{failure}: {_describe_fault(error)}") from error
+
+
+def check_packages(subject: str, names: Sequence[str], extra: str) -> None:
+    """Raise InputError, with the extra that has them, if packages are not installed.
+
+    Args:
+        subject: What needs them, with its verb, such as "--tracker wandb needs".
+        names: The packages.
+        extra: The extra of kdtune.
+    """
+    specs = {name: importlib.util.find_spec(name) for name in names}
+    # a folder, such as that of wandb's runs, has no origin
+    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
+    if missing:
+        raise InputError(f"{subject} {', '.join(missing)}: pip install 'kdtune[{extra}]'")
 
 
 def import_package(package: str, name: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdtune.config.files import STUDENTS, atomic_write, writing
-from kdtune.config.text import InputError
+from kdtune.config.text import InputError, check_packages
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import (
     as_texts,
@@ -151,7 +151,7 @@ def export(
     """
     chosen = FORMATS[format]
     if format == "onnx":
-        onnx_files.require_packages()
+        check_packages("--format onnx and --int8 need", onnx_files.PACKAGES, "export")
     if "://" in str(study):
         raise InputError(
             f"STUDY must be a folder on this machine, but got {study}; copy the study here first"

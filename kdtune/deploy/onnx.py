@@ -1,7 +1,6 @@
 """ONNX files: export, check against PyTorch, quantization."""
 
 import contextlib
-import importlib.util
 import io
 import logging
 import math
@@ -105,15 +104,6 @@ OPSET = 20
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 EXAMPLES = 2
 """Examples in the batch that the exporter traces; a batch of one would fix the batch size."""
-
-
-def require_packages() -> None:
-    """Raise InputError unless the packages of the extra are installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"--format onnx and --int8 need {', '.join(missing)}: pip install 'kdtune[export]'"
-        )
 
 
 def trace(graph: nn.Module, signature: Signature) -> Any:

@@ -18,9 +18,9 @@ from ray.tune.search import Searcher
 
 from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY, not_writable_by_all
 from kdtune.config.objects import importable_name
-from kdtune.config.study import Study, check_objects, check_packages
+from kdtune.config.study import Study, check_objects
 from kdtune.config.task import name_of
-from kdtune.config.text import DataChangedError, InputError, UserError, first_line
+from kdtune.config.text import DataChangedError, InputError, UserError, check_packages, first_line
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
 from kdtune.raytune import distillation, folder, machines
@@ -147,7 +147,8 @@ class Interrupted(KeyboardInterrupt):
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
     began, trackers, command = time.monotonic(), study.tracker, study.notify
-    check_packages(trackers)
+    for name in trackers:
+        check_packages(f"--tracker {name} needs", [name], name)
     study = _located(replace(study, tracker=(), notify=None))
     study = freeze_objects(study, ray_init)
     root, mirror = study.folder, Mirror(study)

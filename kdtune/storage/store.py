@@ -350,9 +350,8 @@ class Store:
     def get_all(self, names: Sequence[str], folder: Path) -> dict[str, Version | None]:
         """Download objects into a folder, many at once; return what `get` does for each."""
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
-            return dict(
-                zip(names, pool.map(lambda name: self.get(name, folder / name), names), strict=True)
-            )
+            versions = pool.map(lambda name: self.get(name, folder / name), names)
+            return dict(zip(names, versions, strict=True))
 
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of all objects below a prefix, sorted."""

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, SCHEMA, Run, derive_seed, migrate
-from kdtune.config.study import Study, check_new_study, check_packages, flags_without_effect
+from kdtune.config.study import Study, check_new_study, flags_without_effect
 from kdtune.config.task import Range
-from kdtune.config.text import InputError
+from kdtune.config.text import InputError, check_packages
 
 BAD = [
     (Run, "alpha", 1.5),
@@ -257,7 +257,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: Study(space={"epochs": Range(0.5, 3)}, search="tpe"), "epochs must be a whole number"),
     (lambda: Study(space={"lr": Range(0.1, 2e6)}, search="tpe"), "lr must lie in (0, 1000000]"),
     (lambda: Study(space={"loss": Range(0, 1)}, search="tpe"), "loss must be text"),
-    (lambda: check_packages(("absent",)), "needs absent: pip install 'kdtune[absent]'"),
+    (lambda: check_packages("it", ["absent"], "x"), "it absent: pip install 'kdtune[x]'"),
     (lambda: Study(run=FILE, dump="copy.npz"), "dump must be left out with a teacher that"),
     (lambda: Run(groups="(p"), "groups must be a regular expression (missing ), unterminated"),
     (lambda: Run(teachers=4, repeat=-5), "repeat must be -4 or more, but got repeat=-5"),

@@ -99,7 +99,7 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
 def test_a_second_study_of_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor() as pool:
         second = partial(pool.submit, driver.run, Study())
-        monkeypatch.setattr(driver, "check_packages", lambda _: second().result())
+        monkeypatch.setattr(driver, "_located", lambda _: second().result())
         for _ in range(2):  # the first one's end frees the process
             with pytest.raises(InputError, match="this process runs another study"):
                 driver.run(Study())
