@@ -85,16 +85,6 @@ def thaw(content: Any, buffers: Sequence[Any] = ()) -> Any:
         return pickle.loads(content, buffers=buffers)  # noqa: S301 - bytes of this process
 
 
-class _Storage:
-    """Memory of tensors, uint8 [bytes]; tensors that share it do so in a copy."""
-
-    def __init__(self, values: np.ndarray[Any, Any]):
-        self.values = values
-
-    def __reduce__(self) -> Any:
-        return _Storage, (self.values,)
-
-
 class _Pickler(cloudpickle.CloudPickler):
     """Pickler of functions and classes by value that copies tensors only once.
 
@@ -104,7 +94,8 @@ class _Pickler(cloudpickle.CloudPickler):
 
     def __init__(self, *arguments: Any, **named: Any):
         super().__init__(*arguments, **named)
-        self._storages: dict[int, tuple[Any, _Storage]] = {}
+        self._storages: dict[int, tuple[Any, np.ndarray[Any, Any]]] = {}
+        """Each storage with its memory, uint8 [bytes]: tensors that share it do so in a copy."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, type):
@@ -115,7 +106,7 @@ class _Pickler(cloudpickle.CloudPickler):
         if storage._cdata not in self._storages:
             on_cpu = torch.empty(0, dtype=torch.uint8).set_(storage.cpu())
             # with the storage itself, whose number no other then gets
-            self._storages[storage._cdata] = storage, _Storage(on_cpu.numpy())
+            self._storages[storage._cdata] = storage, on_cpu.numpy()
         view = value.storage_offset(), value.size(), value.stride()
         learns = value.requires_grad and value.is_leaf
         memory = self._storages[storage._cdata][1]
@@ -144,10 +135,10 @@ def _is_plain(value: Tensor) -> bool:
     )
 
 
-def _tensor(kind: type, storage: _Storage, dtype: torch.dtype, view: Any, learns: bool) -> Tensor:
+def _tensor(kind: type, memory: Any, dtype: torch.dtype, view: Any, learns: bool) -> Tensor:
     """Return a view of a memory: offset, size and stride."""
-    memory = torch.from_numpy(storage.values).untyped_storage()
-    tensor = torch.empty(0, dtype=dtype).set_(memory, *view)
+    storage = torch.from_numpy(memory).untyped_storage()
+    tensor = torch.empty(0, dtype=dtype).set_(storage, *view)
     if kind is nn.Parameter:
         return nn.Parameter(tensor, requires_grad=learns)
     return tensor.requires_grad_(learns)
@@ -169,8 +160,6 @@ def freeze_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> S
     Raises:
         InputError: A model cannot be copied, or the study does not run on this machine alone.
     """
-    if not study.run.objects:
-        return study
     passed = study.run.objects.passed
     kinds = {name: kind for name, kind in object_names(study).items() if name in passed}
     if not kinds:

@@ -44,12 +44,10 @@ def pack_correct(correct: ArrayLike) -> str:
 
     Of data with groups: a number for each group, float [G], see `intervals.by_group`.
     """
-    values, prefix = np.asarray(correct), ""
+    values = np.asarray(correct)
     if values.dtype == bool:
-        values = np.packbits(values)
-    else:
-        values, prefix = values.astype("<f8"), _OF_GROUPS
-    return prefix + base64.b64encode(values.tobytes()).decode()
+        return base64.b64encode(np.packbits(values).tobytes()).decode()
+    return _OF_GROUPS + base64.b64encode(values.astype("<f8").tobytes()).decode()
 
 
 def unpack_correct(line: Mapping[str, Any]) -> NDArray[Any] | None:

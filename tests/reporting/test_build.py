@@ -24,12 +24,7 @@ from kdtune.config.text import InputError
 from kdtune.report import ReportFlags
 from kdtune.reporting import build
 from kdtune.reporting.canvas import inline
-from kdtune.reporting.figures import (
-    CLASS_FIGURES,
-    FIGURE_NAMES,
-    all_figures,
-    forest_plot,
-)
+from kdtune.reporting.figures import CLASS_FIGURES, FIGURE_NAMES, all_figures, forest_plot
 from kdtune.reporting.sections import examples
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import read_arms
