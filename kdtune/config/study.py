@@ -34,13 +34,15 @@ from kdtune.config.task import (
     Range,
     Task,
     Values,
+    check_names,
     check_value,
     covers,
     ends_of,
     find_metric,
     models_of,
     name_of,
-    task_of_function,
+    own_metric,
+    parse_metric,
     to_space,
 )
 from kdtune.config.text import TABLE_DIGITS, InputError, did_you_mean, short, shown
@@ -265,7 +267,7 @@ class Study:
         if self.train is None:
             return self.run
         values = tuple((name, ends_of(listed)[0]) for name, listed in self.space.items())
-        return FunctionRun(task_of_function(self), values, self.epochs)
+        return FunctionRun(_task_of_function(self), values, self.epochs)
 
     @cached_property
     def task(self) -> Task:
@@ -453,6 +455,42 @@ class Study:
         if not values.get("train"):
             arguments["run"] = Run(**values["run"])
         return Study(**arguments)
+
+
+def _task_of_function(study: Study) -> Task:
+    """Return the task of a study's training function.
+
+    Raises:
+        InputError: A field names what is not there, or mode is missing.
+    """
+    baseline, space = study.baseline, study.space
+    check_names("a hyperparameter of baseline", baseline, space)
+    check_names("a hyperparameter of unless", study.unless, space)
+    for name, others in study.unless.items():
+        check_names(f"a hyperparameter of unless of {name}", others, space)
+        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
+            raise InputError(
+                f"baseline must not name {name}, which has no effect with the other values of the "
+                f"baseline, but got {dict(baseline)}; leave it out"
+            )
+    score = parse_metric(study.metric)
+    better = None if study.mode is None else "higher" if study.mode == "max" else "lower"
+    declared = own_metric(score, better)
+    if declared.better is None:
+        raise InputError(
+            f'mode must be "max" or "min" for metric={study.metric!r}, which kdtune does not know'
+        )
+    return Task(
+        hyperparameters={
+            n: fields.Hyperparameter(unless=dict(study.unless.get(n, {}))) for n in space
+        },
+        metrics={score: declared},
+        score=score,
+        baseline=dict(baseline),
+        table_metrics=(score,),
+        baseline_words=", ".join(f"{name} = {value}" for name, value in baseline.items()),
+        examples="examples",
+    )
 
 
 # The space of a study.

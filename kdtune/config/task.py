@@ -21,8 +21,6 @@ from kdtune.config.text import InputError, did_you_mean, import_named, list_some
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kdtune.config.study import Study
-
     OfBatch = Callable[[Tensor, Any, Tensor], Tensor]
     OfSplit = Callable[[Tensor, Any, Tensor], float]
     OfExample = Callable[[Mapping[str, Any]], Any]
@@ -698,40 +696,6 @@ def name_of(train: Train | str) -> str:
             home = Path(file).stem if home != "__main__" or file == main else home
         return f"{home}:{train.__qualname__}"
     raise InputError(f"train must be a function or module:function, but got {train!r}")
-
-
-def task_of_function(study: Study) -> Task:
-    """Return the task of a study's training function.
-
-    Raises:
-        InputError: A field names what is not there, or mode is missing.
-    """
-    baseline, space = study.baseline, study.space
-    check_names("a hyperparameter of baseline", baseline, space)
-    check_names("a hyperparameter of unless", study.unless, space)
-    for name, others in study.unless.items():
-        check_names(f"a hyperparameter of unless of {name}", others, space)
-        if name in baseline and any(baseline.get(n) == value for n, value in others.items()):
-            raise InputError(
-                f"baseline must not name {name}, which has no effect with the other values of the "
-                f"baseline, but got {dict(baseline)}; leave it out"
-            )
-    score = parse_metric(study.metric)
-    better = None if study.mode is None else "higher" if study.mode == "max" else "lower"
-    declared = own_metric(score, better)
-    if declared.better is None:
-        raise InputError(
-            f'mode must be "max" or "min" for metric={study.metric!r}, which kdtune does not know'
-        )
-    return Task(
-        hyperparameters={n: Hyperparameter(unless=dict(study.unless.get(n, {}))) for n in space},
-        metrics={score: declared},
-        score=score,
-        baseline=dict(baseline),
-        table_metrics=(score,),
-        baseline_words=", ".join(f"{name} = {value}" for name, value in baseline.items()),
-        examples="examples",
-    )
 
 
 def load_function(name: str) -> Train:
