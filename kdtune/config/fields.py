@@ -515,7 +515,8 @@ FORMS_OF_DATA = (
     "table of image files (.csv, .parquet) or a folder with train/ and val/"
 )
 HUB = "hf:"
-"""Beginning of the names of data sets of Hugging Face, and of folders that `datasets` saved."""
+"""Beginning of the names of data sets and models of Hugging Face, and of folders that `datasets`
+and `transformers` saved."""
 TABLE_SUFFIXES = (".csv", ".parquet")
 """Endings of the tables of image files that data may be."""
 TABLE_COLUMNS = ("path", "label", "split", "group")

@@ -280,11 +280,13 @@ class ModelRecord:
     """What the students are built from."""
 
     name: str
-    """As the user gave it: a name of torchvision or kdtune, timm/NAME or module:factory."""
+    """As the user gave it: a name of torchvision or kdtune, timm/NAME, hf:NAME or
+    module:factory."""
     file: str | None = None
     """File of the factory's module when the study ran; None for models of libraries."""
     source: str = ""
-    """Digest of the source of the factory and of the user's modules that it imports."""
+    """Digest of the source of the factory and of the user's modules that it imports; of hf:NAME the
+    config of the model, as JSON."""
     licence: str = "unknown"
     """Licence of the initial weights, as their library states it."""
     weights: str = "unknown"

@@ -183,10 +183,11 @@ class Run(BaseRun):
     RandomResizedCrop does it. None: that of the teacher's published evaluation transform, else
     bilinear."""
     teacher: Annotated[ModelName, replace(_OF_ALL, unless=_BASELINE, resolved=False)] = "resnet50"
-    """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
-    module:factory, a function of the number of classes that returns a module. NAME+NAME is an
-    ensemble: the mean probability. A file of outputs, .parquet or .npz, is a teacher without a
-    network (docs/teachers.md); it needs --augment none."""
+    """Teacher: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, hf:NAME (of
+    Hugging Face, or a folder that `transformers` has saved), or module:factory, a function of the
+    number of classes that returns a module. NAME+NAME is an ensemble: the mean probability. A file
+    of outputs, .parquet or .npz, is a teacher without a network (docs/teachers.md); it needs
+    --augment none."""
     teachers: Repeats = 1
     """Number of teachers that are fine-tuned by the same recipe, with other random weights of the
     head or of all layers, another order and another augmentation: repeat r learns from teacher r
@@ -251,8 +252,8 @@ class Run(BaseRun):
     teacher_min_acc: Annotated[Share | None, Setting(defines=False)] = None
     """Least accuracy of every teacher on val. If one is less accurate, no student is trained."""
     student: Annotated[ModelName, Hyperparameter(of_study=True)] = "resnet18"
-    """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME, or
-    module:factory."""
+    """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME,
+    hf:NAME or module:factory."""
     student_weights: Annotated[Weights, replace(_WEIGHTS, commands=OF_STUDENT)] = "default"
     """Initial weights of the student: "default", "none" or a file. With several students,
     STUDENT=WEIGHTS for each that has not the default."""

@@ -4,13 +4,14 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import ConfigDict
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -155,11 +156,46 @@ def published_by_timm(config: Mapping[str, Any]) -> Preprocessing:
     channels, size, _ = config["input_size"]
     share = config.get("crop_pct") or 1.0
     resized = max(size, math.floor(size / share))  # as timm rounds; a few are padded, not cropped
-    word = config.get("interpolation")
-    # bicubic for another one, such as lanczos
-    interpolation: Interpolation = word if word in get_args(Interpolation) else "bicubic"  # type: ignore[assignment]
+    interpolation = _interpolation(config.get("interpolation") or "")
     mean, std = config["mean"], config["std"]
     return Preprocessing(size, channels, mean, std, interpolation, size / resized)
+
+
+def published_by_transformers(processor: Any, name: str, channels: int) -> Preprocessing:
+    """Return the preprocessing of an image processor of transformers.
+
+    Where it resizes images to a square, which distorts them, they are cropped here.
+
+    Args:
+        processor: The processor.
+        name: The model's name.
+        channels: Channels of the model's input.
+
+    Raises:
+        InputError: It does more than resize, crop, rescale and normalise images.
+    """
+    values = processor.to_dict()
+    sides = tuple(values["crop_size" if values.get("do_center_crop") else "size"].values())
+    side, resized = sides[0], min(values["size"].values())
+    # ConvNext's processor crops by a share, and only small images
+    crop = values["crop_pct"] if "crop_pct" in values and side < 384 else min(1.0, side / resized)
+    steps = Preprocessing(sides, channels, crop=crop)  # type: ignore[arg-type]
+    if values.get("do_normalize"):
+        steps = replace(steps, mean=values["image_mean"], std=values["image_std"])
+    image = (torch.arange(channels * side**2) % 251).byte().view(1, channels, side, side)
+    expected = processor(image, do_resize=False, return_tensors="pt")["pixel_values"]
+    if not torch.allclose(steps(image), expected, atol=1e-4):
+        raise InputError(
+            f"{name} must have a processor that only resizes, crops, rescales and normalises, but "
+            f"its {type(processor).__name__} does more; use a factory (module:factory) that does it"
+        )
+    return replace(steps, interpolation=_interpolation(Image.Resampling(values["resample"]).name))
+
+
+def _interpolation(name: str) -> Interpolation:
+    """Return the interpolation of this name, or bicubic for others, such as lanczos."""
+    word = name.lower()
+    return word if word in get_args(Interpolation) else "bicubic"  # type: ignore[return-value]
 
 
 def preprocessing_of(net: nn.Module, name: str) -> Preprocessing | None:
@@ -225,7 +261,8 @@ class Classifier(nn.Module):
         net: from images, float32 [B, C, H, W], or other tensors to logits [B, K].
         preprocessing: from views to the images; None if it is not known, so that images are only
             scaled to [0, 1].
-        source: digest of the source code of a user's factory, part of the fingerprint.
+        source: digest of the source code of a user's factory, or config of transformers as JSON;
+            part of the fingerprint.
 
     Raises:
         InputError: the network has no Linear or Conv2d layer to be its head, or layers or weights
@@ -344,8 +381,8 @@ class Classifier(nn.Module):
     def fingerprint(self, with_head: bool = True) -> str:
         """Return 16 hex digits that change with the architecture, preprocessing or weights.
 
-        The architecture is the model's name, its printed layers and the source of a user's factory,
-        since one file of weights may fit two architectures.
+        The architecture is the model's name, its printed layers and its source, since one file of
+        weights may fit two architectures.
 
         Args:
             with_head: whether the weights of the head count.

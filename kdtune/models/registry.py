@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdtune.config.fields import Role, is_object
+from kdtune.config.fields import HUB, Role, is_object
 from kdtune.config.objects import Passed
 from kdtune.config.run import Run
 from kdtune.config.text import (
@@ -31,12 +32,15 @@ from kdtune.models.classifier import (
     preprocessing_of,
     published_by_timm,
     published_by_torchvision,
+    published_by_transformers,
 )
 from kdtune.models.code_hash import source_digest, source_of
 from kdtune.models.weights import (
+    HUB_LOADING,
     StateDict,
     align,
     fill,
+    hub_model,
     is_of_torchvision,
     load_weights,
     read_finished,
@@ -154,8 +158,8 @@ def _unwrapped(net: nn.Module) -> nn.Module:
 
 # Teachers and students by name, with their preprocessing. A name is one of
 #
-# - torchvision (`resnet50`), kdtune (`cifar_resnet20`) or timm (`timm/NAME`): the preprocessing is
-#   the published one
+# - torchvision (`resnet50`), kdtune (`cifar_resnet20`), timm (`timm/NAME`) or transformers
+#   (`hf:NAME`, `hf:FOLDER`): the preprocessing is the published one
 # - `module:factory`: a function or class of the user that makes a torch module, perhaps of the
 #   number of classes
 # - `object:NAME`: such a factory, or a module, passed in Python
@@ -177,23 +181,31 @@ def build(
     seed: int,
     replace_head: bool = True,
     passed: Passed | None = None,
+    config: str = "",
 ) -> Classifier:
     """Return a classifier by name, with these weights; random weights follow from the seed.
 
     Args:
-        name: torchvision's or kdtune's name, timm/NAME, module:factory or that of an object.
+        name: torchvision's or kdtune's name, timm/NAME, hf:NAME, module:factory or that of an
+            object.
         weights: "default", "none" or a file, see `load_weights`.
         classes: K of the data.
         seed: of the initial weights.
         replace_head: whether a head for another number of classes may be replaced by a new one.
         passed: the object, whose own weights are the "default".
+        config: of hf:NAME, as `Classifier.source` of the same model has it; "": the published one.
 
     Raises:
         InputError: the name is unknown, the weights cannot be read or do not fit, or the head has
             the wrong size.
     """
     with _seeded(seed):
-        model = _construct_passed(name, passed, classes) if passed else _construct(name, classes)
+        if passed is not None:
+            model = _construct_passed(name, passed, classes)
+        elif name.startswith(HUB):
+            model = _construct_transformers(name, classes, config)
+        else:
+            model = _construct(name, classes)
         if weights != "none" and (passed is None or weights != "default"):
             noun = f"{name}'s weights {weights}"
             state = _load_state(name, weights)
@@ -316,9 +328,9 @@ def _construct(name: str, classes: int) -> Classifier:
     if ":" in name:
         return _construct_from_factory(name, classes)
     raise InputError(
-        f"{name!r} is not a classifier of torchvision or kdtune; other models are named timm/NAME "
-        f"or module:factory, and a file of weights is given as --teacher-weights or "
-        f"--student-weights{_nearest(name)}"
+        f"{name!r} is not a classifier of torchvision or kdtune; other models are named "
+        f"timm/NAME, hf:NAME or module:factory, and a file of weights is given as "
+        f"--teacher-weights or --student-weights{_nearest(name)}"
     )
 
 
@@ -330,6 +342,32 @@ def _construct_timm(name: str, classes: int) -> Classifier:
         near = _nearest(name) or f" ({first_line(error)})"
         raise InputError(f"timm has no model {name.removeprefix('timm/')}{near}") from None
     return Classifier(name, net, published_by_timm(net.pretrained_cfg))
+
+
+def _construct_transformers(name: str, classes: int, config: str) -> Classifier:
+    """Return an image classifier of transformers.
+
+    Args:
+        name: hf:NAME or hf:FOLDER.
+        classes: K of the data.
+        config: JSON of a config for K classes, without preprocessing. "": the published config and
+            preprocessing.
+    """
+    library, source, steps = import_package("transformers", name), hub_model(name), None
+    with user_code(f"{name} must be an image classifier of huggingface.co or a folder of one"):
+        if config:
+            settings = library.AutoConfig.for_model(**json.loads(config))
+        else:
+            settings = library.AutoConfig.from_pretrained(source, trust_remote_code=False)
+            settings.num_labels = classes
+        net = library.AutoModelForImageClassification.from_config(settings, **HUB_LOADING)
+        if not config:
+            processor = library.AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+            steps = published_by_transformers(processor, name, getattr(settings, "num_channels", 3))
+    net.register_forward_hook(lambda net, inputs, outputs: outputs.logits)
+    written = settings.to_diff_dict()
+    written.pop("transformers_version", None)
+    return Classifier(name, net, steps, config or json.dumps(written, sort_keys=True))
 
 
 def _construct_from_factory(name: str, classes: int) -> Classifier:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from kdtune.config.fields import HUB
 from kdtune.config.files import atomic_write, missing_path
 from kdtune.config.text import DAMAGED, InputError, first_line, import_package, printable
 from kdtune.models.classifier import Preprocessing
@@ -175,8 +177,8 @@ def load_weights(name: str, weights: str) -> StateDict:
 
     Args:
         name: the model's name.
-        weights: "default", the weights that torchvision or timm publish for this model, or a file
-            (see `read_checkpoint`).
+        weights: "default", the weights that torchvision, timm or transformers publish for this
+            model, or a file (see `read_checkpoint`).
 
     Raises:
         InputError: there are no such weights, or the file is damaged or holds other objects.
@@ -311,8 +313,10 @@ def licence_of(net: nn.Module, name: str, weights: str) -> str:
 
 
 def _default_weights(name: str) -> StateDict:
-    """Return the weights that torchvision or timm publish for the model."""
+    """Return the weights that torchvision, timm or transformers publish for the model."""
     try:
+        if name.startswith(HUB):
+            return _weights_of_transformers(name)
         if name.startswith("timm/"):
             net = import_package("timm", name).create_model(
                 name.removeprefix("timm/"), pretrained=True
@@ -322,12 +326,44 @@ def _default_weights(name: str) -> StateDict:
             raise InputError(f'{name} has no weights "default"; use "none" or a file')
         default = _published_by_torchvision(name)
         return default.get_state_dict(progress=False, check_hash=True, weights_only=True)  # type: ignore[no-any-return]
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(
-            f"the default weights of {name} cannot be downloaded ({first_line(error, 120)}); "
+            f"the default weights of {name} cannot be loaded ({first_line(error, 120)}); "
             f"give a file (--teacher-weights FILE, --student-weights FILE) or none for random "
             f"weights"
         ) from None
+
+
+# Models of Hugging Face, by the package `transformers`.
+
+HUB_LOADING = {"dtype": torch.float32, "trust_remote_code": False}
+"""Arguments of all models: code that comes with a model is never run."""
+
+
+def _weights_of_transformers(name: str) -> StateDict:
+    """Return the weights of an image classifier of transformers, from safetensors alone.
+
+    A head that the model lacks has no rows, as one for 0 classes.
+    """
+    library = import_package("transformers", name)
+    library.logging.disable_progress_bar()  # each run would write a bar and a report
+    library.logging.set_verbosity_error()
+    net, report = library.AutoModelForImageClassification.from_pretrained(
+        hub_model(name), use_safetensors=True, output_loading_info=True, **HUB_LOADING
+    )
+    missing = report["missing_keys"]
+    return {k: v[:0] if k in missing and v.ndim else v for k, v in net.state_dict().items()}
+
+
+def hub_model(name: str) -> str:
+    """Return the folder of hf:FOLDER; of hf:NAME the name, which huggingface.co has.
+
+    A folder is looked for from the current one and, as modules are, from those of `sys.path`, since
+    a trial runs in another folder.
+    """
+    source = name.removeprefix(HUB)
+    folders = [Path(root) / Path(source).expanduser() for root in (".", *sys.path)]
+    return next((str(f) for f in folders if (f / "config.json").is_file()), source)
 
 
 def _published_by_torchvision(name: str) -> Any:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kdtune.config import files
-from kdtune.config.fields import is_function_name
+from kdtune.config.fields import HUB, is_function_name
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, first_line
 from kdtune.models.code_hash import source_digest
@@ -179,6 +179,7 @@ class Keys:
         parts = self._views(split, epoch) | self._computation | _of_part(part)
         if self.mixes(split):
             parts |= self._batches(epoch) | self._mixing
+        parts |= _of_transformers(self.run.teacher)
         return Key("logits", parts | {"teacher": teacher})
 
     def teacher_features(
@@ -208,6 +209,7 @@ class Keys:
         run = self.run
         parts = self._views(split, epoch) | self._computation | _of_part(part)
         parts |= {"student": student, "batch_norm": run.batch_norm_mode}
+        parts |= _of_transformers(run.student)
         by_batch = split == "train" and not per_image
         # With batch norm in train mode, val and test are evaluated with running statistics, which
         # follow the training batches of all epochs so far. So these features, too, depend on the
@@ -309,6 +311,11 @@ class Keys:
 
 def _of_part(part: Part | None) -> Parts:
     return {} if part is None else {"first": part.first, "count": part.count}
+
+
+def _of_transformers(model: str) -> Parts:
+    """Return the version of transformers if it computes a model or a member of an ensemble."""
+    return {"transformers": version_of("transformers")} if HUB in model else {}
 
 
 def device_name(device: torch.device) -> str:

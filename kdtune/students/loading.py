@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from kdtune.config.fields import OBJECT, Role, is_named_data, is_object
+from kdtune.config.fields import HUB, OBJECT, Role, is_named_data, is_object
 from kdtune.config.files import PROVENANCE, STUDENTS, STUDY, student_file
 from kdtune.config.objects import Passed
 from kdtune.config.records import InputRecord, StudentsRecord, read_students_record
@@ -237,7 +237,8 @@ def describe_code(folder: str | Path) -> str:
     """
     name = find_students(folder).record.model.name
     home = name.partition(":")[0]
-    if ":" not in name or is_object(name) or home.partition(".")[0] == "kdtune":
+    is_library = ":" not in name or name.startswith(HUB)
+    if is_library or is_object(name) or home.partition(".")[0] == "kdtune":
         return ""
     return f"The student is built by {name}, as its record says, so the module {home} is imported."
 
@@ -298,9 +299,10 @@ def _build(
         f"them back, and add the folder of {home} to PYTHONPATH."
     )
     try:
-        model = build(name, "none", len(record.classes), seed=0, passed=passed)
+        classes, config = len(record.classes), recorded.source
+        model = build(name, "none", classes, seed=0, passed=passed, config=config)
     except InputError as error:
-        if ":" not in name:
+        if ":" not in name or name.startswith(HUB):
             raise
         raise InputError(f"{str(error).rstrip('.')}. {remedy}") from None
     has_changed = bool(recorded.source) and model.source != recorded.source

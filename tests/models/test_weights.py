@@ -121,7 +121,7 @@ def test_default_weights_that_cannot_be_had_say_what_would_do(monkeypatch):
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
-    with pytest.raises(InputError, match=r"resnet18 cannot be downloaded \(<urlopen error Name or"):
+    with pytest.raises(InputError, match=r"resnet18 cannot be loaded \(<urlopen error Name or"):
         weights.load_weights("resnet18", "default")
     for name in (STUDENT, "cifar_resnet20"):
         with pytest.raises(InputError, match='no weights "default"'):

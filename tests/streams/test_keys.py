@@ -203,6 +203,12 @@ def test_versions_and_machine_change_the_key(
         assert MAKERS["logits"](replace(fresh, run=mixed.run)).name != of_mixed
 
 
+def test_the_version_of_transformers_is_in_the_keys_of_its_models_alone() -> None:
+    for model, kinds in (("teacher", ["logits"]), ("student", ["features"])):
+        keys = replace(KEYS, run=replace(RUN, **{model: "resnet50+hf:a"}))
+        assert [kind for kind in ALL if "transformers" in MAKERS[kind](keys).parts] == kinds
+
+
 def test_a_gpu_is_in_the_key_by_its_name_and_its_threads_do_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
