@@ -4,6 +4,7 @@ import ast
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from graphlib import TopologicalSorter
@@ -93,6 +94,21 @@ def test_a_package_says_what_each_file_is_for(package: str) -> None:
     text = ast.get_docstring(TREES[f"{package}/__init__.py"]) or ""
     files = {f.stem for f in (PACKAGE / package).glob("*.py")} - {"__init__"}
     assert sorted(re.findall(r"^- (\w+): ", text, re.M)) == sorted(files)
+
+
+def test_the_table_of_packages_is_that_of_the_contracts() -> None:
+    rows = dict(re.findall(r"^\| `([a-z]+)` \|.*\| (.*) \|$", TEXT, re.M))
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]
+    names = {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    allowed = {}
+    for name in names:
+        of_it = [c for c in table["contracts"] if f"kdtune.{name}" in c["source_modules"]]
+        forbidden = {m.removeprefix("kdtune.") for c in of_it for m in c["forbidden_modules"]}
+        rest, few = names - forbidden - {name}, names & forbidden
+        is_short = len(few) < len(rest)
+        text = ", ".join(sorted(few if is_short else rest)) or "–"
+        allowed[name] = f"all but {text}" if is_short else text
+    assert rows == allowed
 
 
 SAME_IN_EACH_COMMAND = {"main", "parse", "FLAGS"}

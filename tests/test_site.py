@@ -9,6 +9,17 @@ ROOT = Path(kdtune.__file__).parents[1]
 DOCS = ROOT / "docs"
 
 
+def test_contributing_names_tables_and_files_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^\| an? .*\|$", text, re.M)
+    assert len(rows) == 9
+    for row in rows:
+        words = re.findall(r"`([^`]+)`", row)
+        code = "".join((ROOT / word).read_text("utf-8") for word in words if "/" in word)
+        names = [word for word in words if re.fullmatch(r"[A-Z]\w+", word)]
+        assert [n for n in names if not re.search(rf"^(class )?{n}\b", code, re.M)] == []
+
+
 def test_the_api_page_has_every_public_name() -> None:
     text = (DOCS / "api.md").read_text("utf-8")
     assert sorted(re.findall(r":: kdtune\.(\w+)", text)) == sorted(kdtune.__all__)
