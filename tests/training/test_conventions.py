@@ -162,16 +162,14 @@ def test_gradients_are_equal_but_for_the_scale(line: str, loss: Loss) -> None:
         torch.testing.assert_close(theirs, found.scale * ours, rtol=1e-10, atol=1e-14)
 
 
-def trained(
-    loss: Loss, optimizer: type[torch.optim.Optimizer], **options: Any
-) -> tuple[Tensor, Tensor]:
+def trained(loss: Loss, kind: type[torch.optim.Optimizer], **options: Any) -> tuple[Tensor, Tensor]:
     """Return the weights after 20 steps of a linear student, and the norms of its gradients."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(B, 4, generator=generator, dtype=torch.float64)
     _, t, y = logits(5)
     weights = torch.randn(4, K, generator=generator, dtype=torch.float64, requires_grad=True)
     clip, norms = options.pop("clip_norm"), []
-    steps = optimizer([weights], **options)
+    steps = kind([weights], **options)
     for _ in range(20):
         steps.zero_grad()
         loss(x @ weights, t, y).backward()

@@ -52,11 +52,19 @@ def value(loss: str, student: Tensor, teacher: Tensor) -> Tensor:
     return OBJECTIVES[loss](student, teacher, torch.arange(len(student)) % 2)
 
 
-def test_hand_worked_numbers() -> None:
+def test_hand_worked_numbers_and_a_row_of_zeros() -> None:
     student = torch.tensor([[3, 4], [0, 2]]).double()
     teacher = torch.tensor([[4, 3], [0, -1]]).double()
     close(value("features_mse", student, teacher), (1 + 1 + 0 + 9) / 4)
     close(value("features_cosine", student, teacher), ((1 - 24 / 25) + 2) / 2)
+    student, teacher = pair()
+    student[0], teacher[1] = 0, 0
+    student.requires_grad_()
+    loss = value("features_cosine", student, teacher)
+    cosines = F.cosine_similarity(student, teacher)[2:]
+    close(loss, (2 + (1 - cosines).sum()).detach() / B)
+    slope = gradient(loss, student)
+    assert slope.isfinite().all() and not slope[1].any()
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -95,9 +103,7 @@ def other_names(student, teacher, labels):
 """
 
 
-def test_an_objective_of_the_user_may_take_features(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_objective_may_take_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "feature_losses_of_mine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     run = Run(loss="feature_losses_of_mine:distance")
@@ -204,17 +210,6 @@ def test_a_batch_is_tried_with_its_projector(monkeypatch: pytest.MonkeyPatch) ->
     (projector,) = made
     assert projector is not None and projector.weight.grad is not None
     assert projector.weight.grad.any()
-
-
-def test_a_row_of_zeros_has_cosine_0_and_a_finite_gradient() -> None:
-    student, teacher = pair()
-    student[0], teacher[1] = 0, 0
-    student.requires_grad_()
-    loss = value("features_cosine", student, teacher)
-    cosines = F.cosine_similarity(student, teacher)[2:]
-    close(loss, (2 + (1 - cosines).sum()).detach() / B)
-    slope = gradient(loss, student)
-    assert slope.isfinite().all() and not slope[1].any()
 
 
 def test_a_study_that_has_such_a_loss_anywhere_is_refused() -> None:
@@ -369,9 +364,7 @@ def outputs(stream: Stream) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_logits_have_the_same_bits_with_features_and_without(
-    precision: Any, teacher: Classifier, tmp_path: Path
-) -> None:
+def test_features_change_no_logits(precision: Any, teacher: Classifier, tmp_path: Path) -> None:
     """They are those of the head on the features, and their keys are the old ones."""
     run = replace(FEATURES, precision=precision, batch_size=32)  # a CPU's inference batch
     teacher.place(CPU, precision)
@@ -394,9 +387,7 @@ def test_logits_have_the_same_bits_with_features_and_without(
 
 
 @pytest.mark.parametrize("augment", ["crop", "none"])
-def test_features_of_mixed_images_are_those_of_the_mixtures(
-    augment: Any, teacher: Classifier
-) -> None:
+def test_features_of_mixed_images_are_of_the_mixtures(augment: Any, teacher: Classifier) -> None:
     run = replace(FEATURES, augment=augment, mixup=1.0)
     for batch in new_stream(run, teacher)[1].train(1):
         assert batch.partners is not None

@@ -81,9 +81,7 @@ def test_the_time_of_an_epoch_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert time_epoch(head, data, cpu, 1) == pytest.approx((0, shared + 75 / 16), abs=1e-9)
 
 
-def test_a_teacher_is_kept_across_recipes_but_not_across_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_is_kept_for_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process keeps its teacher while the fields of the student's optimiser change."""
     run = replace(SMALL, epochs=1, teacher_epochs=1)
     list(fine_tune(run, tmp_path, Resources()))
@@ -237,7 +235,7 @@ def test_predictions_are_those_of_the_saved_student(tmp_path: Path, deciding: st
         rows = frame.query("split == @name")
         assert rows.example.tolist() == list(range(len(split)))
         assert rows.label.tolist() == split.labels.tolist()
-        assert rows.predicted.tolist() == p.argmax(1).tolist()  # p: students/test_trained_student
+        assert rows.predicted.tolist() == p.argmax(1).tolist()  # p: students/test_students
         assert rows.teacher.tolist() == target.tolist()
         assert rows.correct.tolist() == (p.argmax(1) == split.labels).tolist()
     # whatever comparisons over images use is what the loop has recorded
@@ -270,9 +268,7 @@ def test_a_metric_that_cannot_be_computed() -> None:
         list(distill(SMALL, NOWHERE, Resources(), metric=find_metric("blobs:not_a_number")))
 
 
-def test_a_run_with_an_objective_of_the_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_with_an_objective_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "objectives_of_mine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would hide an edit within a second
