@@ -60,9 +60,8 @@ def test_groups_are_the_unit_of_intervals_and_words(tmp_path) -> None:
 
     def table(split: str, keep: object = slice(None)) -> np.ndarray:
         rows = [[of_trial[at(a, r).trial_id, split] for r in range(3)] for a in (0.1, 1.0)]
-        return np.subtract(
-            *[[by_group(one.correct[keep], one.group[keep]) for one in arm] for arm in rows]
-        )
+        values = [[by_group(one.correct[keep], one.group[keep]) for one in arm] for arm in rows]
+        return np.subtract(*values)
 
     row, best = made.compare().iloc[0], made.selection().set_index("row").loc["difference"]
     estimate, on_test = crossed(table("val")), crossed(table("test"))
@@ -140,9 +139,8 @@ def test_thumbnails_are_in_the_folder_or_made_from_files(tmp_path) -> None:
     assert not examples.has_thumbnails(tmp_path, arms)
     examples.write_thumbnails(tmp_path, arms, lambda split, index: photo)
     assert examples.has_thumbnails(tmp_path, arms)
-    assert sorted(f.name for f in (tmp_path / THUMBNAILS).iterdir()) == [
-        f"val-00000{i}.jpeg" for i in range(3)
-    ]
+    names = [f"val-00000{i}.jpeg" for i in range(3)]
+    assert sorted(f.name for f in (tmp_path / THUMBNAILS).iterdir()) == names
     content = examples.read_thumbnail(tmp_path, None, "val", 1, None)
     shown = Image.open(io.BytesIO(content))
     assert shown.size == (examples.THUMBNAIL_SIDE, round(examples.THUMBNAIL_SIDE * 90 / 200))

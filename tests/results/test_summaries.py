@@ -1,5 +1,9 @@
-"""Means over repeats, sensitivity of the ranking, selection; studies of training functions."""
+"""Means over repeats, sensitivity of the ranking, selection; studies of training functions.
 
+Dataframes of records and predictions, and the labels of configurations.
+"""
+
+import fcntl
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,10 +12,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from ray.tune.experiment import Trial
 from scipy import stats
 from scipy.stats import sem, t
 from study_folders import (
     IMAGES,
+    RUN,
     at,
     draw,
     edit_records,
@@ -26,9 +32,18 @@ from study_folders import (
 
 import kdtune
 from kdtune.config.files import PREDICTIONS
+from kdtune.config.run import DISTILLATION, HYPERPARAMETERS
 from kdtune.config.study import Study
+from kdtune.config.task import METRICS
 from kdtune.results.comparison import Criterion
-from kdtune.results.frames import write_frames
+from kdtune.results.frames import (
+    config_label,
+    label_by_config,
+    read_examples,
+    read_frames,
+    read_predictions,
+    write_frames,
+)
 from kdtune.statistics.selection import bootstrap_corrected, repeated_measures, variance_shares
 from kdtune.storage.records import Records
 
@@ -82,12 +97,19 @@ def test_a_run_without_a_metric_does_not_count_in_its_mean(tmp_path) -> None:
     assert any("val ce missing" in w for w in made.warnings)
 
 
-def test_a_row_of_several_configurations_counts_repeats_not_configurations(tmp_path) -> None:
+def test_a_row_of_several_configurations_counts_repeats_and_marginal_by_hand(tmp_path) -> None:
     last = {at(0.5, temperature=1.0): [0.2, 0.4], at(0.5, temperature=4.0): [0.4, 0.8]}
     row = make(tmp_path, last).summary(by=["alpha"], metrics=["acc"], full=True).iloc[0]
     assert row["val/acc/n"] == 2
     assert row["val/acc/mean"] == exact(0.45)  # of 0.3 and 0.6
     assert row["val/acc/std"] == exact(0.3 / 2**0.5)
+    last = {at(0.5, lr=0.1): [0.5, 0.6], at(0.5, lr=0.2): [0.7, 0.6]}
+    last |= {at(1.0, lr=0.1): [0.3, 0.4], at(1.0, lr=0.2): [0.1, 0.2]}
+    table = make(tmp_path / "more", last).marginal(["acc"]).set_index(["hyperparameter", "value"])
+    means = {("alpha", 0.5): 0.6, ("alpha", 1.0): 0.25, ("lr", 0.1): 0.45, ("lr", 0.2): 0.4}
+    assert table["val/acc/mean"].to_dict() == exact(means)
+    assert table.loc[("alpha", 0.5), "val/acc/std"] == exact(0)  # of .6 and .6
+    assert table.loc[("lr", 0.1), "val/acc/std"] == exact(0.1 / 2**0.5)  # of .4 and .5
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -103,16 +125,6 @@ def test_rows_with_inactive_hyperparameters_are_kept(tmp_path, pooled: bool) -> 
     assert table["val/acc/n"].tolist() == [n, n, n]
     values = [0.2, 0.4, 0.6, 0.3, 0.6, 0.9] if pooled else [0.6, 0.9]
     assert table["val/acc/std"][0] == exact(np.std(values, ddof=1))
-
-
-def test_marginal_by_hand(tmp_path) -> None:
-    last = {at(0.5, lr=0.1): [0.5, 0.6], at(0.5, lr=0.2): [0.7, 0.6]}
-    last |= {at(1.0, lr=0.1): [0.3, 0.4], at(1.0, lr=0.2): [0.1, 0.2]}
-    table = make(tmp_path, last).marginal(["acc"]).set_index(["hyperparameter", "value"])
-    means = {("alpha", 0.5): 0.6, ("alpha", 1.0): 0.25, ("lr", 0.1): 0.45, ("lr", 0.2): 0.4}
-    assert table["val/acc/mean"].to_dict() == exact(means)
-    assert table.loc[("alpha", 0.5), "val/acc/std"] == exact(0)  # of .6 and .6
-    assert table.loc[("lr", 0.1), "val/acc/std"] == exact(0.1 / 2**0.5)  # of .4 and .5
 
 
 EFFECTS = {0.1: 0.01, 0.5: 0.03, 0.9: 0.0, 1.0: 0.0}
@@ -137,7 +149,7 @@ def test_sensitivity_by_hand(tmp_path) -> None:
     assert made.sensitivity("ce").set_index("config/alpha")["last/rank"].to_dict() == {0.5: 1, 1: 2}
 
 
-def test_shares_of_variance_match_those_of_the_block(tmp_path) -> None:
+def test_shares_of_variance_match_those_of_the_block_without_gaps(tmp_path) -> None:
     last = draw(EFFECTS, 5)
     table = make(tmp_path, last).spread(Criterion()).set_index("epochs")
     block = np.array(list(last.values()))
@@ -152,10 +164,7 @@ def test_shares_of_variance_match_those_of_the_block(tmp_path) -> None:
     row = table.loc["all"]
     assert (row.configuration, row.epoch) == exact((every.configuration, every.epoch))
     assert row.epoch > 0.9  # pooling over epochs measures the learning curve
-
-
-def test_shares_of_variance_use_a_block_without_gaps(tmp_path) -> None:
-    last = draw(EFFECTS, 5)
+    # the configuration and the repeat with gaps are left out
     whole = make(tmp_path / "whole", {a: accs[:4] for a, accs in last.items() if a != 0.9})
     last[0.9] = [*last[0.9][:2], None, None, None]
     for alpha in (0.1, 0.5, 1.0):
@@ -292,3 +301,165 @@ def test_names_and_values_that_are_not_distillations(tmp_path: Path) -> None:
     write_frames(results.folder, results.frames)
     saved = pd.read_parquet(results.folder / "trials.parquet")
     assert set(saved["config/mixed"]) == {"sqrt", "0.5"}
+
+
+CONFIG = ["trial_id", "config_id", "label", *(f"config/{name}" for name in HYPERPARAMETERS)]
+CONFIG += ["repeat"]
+FOUR = {at(0.5, 0): [0.3, 0.6, 0.5], at(0.5, 1): [0.4, 0.5, 0.6]}
+FOUR |= {at(1.0, 0): [0.1, 0.2, 0.3], at(1.0, 1): [0.2, 0.3, 0.4]}
+RECORDED = DISTILLATION.recorded
+
+
+def test_frames_hold_what_was_recorded(tmp_path):
+    write_records(tmp_path, FOUR)
+    frames = read_frames(tmp_path)
+    epochs = frames.epochs
+    assert not frames.incomplete and len(epochs) == 4 * 7  # 3 train, 3 val, 1 test
+    assert list(epochs) == [*CONFIG, "epoch", "split", "n_examples", *RECORDED, "seconds"]
+    for run, accs in FOUR.items():
+        val = epochs[(epochs.trial_id == run.trial_id) & (epochs.split == "val")]
+        assert val.acc.tolist() == accs and val.epoch.tolist() == [0, 1, 2]
+        assert val.loss.tolist() == [2 - acc for acc in accs]
+        assert (val.n_examples == 500).all() and (val.seconds == 0.5).all()
+        assert (val.config_id == run.config_id).all() and (val["repeat"] == run.repeat).all()
+        teachers = run.config["temperature"]  # the same one, not None
+        for name, value in (run.config | {"teacher_temperature": teachers}).items():
+            column = val[f"config/{name}"]
+            assert column.isna().all() if value is None else (column == value).all()
+        context = [] if run.alpha == 1 else [2.25 - acc for acc in accs]
+        assert val.distill.dropna().tolist() == context
+
+
+def test_the_last_attempt_counts(tmp_path):
+    write_records(tmp_path, {at(0.5, 0): [0.1, 0.2]}, {at(0.5, 0): "failed"})
+    assert read_frames(tmp_path).trials.status.tolist() == ["failed"]
+    write_records(tmp_path, {at(0.5, 0): [0.5, 0.6, 0.7]}, attempt=1)
+    frames = read_frames(tmp_path)
+    val = frames.epochs[frames.epochs.split == "val"]
+    assert val.acc.tolist() == [0.5, 0.6, 0.7]
+    (trial,) = frames.trials.to_dict("records")
+    assert trial["status"] == "completed" and pd.isna(trial["error"]) and trial["n_epochs"] == 3
+    write_records(tmp_path, {at(0.5, 0): []}, {at(0.5, 0): "truncated"}, attempt=2)  # runs again
+    assert read_frames(tmp_path).trials.status.tolist() == ["truncated"]
+
+
+@pytest.mark.parametrize("n_epochs", [1, 4, 5, 7])
+def test_epoch_selections_match_ray_tune(tmp_path, n_epochs):
+    accs = np.random.default_rng(n_epochs).uniform(size=n_epochs).tolist()
+    trial = Trial("any", stub=True)
+    for epoch, acc in enumerate(accs):
+        trial.update_last_result({"acc": acc, "training_iteration": epoch + 1})
+    rays = trial.metric_analysis["acc"]
+    write_records(tmp_path, {at(0.5, epochs=n_epochs): accs})
+    (ours,) = read_frames(tmp_path).trials.to_dict("records")
+    assert ours["val/acc@last"] == rays["last"]
+    assert ours["val/acc@last-5-avg"] == pytest.approx(rays["last-5-avg"], rel=1e-12)
+    assert ours["val/acc@best"] == rays["max"]
+
+
+def test_of_equal_best_epochs_the_first_counts_and_none_is_missing_not_zero(tmp_path):
+    write_records(tmp_path, {at(0.5): [0.2, 0.6, 0.6]})
+    edit_records(tmp_path, lambda line: line.update(kl=line.get("epoch")))
+    (trial,) = read_frames(tmp_path).trials.to_dict("records")
+    assert trial["val/kl@best"] == 1 and trial["val/kl@last"] == 2
+    write_records(folder := tmp_path / "none", {at(0.5): [0.3, 0.6, 0.5]})
+    edit_records(folder, lambda line: line.get("epoch") == 2 and line.update(kl=None))
+    frames = read_frames(folder)
+    val = frames.epochs[frames.epochs.split == "val"]
+    assert val.kl.isna().tolist() == [False, False, True]
+    assert frames.trials["val/kl@last"].isna().all()
+    assert frames.trials["val/kl@last-5-avg"].item() == pytest.approx((0.8 + 0.5) / 2)
+
+
+def test_a_run_without_an_end_is_running_while_the_study_is(tmp_path):
+    last = {0.5: [0.7, 0.8], 1.0: [0.5, 0.6]}
+    made = make(tmp_path, last, {(0.5, 1): "running"})
+    assert made.trials.status.value_counts().to_dict() == {"completed": 3, "truncated": 1}
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        running = kdtune.load(tmp_path)
+    assert running.frames.running
+    assert running.trials.status.value_counts().to_dict() == {"completed": 3, "running": 1}
+    assert not kdtune.load(tmp_path).frames.running  # the file .lock stays, its holder is gone
+
+
+def trials(*students: str) -> pd.DataFrame:
+    rows = [{"config_id": name, "config/student": name, "config/alpha": 0.5} for name in students]
+    return pd.DataFrame(rows)
+
+
+def test_labels_tell_configurations_apart_also_at_an_alpha_close_to_1() -> None:
+    names = ["student", "alpha"]
+    short = label_by_config(trials("a:small", "a:large"), names)
+    assert short == {f"a:{n}": f"student = {n}, alpha = 0.5" for n in ("small", "large")}
+    full = label_by_config(trials("a:net", "b:net"), names)
+    assert full["b:net"] == "student = b:net, alpha = 0.5" and len(set(full.values())) == 2
+    # alpha = 1 is the baseline.
+    shown = [config_label({"alpha": x}, ["alpha"], prefix="") for x in (0.99997, 1.0, 0.00123456)]
+    assert shown == ["alpha = 0.99997", "alpha = 1", "alpha = 0.001235"]
+
+
+def test_both_temperatures_are_shown_as_numbers(tmp_path: Path) -> None:
+    """Equal ones, too: None would read as a teacher that is not softened."""
+    space = {"alpha": (0.5,), "temperature": (1.0, 4.0), "teacher_temperature": (1.0, 4.0)}
+    study = Study(run=RUN, space=space, repeats=1, out=str(tmp_path), name="two")
+    for number, trial in enumerate(study.runs()):
+        write_records(study.folder, {trial: [0.5 + number / 100] * 3})
+    (study.folder / "study.json").write_text(study.to_json())
+    results = kdtune.load(study.folder)
+    labels = {f"alpha = 0.5, T = {t}, teacher T = {of}" for t in (1, 4) for of in (1, 4)}
+    assert set(results.trials.label) == labels | {"alpha = 1"}
+    table = results.summary()
+    assert sorted(table[table.alpha != 1].teacher_temperature) == [1.0, 1.0, 4.0, 4.0]
+    assert list(table[table.alpha == 1].teacher_temperature) == ["-"]
+
+
+TRIALS = [at(0.5, r).trial_id for r in range(3)]
+
+
+def rows(trial: str, correct: bool, **columns) -> pd.DataFrame:
+    """Two examples of val, with the columns of version 0.1 and others."""
+    basic = {"trial_id": trial, "split": "val", "example": range(2), "correct": correct}
+    return pd.DataFrame(basic | columns)
+
+
+def save_rows(folder, trial: str, **columns) -> None:
+    (folder / "trials" / trial).mkdir(parents=True)
+    rows(trial, True, **columns).to_parquet(folder / "trials" / trial / PREDICTIONS)
+
+
+def test_files_of_trials_come_before_that_of_the_study(tmp_path) -> None:
+    save_rows(tmp_path, TRIALS[0])
+    save_rows(tmp_path, TRIALS[2])
+    (tmp_path / "trials" / TRIALS[2] / PREDICTIONS).write_bytes(b"PAR1")  # damaged
+    study = pd.concat(rows(trial, False) for trial in [TRIALS[2], TRIALS[0], "another"])
+    study.to_parquet(tmp_path / PREDICTIONS)
+    frame = read_predictions(tmp_path, TRIALS)
+    # no file holds the second
+    assert frame.trial_id.tolist() == [TRIALS[0]] * 2 + [TRIALS[2]] * 2
+    assert frame.correct.tolist() == [True, True, False, False]
+    assert list(read_predictions(tmp_path, TRIALS, ["correct"])) == ["trial_id", "correct"]
+
+
+def test_trials_of_version_01_stand_beside_others_and_examples_are_in_order(tmp_path) -> None:
+    save_rows(tmp_path, TRIALS[0])
+    files = pd.Series([None, None], dtype="string")
+    save_rows(tmp_path, TRIALS[1], file=files, label=[3, 4], predicted=[3, 4], p_label=[0.5, 0.75])
+    frame = read_predictions(tmp_path, TRIALS)
+    assert frame.correct.tolist() == [True] * 4 and frame.file.isna().all()
+    assert frame.label.isna().tolist() == [True, True, False, False]
+    assert frame.p_label[2:].tolist() == [0.5, 0.75]
+    frame = pd.concat([rows(trial, True) for trial in TRIALS[:2]])
+    frame["correct"] = [True, False, False, True]
+    (folder := tmp_path / "study").mkdir()
+    frame.sort_values("example", ascending=False).to_parquet(folder / PREDICTIONS)
+    values = read_examples(folder, TRIALS, METRICS["acc"], "val")
+    assert {t: x.tolist() for t, x in values.items()} == {TRIALS[0]: [1, 0], TRIALS[1]: [0, 1]}
+    assert not read_examples(folder, TRIALS, METRICS["acc"], "test")
+
+
+@pytest.mark.parametrize("study", [None, b"", b"no parquet"])
+def test_without_readable_files_there_are_none(tmp_path, study) -> None:
+    if study is not None:
+        (tmp_path / PREDICTIONS).write_bytes(study)
+    assert read_predictions(tmp_path, TRIALS).empty and read_predictions(tmp_path, []).empty

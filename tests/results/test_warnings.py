@@ -40,9 +40,6 @@ def warnings_of(folder: Path) -> list[str]:
     return kdtune.load(folder).warnings
 
 
-# Records
-
-
 @pytest.mark.parametrize(
     ("last", "warnings"),
     [
@@ -91,9 +88,6 @@ def test_a_metric_that_comparable_runs_recorded(tmp_path: Path, missing, of_one:
     total = 6
     expected = {f"val {m} missing in 1 of {total} runs: alpha = 0.5, repeat 1" for m in missing}
     assert set(warnings_of(tmp_path)) == expected
-
-
-# Files
 
 
 @pytest.fixture
@@ -164,8 +158,6 @@ def test_predictions_that_contradict_the_records(kept: Results, change, fault: s
     file.unlink()  # the records are right
     assert "inconsistent" not in set(kdtune.load(kept.folder).trials.status)
 
-
-# Teachers
 
 GOOD = TeacherAccuracy(
     teacher="big",
@@ -250,9 +242,6 @@ def test_a_teacher_that_is_worse_than_a_student_without_it(tmp_path: Path) -> No
     assert table.rows[0][0] == "big (5 epochs)" and table.rows[0][-1] == "85.0%"
     write_teacher_accuracy(tmp_path, [of_val(460)])
     assert not any("teacher" in line for line in warnings_of(tmp_path))
-
-
-# Conclusions
 
 
 def test_students_at_chance_are_not_compared(tmp_path: Path) -> None:

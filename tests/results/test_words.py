@@ -85,9 +85,7 @@ def test_ties() -> None:
 
 
 @pytest.mark.parametrize("metric", ["acc", "ce"])
-def test_a_comparison_has_one_direction_and_interval_wherever_it_is_shown(
-    clear: Results, metric: str
-) -> None:
+def test_a_comparison_has_one_interval_and_direction_anywhere(clear: Results, metric: str) -> None:
     """The interval is simultaneous, as the adjusted p, and of the signed difference."""
     criterion = Criterion(metric)
     _, (best, *_) = comparison_rows(clear.compare(criterion), clear.by, criterion)
@@ -281,7 +279,7 @@ def half(repeats: int, images: int, m: int) -> float:
     return 100 * float(stats.t.ppf(1 - 0.025 / m, df)) * math.sqrt(v)
 
 
-def test_shares_and_other_designs_by_hand() -> None:
+def test_shares_and_other_designs_by_hand_and_what_repeats_cannot_show() -> None:
     text = what_would_help(pd.Series(row(0.01)), 4, DEFAULT)
     now, repeats, images = half(8, 500, 4), half(16, 500, 4), half(8, 1000, 4)
     repeats, images = 3 * repeats / now, 3 * images / now
@@ -289,9 +287,6 @@ def test_shares_and_other_designs_by_hand() -> None:
         f"{SHARES} The interval is ±3.0: 8 more repeats would narrow it to ±{repeats:.2g}; 500 "
         f"more val images would narrow it to ±{images:.2g}."
     )
-
-
-def test_what_no_number_of_repeats_can_show() -> None:
     # infinitely many repeats leave an error of 0.63 points: 80 % power takes 2.2 points
     few, many = (pd.DataFrame([row(0.01, n_images=n, var_image=0.02)]) for n in (500, 5000))
     text = "No number of repeats gives 80% power for 1 point with 500 val images."

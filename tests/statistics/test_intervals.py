@@ -140,7 +140,7 @@ def test_unpaired_difference_is_scipys_welch_test(a: list, b: list, level: float
     assert got.difference == exact(np.mean(a) - np.mean(b), abs=1e-12)
 
 
-def test_unpaired_differences_of_sleep_and_in_another_unit() -> None:
+def test_unpaired_differences_of_sleep_in_another_unit_of_constants_and_of_too_few() -> None:
     """Also where the square of their variance is less than the least number."""
     one = unpaired_difference([0.0, 0.0, 0.0], [0.0, 1.0, 1.0])
     tiny = unpaired_difference([0.0, 0.0, 0.0], [0.0, 1e-122, 1e-122])
@@ -150,9 +150,6 @@ def test_unpaired_differences_of_sleep_and_in_another_unit() -> None:
     got = unpaired_difference(DRUG_1, DRUG_2)
     assert (got.df, got.p) == (exact(17.776, abs=5e-4), exact(0.07939, abs=5e-6))
     assert (got.low, got.high) == exact((-3.3654832, 0.2054832), abs=5e-8)
-
-
-def test_unpaired_difference_of_constant_samples_and_of_too_few() -> None:
     assert unpaired_difference([2, 2, 2], [1, 1, 1]).p == 2 / 20  # of C(6, 3), both extremes
     assert unpaired_difference([2] * 4, [1] * 3).p == 1 / 35  # of C(7, 3), the other is -3/4
     assert unpaired_difference([1] * 4, [1] * 3).p == 1
@@ -201,9 +198,8 @@ def test_a_table_worked_by_hand() -> None:
     total = sum((x - 1.5) ** 2 for x in TABLE.ravel())
     ms_rest = (total - 2 * ms_repeat - 3 * ms_image) / 6
     variance = (ms_repeat + ms_image - ms_rest) / 12
-    df = variance**2 / (
-        (ms_repeat / 12) ** 2 / 2 + (ms_image / 12) ** 2 / 3 + (ms_rest / 12) ** 2 / 6
-    )
+    of_squares = (ms_repeat / 12) ** 2 / 2 + (ms_image / 12) ** 2 / 3 + (ms_rest / 12) ** 2 / 6
+    df = variance**2 / of_squares
     estimate = crossed(TABLE)
     assert estimate.mean == pytest.approx(1.5)
     assert estimate.error == pytest.approx(math.sqrt(variance))
@@ -267,7 +263,7 @@ def test_two_repeats_and_equal_ones_give_no_interval() -> None:
     assert estimate.p < 0.02 and paired_difference([6 / 153] * 3, [0] * 3).p == 0.25
 
 
-def test_new_images_never_narrow_an_interval() -> None:
+def test_new_images_never_narrow_an_interval_and_far_tails_hold_their_level() -> None:
     """Repeats that dominate: the interval is Student's over repeats, and p is its p value."""
     rng = np.random.default_rng(3)
     for _ in range(50):
@@ -279,10 +275,7 @@ def test_new_images_never_narrow_an_interval() -> None:
             low, high = estimate.interval(level)
             assert low <= alone.low + 1e-12 and high >= alone.high - 1e-12
         assert estimate.p >= reference.pvalue * (1 - 1e-9)
-
-
-def test_far_tails_hold_their_level_with_few_repeats() -> None:
-    """4 repeats vary 10 times as much as the images: errors at 1 % stay below 1.4 %, not 2 %."""
+    # 4 repeats vary 10 times as much as the images: errors at 1 % stay below 1.4 %, not 2 %
     rng, draws = np.random.default_rng(4), 4000
     repeat, image = rng.normal(0, math.sqrt(10), (draws, 4, 1)), rng.normal(0, 5, (draws, 1, 25))
     found = sum(crossed(own).p < 0.01 for own in repeat + image)
@@ -368,10 +361,8 @@ def test_corrected_intervals_cover_and_naive_ones_do_not() -> None:
     true = np.empty_like(own)
     for repeat, (train, val) in enumerate(folds(rng)):
         one, other = directions(x, y, train)
-        hits = [
-            (np.einsum("df,dnf->dn", w, x[:, val]) * y[:, val] > 0).mean(1) for w in (one, other)
-        ]
-        own[:, repeat] = hits[0] - hits[1]
+        hits = [np.einsum("df,dnf->dn", w, x[:, val]) * y[:, val] > 0 for w in (one, other)]
+        own[:, repeat] = hits[0].mean(1) - hits[1].mean(1)
         true[:, repeat] = accuracy(one) - accuracy(other)
     truth = true.mean()
     quantile = stats.t.ppf(0.975, REPEATS - 1)
@@ -429,9 +420,7 @@ PLAIN = np.array([[0.6] * 4, [0.7] * 4, [0.75] * 4])[:, :, None] + [[0.01], [0],
         ((-0.09, -0.1, -0.11, -0.1), 0, 0, 100),
     ],
 )
-def test_equivalent_sizes_by_hand(
-    gains: tuple[float, ...], size: float, low: float, high: float
-) -> None:
+def test_sizes_by_hand(gains: tuple[float, ...], size: float, low: float, high: float) -> None:
     values = PLAIN[0] + np.array(gains)[:, None]
     assert equivalent_size((100, 300, 1000), PLAIN, values) == exact((size, low, high), rel=1e-4)
 

@@ -35,9 +35,15 @@ from kdtune.statistics.tests import shrunk
 NAN = math.nan
 
 
-def test_repeats_before_the_first_gap() -> None:
+def test_repeats_before_the_first_gap_and_active_configurations() -> None:
     table = np.array([[1, 2, 3], [1, NAN, 3], [NAN, 2, 3], [1, 2, NAN]])
     assert leading_counts(table).tolist() == [3, 1, 0, 2]
+    # By hand: t(0.9875; 100) = 2.2757, so with sd 1 the gap may be 3.218 at n = 1, 2.276 at 2.
+    table = np.array([[10, 10], [6.9, NAN], [6.7, NAN], [7.8, 7.8], [7.6, 7.8], [NAN, NAN]])
+    want = [True, True, False, True, False, False]
+    assert active(table, 1.0, 100, 0.025).tolist() == want
+    assert active(table, 1.0, 100, 0.05, analyses=4).tolist() == want
+    assert active(table, NAN, 0, 0.025).tolist() == [True] * 5 + [False]
 
 
 def incomplete(
@@ -67,22 +73,10 @@ def test_noise_is_the_residual_of_the_two_way_layout(counts: tuple[int, ...]) ->
     assert noise(cut) == (pytest.approx(math.sqrt(((y - fit) ** 2).sum() / df)), df)
 
 
-def test_noise_that_cannot_be_estimated() -> None:
+def test_noise_that_cannot_be_estimated_and_the_order_by_common_repeats() -> None:
     for table in (np.ones((5, 1)), np.array([[1, 2], [1, NAN]]), np.full((3, 2), NAN)):
         sd, df = noise(table)
         assert math.isnan(sd) and df == 0
-
-
-def test_active_configurations() -> None:
-    """By hand: t(0.9875; 100) = 2.2757, so with sd 1 the gap may be 3.218 at n = 1, 2.276 at 2."""
-    table = np.array([[10, 10], [6.9, NAN], [6.7, NAN], [7.8, 7.8], [7.6, 7.8], [NAN, NAN]])
-    want = [True, True, False, True, False, False]
-    assert active(table, 1.0, 100, 0.025).tolist() == want
-    assert active(table, 1.0, 100, 0.05, analyses=4).tolist() == want
-    assert active(table, NAN, 0, 0.025).tolist() == [True] * 5 + [False]
-
-
-def test_the_order_compares_common_repeats() -> None:
     table = np.array([[1, 9, 9], [2, 1, NAN], [3, 0, NAN]])
     assert rank_by_common_mean(table, [0, 1, 2]) == [0, 1, 2]  # means of the first two: 5, 1.5, 1.5
     assert rank_by_common_mean(table[:, :1], [0, 1, 2]) == [2, 1, 0]
@@ -244,13 +238,10 @@ def test_repeated_measures_are_statsmodels_and_pingouins(k: int, n: int) -> None
         assert got.icc == exact(float(icc.set_index("Type").ICC["ICC(C,1)"]), rel=1e-9)
 
 
-def test_too_few_or_equal_numbers_have_no_repeated_measures() -> None:
+def test_importance_by_hand_and_numbers_without_repeated_measures() -> None:
     for block in ([[1.0, 2.0, 3.0]], [[1.0], [2.0]], [[0.5, 0.5], [0.5, 0.5]]):
         got = repeated_measures(block)
         assert all(map(math.isnan, (got.f, got.p, got.icc)))
-
-
-def test_importance_by_hand() -> None:
     # the levels' means are 1 and 4, the mean of all is 2.5
     got = importance([0, 2, 3, 5], [0, 0, 1, 1])
     total = 2.5**2 + 0.5**2 + 0.5**2 + 2.5**2
@@ -272,9 +263,6 @@ def test_a_hyperparameter_without_effect_exceeds_its_null_one_time_in_twenty(lev
         got = importance(rng.normal(size=20), labels, draws=400)
         above += got.share > got.null
     assert above / trials == exact(0.05, abs=4 * math.sqrt(0.05 * 0.95 / trials))
-
-
-# Which configurations may be the best.
 
 
 BEST = np.array([80.0, 82, 81, 83])

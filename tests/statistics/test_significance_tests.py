@@ -73,12 +73,18 @@ def test_max_t_is_the_slow_one(n: int, m: int) -> None:
     assert max_t(d) == exact(slow_max_t(d), abs=1e-12)
 
 
-def test_max_t_of_drawn_patterns_is_near_the_exact() -> None:
+def test_max_t_of_drawn_patterns_and_of_equal_differences() -> None:
     d = np.random.default_rng(1).normal(0.4, 1, (15, 1))  # the first n that is not enumerated
     (drawn,), exactly = max_t(d), sign_flip_p(d[:, 0])
     assert 0.01 < exactly < 0.5
     assert drawn == exact(exactly, abs=4 * math.sqrt(exactly * (1 - exactly) / 20_000))
     assert max_t(d, seed=1) != max_t(d) == max_t(d)
+    # |t| is infinite where all are equal: for `same` as it is and negated; `mixed` becomes equal,
+    # too, under its own two patterns
+    zero, same, mixed = [0.0] * 6, [0.01] * 6, [0.01, -0.01] * 3
+    assert max_t(np.array([zero, same]).T) == [1.0, 2 / 2**6]
+    assert max_t(np.array([zero, same, mixed]).T) == [1.0, 4 / 2**6, 1.0]
+    assert all(map(math.isnan, max_t([[0.1, 0.2]])))
 
 
 @settings(deadline=None, max_examples=40)
@@ -97,15 +103,6 @@ def test_max_t_laws(seed: int, n: int, m: int) -> None:
     alone = np.array([max_t(d[:, [j]])[0] for j in range(m)])
     assert (got >= alone - 1e-12).all()
     assert (np.diff(got[np.argsort(-t_size(d, 0))]) >= -1e-12).all()
-
-
-def test_max_t_of_equal_differences() -> None:
-    # |t| is infinite where all are equal: for `same` as it is and negated; `mixed` becomes equal,
-    # too, under its own two patterns
-    zero, same, mixed = [0.0] * 6, [0.01] * 6, [0.01, -0.01] * 3
-    assert max_t(np.array([zero, same]).T) == [1.0, 2 / 2**6]
-    assert max_t(np.array([zero, same, mixed]).T) == [1.0, 4 / 2**6, 1.0]
-    assert all(map(math.isnan, max_t([[0.1, 0.2]])))
 
 
 NAN = math.nan
@@ -252,15 +249,21 @@ def test_p_and_interval_agree(level: float) -> None:
     assert anytime_interval([0.02] * 9, level) == (-math.inf, math.inf)
 
 
-def test_an_effect_is_detected() -> None:
+def test_an_effect_is_detected_and_without_images_it_is_the_test_over_repeats() -> None:
     rng = np.random.default_rng(3)
     found = [anytime_p(rng.normal(1, 1, size=40)) <= 0.05 for _ in range(200)]
     assert np.mean(found) > 0.95
     assert anytime_p([]) == anytime_p([1.0]) == 1
     assert anytime_p([0.02] * 9) == 1  # equal differences have no t
+    x = [1.0, 2.5, 0.7, 1.9, 3.1]
+    for test in (AnytimeTest.of(x), AnytimeTest.of(x, np.array(x)[:, None])):
+        assert test.p == anytime_p(x) and test.interval(0.05) == anytime_interval(x, 0.05)
+        assert not test.is_undecidable(0.05)
+    assert AnytimeTest.of([]).p == AnytimeTest.of([1.0], np.ones((1, 3))).p == 1
+    assert AnytimeTest.of([0.02] * 5, np.full((5, 50), 0.02)).p == 1
 
 
-def test_a_two_way_interval_by_hand() -> None:
+def test_a_two_way_interval_by_hand_and_where_it_is_undecidable() -> None:
     """Effects of repeats, images and noise with standard deviations of 0.01, 0.2 and 0.3."""
     rng = np.random.default_rng(8)
     table = 0.1 + rng.normal(0, 0.01, (9, 1)) + rng.normal(0, 0.2, 60) + rng.normal(0, 0.3, (9, 60))
@@ -274,19 +277,7 @@ def test_a_two_way_interval_by_hand() -> None:
     assert 0.05 < test.p < 1
     assert min(map(abs, test.interval(test.p))) == pytest.approx(0, abs=1e-9)
     assert test.excludes_0(1.001 * test.p) and not test.excludes_0(0.999 * test.p)
-
-
-def test_without_images_it_is_the_test_over_repeats() -> None:
-    x = [1.0, 2.5, 0.7, 1.9, 3.1]
-    for test in (AnytimeTest.of(x), AnytimeTest.of(x, np.array(x)[:, None])):
-        assert test.p == anytime_p(x) and test.interval(0.05) == anytime_interval(x, 0.05)
-        assert not test.is_undecidable(0.05)
-    assert AnytimeTest.of([]).p == AnytimeTest.of([1.0], np.ones((1, 3))).p == 1
-    assert AnytimeTest.of([0.02] * 5, np.full((5, 50), 0.02)).p == 1
-
-
-def test_undecidable_by_hand() -> None:
-    """Equal effects of images in all repeats: only their part, 2.3 sd / sqrt(N), is left."""
+    # Equal effects of images in all repeats: only their part, 2.3 sd / sqrt(N), is left.
     images = np.tile([1.0, -1.0], 50)
     repeats = np.linspace(-0.001, 0.001, 12)[:, None]
     limit = stats.t.ppf(1 - 0.05 / 4, 99) * images.std(ddof=1) / 10
