@@ -114,7 +114,7 @@ def test_datasets_are_read_item_by_item(load):
     assert some.splits["train"].labels.tolist() == [1, 0, 0, 1] and "test" not in some.splits
 
 
-def test_strings_become_sorted_classes_and_names_are_kept(load):
+def test_strings_become_sorted_classes_and_groups_are_known_by_content(load):
     x = torch.zeros(4, 2)
     train = (x, ["wasp", "ant", "bee", "ant"])
     data = load({"train": train, "validation": (x[:2], ["bee", "ant"])})
@@ -123,9 +123,6 @@ def test_strings_become_sorted_classes_and_names_are_kept(load):
     assert data.splits["val"].labels.tolist() == [1, 0]
     named = load(pair(torch.zeros(10, 2)) | {"classes": ("no", "yes")})
     assert named.classes == ("no", "yes")
-
-
-def test_groups_are_named_by_a_dict_of_splits_and_known_by_content(load):
     made = pair(torch.arange(20.0).reshape(10, 2))
     one, other = np.arange(10) // 3, np.array(["p"] * 4 + ["q"] * 6)
     data = load(made | {"groups": {"train": torch.from_numpy(one), "val": other}})
