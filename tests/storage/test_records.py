@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_run import TINY
 
 import kdtune
-from kdtune.config.run import Run
 from kdtune.config.text import InputError
 from kdtune.results.results import Results
 from kdtune.storage.records import (
@@ -23,10 +23,10 @@ from kdtune.storage.records import (
 )
 
 
-def test_an_incomplete_record_is_skipped_and_named(tiny: Run, tmp_path: Path) -> None:
+def test_an_incomplete_record_is_named_and_a_trial_without_its_last_epochs(tmp_path: Path) -> None:
     with Records(tmp_path) as records:
         for attempt in range(2):
-            records.start(tiny, attempt)
+            records.start(TINY, attempt)
     part = tmp_path / "epochs" / "00000.jsonl"
     whole = part.read_bytes()
     damaged = [whole[:-20], whole + b"[1]\n", whole + b'{"kind": "start"}\n', whole + b"\xff\n"]
@@ -37,21 +37,18 @@ def test_an_incomplete_record_is_skipped_and_named(tiny: Run, tmp_path: Path) ->
         assert incomplete == [f"00000.jsonl:{number}"]
         assert [line["attempt"] for line in lines] == list(range(number - 1))
     with Records(tmp_path) as records:  # a new part: nothing is appended to a damaged one
-        records.start(tiny, 7)
+        records.start(TINY, 7)
     assert read_lines(tmp_path)[0][-1]["attempt"] == 7
     assert json.loads((tmp_path / "epochs" / "00001.jsonl").read_text())["attempt"] == 7
-
-
-def test_a_trial_without_its_last_epochs_did_not_complete(tiny: Run, tmp_path: Path) -> None:
     values = {"val": {"n_examples": 2, "loss": 1.0, "ce": 1.0, "acc": 0.5}}
-    for epochs, ends in ((tiny.epochs, 1), (tiny.epochs - 1, 0)):
+    for epochs, ends in ((TINY.epochs, 1), (TINY.epochs - 1, 0)):
         folder = tmp_path / str(epochs)
         with Records(folder) as records:
-            records.start(tiny, 0)
+            records.start(TINY, 0)
             for epoch in range(epochs):
-                records.epoch(tiny, 0, {"number": epoch, "seconds": 1.0, "splits": values})
+                records.epoch(TINY, 0, {"number": epoch, "seconds": 1.0, "splits": values})
             records.roll()
-            records.end(tiny, 0, "completed")
+            records.end(TINY, 0, "completed")
         kinds = [line["kind"] for line in read_lines(folder)[0]]
         assert kinds == ["start", *["epoch"] * epochs, *["end"] * ends]
 
@@ -136,9 +133,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "change"), CASES)
-def test_a_record_that_cannot_be_right_is_skipped(
-    whole: Results, folder: Path, kind: str, change: Change
-) -> None:
+def test_a_wrong_record_is_skipped(whole: Results, folder: Path, kind: str, change: Change) -> None:
     """Of a trial without a start nothing is read, so that the plan runs it again."""
     lines, _ = read_lines(folder, whole.study)
     wrong = next(line for line in lines if line["kind"] == kind)
@@ -161,14 +156,11 @@ def test_the_tables_lack_what_was_skipped_and_say_so(whole: Results, folder: Pat
     assert list(results.trials.status).count("truncated") == 1
 
 
-def test_texts_of_records_are_escaped(folder: Path) -> None:
+def test_texts_of_records_are_escaped_and_copies_are_not_read(folder: Path) -> None:
     spoil(folder, "end", set_to(status="failed", error="\x1b]0;owned\x07\u202e", node="a\nb"))
     trials = kdtune.load(folder).trials
     (failed,) = trials[trials.status == "failed"].itertuples()
     assert failed.error == r"\x1b]0;owned\x07\u202e" and failed.node == r"a\nb"
-
-
-def test_copies_of_records_are_not_read(folder: Path) -> None:
     lines = read_lines(folder)
     for name in ("-1.jsonl", "copy of 00000.jsonl"):
         shutil.copy(folder / PART, folder / "epochs" / name)

@@ -61,9 +61,7 @@ def in_driver(raised: Exception, study: Path) -> str | None:
 
 
 @pytest.mark.parametrize("number", (errno.EROFS, errno.ENOENT))
-def test_a_folder_that_takes_no_file_is_named(
-    number: int, study: Path, refused: dict[Path, int]
-) -> None:
+def test_a_folder_that_takes_no_file(number: int, study: Path, refused: dict[Path, int]) -> None:
     """Errors of other files, as of the user's data or training function, are those of the run.
 
     torch, Ray and safetensors raise errors of their own in place of the system's.
@@ -93,9 +91,7 @@ def test_a_study_that_is_gone(study: Path, monkeypatch: pytest.MonkeyPatch) -> N
             assert described is not None and described.startswith(sentence(study, errno.ENOENT))
 
 
-def test_a_full_disk_is_one_of_kdtunes_unless_the_error_names_another(
-    study: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_kdtunes_unless_the_error_names_another(study: Path, tmp_path: Path) -> None:
     of_ray = tmp_path / "tmp" / "kdtune-1" / "ray" / "x"
     for number in FULL:
         for raised, place in ((error(number), study), (error(number, of_ray), tmp_path / "tmp")):
@@ -110,9 +106,7 @@ def test_a_full_disk_is_one_of_kdtunes_unless_the_error_names_another(
     assert describe_folder_fault(inside, study) is not None  # a part that was deleted
 
 
-def test_an_error_of_a_folder_takes_the_place_of_its_effect(
-    study: Path, refused: dict[Path, int]
-) -> None:
+def test_an_error_of_a_folder_stands_for_its_effect(study: Path, refused: dict[Path, int]) -> None:
     with pytest.raises(RuntimeError, match="a bug"), folder_faults_described(study):
         raise RuntimeError("a bug")
     refused[study] = errno.EROFS

@@ -189,9 +189,7 @@ def amazon(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.shutdown()
 
 
-def test_options_of_a_uri_reach_the_store(
-    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_of_a_uri_arrive(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the environment says."""
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -224,7 +222,7 @@ def test_an_unusable_uri_is_reported_at_once(bare: Path) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_uris_of_google_and_azure(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uris_of_google_and_azure_and_no_boto3(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     google = connect("gs://bucket/runs?skip_signature=true", 1.0)
     assert (type(google).__name__, google.prefix) == ("GCSStore", "runs")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
@@ -232,11 +230,14 @@ def test_uris_of_google_and_azure(bare: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (type(azure).__name__, azure.prefix) == ("AzureStore", "runs")
     azure = connect("abfss://container@other.dfs.core.windows.net/runs", 1.0)
     assert azure.config["account_name"] == "other"
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    connect("s3://bucket/x?region=us-west-2", 1.0)  # perhaps the machine has a role
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    with pytest.raises(InputError, match=r"need boto3.*pip install 'kdtune\[cluster\]'"):
+        connect("s3://bucket/x?region=us-west-2", 1.0)
 
 
-def test_the_region_of_a_bucket_is_amazons(
-    bare: Path, amazon: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_region_is_amazons(bare: Path, amazon: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that of the environment, since requests to another region are refused."""
     monkeypatch.setenv("AWS_REGION", "us-west-2")
     for _ in range(2):  # is asked for once
@@ -251,9 +252,7 @@ def test_the_region_of_a_bucket_is_amazons(
         Store("s3://other/runs", retry_timeout=0.1)
 
 
-def test_credentials_of_a_profile_sign_the_requests(
-    bare: Path, amazon: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_credentials_of_a_profile(bare: Path, amazon: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("boto3")
     (bare / ".aws").mkdir()
     keys = "[lab]\naws_access_key_id = LABKEY\naws_secret_access_key = x\n"
@@ -273,11 +272,3 @@ def test_credentials_of_a_profile_sign_the_requests(
     with pytest.raises(PermissionDeniedError):
         connect(uri, 1.0).head("x")
     assert "Credential=OWN/" in Amazon.requests[-1][2]
-
-
-def test_a_profile_without_boto3_is_reported(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "boto3", None)
-    connect("s3://bucket/x?region=us-west-2", 1.0)  # perhaps the machine has a role
-    monkeypatch.setenv("AWS_PROFILE", "lab")
-    with pytest.raises(InputError, match=r"need boto3.*pip install 'kdtune\[cluster\]'"):
-        connect("s3://bucket/x?region=us-west-2", 1.0)
