@@ -94,9 +94,7 @@ def test_a_stranger_without_the_token_is_refused(local: Cluster, tmp_path: Path)
         assert local.hosts.run(where, ask).strip() == refused
 
 
-def test_a_study_takes_no_more_gpus_than_it_may(
-    local: Cluster, one: Any, alone: pd.DataFrame
-) -> None:
+def test_a_study_takes_only_the_gpus_it_may(local: Cluster, one: Any, alone: pd.DataFrame) -> None:
     driver, log = one
     assert "2 runs, 1 at a time" in ended(driver, log)
     folder = local.hosts.shared / "runs" / "one"

@@ -201,9 +201,6 @@ def test_shellcheck() -> None:
     subprocess.run(["shellcheck", *files], check=True)
 
 
-# -- KubeRay ---------------------------------------------------------------------------------------
-
-
 def test_kuberay_accepts_the_job_and_refuses_a_spoilt_one() -> None:
     job = load(RAYJOB)
     schema = json.loads((ROOT / "tests" / "data" / "kuberay_rayjob.json").read_text())

@@ -20,16 +20,12 @@ from kdtune.planning.plan import Plan
 from kdtune.planning.proposals import ConfigSampler, export_for_optuna
 
 
-def generations(seed: int) -> optuna.samplers.NSGAIISampler:
+def genetic(seed: int) -> optuna.samplers.NSGAIISampler:
     """Return a sampler whose state is partly in trials, their generation, as that of CMA-ES is."""
     return optuna.samplers.NSGAIISampler(population_size=2, seed=seed)
 
 
-SAMPLERS = [
-    "optuna.samplers:RandomSampler",
-    "optuna.samplers:QMCSampler",
-    f"{__name__}:generations",
-]
+SAMPLERS = ["optuna.samplers:RandomSampler", "optuna.samplers:QMCSampler", f"{__name__}:genetic"]
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -54,15 +50,12 @@ def test_inactive_temperature_is_not_reported_to_the_sampler() -> None:
         assert trial.params["alpha"] < 1
 
 
-def test_baselines_have_their_share_of_the_suggestions() -> None:
+def test_baselines_have_their_share_and_a_finite_space_is_suggested_to_the_last() -> None:
     for share, count in ((0.25, 10), (0.5, 20), (0.01, 1), (0, 0)):
         study = Study(run=RUN, search="random", samples=40, plain_share=share, space=RANGES)
         plan = Plan(study)
         plan.next_run()
         assert sum(state.arm.is_baseline for state in plan.ledger.configs.values()) == count
-
-
-def test_a_finite_space_is_suggested_to_the_last() -> None:
     study = Study(run=RUN, search="tpe", samples=100, space=LISTS, repeats=1)
     lines = play(study, curve)
     grid = replace(study, search="grid")

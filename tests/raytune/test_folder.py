@@ -127,9 +127,7 @@ def test_students_that_are_kept(made: kdtune.Results, keep: Any) -> None:
     assert kdtune.load(folder).warnings == []
 
 
-def test_a_new_best_whose_students_were_deleted_is_said_with_the_remedy(
-    made: kdtune.Results,
-) -> None:
+def test_a_new_best_whose_students_were_deleted_is_said_with_a_remedy(made: kdtune.Results) -> None:
     folder = made.folder
     finish(folder, Mirror(made.study))
     write_records(folder, {at(1.0, 2): [0.9, 0.95, 0.99]})  # now it is the best
@@ -275,7 +273,7 @@ def test_what_continues_a_study(asked: Study) -> None:
     assert merge(asked) == (replace(asked, run=recorded), [])
 
 
-def test_images_without_labels_are_compared_by_content() -> None:
+def test_contents_are_compared_and_old_weights_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     prints = PRINTS | {"extra images": "e"}
     old, moved, rest = (
         of_run(extra=extra, extra_share=0.5, train_images=60) for extra in ("a", "b/c", "rest")
@@ -289,6 +287,14 @@ def test_images_without_labels_are_compared_by_content() -> None:
         check_same(rest, saved, prints | {"extra images": "others"})
     with pytest.raises(InputError, match=r"extra_share: 0\.5 → 0"):
         merge(of_run(train_images=60), old)
+    check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS)
+    assert capsys.readouterr().out == ""
+    for name in PRINTS:
+        words = rf"the {name} .*changed since .*{name[0]} → x.*--name"
+        with pytest.raises(InputError, match=words):
+            check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS | {name: "x"})
+    with pytest.raises(InputError, match="student_weights: default → none"):
+        check_same(of_run(student_weights="none"), SavedStudy(OLD, {"data": "d"}), PRINTS)
 
 
 RANDOM = replace(OLD, search="random", samples=4, plain_share=0.25)
@@ -312,20 +318,6 @@ def test_a_saved_value_that_wins_is_said(asked: Study, old: Study, wins: str, fl
     want = old if wins == "old" else asked
     said = f"runs/old was begun with {flags}; continuing with it"
     assert merge(asked, old) == (want, [said] * bool(flags))
-
-
-def test_contents_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS)
-    assert capsys.readouterr().out == ""
-    for name in PRINTS:
-        words = rf"the {name} .*changed since .*{name[0]} → x.*--name"
-        with pytest.raises(InputError, match=words):
-            check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS | {name: "x"})
-
-
-def test_weights_of_version_0_1_without_a_fingerprint_are_compared_by_name() -> None:
-    with pytest.raises(InputError, match="student_weights: default → none"):
-        check_same(of_run(student_weights="none"), SavedStudy(OLD, {"data": "d"}), PRINTS)
 
 
 @pytest.mark.usefixtures("without_texts")

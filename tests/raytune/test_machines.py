@@ -263,9 +263,7 @@ def test_two_machines_are_a_table_and_nothing_is_left_behind(
         preflight(inspection_of(replace(study, out="s3://no-such-bucket/runs")))
 
 
-def test_other_contents_lost_files_and_full_disks_are_refused(
-    nodes: list[Node], study: Study, tmp_path: Path
-) -> None:
+def test_machines_that_differ_are_refused(nodes: list[Node], study: Study, tmp_path: Path) -> None:
     file = tmp_path / "student.safetensors"
     save_weights(make_student(study.run, load_data(study.run)).net, file)
     study = replace(study, run=replace(study.run, student_weights=str(file)))

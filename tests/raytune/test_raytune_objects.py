@@ -53,7 +53,7 @@ def closing_over(value: Any) -> Callable[[int], nn.Module]:
     return lambda classes: value if isinstance(value, nn.Module) else nn.Linear(2, classes)
 
 
-def test_a_function_that_hands_out_one_module_gives_a_new_copy_each_time() -> None:
+def test_copies_are_new_each_time_and_as_the_objects_were_at_the_beginning() -> None:
     net = factories.tiny_student(10)
     study = freeze_objects(study_of(closing_over(net), closing_over(net)))
     first, second = (make_student(study.run, load_data(study.run)) for _ in range(2))
@@ -63,6 +63,14 @@ def test_a_function_that_hands_out_one_module_gives_a_new_copy_each_time() -> No
         first.head.weight.zero_()
     assert second.head.weight.requires_grad and second.head.weight.any()
     assert all(p.requires_grad and p.any() for p in net.parameters() if p.dim() > 1)
+    net = factories.tiny_teacher(10)
+    study = freeze_objects(study_of(net, factories.tiny_student))
+    before = initial_teacher(study.run, load_data(study.run)).fingerprint()
+    with torch.no_grad():
+        next(net.parameters()).add_(1)
+    assert initial_teacher(study.run, load_data(study.run)).fingerprint() == before
+    again = freeze_objects(replace(study, run=replace(study.run, teacher=net)))
+    assert initial_teacher(again.run, load_data(again.run)).fingerprint() != before
 
 
 NOTEBOOK = """
@@ -90,17 +98,6 @@ def test_copies_leave_the_classes_of_the_user_alone() -> None:
         assert torch.equal(net(ones), want)  # as it was: 1.0
         scope["SCALE"] = 1.0
     assert scope["Net"].forward is forward
-
-
-def test_a_study_has_its_objects_as_they_were_when_it_began() -> None:
-    net = factories.tiny_teacher(10)
-    study = freeze_objects(study_of(net, factories.tiny_student))
-    before = initial_teacher(study.run, load_data(study.run)).fingerprint()
-    with torch.no_grad():
-        next(net.parameters()).add_(1)
-    assert initial_teacher(study.run, load_data(study.run)).fingerprint() == before
-    again = freeze_objects(replace(study, run=replace(study.run, teacher=net)))
-    assert initial_teacher(again.run, load_data(again.run)).fingerprint() != before
 
 
 @pytest.mark.parametrize("role", ["teacher", "student"])

@@ -1,28 +1,45 @@
-"""Records of trials that Ray gives up, hang or have no memory; of the others: test_search.py."""
+"""Records of trials that Ray gives up, hang or have no memory; of the others: test_search.py.
 
+What is shown of a study, and the command of --notify, run by a real shell.
+"""
+
+import io
+import json
 import math
+import stat
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import pandas as pd
 import pytest
-from simulated_runs import LISTS, make
+import study_folders as folders
+from play import play, rest_of, start_of
+from rich.console import Console
+from simulated_runs import LISTS, curve, make
 
 from kdtune.config.records import Accuracy, TeacherAccuracy, write_teacher_accuracy
-from kdtune.config.text import FolderUnusableError
+from kdtune.config.study import Study
+from kdtune.config.text import FolderUnusableError, NodeMismatchError
+from kdtune.planning.ledger import finalists
 from kdtune.planning.plan import Plan
+from kdtune.raytune import progress
 from kdtune.raytune import recorder as module
-from kdtune.raytune.driver import RepeatSearcher
+from kdtune.raytune.driver import Interrupted, RepeatSearcher
+from kdtune.raytune.folder import write_study
 from kdtune.raytune.machines import Capacity, TrialResources
 from kdtune.raytune.progress import ProgressDisplay
 from kdtune.raytune.recorder import MAX_LOST_MACHINES, Recorder, SilenceWatch
+from kdtune.results.results import load
 from kdtune.storage.folder import MARK
 from kdtune.storage.mirror import Mirror, RecordsUploader
 from kdtune.storage.records import Records, read_lines
-from kdtune.streams.cache import Cache
+from kdtune.streams.cache import Building, Cache
 
 
 @pytest.fixture
@@ -39,12 +56,10 @@ def recorder(tmp_path: Path) -> Iterator[Recorder]:
         yield Recorder(display, uploader, monitor, capacity)
 
 
-def tune_trial(config: Any, error_file: str | None = None) -> Any:
+def tune_trial(config: Any, file: str | None = None) -> Any:
     """What Tune's callbacks get of a trial."""
-    metadata = SimpleNamespace(num_failures=1)
-    return SimpleNamespace(
-        trial_id=uuid4().hex, config=config, error_file=error_file, run_metadata=metadata
-    )
+    data = SimpleNamespace(num_failures=1)
+    return SimpleNamespace(trial_id=uuid4().hex, config=config, error_file=file, run_metadata=data)
 
 
 LOST = "Failure # 1\nThe actor died because its node has died. Node Id: 04"
@@ -120,9 +135,7 @@ def test_a_run_that_takes_its_machines_down_fails_in_the_end(recorder: Recorder)
     assert list(ends(recorder).values()) == ["its worker died 3 times"]
 
 
-def test_a_run_that_met_an_unusable_folder_ends_the_study_at_the_next_step(
-    recorder: Recorder,
-) -> None:
+def test_a_run_in_an_unusable_folder_ends_the_study_at_the_next_step(recorder: Recorder) -> None:
     trial = begin(recorder, RepeatSearcher(recorder.plan, lambda: 2))
     report = {"hostname": "h1", "pid": 1, "error": f"{MARK}the disk is full"}
     recorder.on_trial_result(0, [], trial, report)
@@ -250,9 +263,6 @@ def test_a_run_that_ray_kills_alone_is_the_cause_of_those_before(recorder: Recor
     assert recorder.capacity.concurrent_trials() == len(tune.start()) == 8
 
 
-# -- runs that hang --
-
-
 def test_a_run_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent for ten minutes and ten times the longest epoch; not while the driver was away."""
     now, lines = [0.0], list[str]()
@@ -283,9 +293,7 @@ def test_a_run_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 1
 
 
-def test_runs_that_wait_after_ray_has_stopped_do_not_hang(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_runs_do_not_hang(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     """They have no process; those that have started again are watched."""
     now, lines = [0.0], list[str]()
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
@@ -300,3 +308,116 @@ def test_runs_that_wait_after_ray_has_stopped_do_not_hang(
         now[0] += 10.0
         recorder.watch.poll()
     assert len(lines) == 1 and "no epoch for 10 minutes" in lines[0]
+
+
+def test_the_table_has_the_best_and_the_baseline_and_the_state_of_a_lead() -> None:
+    study = make("grid", LISTS, "all")
+    plan = Plan(study, play(study, curve))
+    console = Console(file=io.StringIO(), width=120)
+    console.print(progress.make_table(plan, progress.deciding_criterion(plan)))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for tried in finalists(plan.ledger)[0]:
+        mean = sum(tried.scores.values()) / 4
+        assert f"4 │ {mean:.4f} ± " in text
+    assert "60 completed, best distilled minus best baseline " in " ".join(text.split())
+    study = make("grid", {"alpha": (0.1, 1.0)}, "all")
+    study = replace(study, until_decided=True, budget="14runs")
+    plan = Plan(study, play(study, curve))
+    state = progress.describe_state(plan, progress.deciding_criterion(plan))
+    assert ", not decided (always-valid p" in state
+
+
+def test_time_left_is_estimated_before_a_run_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    """4 of 2 x 3 x 8 epochs are done, of a second each, and two runs share the other 44."""
+    study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), repeats=3)
+    plan = Plan(study)
+    first, second = plan.next_run(), plan.next_run()
+    for line in (start_of(first), start_of(second)):
+        plan.add_record(line)
+    assert progress.describe_time_left(plan) == ""
+    for line in islice(rest_of(first, plan, curve), 4):
+        plan.add_record(line)
+    cache: Any = SimpleNamespace(building=lambda: iter([Building("logits", 3, 8, "")]))
+    progress.ProgressDisplay(plan, cache).refresh()
+    build, state = capsys.readouterr().out.splitlines()
+    assert build == "  building logits (3 of 8)"
+    assert state == "  2 running, about 0:00:22 left (estimate from 4 epochs)"
+    raced = replace(study, policy="race")  # of which the number of runs is not known
+    assert progress.describe_time_left(Plan(raced, play(study, curve)[:5])) == ""
+
+
+SCRIPT = """#!/bin/sh
+cat > stdin.txt
+printf '%s' "$KDTUNE_STUDY $KDTUNE_FOLDER $KDTUNE_STATUS" > variables.txt
+printf '%s' "$KDTUNE_VERDICT" > verdict.txt
+"""
+
+
+@pytest.fixture
+def study(here: Path) -> Study:
+    """A complete study in a folder with the script tell.sh."""
+    Path("tell.sh").write_text(SCRIPT)
+    Path("tell.sh").chmod(stat.S_IRWXU)
+    results = folders.make(here / "runs" / "made", folders.draw({0.5: 0.03, 1.0: 0.0}, 4))
+    return replace(results.study, out=str(here / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "reason"),
+    [
+        (None, "completed", ""),
+        (Interrupted("the store is gone"), "interrupted", "(the store is gone)"),
+        (NodeMismatchError("node7 has no data"), "failed", "node7 has no data"),
+        (ZeroDivisionError("a bug"), "failed", "ZeroDivisionError: a bug"),
+    ],
+)
+def test_a_command_is_told_the_verdict_or_the_reason(
+    study: Study, end: Exception | None, status: str, reason: str, capsys: Any
+) -> None:
+    results = load(study.folder)
+    progress.notify("./tell.sh", study, end or results)
+    verdict = progress.describe_outcome(end)[1] if end else results.verdict()
+    assert reason in verdict and Path("stdin.txt").read_text() == f"{verdict}\n"
+    assert Path("verdict.txt").read_text() == verdict
+    assert capsys.readouterr().out == ""
+    assert Path("variables.txt").read_text() == f"made {study.folder} {status}"
+
+
+def test_no_text_of_the_verdict_is_run(study: Study) -> None:
+    evil = "$(touch ran) `touch ran` '; touch ran; \" && touch ran\n\0 é"
+    results: Any = SimpleNamespace(trials=pd.DataFrame({"status": []}), verdict=lambda: evil)
+    progress.notify("./tell.sh", study, results)
+    assert not Path("ran").exists()
+    assert Path("stdin.txt").read_text() == f"{evil}\n"
+    assert Path("verdict.txt").read_text() == evil.replace("\0", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("echo no mail here >&2; exit 7", "exit code 7: no mail here"),
+        ("./missing.sh", "exit code 127"),
+        ("sleep 60", "was ended after"),
+    ],
+)
+def test_a_command_that_fails_or_hangs_is_a_warning(
+    study: Study, command: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(progress, "NOTIFY_SECONDS", 0.5)
+    progress.notify(command, study, ValueError())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("warning: --notify") and reason in lines[0]
+
+
+@pytest.mark.parametrize("words", [["--notify", "curl SECRET"], ["--notify=curl SECRET"]])
+def test_the_command_stands_in_no_file_of_the_study(
+    words: list[str], study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/x/kdtune/search.py", "--alpha", "0.5", *words])
+    told = replace(study, notify="curl SECRET", tracker=("mlflow",))
+    write_study(told, {})
+    texts = [p.read_text(errors="replace") for p in study.folder.rglob("*") if p.is_file()]
+    assert not any("SECRET" in text for text in texts)
+    command = json.loads((study.folder / "provenance.json").read_text())["command"]
+    assert command[:5] == ["python", "-m", "kdtune.search", "--alpha", "0.5"]
+    assert "SECRET" not in repr(told) and Study.from_json(told.to_json()) == told

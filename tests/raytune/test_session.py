@@ -32,8 +32,6 @@ from kdtune.config.text import InputError, RayLostError
 from kdtune.raytune import driver
 from kdtune.raytune import session as local_ray
 
-# -- what ends or delays a study; no Ray runs --
-
 
 @pytest.fixture
 def raylet(no_shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
@@ -75,9 +73,7 @@ def test_a_lost_raylet_ends_a_driver_that_does_not_end_by_itself(
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
-    name: str, raylet: Any
-) -> None:
+def test_a_ray_told_to_end_with_this_process_is_an_interruption(name: str, raylet: Any) -> None:
     raylet.kill()
     raylet.wait()
     with pytest.raises(RayLostError):
@@ -96,23 +92,19 @@ def test_a_ray_that_was_told_to_end_with_this_process_is_an_interruption(
         local_ray.check_local_ray()
 
 
-def test_a_second_study_of_the_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_study_and_what_is_none_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with ThreadPoolExecutor() as pool:
         second = partial(pool.submit, driver.run, Study())
         monkeypatch.setattr(driver, "_located", lambda _: second().result())
         for _ in range(2):  # the first one's end frees the process
             with pytest.raises(InputError, match="this process runs another study"):
                 driver.run(Study())
-
-
-def test_objects_that_are_no_study_are_refused() -> None:
     with pytest.raises(InputError, match=r"study must be a kdtune\.Study, but got 5"):
         kdtune.run(5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="folder must be the path of a study, but got None"):
         kdtune.load(None)  # type: ignore[arg-type]
-
-
-# -- a local Ray --
 
 
 @pytest.mark.slow
@@ -274,9 +266,7 @@ def test_what_the_user_has_set_is_kept(settings: dict[str, str]) -> None:
         assert {name: os.environ[name] for name in AUTH if name in os.environ} == settings
 
 
-def test_a_place_where_others_may_rename_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_place_where_others_may_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr(local_ray, "SOCKET_PATH_BYTES", 1000)
     tmp_path.chmod(0o777)
@@ -288,9 +278,7 @@ def test_a_place_where_others_may_rename_is_refused(
         assert folder.parent.parent == tmp_path
 
 
-def test_abandoned_folders_are_removed_and_those_in_use_are_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_abandoned_folders_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_ray, "_temporary_place", lambda: str(tmp_path))
     with local_ray._private_folder() as used:
         (tmp_path / f"{RAY_PREFIX}abandoned" / "ray").mkdir(parents=True)

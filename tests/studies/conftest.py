@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import ray
+from tiny_run import TINY
 
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.training.teachers import WEIGHTS
 
@@ -21,13 +21,13 @@ def ray_is_left_as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def study(tiny: Run, tmp_path: Path) -> Study:
+def study(tmp_path: Path) -> Study:
     """Three configurations (alpha 0 under mse and kl, plain training) x two repeats."""
     return Study(
         name="tiny",
         out=str(tmp_path / "runs"),
         cache=str(tmp_path / "cache"),
-        run=replace(tiny, data="own_data:clothes"),
+        run=replace(TINY, data="own_data:clothes"),
         space={"alpha": (0.0, 1.0), "loss": ("mse", "kl")},
         repeats=2,
     )

@@ -97,9 +97,7 @@ def test_a_notebook_shows_one_sentence_for_a_mistake(capsys: pytest.CaptureFixtu
     assert "Traceback" in capsys.readouterr().out
 
 
-def test_the_committed_comparison_is_that_of_this_version(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_committed_comparison_is_of_this_version(capsys: pytest.CaptureFixture[str]) -> None:
     """The one cell whose numbers no training makes; no path of a machine is shown."""
     assert not re.search(r"/(home|root|tmp|work|usr|Users)/", TOUR.read_text())
     (cell,) = (c for c in read().cells if "kdtune.compare(own" in c.source)

@@ -11,10 +11,10 @@ import pytest
 from drivers import check_steady, recomputed_epochs, wait_until
 from own_functions import study_of
 from s3_service import S3
+from tiny_run import TINY
 
 import kdtune
 from kdtune.config.cli import run_and_exit
-from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
@@ -79,10 +79,10 @@ def test_a_study_from_nothing_to_its_folder(
 
 
 @pytest.mark.usefixtures("in_this_process", "without_texts")
-def test_students_and_teachers_are_searched(taught: Study, tiny: Run) -> None:
+def test_students_and_teachers_are_searched(taught: Study) -> None:
     """Two students, two teachers and their ensemble, each student with one baseline."""
     first, second = "factories:tiny_teacher", "factories:tiny_student"
-    space = {"student": (tiny.student, "factories:dropout_student")}
+    space = {"student": (TINY.student, "factories:dropout_student")}
     space |= {"teacher": (first, second, f"{first}+{second}"), "alpha": (0.5, 1.0)}
     weights = (f"{first}={taught.run.teacher_weights}", f"{second}=none")
     run = replace(taught.run, teacher_weights=weights, epochs=1)
@@ -116,9 +116,7 @@ def test_a_limit_of_time_is_kept_and_more_hours_complete_the_study(
     check_steady(study, tmp_path, monkeypatch)
 
 
-def test_a_race_over_ranges_on_a_store(
-    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_race_on_a_store(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TPE, a race, early stopping, confirmation and final repeats under a real Ray."""
     server = s3.url.removeprefix("http://")  # which workers do not have in their environment
     study = study_of(
