@@ -27,9 +27,7 @@ SHOWN = r"a\x1b]0;owned\x07\x9b2J\u202eb"
 
 
 @pytest.mark.usefixtures("one_figure")
-def test_reading_a_study_imports_no_module_that_it_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_a_study_imports_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = write_small_study(tmp_path / "small").folder
     (tmp_path / "hostile.py").write_text("open('executed', 'w').close()\n")
     names = {n: f"hostile:{n}" for n in ("data", "student", "teacher", "loss")}
@@ -50,7 +48,7 @@ def test_reading_a_study_imports_no_module_that_it_names(
     assert (tmp_path / "executed").exists()
 
 
-def test_an_error_acts_on_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_and_a_model_card_act_on_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> int:
         raise InputError(f"the class {EVIL} is unknown")
 
@@ -58,6 +56,8 @@ def test_an_error_acts_on_no_terminal(capsys: pytest.CaptureFixture[str]) -> Non
         run_and_exit(fail)
     assert capsys.readouterr().err == f"error: the class {SHOWN} is unknown\n"
     assert first_line(ValueError(f"{EVIL}\nmore")) == SHOWN
+    text = escape(EVIL) + code(EVIL) + yaml_value({"name": EVIL})
+    assert not set("\x1b\x07\x9b\u202e") & set(text)
 
 
 @pytest.mark.parametrize("format", ["md", "csv", "json", "latex"])
@@ -86,8 +86,3 @@ def test_numbers_in_csv_stay_numbers() -> None:
     read = pd.read_csv(io.StringIO(csv_text(table)))
     assert read.mixed[1] == -1 and pd.isna(read.mixed[0])
     assert read.x.tolist() == [-0.5, 1e-7] and read.text.tolist() == ["-0.5", "'+x"]
-
-
-def test_a_model_card_has_no_characters_that_mislead() -> None:
-    text = escape(EVIL) + code(EVIL) + yaml_value({"name": EVIL})
-    assert not set("\x1b\x07\x9b\u202e") & set(text)

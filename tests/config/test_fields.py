@@ -140,6 +140,9 @@ def test_the_tables_have_the_words_of_their_types_and_of_training() -> None:
         assert LOSSES[name].takes == keyword_parameters(function)
         first = list(inspect.signature(function).parameters)[:2]
         assert LOSSES[name].of_features == (first == ["student_features", "teacher_features"])
+    assert set(HYPERPARAMETERS) == set(searchable(Run))
+    # the order in which a search draws them: another one would propose other configurations
+    assert DISTILLATION.deciding == ("alpha", "loss", "optimizer", "schedule")
 
 
 IDS_OF_VERSION_0_1: list[tuple[dict[str, Any], str]] = [
@@ -183,12 +186,6 @@ def test_ids_are_those_of_version_0_1_and_a_new_hyperparameter_changes_none(
     assert later_id(values, rotation=5) == config_id  # without effect
     assert later_id(values, smoothing=0.3) != config_id
     assert later_id(values, 0.1, 3) != later_id(values, 0.1, 4)
-
-
-def test_what_is_searched_and_what_decides() -> None:
-    assert set(HYPERPARAMETERS) == set(searchable(Run))
-    # the order in which a search draws them: another one would propose other configurations
-    assert DISTILLATION.deciding == ("alpha", "loss", "optimizer", "schedule")
 
 
 def test_a_record_of_an_earlier_version_is_completed() -> None:

@@ -60,16 +60,13 @@ def test_fields_hold_names_and_the_run_the_objects() -> None:
     assert again == run and hash(again) == hash(run) and again.config_id == run.config_id
 
 
-def test_what_others_can_import_needs_no_object() -> None:
+def test_objects_have_a_name_each_unless_others_can_import_them() -> None:
     run = Run(teacher=factories.tiny_teacher, student=nn.Linear)
     assert run.teacher == "factories:tiny_teacher" and not run.objects
     assert run.student == "torch.nn.modules.linear:Linear"
     assert importable_name(lambda: 0) is importable_name(MAKE) is importable_name(NET) is None
     code = "import kdtune\ndef f(k): pass\nassert kdtune.Run(student=f).student == 'object:f'"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_two_objects_never_share_a_name_and_one_has_one() -> None:
     a, b, c = NET(2, 2), NET(2, 2), NET(2, 2)
     run = Run(teacher=a, student=b)
     assert (run.teacher, run.student) == ("object:Net", "object:Net-2")

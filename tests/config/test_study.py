@@ -405,12 +405,10 @@ def test_study_json_has_the_study_and_what_it_is_made_of() -> None:
     assert values["space"]["lr"].pop("logit") is False  # which earlier versions did not know
     assert Study.from_json(json.dumps(values)) == STUDY
     for metric in ("auc", "val/recall:Shirt"):
-        decided = replace(STUDY, metric=metric)
-        assert (
-            Study.from_json(decided.to_json()) == decided != STUDY == replace(STUDY, metric="acc")
-        )
-        assert {run.config_id for run in decided.runs()} == {run.config_id for run in STUDY.runs()}
-    assert "metric" not in values and json.loads(decided.to_json())["metric"] == metric
+        own = replace(STUDY, metric=metric)
+        assert Study.from_json(own.to_json()) == own != STUDY == replace(STUDY, metric="acc")
+        assert {run.config_id for run in own.runs()} == {run.config_id for run in STUDY.runs()}
+    assert "metric" not in values and json.loads(own.to_json())["metric"] == metric
     odds = replace(STUDY, space={"alpha": Range(0.001, 0.999, logit=True)})
     assert Study.from_json(odds.to_json()) == odds
     newer = json.dumps(values | {"schema": SCHEMA + 1, "new field": 1})
@@ -421,7 +419,7 @@ def test_study_json_has_the_study_and_what_it_is_made_of() -> None:
 NETWORK = Run(data="photos", augment="none", teacher_weights="none", teacher_epochs=0)
 
 
-def test_the_name_is_that_of_the_file_and_the_path_is_its_weights() -> None:
+def test_files_are_named_by_their_paths_alone_or_beside_networks() -> None:
     named = FILE.teacher, FILE.teacher_weights, FILE.teacher_epochs
     assert named == ("x.parquet", "a/x.parquet", 0)
     assert FILE.weights_of("teacher") == "a/x.parquet"
@@ -435,9 +433,6 @@ def test_the_name_is_that_of_the_file_and_the_path_is_its_weights() -> None:
     renamed = replace(FILE, teacher_weights=("x.parquet=b/renamed.parquet",))
     assert renamed.weights_of("teacher") == "b/renamed.parquet"
     assert renamed.config_id == FILE.config_id
-
-
-def test_a_space_may_list_files_and_networks() -> None:
     study = Study(run=NETWORK, space={"teacher": ("resnet50", "a/x.parquet", "b/y.npz")})
     assert study.space["teacher"] == ("resnet50", "x.parquet", "y.npz")
     weights = {run.teacher: run.weights_of("teacher") for run in study.runs()}

@@ -1,9 +1,14 @@
-"""Lists, ranges and training functions: cases worked by hand and laws."""
+"""Lists, ranges, training functions, command lines and experiments, by hand and by laws.
+
+What command lines parse to is frozen in tests/goldens.
+"""
 
 import hashlib
 import json
 import math
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import own_functions
@@ -11,19 +16,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.config.cli import parse, study_flags
+from kdtune.config.cli import parse, parse_baseline, parse_command, study_flags
+from kdtune.config.fields import teacher_recipe
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range, covers, including
 from kdtune.config.text import InputError
 
 
-def test_text_that_is_no_range() -> None:
+def test_text_that_is_no_range_and_values_off_its_scale() -> None:
     for text in ("5", "1..", "..2", "1..2:ln", "1..2..3", "1...2", "1:2", "a..b"):
         with pytest.raises(ValueError, match=r"\S"):
             Range.parse(text, float)
     with pytest.raises(InputError, match=r"epochs must be whole numbers or .*, but got 1\.5\.\.3"):
         parse("search", ["--epochs", "1.5..3"])
+    with pytest.raises(InputError, match=r"^--baseline must be .*each name once, but got alpha"):
+        parse_baseline("alpha=1,alpha=0.5")
+    odds = Range(0.01, 0.9, logit=True)
+    assert including(odds, 0.99) == Range(0.01, 0.99, logit=True)
+    assert including(odds, 1.0) == Range(0.01, 1.0) and including(odds, 0.0) == Range(0.0, 0.9)
+    assert including(Range(0.1, 1, log=True), 0) == Range(0, 1)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +53,6 @@ def test_text_that_is_no_range() -> None:
 def test_what_is_no_range(ends: tuple[float, float], scale: dict[str, bool], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Range(*ends, **scale)
-
-
-def test_a_value_off_the_scale_takes_the_scale_away() -> None:
-    odds = Range(0.01, 0.9, logit=True)
-    assert including(odds, 0.99) == Range(0.01, 0.99, logit=True)
-    assert including(odds, 1.0) == Range(0.01, 1.0) and including(odds, 0.0) == Range(0.0, 0.9)
-    assert including(Range(0.1, 1, log=True), 0) == Range(0, 1)
 
 
 @given(st.floats(5e-324, 0.5), st.floats(0.51, 1, exclude_max=True))
@@ -167,3 +172,70 @@ def test_words_of_a_command_line_do_not_stand_for_truth_values() -> None:
     study = make(space=space, baseline={}, unless={})
     flags = {flag.name for flag in study_flags("search", study)}
     assert "depth" in flags and not {"flag", "mixed"} & flags
+
+
+def test_flags_of_several_numbers_are_one_value_and_count_as_given() -> None:
+    words = ["--teacher-mean", "0.1", "0.2", "0.3", "--teacher-size", "64", "--eval-crop", "0.9"]
+    study = parse("search", words)
+    run = study.run
+    assert (run.teacher_mean, run.teacher_size, run.eval_crop) == ((0.1, 0.2, 0.3), 64, 0.9)
+    assert study.space == parse("search", []).space  # nothing more is searched
+    with pytest.raises(InputError, match=r"teacher_std must lie in \[0.000001, 1\], .*58.4"):
+        parse("teacher", ["--teacher-std", "58.4", "57.1", "57.4"])
+    study = parse("search", ["--teacher_weights", "none", "--name", "cache"])  # as tyro takes them
+    assert set(study.flags) == {"teacher_weights", "name"}
+    assert study.run.teacher_epochs is None  # these weights have a recipe of their own
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("search --stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
+        (f"search {'a' * 256}.py", "EXPERIMENT must be a path"),
+    ],
+)
+def test_words_that_contradict_each_other(line: str, message: str) -> None:
+    command, *words = line.split()
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse_command(command, words)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("import sys; sys.exit(0)", r"it calls sys\.exit\(0\) \(.*own\.py, line 1\); leave the"),
+        ("class Odd(BaseException): ...\nraise Odd('odd')", r"Odd: odd \(.*line 2\)"),
+        (f"study = {'x' * 200!r}", r"but got 'x+\.\.\.$"),
+    ],
+)
+def test_an_experiment_that_cannot_be_one_is_refused(
+    tmp_path: Path, content: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    file = tmp_path / "own.py"
+    file.write_text(content)
+    with pytest.raises(InputError, match=words) as caught:
+        parse("search", [str(file)])
+    assert "own.py" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "want"),
+    [
+        ("pretrained", {}, {"optimizer": "sgd", "lr": 1e-3, "epochs": 10, "batch_norm": "train"}),
+        ("pretrained", {"trainable": "head"}, {"lr": 1e-1, "batch_norm": "eval"}),
+        ("pretrained", {"optimizer": "adamw"}, {"lr": 1e-4, "weight_decay": 1e-2}),
+        ("pretrained", {"trainable": "head", "batch_norm": "train"}, {"batch_norm": "train"}),
+        ("random", {}, {"optimizer": "adamw", "lr": 1e-3, "schedule": "onecycle", "epochs": 30}),
+        ("random", {"optimizer": "sgd"}, {"lr": 0.1, "weight_decay": 1e-4}),
+        ("finished", {}, {"epochs": 0, "optimizer": "sgd"}),
+        ("finished", {"epochs": 3}, {"epochs": 3}),
+        ("random", {"lr": 0.5, "epochs": 1}, {"lr": 0.5, "epochs": 1}),
+    ],
+)
+def test_recipe(kind: Any, given: dict[str, Any], want: dict[str, Any]) -> None:
+    recipe = teacher_recipe(kind, given)
+    assert {name: recipe[name] for name in want} == want
+    assert all(hasattr(Run(), f"teacher_{name}") for name in recipe)

@@ -1,7 +1,12 @@
-"""Exported files against the recorded predictions, plain PyTorch and what they say themselves."""
+"""Exported files against the recorded predictions, plain PyTorch and what they say themselves.
+
+How models are quantized to int8, and what it costs and gains; the lines of Python in a model card,
+and names that mean something to Markdown and YAML.
+"""
 
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -9,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,25 +26,36 @@ import torch
 import torch.nn.functional as F
 import yaml
 from factories import photo_student, tiny_student
-from onnx import TensorProto
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from onnx import TensorProto, helper, numpy_helper
 from own_data import text as token_data
+from photos import photo
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from scipy.stats import ttest_1samp
 from small_students import FASHION, TEXT, of_photos, run_here
 from study_folders import edit_json
-from torch import nn
+from torch import from_numpy, nn, uint8
 
 import kdtune
 from kdtune.config.cli import parse_command
 from kdtune.config.text import ExportMismatchError, InputError
+from kdtune.data.dataset import decode
 from kdtune.data.sources import load_fashion
+from kdtune.data.views import Resizing
 from kdtune.deploy import int8
+from kdtune.deploy import onnx as quantize
+from kdtune.deploy.card import Resize, code, escape, onnx_lines, pillow_view, yaml_value
 from kdtune.deploy.export import FORMATS, Exported, export
-from kdtune.deploy.onnx import OPSET, Graph, to_onnx, with_weights
+from kdtune.deploy.int8 import accuracy_cost, describe_accuracy
+from kdtune.deploy.onnx import OPSET, Graph, Signature, to_onnx, with_weights
 from kdtune.deploy.subject import Subject
 from kdtune.raytune.folder import export_students
+from kdtune.results.design import ONE_TEACHER, Design
+from kdtune.statistics.intervals import crossed
 from kdtune.storage.mirror import Mirror
 from kdtune.storage.records import read_lines
 
@@ -167,9 +184,8 @@ def test_repeats_share_the_data_and_the_model_but_not_the_weights(exported: All)
     assert other.data is two.data is not None and other.student.repeat == 1
     torch.testing.assert_close(other.calibration(), fresh.calibration())
     views = two.signature.random(4)
-    of_two, of_other, of_fresh = (
-        subject.student.logits(views).detach().numpy() for subject in (two, other, fresh)
-    )
+    logits = [each.student.logits(views).detach().numpy() for each in (two, other, fresh)]
+    of_two, of_other, of_fresh = logits
     np.testing.assert_array_equal(of_other, of_fresh)
     assert abs(of_two - of_other).max() > 0.1
     copied = with_weights(exported.template, Graph(other.student))
@@ -315,9 +331,7 @@ def test_a_file_that_computes_something_else_is_not_left(
     assert not list(file.parent.glob("*.part"))
 
 
-def test_without_the_data_random_images_are_checked_and_said_so(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_without_data_random_images_are_checked_and_said_so(photos: Path, tmp_path: Path) -> None:
     study = shutil.copytree(photos, tmp_path / "photos")
     for file in (study / "study.json", study / "students" / "students.json"):
         edit_json(file, lambda values: values["run"].update(data=str(study / "gone")))
@@ -400,3 +414,170 @@ def test_the_lines_predict_without_torch_ray_and_kdtune(exported: All) -> None:
         ran = subprocess.run(words, cwd=done.file.parent, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.splitlines() == [CLASSES[k] for k in want]
+
+
+def test_the_share_of_linear_layers() -> None:
+    """8 x 4 of a MatMul, 4 x 2 of a Gemm, 10 of a convolution; a bias does not count."""
+    sizes = {"m": (8, 4), "g": (4, 2), "b": (99,), "c": (1, 1, 2, 5)}
+    weights = [numpy_helper.from_array(np.ones(s, np.float32), n) for n, s in sizes.items()]
+    nodes = [
+        helper.make_node("MatMul", ["x", "m"], ["y"]),
+        helper.make_node("Gemm", ["y", "g", "b"], ["z"]),
+        helper.make_node("Conv", ["z", "c"], ["u"]),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "g", [], [], weights))
+    assert quantize.linear_share(model) == pytest.approx(40 / 50)
+
+
+def test_of_linear_layers_the_method_with_the_smaller_error_is_taken() -> None:
+    """Two layers by hand; the errors are those of onnxruntime's logits on the same examples."""
+    rng = np.random.default_rng(0)
+    weights = {n: rng.normal(size=s).astype(np.float32) for n, s in (("v", (6, 8)), ("w", (8, 3)))}
+    nodes = [
+        helper.make_node("MatMul", ["inputs", "v"], ["x"]),
+        helper.make_node("Relu", ["x"], ["y"]),
+        helper.make_node("MatMul", ["y", "w"], ["logits"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in (("inputs", 6), ("logits", 3))
+    ]
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    views = torch.from_numpy(rng.normal(size=(40, 6)).astype(np.float32))
+    want = np.maximum(views.numpy() @ weights["v"], 0) @ weights["w"]
+    taken = quantize.quantize(model, views, "inputs")
+    errors = {}
+    for method in (quantize.STATIC, quantize.DYNAMIC):
+        small = quantize.quantize(model, views, "inputs", method).model
+        session = onnxruntime.InferenceSession(small.SerializeToString())
+        logits = session.run(None, {"inputs": views.numpy()})[0]
+        errors[method] = abs(logits - want).mean()
+    assert taken.error == pytest.approx(min(errors.values()), rel=1e-3) and taken.error > 0
+    assert errors[taken.method] == min(errors.values())
+    assert taken.others == pytest.approx({k: v for k, v in errors.items() if k != taken.method})
+    assert taken.calibrated == 40
+
+
+def test_calibration_images_are_spread_over_all() -> None:
+    for count, shape, most in (
+        (5, (1, 28, 28), 5),
+        (1000, (1, 28, 28), 128),
+        (1000, (3, 260, 260), 41),  # 2^23 / (3 x 260 x 260) = 41.4
+        (1000, (3, 600, 600), 32),
+    ):
+        chosen = quantize.calibration_index(3 + torch.arange(count), math.prod(shape))
+        assert len(chosen) == len(set(chosen.tolist())) == most
+        assert (chosen[0], chosen[-1]) == (3, count + 2)
+        assert chosen.diff().max() <= math.ceil((count - 1) / (most - 1))
+
+
+def outcomes(seed: int, repeats: int = 4, images: int = 200) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    full = rng.random((repeats, images)) < 0.8
+    small = np.where(rng.random((repeats, images)) < 0.05, ~full, full)
+    return [(s.astype(float), f.astype(float)) for s, f in zip(small, full, strict=True)]
+
+
+def test_the_cost_in_accuracy_is_paired_by_image_and_repeat() -> None:
+    pairs = outcomes(1)
+    cost = accuracy_cost(pairs, 9, range(4), ONE_TEACHER, "test")
+    d = np.stack([s - f for s, f in pairs])
+    low, high = ttest_1samp(d[0], 0).confidence_interval()
+    ends = ("difference", "low", "high")
+    student, configuration = ([cost[k][e] for e in ends] for k in ("student", "configuration"))
+    assert student == pytest.approx([d[0].mean(), low, high])
+    assert configuration == [crossed(d).mean, *crossed(d).interval()]
+    text = describe_accuracy(cost)
+    assert "over 4 repeats" in text and "9 of 200 predictions differ" in text
+    assert "for new repeats on these training images with this teacher and new images like" in text
+
+
+def test_fewer_than_three_independent_repeats_have_no_interval() -> None:
+    """Repeats 0, 3 and 6 share a teacher, and teachers are the units."""
+    for repeats, design in (([0, 1], ONE_TEACHER), ([0, 3, 6], Design(teachers=3))):
+        cost = accuracy_cost(outcomes(2, len(repeats)), 9, repeats, design, "test")
+        assert "configuration" not in cost and "over" not in describe_accuracy(cost)
+
+
+def test_folds_have_other_images_and_no_change_has_a_limit() -> None:
+    """On val images are no sample, and lengths differ; the interval is about new splits."""
+    pairs = [(s[: 100 + r], f[: 100 + r]) for r, (s, f) in enumerate(outcomes(3))]
+    cost = accuracy_cost(pairs, 9, range(4), Design(folds=4), "val")
+    assert "train/val splits" in cost["configuration"]["holds_for"]
+    want = np.mean([(s - f).mean() for s, f in pairs])
+    assert cost["configuration"]["difference"] == pytest.approx(want)
+    # Wilson's upper limit for 0 of 200 is z^2 / (n + z^2) = 3.8415 / 203.84 = 1.88 %
+    right = np.ones(200)
+    text = describe_accuracy(accuracy_cost([(right, right)], 0, [0], ONE_TEACHER, "test"))
+    assert "+0.00 percentage points; 0 of 200 predictions differ" in text
+    assert "at most 1.9% do" in text
+
+
+def text_of(markdown: str) -> str:
+    """Return the text that a renderer shows; fail if there is any markup."""
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
+    kinds = [token.type for token in tokens]
+    assert kinds in ([], ["paragraph_open", "inline", "paragraph_close"]), kinds
+    children = [child for token in tokens for child in token.children or []]
+    assert {child.type for child in children} <= {"text", "text_special"}, markdown
+    return "".join(child.content for child in children)
+
+
+@given(st.text(alphabet="ab \\`*_{}[]()<>#+-.!|~=&$;:/019\n\"'", max_size=30))
+def test_a_name_is_shown_as_it_is(name: str) -> None:
+    assert text_of(escape(name)) == " ".join(name.split())
+
+
+def test_code_is_shown_as_it_is_and_the_head_is_yaml() -> None:
+    for name in ("a`b", "``", "`", "x|y", "a ` b `` c"):
+        (_, inline, _) = MarkdownIt().parse(code(name).replace("\\|", "|"))
+        assert [c.content for c in inline.children or []] == [name.replace("`", "'")]
+    hostile = {"name": 'a: b\n---\n- "c" #', "values": [1, {"x": None}]}
+    assert {name: yaml.safe_load(yaml_value(value)) for name, value in hostile.items()} == hostile
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_views_of_pillow(interpolation: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for rounding: 2 of 255 levels is what 153 photographs showed at most.
+
+    The lines of README.md, which read sizes from the file, make the same pixels as the card's.
+    """
+    file, of_readme = here / "image.png", {}
+    lines = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    facts = {"classes": '["ant"]'}
+    session = SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=facts))
+    session.run = lambda *_: np.zeros((1, 1, 1))
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda _: session)
+    for seed, (height, width) in enumerate([(60, 80), (81, 57), (50, 50)]):
+        exif = Image.Exif()
+        exif[0x0112] = 1 + 5 * (seed % 2)  # 6 is turned by 90 degrees
+        Image.fromarray(photo(seed, height, width).permute(1, 2, 0).numpy()).save(file, exif=exif)
+        for size, crop in ((48, 0.875), (50, 1.0), (90, 0.95)):
+            resize = Resize(round(size / crop), size, interpolation, "RGB", "exif")
+            mine = from_numpy(np.array(pillow_view(str(file), resize)))
+            want = Resizing(crop, interpolation)(decode(str(file), "exif"), size)  # type: ignore[arg-type]
+            assert mine.shape == want.shape and (mine.int() - want.int()).abs().max() <= 2
+            facts["resize"] = json.dumps(vars(resize))
+            exec(lines, of_readme)
+            np.testing.assert_array_equal(of_readme["images"][0], mine)
+
+
+def test_the_lines_read_an_image_as_kdtune_does(here: Path) -> None:
+    image = Image.fromarray(photo(1, 30, 40).permute(1, 2, 0).numpy())
+    orientations = [Image.Exif() for _ in range(9)]
+    for number, exif in enumerate(orientations):
+        exif[0x0112] = number
+    resize = Resize(30, 30, "bilinear", "RGB", "exif")
+    lines = onnx_lines(Signature("images", (3, 30, 40), uint8), resize, resizes=False)
+    reading = lines[lines.index("image = ") : lines.index("pixels = ")]
+    for exif in orientations:
+        for suffix in ("png", "tiff"):
+            image.save(file := here / f"image.{suffix}", exif=exif)
+            own = {"Image": Image}
+            exec(reading.replace("image.png", file.name), own)
+            mine = from_numpy(np.array(own["image"])).permute(2, 0, 1)
+            want = decode(str(file), "exif")
+            assert mine.shape == want.shape and bool((mine == want).all())
+            assert pillow_view(str(file), resize).shape == (3, 30, 30)
