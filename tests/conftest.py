@@ -13,7 +13,6 @@ import hypothesis
 import pytest
 import torch
 
-from kdtune.config.run import Run
 from kdtune.streams.views import Resources
 from kdtune.training.teachers import fine_tune
 
@@ -74,12 +73,6 @@ def short_benchmarks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdtune.models.checks.MIN_SECONDS", 0.01)
         yield
-
-
-@pytest.fixture(scope="session")
-def tiny() -> Run:
-    """A run of a second: 75 images (so the last batch of 16 is not full), 3 epochs."""
-    return TINY
 
 
 @pytest.fixture(scope="session")

@@ -119,15 +119,13 @@ def plain_loop(
         waits = run.schedule == "cosine" and epoch < run.warmup_epochs
         if run.schedule != "onecycle" and not waits:
             scheduler.step()
-        evaluated = average.student(student)
+        ended = average.student(student)
         metrics = {"train": measure(run, passes)}
         for name in ("val", "test") if epoch == run.epochs - 1 else ("val",):
             if name in data.splits:
-                passes = evaluate(
-                    data, name, run, size, evaluated, teacher, where, workers, features
-                )
+                passes = evaluate(data, name, run, size, ended, teacher, where, workers, features)
                 metrics[name] = measure(run, passes)
-        yield PlainEpoch(evaluated, metrics)
+        yield PlainEpoch(ended, metrics)
 
 
 def watched(model: Classifier) -> dict[str, Tensor]:

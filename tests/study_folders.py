@@ -123,9 +123,7 @@ def write_study(
     return whole
 
 
-def make_final(
-    folder: Path, last: Last, final: Mapping[float, Sequence[float]], **study
-) -> Results:
+def make_final(folder: Path, last: Last, final: Last, **study) -> Results:
     """Write and read a study with final repeats of alphas, as a race or "auto" adds them.
 
     A record fixes the finalists, ranked by their means in `last`.
@@ -136,9 +134,7 @@ def make_final(
     return kdtune.load(folder)
 
 
-def write_round(
-    folder: Path, last: Last, alphas: Sequence[float], first: int, default: str
-) -> None:
+def write_round(folder: Path, last: Last, alphas: list[float], first: int, default: str) -> None:
     """Write the record of a round whose finalists are ranked by their means in `last`."""
     means = {alpha: np.mean([acc for acc in last[alpha] if acc is not None]) for alpha in alphas}
     ids = {alpha: at(alpha).config_id for alpha in sorted(alphas, key=lambda a: -means[a])}
@@ -148,7 +144,7 @@ def write_round(
         records.finalists(Round(0, first, (pair,), tuple(ids.values()), default))
 
 
-def write_final(folder: Path, final: Mapping[float, Sequence[float]], first: int = 2000) -> None:
+def write_final(folder: Path, final: Last, first: int = 2000) -> None:
     runs = {at(a, first + r): acc for a, accs in final.items() for r, acc in enumerate(accs)}
     write_records(folder, {run: curve(acc, run.epochs) for run, acc in runs.items()}, phase="final")
 
