@@ -129,7 +129,7 @@ def test_other_machines_need_names(values: Any, ray_init: Any, words: str) -> No
         freeze_objects(only_model, ray_init)
 
 
-@pytest.mark.slow  # without the store: studies/test_passed_objects.py
+@pytest.mark.slow  # without the store: studies/test_kinds_of_studies.py
 @pytest.mark.usefixtures("shared_ray")
 def test_workers_have_the_same_objects_once() -> None:
     big = nn.Sequential(nn.Flatten(), nn.Linear(64, 5000), nn.Linear(5000, 10))  # 1.5 MB
