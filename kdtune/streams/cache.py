@@ -93,14 +93,22 @@ AUGMENTED_SPLITS = ("train", "extra")
 
 
 @dataclass(frozen=True)
-class Part:
-    """Consecutive images of one pass over a split."""
+class Place:
+    """Images of one pass over a split: all of them, or consecutive ones."""
 
+    split: str
+    """train, val, test or extra."""
     epoch: int
-    """Number of the pass."""
-    first: int
+    """Of train; of val and test that before the evaluation; number of the pass over extra."""
+    first: int = 0
     """Position of the first one in the order of the pass."""
-    count: int
+    count: int = 0
+    """Their number; 0: all images."""
+
+    @property
+    def range(self) -> Parts:
+        """Which images these are; {} for all."""
+        return {"first": self.first, "count": self.count} if self.count else {}
 
 
 @dataclass(frozen=True)
@@ -163,51 +171,33 @@ class Keys:
         """Return True if what the models see is the same in every epoch and repeat."""
         return self.same_views(split) and not self.mixes(split)
 
-    def views(self, split: str, epoch: int, first: int, count: int) -> Key:
-        """Return the key of `count` views of the epoch, from position `first` on."""
-        return Key("views", self._views(split, epoch) | {"first": first, "count": count})
+    def views(self, place: Place) -> Key:
+        """Return the key of views."""
+        return Key("views", self._views(place) | place.range)
 
-    def logits(self, split: str, epoch: int, teacher: str, part: Part | None = None) -> Key:
-        """Return the key of the logits of the teacher with this fingerprint.
-
-        Args:
-            split: train, val, test or extra.
-            epoch: of train; number of the pass over extra.
-            teacher: fingerprint.
-            part: if they are those of a part of the epoch.
-        """
-        parts = self._views(split, epoch) | self._computation | _of_part(part)
-        if self.mixes(split):
-            parts |= self._batches(epoch) | self._mixing
+    def logits(self, place: Place, teacher: str) -> Key:
+        """Return the key of the logits of the teacher with this fingerprint."""
+        parts = self._views(place) | self._computation | place.range
+        if self.mixes(place.split):
+            parts |= self._batches(place.epoch) | self._mixing
         parts |= _of_transformers(self.run.teacher)
         return Key("logits", parts | {"teacher": teacher})
 
-    def teacher_features(
-        self, split: str, epoch: int, teacher: str, part: Part | None = None
-    ) -> Key:
+    def teacher_features(self, place: Place, teacher: str) -> Key:
         """Return the key of the features of the teacher, which come from the pass of its logits."""
-        return Key("teacher-features", self.logits(split, epoch, teacher, part).parts)
+        return Key("teacher-features", self.logits(place, teacher).parts)
 
-    def features(
-        self,
-        split: str,
-        epoch: int,
-        student: str,
-        per_image: bool = False,
-        part: Part | None = None,
-    ) -> Key:
+    def features(self, place: Place, student: str, per_image: bool = False) -> Key:
         """Return the key of the features of the student's frozen backbone.
 
         Args:
-            split: train, val or test.
-            epoch: training epoch; for val and test the one before the evaluation.
-            student: fingerprint of the backbone.
-            per_image: whether the features of train are computed once, image by image, and not
+            place: Of the images.
+            student: Fingerprint of the backbone.
+            per_image: Whether the features of train are computed once, image by image, and not
                 batch by batch in every epoch.
-            part: if they are those of a part of the epoch.
         """
-        run = self.run
-        parts = self._views(split, epoch) | self._computation | _of_part(part)
+        run, split, epoch = self.run, place.split, place.epoch
+        parts = self._views(place) | self._computation | place.range
         parts |= {"student": student, "batch_norm": run.batch_norm_mode}
         parts |= _of_transformers(run.student)
         by_batch = split == "train" and not per_image
@@ -223,11 +213,11 @@ class Keys:
 
     def per_image(self, student: str) -> Key:
         """Return the key of the answer whether a backbone treats each image by itself."""
-        parts = self._views("train", 0) | self._computation
+        parts = self._views(Place("train", 0)) | self._computation
         return Key("features", parts | {"student": student, "question": "per image"})
 
-    def _views(self, split: str, epoch: int) -> Parts:
-        run = self.run
+    def _views(self, place: Place) -> Parts:
+        run, split, epoch = self.run, place.split, place.epoch
         parts: Parts = {
             "data": self.extra if split == "extra" else self.data,
             "split": split,
@@ -307,10 +297,6 @@ class Keys:
             "timm": version_of("timm"),
             "inference_batch": self.inference_batch,
         }
-
-
-def _of_part(part: Part | None) -> Parts:
-    return {} if part is None else {"first": part.first, "count": part.count}
 
 
 def _of_transformers(model: str) -> Parts:

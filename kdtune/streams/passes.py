@@ -1,7 +1,7 @@
 """Passes of frozen networks, computed once for all runs: features, teacher logits."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher, combine
-from kdtune.streams.cache import AUGMENTED_SPLITS, Key, Part, ReportProgress, Tensors
+from kdtune.streams.cache import AUGMENTED_SPLITS, Key, Place, ReportProgress, Tensors
 from kdtune.streams.views import HAS_MPS, Batch, Chunks, collect, rebatched, seed_step
 
 # Features of a frozen backbone, the input of the student's head.
@@ -41,40 +41,31 @@ class Features:
         self.fingerprint = fingerprint or student.fingerprint(with_head=False)
         self._updates_statistics = self.run.batch_norm_mode == "train"
 
-    def get(
-        self,
-        split: str,
-        epoch: int,
-        batches: Iterable[Batch],
-        per_image: bool,
-        part: Part | None = None,
-    ) -> Tensor:
-        """Return the features of a split, float32 [N, D], in the order of the batches.
+    def get(self, place: Place, batches: Iterable[Batch], per_image: bool) -> Tensor:
+        """Return the features of a place, float32 [N, D], in the order of the batches.
 
         Runs ask for their epochs in order, so the running statistics are always those that the
         builder of the chunk had.
 
         Args:
-            split: train, val, test or extra.
-            epoch: of training; for val and test the one before the evaluation.
-            batches: the split's views. Nothing is taken from them if the chunk is there.
+            place: the images; of extra perhaps some.
+            batches: their views. Nothing is taken from them if the chunk is there.
             per_image: whether the features of train are the same in every epoch.
-            part: if the batches are a part of the epoch; of extra only.
         """
-        key = self.chunks.keys.features(split, epoch, self.fingerprint, per_image, part)
-        total = self.chunks.count(split) if part is None else part.count
+        key = self.chunks.keys.features(place, self.fingerprint, per_image)
+        split, total = place.split, self.chunks.count_of(place)
 
         def build(progress: ReportProgress) -> Tensors:
             if split == "train" and not per_image:
                 self.student.set_mode(True, self._updates_statistics)
-                features = collect(self._steps(epoch, batches), progress, total)
+                features = collect(self._steps(place.epoch, batches), progress, total)
                 return {"features": features, **(self._state() if self._updates_statistics else {})}
             self.student.set_mode(split in AUGMENTED_SPLITS, False)
             views = rebatched(batches, self.chunks.keys.inference_batch)
             passes = (self._forward(batch.views) for batch in views)
             return {"features": collect(passes, progress, total)}
 
-        chunk = self.chunks.get(key, split, epoch, build)
+        chunk = self.chunks.get(key, place, build)
         if split == "train" and self._updates_statistics:
             self._restore(chunk)
         return chunk["features"]
@@ -158,19 +149,6 @@ def _generators() -> list[Tensor]:
 # Passes of a frozen teacher: its logits and features, computed once for all runs.
 
 
-@dataclass(frozen=True)
-class Place:
-    """Place of a teacher's inputs in the stream."""
-
-    split: str
-    epoch: int
-    """Of train; number of the pass over extra."""
-    count: int
-    """Number of inputs."""
-    part: Part | None = None
-    """If they are a part of the epoch."""
-
-
 Inputs = Callable[[], Iterable[Batch]]
 """Returns the views of a place. It is called only if the teacher has not seen them yet."""
 
@@ -218,12 +196,12 @@ class TeacherPasses:
                 yield features
 
         def build(progress: ReportProgress) -> Tensors:
-            features = collect(passes(), progress, place.count)
+            features = collect(passes(), progress, self.chunks.count_of(place))
             self._store(self._logit_key(place, 0), place, "logits", logits)
             return {"features": features}
 
         key = self._feature_key(place)
-        return self._get(key, place, build)["features"]
+        return self.chunks.get(key, place, build)["features"]
 
     def beside(self, place: Place, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield all batches of a place with the teacher's outputs, which are computed here.
@@ -255,28 +233,21 @@ class TeacherPasses:
 
         def build(progress: ReportProgress) -> Tensors:
             logits = (self._forward(member, batch)[0] for batch in self._batches(inputs))
-            return {"logits": collect(logits, progress, place.count)}
+            return {"logits": collect(logits, progress, self.chunks.count_of(place))}
 
-        return self._get(key, place, build, member)["logits"]
-
-    def _get(
-        self, key: Key, place: Place, build: Callable[[ReportProgress], Tensors], member: int = 0
-    ) -> Tensors:
-        return self.chunks.get(key, place.split, place.epoch, build, member=member)
+        return self.chunks.get(key, place, build, member=member)["logits"]
 
     def _store(
         self, key: Key, place: Place, name: str, parts: list[Tensor], member: int = 0
     ) -> None:
         """Store batches of outputs as the chunk of a place, unless it is there."""
-        self._get(key, place, lambda progress: {name: torch.cat(parts)}, member)
+        self.chunks.get(key, place, lambda progress: {name: torch.cat(parts)}, member=member)
 
     def _logit_key(self, place: Place, member: int) -> Key:
-        name = self.teacher.fingerprints[member]
-        return self.chunks.keys.logits(place.split, place.epoch, name, place.part)
+        return self.chunks.keys.logits(place, self.teacher.fingerprints[member])
 
     def _feature_key(self, place: Place) -> Key:
-        name = self.teacher.fingerprints[0]
-        return self.chunks.keys.teacher_features(place.split, place.epoch, name, place.part)
+        return self.chunks.keys.teacher_features(place, self.teacher.fingerprints[0])
 
     def _batches(self, inputs: Inputs) -> Iterator[Batch]:
         return rebatched(inputs(), self.chunks.keys.inference_batch)

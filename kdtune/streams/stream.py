@@ -12,8 +12,8 @@ from kdtune.data.dataset import Data
 from kdtune.data.views import Mixture
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher
-from kdtune.streams.cache import Part
-from kdtune.streams.passes import Features, Inputs, Place, TeacherPasses
+from kdtune.streams.cache import Place
+from kdtune.streams.passes import Features, Inputs, TeacherPasses
 from kdtune.streams.views import (
     Batch,
     Chunks,
@@ -192,7 +192,7 @@ class Stream:
         per_image = split == "train" and self._per_image
         batches = self._views_and_logits(split, epoch, own_order=per_image)
         order = self.chunks.order(split, epoch)
-        values = features.get(split, epoch, batches, per_image)
+        values = features.get(Place(split, epoch), batches, per_image)
         if per_image and order is not None:
             values = values[order]
         # after the features, whose building may have computed the logits on the way
@@ -233,7 +233,7 @@ class Stream:
         # Logits are stored in the split's own order where inputs are the same in every epoch, else
         # in the epoch's. Only in that order can the teacher pass go beside the student's.
         as_stored = order is None or not self.chunks.keys.same_inputs(split)
-        place = Place(split, epoch, self.chunks.count(split))
+        place = Place(split, epoch)
         passes, recomputed = self.passes, as_stored and self.views.are_recomputed(split, epoch)
         if passes is not None and recomputed and not passes.are_known(place):
             # Views that are not kept would be made twice, once for each model: here the teacher
@@ -272,27 +272,27 @@ class Stream:
 
     # -- images without labels -----------------------------------------------------------------
 
-    def _block_of_extra(self, part: Part, rows: Tensor) -> Batch:
+    def _block_of_extra(self, place: Place, rows: Tensor) -> Batch:
         """Return the images of a block with the models' outputs, labelled by the teacher."""
         same = self.chunks.keys.same_views("extra")
 
         def views() -> Iterator[Batch]:
-            parts = list(self.views.of_part("extra", part))
+            parts = list(self.views.of_part(place))
             whole = parts[0] if len(parts) == 1 else torch.cat(parts)
             yield Batch(torch.zeros(len(whole), dtype=torch.int64), whole)  # labels mean nothing
 
         if same:
             logits, of_teacher = self._of_teacher("extra", 0, rows)
         else:
-            place = Place("extra", part.epoch, part.count, part)
             logits, of_teacher = self._pass(place, views)
         batch = Batch(logits.argmax(1), teacher=logits, teacher_features=of_teacher)
         if self.features is None:
             return replace(batch, views=next(views()).views)
         if same:
             batches = self._views("extra", 0, own_order=True)
-            return replace(batch, features=self.features.get("extra", 0, batches, True)[rows])
-        features = self.features.get("extra", part.epoch, views(), False, part)
+            features = self.features.get(Place("extra", 0), batches, True)[rows]
+        else:
+            features = self.features.get(place, views(), False)
         return replace(batch, features=features)
 
     # -- teacher -------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ class Stream:
         if self.teacher is not None and self.teacher.outputs is not None:
             logits = self.teacher.outputs.logits[split][self.chunks.index(split)]
             return (logits if order is None else logits[order]), None
-        place = Place(split, epoch, self.chunks.count(split))
+        place = Place(split, epoch)
         logits, features = self._pass(place, lambda: self._views(split, epoch, own_order=same))
         if not same or order is None:
             return logits, features

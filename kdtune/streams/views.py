@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +18,7 @@ from kdtune.config.task import ends_of
 from kdtune.config.text import InputError
 from kdtune.data.dataset import Data
 from kdtune.data.views import Views
-from kdtune.streams.cache import AUGMENTED_SPLITS, Cache, Key, Keys, Part, ReportProgress, Tensors
+from kdtune.streams.cache import AUGMENTED_SPLITS, Cache, Key, Keys, Place, ReportProgress, Tensors
 
 if TYPE_CHECKING:  # it loads pyarrow
     from kdtune.models.outputs import Model
@@ -390,6 +390,10 @@ class Chunks:
         """Return the number of images of the split that the run sees."""
         return len(self.subset) if split == "train" else len(self.data.splits[split])
 
+    def count_of(self, place: Place) -> int:
+        """Return the number of images of a place."""
+        return place.count or self.count(place.split)
+
     def index(self, split: str) -> Tensor:
         """Return which images of the split the run sees, in the split's order, int64 [count]."""
         return self.subset if split == "train" else torch.arange(self.count(split))
@@ -410,8 +414,7 @@ class Chunks:
     def get(
         self,
         key: Key,
-        split: str,
-        epoch: int,
+        place: Place,
         build: Callable[[ReportProgress], Tensors],
         keep: bool = True,
         member: int = 0,
@@ -420,20 +423,20 @@ class Chunks:
 
         Args:
             key: its key.
-            split: its split.
-            epoch: its epoch, for the display of progress.
+            place: its images.
             build: makes it.
             keep: whether a new one is stored in the cache.
             member: of the teacher, if it is an ensemble.
         """
+        split = place.split
         chunk = self._in_memory(key, split, member)
         if chunk is not None:
             return chunk
         kind = key.kind.replace("-", " ")
         noun = f"{kind}, {split}"
         if split in AUGMENTED_SPLITS and key.of_one_repeat:
-            place = "epoch" if split == "train" else "extra images, pass"
-            noun = f"{kind}, repeat {self.run.repeat}, {place} {epoch}"
+            pass_ = "epoch" if split == "train" else "extra images, pass"
+            noun = f"{kind}, repeat {self.run.repeat}, {pass_} {place.epoch}"
 
         def track(progress: ReportProgress) -> Tensors:
             self._builds.append((noun, progress))
@@ -557,7 +560,7 @@ class ShardedViews:
             return False
         if split not in self.stored:
             return True
-        key = self.chunks.keys.views(split, epoch, 0, self._shard_length)
+        key = self.chunks.keys.views(Place(split, epoch, 0, self._shard_length))
         return self.chunks.resources.cache.is_full("views") and not self.chunks.has(key, split)
 
     def of_epoch(self, split: str, epoch: int) -> Iterator[Tensor]:
@@ -573,15 +576,16 @@ class ShardedViews:
         else:
             yield from self._permuted(split, order)
 
-    def of_part(self, split: str, part: Part) -> Iterator[Tensor]:
+    def of_part(self, place: Place) -> Iterator[Tensor]:
         """Yield the views of a part of an epoch in its order, [B, ...], some at a time."""
-        order = self.chunks.order(split, part.epoch)
-        assert order is not None  # noqa: S101 - as kind and part say
-        index, rows = self.chunks.index(split), order[part.first : part.first + part.count]
+        split, epoch, first, count = astuple(place)
+        order = self.chunks.order(split, epoch)
+        assert order is not None  # noqa: S101 - a split with parts has an order
+        index, rows = self.chunks.index(split), order[first : first + count]
         if not self.chunks.keys.same_views(split):
-            yield self._shard(split, part.epoch, index[order], part.first, part.count)
-        elif self.are_recomputed(split, part.epoch):
-            yield from self._computed(split, part.epoch, index[rows])
+            yield self._shard(split, epoch, index[order], first, count)
+        elif self.are_recomputed(split, epoch):
+            yield from self._computed(split, epoch, index[rows])
         else:
             yield from self._permuted(split, rows)
 
@@ -610,8 +614,9 @@ class ShardedViews:
             batches = views.batches(workers=self.chunks.resources.loader_workers)
             return {"views": collect(batches, progress, len(part))}
 
-        key = self.chunks.keys.views(split, epoch, start, len(part))
-        return self.chunks.get(key, split, epoch, build, split in self.stored)["views"]
+        place = Place(split, epoch, start, len(part))
+        key = self.chunks.keys.views(place)
+        return self.chunks.get(key, place, build, split in self.stored)["views"]
 
     def _permuted(self, split: str, order: Tensor) -> Iterator[Tensor]:
         """Yield views that are the same in every epoch in the order of one, or of a part of it."""
@@ -637,7 +642,8 @@ class ShardedViews:
         index, shards = self.chunks.index(split), []
         for start in range(0, len(index), self._shard_length):
             count = len(self._shard(split, 0, index, start, self._shard_length))
-            entry = self.chunks.resources.cache.find(self.chunks.keys.views(split, 0, start, count))
+            key = self.chunks.keys.views(Place(split, 0, start, count))
+            entry = self.chunks.resources.cache.find(key)
             if entry is None:
                 return []
             shards.append(entry["views"])
@@ -709,7 +715,7 @@ class ExtraImages:
             argument is which of the images these are, in their order, int64 [n].
     """
 
-    def __init__(self, chunks: Chunks, block: Callable[[Part, Tensor], Batch]):
+    def __init__(self, chunks: Chunks, block: Callable[[Place, Tensor], Batch]):
         self.run, self.chunks, self.block = chunks.run, chunks, block
         self.count = chunks.count("extra")
 
@@ -747,7 +753,7 @@ class ExtraImages:
         order = self.chunks.order("extra", epoch)
         assert order is not None  # noqa: S101 - training has an order
         rows = order[first : first + BLOCK]
-        return self.block(Part(epoch, first, len(rows)), rows)
+        return self.block(Place("extra", epoch, first, len(rows)), rows)
 
 
 def joined(batch: Batch, extra: Batch) -> Batch:

@@ -26,7 +26,7 @@ from kdtune.config.fields import searchable
 from kdtune.config.run import HYPERPARAMETERS, Run
 from kdtune.config.study import Study
 from kdtune.config.text import InputError
-from kdtune.streams.cache import Cache, Key, Keys, read
+from kdtune.streams.cache import Cache, Key, Keys, Place, read
 from kdtune.streams.views import Resources
 
 KEY = {"data": "abc", "epoch": 3, "train_images": None}
@@ -382,10 +382,10 @@ RUN = Run(train_images=100, trainable="head", batch_norm="train", seed=3, repeat
 KEYS = Keys(RUN, "data", 28, CPU, 32)
 
 MAKERS: dict[str, Callable[..., Key]] = {
-    "views": lambda k, split="train", epoch=1: k.views(split, epoch, 0, 10),
-    "logits": lambda k, split="train", epoch=1: k.logits(split, epoch, "teacher"),
-    "features": lambda k, split="train", epoch=1: k.features(split, epoch, "student"),
-    "per image": lambda k, split="train", epoch=1: k.features(split, epoch, "student", True),
+    "views": lambda k, split="train", epoch=1: k.views(Place(split, epoch, 0, 10)),
+    "logits": lambda k, split="train", epoch=1: k.logits(Place(split, epoch), "teacher"),
+    "features": lambda k, split="train", epoch=1: k.features(Place(split, epoch), "student"),
+    "per image": lambda k, split="train", epoch=1: k.features(Place(split, epoch), "student", True),
 }
 
 INPUT: list[dict[str, Any]] = [
@@ -526,18 +526,18 @@ def test_models_splits_shards_and_kinds_change_the_key() -> None:
     frozen = replace(KEYS, run=replace(RUN, **FROZEN))
     every = [
         *(make(KEYS, split) for make in list(MAKERS.values())[:3] for split in SPLITS),
-        KEYS.logits("val", 1, "b"),
-        KEYS.features("val", 1, "b"),
-        *(KEYS.views("val", 0, first, count) for first, count in ((10, 10), (0, 11))),
+        KEYS.logits(Place("val", 1), "b"),
+        KEYS.features(Place("val", 1), "b"),
+        *(KEYS.views(Place("val", 0, first, count)) for first, count in ((10, 10), (0, 11))),
         KEYS.per_image("a"),
         KEYS.per_image("b"),
-        frozen.features("train", 0, "a"),
-        frozen.features("train", 0, "a", per_image=True),
+        frozen.features(Place("train", 0), "a"),
+        frozen.features(Place("train", 0), "a", per_image=True),
     ]
     assert len({key.name for key in every}) == len(every)
     assert [key.of_one_repeat for key in every[:9]] == [True, False, False] * 2 + [True] * 3
     mixed = replace(KEYS, run=replace(RUN, **BOTH, augment="none"))
-    assert mixed.logits("train", 1, "a").of_one_repeat
+    assert mixed.logits(Place("train", 1), "a").of_one_repeat
 
 
 @pytest.mark.parametrize(
@@ -574,7 +574,7 @@ def test_the_version_of_transformers_is_in_the_keys_of_its_models_alone() -> Non
 
 def test_a_gpu_is_in_the_key_by_name_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def key(device: str) -> Key:
-        return replace(KEYS, device=torch.device(device)).logits("val", 0, "teacher")
+        return replace(KEYS, device=torch.device(device)).logits(Place("val", 0), "teacher")
 
     for device, ask in (
         ("cuda", "torch.cuda.get_device_name"),
