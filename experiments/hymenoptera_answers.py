@@ -190,8 +190,8 @@ def what_was_published(file: Path) -> None:
     print_shares({key: table.to_numpy() for key, table in tables.items()})
     at_end = whole[whole.epoch == last].groupby("alpha").epoch_acc_l.apply(list)
     d = unpaired_difference(at_end[1.0], at_end[0.0])
-    print(f"\nLast epoch, alpha 1 - alpha 0: {100 * d.difference:+.2f} points,", end=" ")
-    print(f"Welch's 95 % CI {points(d.low, d.high)}, p = {d.p:.2g}: over runs alone, on these")
+    print(f"\nLast epoch, alpha 1 - alpha 0: {100 * d.mean:+.2f} points,", end=" ")
+    print(f"Welch's 95 % CI {points(*d.interval())}, p = {d.p:.2g}: over runs alone, on these")
     print(f"153 images; one image is {100 / 153:.2f} points. Predictions were not published.")
 
 

@@ -13,12 +13,7 @@ from kdtune.config.study import Study
 from kdtune.config.task import Task
 from kdtune.statistics import intervals
 from kdtune.statistics.intervals import MIN_REPEATS, Components, Difference, Estimate, TeacherShare
-from kdtune.statistics.tests import (
-    detectable_difference,
-    max_t,
-    non_inferiority,
-    units_needed,
-)
+from kdtune.statistics.tests import detectable_difference, max_t, non_inferiority, units_needed
 
 # When a difference is significant, and p values as text, for every comparison.
 
@@ -398,15 +393,12 @@ class Pair:
     def _unpaired_statistics(self, level: float, most: float) -> dict[str, float]:
         names = ["diff", "sd", "error", "df", "p", "n", "n_images", *ENDS]
         names += ["wins", "ties", "losses", "p_better", "correlation"]
-        row = dict.fromkeys(names, math.nan)
-        row |= {"diff": float(self.a.mean() - self.b.mean()), "n": self.n}
+        welch = intervals.unpaired_difference(self.a, self.b)
+        row = dict.fromkeys(names, math.nan) | {"diff": welch.mean, "n": self.n}
         if self.design.folds is not None:  # the correction is one for paired differences
             return row
-        welch = intervals.unpaired_difference(self.a, self.b, level)
-        low, high = np.clip([welch.low, welch.high], -most, most).tolist()
-        errors = (float(x.std(ddof=1)) / math.sqrt(len(x)) for x in (self.a, self.b))
-        row |= {"diff": welch.difference, "error": math.hypot(*errors)}
-        row |= {"df": welch.df, "p": welch.p}
+        low, high = np.clip(welch.interval(level), -most, most).tolist()
+        row |= {"error": welch.error, "df": welch.df, "p": welch.p}
         return row | dict(zip(ENDS, (low, high, low, high), strict=True))
 
 

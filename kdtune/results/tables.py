@@ -212,8 +212,10 @@ class Runs:
             return self.rows
         return self.rows[self.rows[epoch] == self.rows.groupby(self.key)[epoch].transform("max")]
 
-    def warn(self, key: str, **slots: object) -> None:
-        """Add a warning, a sentence of sentences.toml."""
+    def warn(self, key: str, rows: pd.DataFrame | None = None, **slots: object) -> None:
+        """Add a warning, a sentence of sentences.toml; rows are those of runs that it names."""
+        if rows is not None:
+            slots["runs"] = list_some(self.names(rows), _MAX_LISTED, "; ")
         self.warnings.append(sentence(key, **slots))
 
     def names(self, rows: pd.DataFrame) -> list[str]:
@@ -251,8 +253,7 @@ def read_runs(frame: pd.DataFrame, columns: Columns, keep_incomplete: bool = Fal
     if columns.example is not None:
         counts = runs.rows.groupby(runs.key)[columns.example].nunique()
         if len(fewer := counts[counts < runs.rows[columns.example].nunique()].reset_index()):
-            names = list_some(runs.names(fewer), _MAX_LISTED, "; ")
-            runs.warn("fewer examples", example=columns.example, runs=names)
+            runs.warn("fewer examples", fewer, example=columns.example)
     runs.values = runs.last.groupby(runs.key)[columns.metrics].mean().reset_index()
     _check_units(runs)
     counts = runs.values.groupby(_CONFIG).size().reindex(configs.index, fill_value=0)
@@ -269,8 +270,7 @@ def _drop_missing(runs: Runs) -> None:
             raise InputError(f"{name} must have values, but no row of the table has a valid one")
         if missing.any():
             numbers = {"count": missing.sum(), "total": len(missing)}
-            names = list_some(runs.names(runs.rows[missing]), _MAX_LISTED, "; ")
-            runs.warn("without a value", name=name, runs=names, **numbers)
+            runs.warn("without a value", runs.rows[missing], name=name, **numbers)
             runs.rows = runs.rows[~missing]
 
 
@@ -294,9 +294,8 @@ def _drop_duplicates(runs: Runs) -> None:
             f"--epoch or --example{hint}."
         )
     if len(rows) < len(frame):
-        names = list_some(runs.names(frame[frame.duplicated(keys)]), _MAX_LISTED, "; ")
         numbers = {"count": len(frame) - len(rows), "total": len(frame)}
-        runs.warn("repeated rows", runs=names, **numbers)
+        runs.warn("repeated rows", frame[frame.duplicated(keys)], **numbers)
     runs.rows = rows
 
 
@@ -334,9 +333,8 @@ def _check_units(runs: Runs) -> None:
         values = runs.values[name]
         is_share, low = values <= 1, values[values > 1].min()
         if unit_of(name, values, False) == "percent" and low > _UNIT_GAP * values[is_share].max():
-            names = list_some(runs.names(runs.values[is_share]), _MAX_LISTED, "; ")
             numbers = {"low": low, "count": is_share.sum(), "total": len(values)}
-            runs.warn("mixed units", name=name, runs=names, **numbers)
+            runs.warn("mixed units", runs.values[is_share], name=name, **numbers)
 
 
 def _check_epochs(runs: Runs, epoch: str, keep_incomplete: bool) -> None:

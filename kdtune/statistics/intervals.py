@@ -125,53 +125,35 @@ def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Differ
     return Difference(interval, p, correlation, *counts)
 
 
-@dataclass(frozen=True)
-class UnpairedDifference:
-    """A comparison of two independent samples a and b, of unequal variances: mean(a) - mean(b)."""
-
-    difference: float
-    low: float
-    """Ends of Welch's t interval; NaN if a sample has less than `MIN_REPEATS` numbers, or if both
-    samples are constant."""
-    high: float
-    df: float
-    """Degrees of freedom (Satterthwaite, 1946)."""
-    p: float
-    """Two-sided p value of Welch's t test. Where both samples are constant, t is 0/0 or infinite,
-    and p is that of the permutation test: 1 / C(n_a + n_b, n_a), twice that if n_a = n_b, or 1 if
-    the samples are equal."""
-
-
-def unpaired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> UnpairedDifference:
-    """Compare two independent samples by Welch's t test.
+def unpaired_difference(a: ArrayLike, b: ArrayLike) -> "Estimate":
+    """Compare two independent samples, of unequal variances, by Welch's t test: mean(a) - mean(b).
 
     The numbers are those of `scipy.stats.ttest_ind(a, b, equal_var=False)` and of its confidence
-    interval, except where both samples are constant (see `UnpairedDifference.p`).
+    interval. There is no test below `MIN_REPEATS` numbers of a sample. Where both samples are
+    constant, t is 0/0 or infinite, and p is that of the permutation test: 1 / C(n_a + n_b, n_a),
+    twice that if n_a = n_b, or 1 if the samples are equal.
 
     Args:
         a: one number per repeat, (n_a,).
         b: one number per repeat of other repeats, (n_b,).
-        level: coverage of the interval, in (0, 1).
     """
     samples = [np.asarray(sample, dtype=float) for sample in (a, b)]
     n_a, n_b = map(len, samples)
     if not min(n_a, n_b):
-        return UnpairedDifference(*[math.nan] * 5)
+        return Estimate(math.nan, math.nan, math.nan)
     difference = float(samples[0].mean() - samples[1].mean())
+    e_a, e_b = (float(sample.std(ddof=1)) / math.sqrt(len(sample)) for sample in samples)
+    error = math.hypot(e_a, e_b)
     if min(n_a, n_b) < MIN_REPEATS:
-        return UnpairedDifference(difference, *[math.nan] * 4)
+        return Estimate(difference, error, math.nan)
     tiny = ROUNDING * max(float(abs(sample).max()) for sample in samples)
     if max(float(sample.std()) for sample in samples) <= tiny:
         extreme = (1 + (n_a == n_b)) / math.comb(n_a + n_b, n_a)
         p = 1.0 if abs(difference) <= tiny else extreme
-        return UnpairedDifference(difference, math.nan, math.nan, math.nan, p)
-    e_a, e_b = (float(sample.std(ddof=1)) / math.sqrt(len(sample)) for sample in samples)
-    error = math.hypot(e_a, e_b)
+        return Estimate(difference, error, math.nan, p_without_df=p)
     # of shares: the fourth powers of very small errors would be 0
     df = 1 / ((e_a / error) ** 4 / (n_a - 1) + (e_b / error) ** 4 / (n_b - 1))
-    half = float(stdtrit(df, (1 + level) / 2)) * error
-    p = float(2 * stdtr(df, -abs(difference) / error))
-    return UnpairedDifference(difference, difference - half, difference + half, df, p)
+    return Estimate(difference, error, df)
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -243,6 +225,8 @@ class Estimate:
     """Standard error and degrees of freedom of the same mean for these images only, where the
     estimate is for new images: its t interval is then never narrower, the p value of its t test
     never smaller. Where all repeats are equal the error is 0, and only the images vary."""
+    p_without_df: float = math.nan
+    """P value where there is no t test, since nothing varies."""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Return the ends of the t interval: mean +- t(df, (1 + level) / 2) error; NaN without."""
@@ -254,6 +238,8 @@ class Estimate:
     @property
     def p(self) -> float:
         """Two-sided p value of the t test of a mean of 0; NaN without a standard error."""
+        if math.isnan(self.df):
+            return self.p_without_df
         p = float(2 * stdtr(self.df, -abs(self.mean) / self.error))
         if self.here[0] > 0:
             p = max(p, float(2 * stdtr(self.here[1], -abs(self.mean) / self.here[0])))
