@@ -88,7 +88,7 @@ _OTHERS: Mapping[str, Mapping[str, Sequence[_Arguments]]] = {
     "EMNIST": {
         "train": [{"split": "balanced", "train": True}],
         "test": [{"split": "balanced", "train": False}],
-    },
+    }
 }
 """Arguments for each split of datasets that follow none of the conventions."""
 _NOT_DATASETS = {"ImageFolder", "DatasetFolder", "VisionDataset", "LSUNClass"}

@@ -448,19 +448,9 @@ MAX_NULL_SHARE = 0.5
 """A bar of importance is drawn if chance alone reaches at most this share (95 % quantile)."""
 MAX_ROWS = 20
 """Configurations in a figure with one row per configuration."""
-FIGURE_NAMES = {
-    *WITH_LAST_EPOCHS,
-    *(f"{metric}-last-{LAST_EPOCHS}" for metric in WITH_LAST_EPOCHS),
-    *WHOLE_ONLY,
-    "repeats",
-    "differences",
-    "heat-map",
-    "importance",
-    "fidelity",
-    "labels",
-    *FRONTIERS,
-    *CLASS_FIGURES,
-}
+FIGURE_NAMES = {*WITH_LAST_EPOCHS, *WHOLE_ONLY, *FRONTIERS, *CLASS_FIGURES}
+FIGURE_NAMES |= {f"{metric}-last-{LAST_EPOCHS}" for metric in WITH_LAST_EPOCHS}
+FIGURE_NAMES |= {"repeats", "differences", "heat-map", "importance", "fidelity", "labels"}
 """Names of all figures that a report can have."""
 
 

@@ -396,6 +396,12 @@ def compare_pairs(
     return pd.DataFrame([pair.statistics(criterion.sign, level, most) for pair in pairs])
 
 
+def compare_family(pairs: Sequence[Pair], criterion: Criterion) -> pd.DataFrame:
+    """Return the statistics of pairs, all of which Bonferroni's and Holm's corrections count."""
+    table = compare_pairs(pairs, criterion, len(pairs))
+    return table.assign(p_holm=holm_without_nan(table.p))
+
+
 def compare_samples(
     pairs: Sequence[Pair], criterion: Criterion, m: int | None = None
 ) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from kdtune.config.run import DISTILLATION, Orientation
 from kdtune.config.task import ECE_BINS
 from kdtune.config.text import UserError
 from kdtune.results import comparison
-from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion
+from kdtune.results.comparison import Criterion
 from kdtune.results.design import ONE_TEACHER, Design, Pair
 from kdtune.results.frames import GROUP, read_predictions
 from kdtune.results.results import Results
@@ -178,23 +178,18 @@ def class_accuracies(arms: BothArms) -> pd.DataFrame:
         fewer than three repeats, or teachers where these are the sample, there is no interval and
         no p value (NaN); see `pairs.Pair.statistics`.
     """
-    correct = arms.correct.astype(float)
-    numbers = np.unique(arms.label)
-    level = 1 - SIGNIFICANCE_LEVEL / len(numbers)
-    rows = []
-    for number in numbers:
+    correct, rows, pairs = arms.correct.astype(float), [], []
+    for number in np.unique(arms.label):
         is_of_class = arms.label == number
         of_class = correct[:, :, is_of_class]
         by_repeat = of_class.mean(2)
         images = of_class[0] - of_class[1] if arms.design.folds is None else None
         if images is not None and arms.groups is not None:
             images = by_group(images, arms.groups[is_of_class])
-        pair = Pair(by_repeat[0], by_repeat[1], images, arms.repeats, arms.design)
+        pairs.append(Pair(by_repeat[0], by_repeat[1], images, arms.repeats, arms.design))
         row = {"class": arms.classes[number], "images": of_class.shape[2]}
-        row |= dict(zip(ARMS, by_repeat.mean(1), strict=True))
-        rows.append(row | pair.statistics(1, level, most=1.0))
-    table = pd.DataFrame(rows)
-    table["p_holm"] = comparison.holm_without_nan(table.p)
+        rows.append(row | dict(zip(ARMS, by_repeat.mean(1), strict=True)))
+    table = pd.DataFrame(rows).join(comparison.compare_family(pairs, comparison.DEFAULT))
     return table[["class", "images", *ARMS, "diff", "low", "high", "p", "p_holm"]]
 
 

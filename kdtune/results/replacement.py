@@ -65,8 +65,7 @@ def _by_slice(
                 pairs.append(make(rows, keep))
     if not pairs:
         raise InputError("--slices must have values for examples of each repeat, but has none")
-    table = comparison.compare_pairs(pairs, criterion, len(pairs))
-    table["p_holm"] = comparison.holm_without_nan(table.p)
+    table = comparison.compare_family(pairs, criterion)
     return pd.DataFrame(keys, columns=["column", "value", "images"]).join(table)
 
 

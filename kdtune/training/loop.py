@@ -16,8 +16,16 @@ import torch
 from torch import Tensor, nn, optim, zeros
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import Optimizer, lr_scheduler
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    LambdaLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    StepLR,
+)
 
 from kdtune.config import fields
 from kdtune.config.files import atomic_write
@@ -103,7 +111,7 @@ def make_scheduler(run: Run, optimizer: Optimizer, steps_per_epoch: int) -> LRSc
         epoch = min(step // steps_per_epoch, run.epochs - 1)  # torch also asks for the step after
         return factors[epoch] * min(1.0, (step + 1) / warmup_steps)
 
-    return lr_scheduler.LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor)
 
 
 def milestones(run: Run) -> list[int]:
@@ -114,20 +122,12 @@ def milestones(run: Run) -> list[int]:
 SCHEDULE_CONSTRUCTORS: Mapping[
     fields.Schedule, Callable[[Run, Optimizer, int, int], LRScheduler]
 ] = {
-    "constant": lambda run, optimizer, epochs, steps: lr_scheduler.ConstantLR(
-        optimizer, factor=1.0
-    ),
-    "step": lambda run, optimizer, epochs, steps: lr_scheduler.StepLR(
-        optimizer, run.lr_step_size, run.lr_gamma
-    ),
-    "multistep": lambda run, optimizer, epochs, steps: lr_scheduler.MultiStepLR(
-        optimizer, milestones(run), run.lr_gamma
-    ),
-    "cosine": lambda run, optimizer, epochs, steps: lr_scheduler.CosineAnnealingLR(
-        optimizer, epochs
-    ),
+    "constant": lambda run, optimizer, epochs, steps: ConstantLR(optimizer, factor=1.0),
+    "step": lambda run, optimizer, *_: StepLR(optimizer, run.lr_step_size, run.lr_gamma),
+    "multistep": lambda run, optimizer, *_: MultiStepLR(optimizer, milestones(run), run.lr_gamma),
+    "cosine": lambda run, optimizer, epochs, steps: CosineAnnealingLR(optimizer, epochs),
     # the momentum is a hyperparameter of its own and stays as it is set
-    "onecycle": lambda run, optimizer, epochs, steps: lr_scheduler.OneCycleLR(
+    "onecycle": lambda run, optimizer, epochs, steps: OneCycleLR(
         optimizer, run.lr, epochs * steps, cycle_momentum=False
     ),
 }

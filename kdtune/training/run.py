@@ -28,25 +28,10 @@ from kdtune.models.weights import save_weights
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
+from kdtune.training import recipe, teachers
 from kdtune.training.epoch import Epoch, check_features, check_metric, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
 from kdtune.training.losses import check_objective, check_searched, class_weights, own_objectives
-from kdtune.training.recipe import (
-    StudyModels,
-    check_weights,
-    find_other_views,
-    numbered,
-    resolve,
-    students,
-    teachers,
-)
-from kdtune.training.teachers import (
-    initial_teacher,
-    load_teacher,
-    probe_teacher,
-    teacher_folder,
-    weights_of_members,
-)
 
 MAX_IDLE_STUDENT_BYTES = 2**30
 """Memory of the students that a process keeps for later runs, together."""
@@ -74,7 +59,7 @@ def distill(
 
     Args:
         run: The configuration; at alpha = 1 the teacher is only measured.
-        teacher: Folder of the fine-tuned teachers, see `teacher_folder` (not used if
+        teacher: Folder of the fine-tuned teachers, see `teachers.teacher_folder` (not used if
             `run.teacher_epochs` is 0).
         resources: Device, cache and loader workers.
         folder: Where the checkpoint and, at the end, the student's weights and its predictions are
@@ -85,7 +70,7 @@ def distill(
         metric: That which decides. None: one that every run records.
     """
     data = data or StudyData(run)
-    run = resolve(run, data=data)
+    run = recipe.resolve(run, data=data)
     frozen = _teacher_of(run, data.of(run), teacher, resources.device)
     of_run = data.with_extra(run)
     with initial_student(run, of_run, resources.device) as initial:
@@ -125,13 +110,13 @@ def _teacher_of(run: Run, data: Data, root: Path, device: torch.device) -> Teach
         replace(Run(), **{n: getattr(member, n) for n in names}, teacher_epochs=is_tuned)
         for member in run.teacher_members
     )
-    folders = tuple(root / teacher_folder(run, member) for member in run.teacher_members)
-    changed = tuple(map(_modified_ns, weights_of_members(run, run, root)))
+    folders = tuple(root / teachers.teacher_folder(run, member) for member in run.teacher_members)
+    changed = tuple(map(_modified_ns, teachers.weights_of_members(run, run, root)))
     # objects of Python under one name may be others
     key = (members, folders, changed, run.objects, device)
     if key not in _teachers:
         pairs = zip(members, folders, strict=True)
-        models = [load_teacher(member, data, folder) for member, folder in pairs]
+        models = [teachers.load_teacher(member, data, folder) for member, folder in pairs]
         while len(_teachers) >= MAX_TEACHERS:
             del _teachers[next(iter(_teachers))]
         _teachers[key] = Teacher.of([model.place(device, run.precision) for model in models])
@@ -213,15 +198,15 @@ def clear_cached_models() -> None:
 def check_run(run: Run, data: StudyData | None = None) -> list[str]:
     """Raise InputError, before any work, if the run's data, models or objective cannot work.
 
-    Returns the sentences of `check_weights`.
+    Returns the sentences of `recipe.check_weights`.
     """
     data = data or StudyData(run)
-    run = resolve(run, data=data)
+    run = recipe.resolve(run, data=data)
     of_run = data.with_extra(run)
     check_objective(run, len(of_run.classes))
     study = Study(name="one", run=run)
     check_study(study, of_run, fingerprints=False)
-    return check_weights(study, StudyModels.of(study, of_run), of_run, is_new=True)
+    return recipe.check_weights(study, recipe.StudyModels.of(study, of_run), of_run, is_new=True)
 
 
 def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str, str]:
@@ -250,9 +235,11 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     if data.extra is not None:
         made_of["extra images"] = data.extra.fingerprint
     # the first of each name, and of each number of images
-    by_name = {(each.teacher, each.train_images): each for each in reversed(teachers(study))}
-    of_teachers = [(each, initial_teacher(each, data)) for each in reversed(by_name.values())]
-    of_students = [(each, make_student(each, data)) for each in students(study)]
+    by_name = {(each.teacher, each.train_images): each for each in reversed(recipe.teachers(study))}
+    of_teachers = [
+        (each, teachers.initial_teacher(each, data)) for each in reversed(by_name.values())
+    ]
+    of_students = [(each, make_student(each, data)) for each in recipe.students(study)]
     if fingerprints:  # before the models are probed, which changes running statistics
         pairs: list[tuple[Role, Run, Model]] = [("teacher", *pair) for pair in of_teachers]
         for role, each, model in [*pairs, *(("student", *pair) for pair in of_students)]:
@@ -262,7 +249,7 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
     whole = "head" not in ends_of(study.values("trainable"))
     for _, student in of_students:
         for each, teacher in of_teachers:
-            views = probe_teacher(each, data, teacher, student)
+            views = teachers.probe_teacher(each, data, teacher, student)
         probe(student, views, len(data.classes), whole=whole)
         batches = study.values("batch_size")
         has_statistics = whole and "train" in study.values("batch_norm")  # type: ignore[operator]
@@ -279,7 +266,7 @@ def check_study(study: Study, data: Data, fingerprints: bool = True) -> dict[str
 
 
 def find_warnings(
-    study: Study, data: Data, models: StudyModels, faults: Sequence[str]
+    study: Study, data: Data, models: recipe.StudyModels, faults: Sequence[str]
 ) -> Iterator[str]:
     """Yield a sentence for what makes a study slower or less useful, `faults` among them.
 
@@ -289,7 +276,7 @@ def find_warnings(
         models: Its models.
         faults: Of `recipe.find_faults` and `recipe.check_weights`.
     """
-    other_views = list(find_other_views(study, data, models))
+    other_views = list(recipe.find_other_views(study, data, models))
     yield from flags_without_effect(study)
     yield from data.warnings
     yield from faults
@@ -297,7 +284,7 @@ def find_warnings(
     yield from describe_fixed_students(study)
     if fault := Cache(study.cache, study.cache_gb).fault():
         yield fault
-    used = len({run.teacher_number for run in numbered(study, teachers(study))})
+    used = len({run.teacher_number for run in recipe.numbered(study, recipe.teachers(study))})
     if used < study.run.teachers:
         yield f"--repeats {study.repeats} uses only {used} of --teachers {study.run.teachers}"
     if not study.has_plain:
@@ -354,7 +341,7 @@ class OneBatch:
     @staticmethod
     def of(run: Run, data: Data, device: torch.device) -> "OneBatch":
         """Build the models of a resolved run, the teacher before any fine-tuning, and a batch."""
-        teacher = networks(initial_teacher(member, data) for member in run.teacher_members)
+        teacher = networks(teachers.initial_teacher(member, data) for member in run.teacher_members)
         student = make_student(run, data).place(device, run.precision)
         for model in teacher:
             model.place(device, run.precision).freeze().set_mode(False)

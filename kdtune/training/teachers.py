@@ -36,13 +36,7 @@ from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources, view_size
 from kdtune.training.epoch import Epoch, file_names
 from kdtune.training.loop import Checkpoint, milestones, train
-from kdtune.training.recipe import (
-    OF_INPUT,
-    numbered,
-    resolve,
-    untrained,
-    whole_teachers,
-)
+from kdtune.training.recipe import OF_INPUT, numbered, resolve, untrained, whole_teachers
 
 # Accuracy of a teacher on the splits of the data, over the stream that the runs share.
 
@@ -143,11 +137,7 @@ MAX_EXCHANGED = 3
 
 
 def _find_alternatives(
-    run: Run,
-    data: Data,
-    teacher: Teacher,
-    resources: Resources,
-    answers: Mapping[str, Answers],
+    run: Run, data: Data, teacher: Teacher, resources: Resources, answers: Mapping[str, Answers]
 ) -> Iterator[Alternative]:
     """Yield changes with which a teacher is right on other images of train than it is.
 

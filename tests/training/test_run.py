@@ -86,7 +86,7 @@ def test_a_teacher_is_kept_for_its_weights(tmp_path: Path, monkeypatch: pytest.M
     run = replace(SMALL, epochs=1, teacher_epochs=1)
     list(fine_tune(run, tmp_path, Resources()))
     list(distill(run, tmp_path, Resources()))
-    monkeypatch.setattr("kdtune.training.run.load_teacher", None)  # which is not called again
+    monkeypatch.setattr("kdtune.training.teachers.load_teacher", None)  # which is not called again
     searched = replace(run, optimizer="adamw", weight_decay=0.1, batch_size=32)
     list(distill(searched, tmp_path, Resources()))
     monkeypatch.undo()
