@@ -22,7 +22,7 @@ from kdtune.config.fields import name_of_data
 from kdtune.config.files import TURNS, oriented
 from kdtune.config.run import Orientation
 from kdtune.config.text import printable
-from kdtune.deploy.onnx import OUTPUT, Predict, Signature
+from kdtune.deploy.onnx import OUTPUT, Agreement, Predict, Signature
 from kdtune.deploy.subject import Facts, Subject
 from kdtune.models.classifier import describe_preprocessing
 from kdtune.results.comparison import completed
@@ -291,6 +291,25 @@ def _teacher_accuracy(subject: Subject) -> tuple[str, float] | None:
         if value is not None and not pd.isna(value):
             return split, float(value)
     return None
+
+
+# What the check of a file has found: against PyTorch, the study's record, and Pillow.
+
+
+def describe_check(
+    subject: Subject, agreement: Agreement, logits: Tensor, predict: Predict
+) -> list[str]:
+    """Return sentences on the check of an exported file.
+
+    Args:
+        subject: the student.
+        agreement: of the file with PyTorch.
+        logits: of PyTorch on the split that judges, [N, K].
+        predict: the exported file.
+    """
+    agrees = sentences().check(agreement, subject)
+    notes = [agrees, compare_recorded(subject, logits), compare_pillow(subject, logits, predict)]
+    return [note for note in notes if note]
 
 
 # Comparison of a student with the predictions that its study recorded.

@@ -14,14 +14,7 @@ from safetensors.torch import load_file, save_file
 from kdtune.config.files import STUDENTS, atomic_write, writing
 from kdtune.config.text import InputError, check_packages
 from kdtune.deploy import onnx as onnx_files
-from kdtune.deploy.card import (
-    as_texts,
-    card,
-    compare_pillow,
-    compare_recorded,
-    describe_file,
-    sentences,
-)
+from kdtune.deploy.card import as_texts, card, describe_check, describe_file
 from kdtune.deploy.int8 import export_int8
 from kdtune.deploy.onnx import Agreement, Graph, Predict, compare_logits, run_all
 from kdtune.deploy.subject import BEST, CARD, Subject, read_facts, write_card, write_facts
@@ -202,12 +195,7 @@ def _write(
         f"Wrote {file}: {chosen.title}, from {subject.signature.name}, "
         f"{subject.signature.type_name} [{shape}], to logits [batch, {len(student.classes)}]."
     )
-    notes = [
-        sentences().check(agreement, subject),
-        compare_recorded(subject, logits),
-        compare_pillow(subject, logits, chosen.read(subject, file)),
-    ]
-    notes = [line for line in notes if line]
+    notes = describe_check(subject, agreement, logits, chosen.read(subject, file))
     for line in notes:
         write(line)
     write_facts(file, facts | {"check": {"on": views, **vars(agreement)}, "notes": notes})

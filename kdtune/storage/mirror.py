@@ -22,14 +22,7 @@ from kdtune.config.study import Study
 from kdtune.config.text import InputError, LeaseLostError, did_you_mean, first_line
 from kdtune.storage.folder import lock_study
 from kdtune.storage.records import Line, Mark, Records, is_running, read_lines, read_study
-from kdtune.storage.store import (
-    BULK_BYTES,
-    SHORT_RETRY_TIMEOUT_SECONDS,
-    ConflictError,
-    Object,
-    Store,
-    Version,
-)
+from kdtune.storage.store import BULK_BYTES, ConflictError, Object, Store, Version
 
 # Copies between a study's working folder on this machine and its place on an object store.
 #
@@ -430,6 +423,9 @@ def read_holder(lease: Object | None) -> dict[str, Any]:
 
 READ = (files.STUDY, files.PROVENANCE, files.PREDICTIONS, files.COSTS, files.TEACHER_ACCURACY)
 """Files that `load` and the report read, besides the records."""
+SHORT_RETRY_TIMEOUT_SECONDS = 10.0
+"""Failed requests of a driver that starts, and of a reader, are retried for this time: they have no
+results to lose."""
 
 
 def fetch(uri: str) -> tuple[Path, bool]:

@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore import exceptions as errors
 from obstore.store import MemoryStore, from_url
 
 from kdtune.config.files import AZURE, S3, atomic_write, check_uri
@@ -196,8 +190,6 @@ def _memory(root: str) -> MemoryStore:
 
 RETRY_TIMEOUT_SECONDS = 120.0
 """Failed requests are retried for this time."""
-SHORT_RETRY_TIMEOUT_SECONDS = 10.0
-"""The same for a driver that starts and for a reader, which have no results to lose."""
 FIRST_WAIT = 0.5
 """Time before the first retry, in seconds; it doubles with each."""
 ANSWER_SECONDS = 10.0
@@ -211,7 +203,7 @@ PART_BYTES, PARTS_AT_ONCE = 5 * 2**20, 4
 DOWNLOADS_AT_ONCE = 16
 """Files that are fetched at once: latency, not bandwidth, limits small objects."""
 PERMANENT = ("NoSuchBucket", "ContainerNotFound", "AccessDenied", "InvalidAccessKeyId")
-PERMANENT_KINDS = (PermissionDeniedError, UnauthenticatedError, NotImplementedError)
+PERMANENT_KINDS = (errors.PermissionDeniedError, errors.UnauthenticatedError, NotImplementedError)
 
 CAUSES = (
     (re.compile(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", re.DOTALL), "{}: {}"),
@@ -266,7 +258,7 @@ class Store:
         instead of writing."""
         try:
             self._store = self.retry(lambda: connect(self.uri, ANSWER_SECONDS))
-        except (BaseError, OSError) as error:
+        except (errors.BaseError, OSError) as error:
             raise InputError(f"{uri} cannot be reached ({first_line(error)})") from None
 
     def put(self, file: Path, name: str, version: Version | None = None) -> Version:
@@ -409,10 +401,10 @@ def _os_errors(bucket: bool = False) -> Iterator[None]:
     """
     try:
         yield
-    except (BaseError, FileNotFoundError, NotImplementedError) as error:
+    except (errors.BaseError, FileNotFoundError, NotImplementedError) as error:
         text = str(error)
         kind: type[OSError] = OSError
-        if isinstance(error, AlreadyExistsError | PreconditionError):
+        if isinstance(error, errors.AlreadyExistsError | errors.PreconditionError):
             kind = ConflictError
         elif isinstance(error, PERMANENT_KINDS) or any(code in text for code in PERMANENT):
             kind = PermanentError
