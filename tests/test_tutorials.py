@@ -20,7 +20,7 @@ PAGES = (
     ("first_study",),
     ("your_photographs", "read_the_verdict", "ship_the_student"),  # of one study
 )
-SHORT = "--epochs 1 --teacher-epochs 1 --repeats 2"
+SHORT = {"--epochs": "1", "--teacher-epochs": "1", "--repeats": "2"}
 """Flags after those of a study."""
 BLOCK = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -69,7 +69,7 @@ def test_the_commands_of_tutorials_run(pages: Sequence[str], folder: Path) -> No
             words = shlex.split(text)
             words[:1] = [sys.executable] if words[0] == "python" else words[:1]
             if "kdtune.search" in words:
-                words += SHORT.split()
+                words += chain(*((flag, n) for flag, n in SHORT.items() if flag not in words))
             ended = subprocess.run(words, cwd=folder, capture_output=True, text=True)
             assert ended.returncode <= ("--check" in words), f"{text}\n{ended.stdout}{ended.stderr}"
             commands += 1
