@@ -1,6 +1,6 @@
-"""Print the summary, the comparison with the baseline and the conclusion of a study.
+"""Print the conclusion, the differences from the baseline and the best configuration of a study.
 
-python -m kdtune.analysis runs/fashion [--by alpha] [--metric acc] [--scope last] [--format md]
+python -m kdtune.analysis runs/fashion [--verbose] [--metric acc] [--scope last] [--format md]
 python -m kdtune.analysis runs/fashion runs/other          studies of the same data, side by side
 python -m kdtune.analysis runs                             a list of the studies
 python -m kdtune.analysis runs/fashion --against teacher --margin 1    may the student replace it?
@@ -21,17 +21,17 @@ from kdtune.config.files import existing_file
 from kdtune.config.run import HYPERPARAMETERS
 from kdtune.config.study import Format
 from kdtune.config.task import METRICS
-from kdtune.config.text import printable_lines
+from kdtune.config.text import printable_lines, wrap_lines
 
 _COLUMN = Setting(metavar="COLUMN")
-_LIMITS, _JUDGED = ComparisonFlags.for_one_study, ("against", "margin", "slices")
+_OTHERS = (*ComparisonFlags.for_one_study, "against", "margin", "slices")
 _TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 """Endings of the names of tables."""
 
 
 @dataclass(frozen=True)
 class AnalysisFlags(ComparisonFlags):
-    """Print the results of a study: the table, the comparison with the baseline, the conclusion.
+    """Print the results of a study: conclusion, differences from the baseline, best configuration.
 
     Several studies of the same data are compared with the first; the studies of a folder are
     listed. A table of results made elsewhere (csv, parquet) has flags of its own:
@@ -39,15 +39,18 @@ class AnalysisFlags(ComparisonFlags):
     """
 
     by: Annotated[tuple[str, ...], Setting(metavar=f"[{one_of(HYPERPARAMETERS)} [...]]")] = ()
-    """Hyperparameters that distinguish the rows. By default those that were searched."""
+    """Hyperparameters that distinguish the rows of the summary, as --verbose prints it. By default
+    those that were searched."""
     columns: Annotated[tuple[str, ...], Setting(metavar=f"[{one_of(METRICS)} [...]]")] = ()
-    """Metrics of the table, on val. By default acc, ce, teacher_acc, logit_diff and agreement; of a
-    training function all that it reports."""
+    """Metrics of the summary, on val. By default acc, ce, teacher_acc, logit_diff and agreement; of
+    a training function all that it reports."""
     format: Format = "md"
     """Format of the table; md is for reading, csv and json have all columns."""
     pooled: bool = False
     """Mean and SD over all epochs of all repeats, as some papers report them. That SD describes the
     learning curve, not the variation between repeats."""
+    verbose: bool = False
+    """Print also the summary of all configurations, methods, costs and what would help."""
     strict: bool = False
     """Exit with code 3 if a trial is missing, failed or truncated, or the records look wrong."""
     drop: tuple[str, ...] = ()
@@ -67,7 +70,7 @@ class AnalysisFlags(ComparisonFlags):
     slices: Annotated[str | None, Setting(path=True, metavar="FILE")] = None
     """Table (csv, parquet) with the column example (its index in test, or in val without test, or
     its file) and other columns: the difference is also given for each of their values."""
-    for_one_study = ("by", "columns", "pooled", "drop", "restore", "reason", *_LIMITS, *_JUDGED)
+    for_one_study = ("by", "columns", "pooled", "verbose", "drop", "restore", "reason", *_OTHERS)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,7 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     from kdtune.results.results import criterion_of, load
     from kdtune.results.several import is_folder_of_studies
     from kdtune.results.tables import read_table
+    from kdtune.results.words import sentence
 
     run = flags.runs[0]
     if len(flags.runs) > 1 or is_folder_of_studies(run):
@@ -212,8 +216,11 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
         verdict = replaces(results, flags.against, margin, (), criterion, slices)
         return verdict.text(flags.format), results.warnings
     if flags.format == "md" and not flags.pooled:
-        text = results.text(flags.by, columns, criterion)
-        return "\n\n".join([text, *recorded_sentences(results)]), results.warnings
+        brief = not (flags.verbose or flags.by or columns)
+        text = results.text(flags.by, columns, criterion, brief=brief)
+        text = wrap_lines("\n\n".join([text, *recorded_sentences(results)]))
+        more = f"\n\n{sentence('more tables', folder=run)}" * brief
+        return text + more, results.warnings
     table = results.summary(flags.by, columns, flags.scope, flags.pooled, full=True)
     text = format_table(table, flags.format)
     if flags.format == "md":

@@ -1,6 +1,6 @@
 """Run a study: every configuration in every repeat; print the results.
 
-python -m kdtune.search [EXPERIMENT.py] [--flags] [--check]
+python -m kdtune.search [EXPERIMENT.py] [--flags] [--check] [--verbose]
 
 What Python has of a study is here, too: `kdtune.run`, `kdtune.load` and results with figures, which
 joins results and reporting. matplotlib is loaded when a figure is drawn, torch and Ray when a study
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from kdtune.config.fields import check
 from kdtune.config.study import Study, check_new_study
-from kdtune.config.text import InputError, printable_lines, shown
+from kdtune.config.text import InputError, printable_lines, shown, wrap_lines
 from kdtune.results import results
+from kdtune.results.replacement import recorded_sentences
+from kdtune.results.words import sentence
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -150,7 +152,7 @@ def _with_figures(read: results.Results) -> Results:
 
 
 def main(study: Study) -> int:
-    """Run the study or resume it; print the table and the verdict. A complete one is only read.
+    """Run the study or resume it; print what it has found. A complete one is only read.
 
     With --check only look for what would be wrong.
 
@@ -173,11 +175,9 @@ def main(study: Study) -> int:
     complete = read_complete(study)
     if complete is None:
         complete = run(study)  # loads torch and Ray
-    folder = study.uri or complete.folder
-    students = ", students/" * complete.task.is_distillation
-    print(f"\nResults are in {folder}: trials.parquet, epochs.parquet, summary.csv{students}, ...")
-    print(f"For figures and one page of all results: python -m kdtune.report {folder}")
+    text = "\n\n".join([complete.text(brief=not study.verbose), *recorded_sentences(complete)])
+    print(f"\n{wrap_lines(printable_lines(text))}\n")
     for warning in complete.warnings:
         print(f"warning: {printable_lines(warning)}")
-    print(f"\n{printable_lines((complete.folder / 'summary.md').read_text('utf-8'))}")
+    print(sentence("results are in", results=complete, folder=study.uri or complete.folder))
     return 0 if "completed" in set(complete.trials.status) else 1

@@ -65,7 +65,7 @@ MAX_RUNS = 1_000_000
 """Runs of a study: configurations times repeats."""
 OF_FUNCTION = ("metric", "mode", "baseline", "unless", "epochs")
 """Fields of a study that are for a training function of its own."""
-NOT_SAVED = ("flags", "tracker", "notify", "dump", "check")
+NOT_SAVED = ("flags", "tracker", "notify", "dump", "check", "verbose")
 """Fields that are no part of a study: how it was asked for and who hears of it. A command for
 notify may hold a password."""
 
@@ -232,6 +232,9 @@ class Study:
     """Run no trial, but print what would be wrong with the study: fine-tune the teacher, and train
     each student for one epoch, with distillation and without. Exit code 1: something is. Not part
     of study.json."""
+    verbose: Annotated[bool, _SEARCH] = field(default=False, compare=False, repr=False)
+    """Print every setting before the trials, and means, costs and methods after them. Not part of
+    study.json."""
     flags: Annotated[tuple[str, ...], _NO_FLAG] = field(default=(), compare=False, repr=False)
     """Set by the command line: the fields that flags have given. Not part of study.json."""
 

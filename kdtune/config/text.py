@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 from unicodedata import category
 
@@ -46,6 +48,19 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Return the text with each of its lines as `printable` returns it."""
     return "\n".join(map(printable, text.split("\n")))
+
+
+def wrap_lines(text: str, indent: str = "") -> str:
+    """Return the text with lines of at most 80 characters, as far as words and tables allow.
+
+    Args:
+        text: Lines; rows of tables begin with "|" and stay as they are.
+        indent: Of the second and later parts of a line.
+    """
+    wrap = partial(
+        fill, width=80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(line if line.startswith("|") else wrap(line) for line in text.split("\n"))
 
 
 def in_spreadsheet(text: str) -> str:

@@ -12,11 +12,17 @@ import torch
 
 from kdtune.config.fields import Role, is_output_file
 from kdtune.config.files import CHECKPOINT, COSTS, TEACHER_ACCURACY
-from kdtune.config.records import Cost, TeacherAccuracy, read_costs, write_costs
+from kdtune.config.records import (
+    Cost,
+    TeacherAccuracy,
+    read_costs,
+    read_teacher_accuracy,
+    write_costs,
+)
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import find_metric
-from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line
+from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line, wrap_lines
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
@@ -28,9 +34,9 @@ from kdtune.planning.ledger import EpochTime
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_folder
 from kdtune.raytune.machines import TrialResources, describe_ray_error
-from kdtune.raytune.progress import print_recipe
 from kdtune.raytune.recorder import SilenceWatch
 from kdtune.results.warnings import check_teachers
+from kdtune.results.words import sentence
 from kdtune.statistics.intervals import by_group
 from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
@@ -105,7 +111,13 @@ def prepare(
     data_set = data_record(data)
     models = StudyModels.of(study, data)
     rows = recipe.recipe_rows(asked, study, saved.study if saved else None, data, models)
-    recipe_lines = recipe.format_recipe(rows)
+    lines = recipe.format_recipe(rows)
+    if not asked.verbose:
+        facts: dict[str, Any] = {"values": {row.setting: row.value for row in rows}, "data": data}
+        facts["device"] = study.device if study.address else device_of(study).type
+        measured = read_teacher_accuracy(study.folder)
+        text = sentence("recipe", study=study, runs=len(study.runs()), measured=measured, **facts)
+        lines = wrap_lines(text, " " * 12).split("\n")
     faults = recipe.find_faults(study, data)
     faults += recipe.check_weights(study, models, data, is_new=saved is None)
     transforms = recipe.transforms_of(study, data, models, faults)
@@ -115,7 +127,7 @@ def prepare(
         partial(run_trial, epochs),
         warnings=list(find_warnings(study, data, models, faults)),
         data=study_data,
-        recipe_lines=recipe_lines,
+        recipe_lines=lines,
         provenance={
             "classes": data.classes,
             "data_set": data_set,
@@ -421,9 +433,8 @@ def time_epochs(study: Study, runs: Mapping[str, Run], data: StudyData) -> dict[
 def print_and_measure(prepared: PreparedStudy, data: StudyData, mirror: Mirror) -> None:
     """Print the recipe of a study and what its data are; measure costs while Ray does not run."""
     study = prepared.study.absolute()
-    print_recipe(f"Recipe of {study.uri or study.folder}:", prepared.recipe_lines)
-    for line in describe_data(data.with_extra(study.run)):
-        print(line)
+    title, facts = f"Recipe of {study.uri or study.folder}:", data.with_extra(study.run)
+    print(title, *prepared.recipe_lines, *describe_data(facts), sep="\n")
     measure_before_ray(study, data, mirror)
 
 

@@ -6,9 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from datetime import timedelta
-from html import escape
 from signal import SIGKILL
 from typing import Any
 
@@ -31,7 +29,7 @@ from kdtune.statistics.intervals import mean_interval, paired_difference
 from kdtune.streams.cache import Cache
 from kdtune.training.recipe import Progress, describe_build
 
-# Outputs of a notebook's cell: one that is replaced at each update, and one that is folded.
+# Output of a notebook's cell that is replaced at each update.
 #
 # IPython is imported where it is used: kdtune does not need it, and a notebook has it.
 
@@ -58,18 +56,6 @@ class NotebookOutput:
             self._handle = display(content, raw=True, display_id=True)
         else:
             self._handle.update(content, raw=True)
-
-
-def print_recipe(title: str, lines: Sequence[str]) -> None:
-    """Print a title and the table of a study's recipe below it; in a notebook it is folded."""
-    if not Progress().in_notebook:
-        print(title, *lines, sep="\n")
-        return
-    from IPython.display import display
-
-    text = "\n".join(lines)
-    html = f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
-    display({"text/plain": f"{title}\n{text}", "text/html": html}, raw=True)
 
 
 # Progress of a study: a live table on a terminal or in a notebook, otherwise lines.

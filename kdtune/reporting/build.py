@@ -31,8 +31,9 @@ from kdtune.results.words import effort_text
 MAX_NUMBERS = 40_000
 """Numbers of epochs in the data of the page; of more, only every k-th epoch is kept."""
 FIGURES_OF_SECTIONS = {
+    "first_figures": ("differences",),
     "summary_figures": ("repeats", "heat-map"),
-    "comparison_figures": ("differences", "fidelity"),
+    "comparison_figures": ("fidelity",),
     "label_figures": ("labels",),
     "cost_figures": tuple(plots.FRONTIERS),
     "sensitivity_figures": ("importance",),
@@ -186,6 +187,7 @@ def study_html(results: Results) -> str:
         comparison=comparison,
         max_rows=MAX_NOTEBOOK_ROWS,
         figure=figure,
+        best=results.best_text(),
     )
 
 

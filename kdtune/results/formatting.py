@@ -11,6 +11,7 @@ from kdtune.config.study import Format
 from kdtune.config.text import TABLE_DIGITS, in_spreadsheet, short
 from kdtune.results.comparison import Criterion
 from kdtune.results.design import p_value
+from kdtune.results.frames import short_model
 
 
 def format_table(table: pd.DataFrame, format: Format = "md") -> str:
@@ -63,6 +64,7 @@ def comparison_rows(
     criterion: Criterion,
     anytime_level: float | None = None,
     full: bool = False,
+    brief: bool = False,
 ) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of a table of comparisons as text.
 
@@ -76,33 +78,38 @@ def comparison_rows(
         criterion: by which the table was made.
         anytime_level: see `compare`.
         full: whether there are columns for max-T, win rate and correlation.
+        brief: whether there are only difference, interval, n and p, and models have short names.
     """
     columns = by if isinstance(by, Mapping) else {f"config/{name}": name for name in by}
     unit = "points" if criterion.in_points else criterion.metric
     interval, p = "95% CI (simultaneous)", "p (Holm)"
     if anytime_level is not None:
         interval, p = f"{100 * (1 - anytime_level):g}% CI (always-valid)", "p (always-valid)"
+    if brief:  # the caption says which
+        interval, p = (name.partition(" (")[0] for name in (interval, p))
     has_here = "low_here" in table and anytime_level is None and table.n_images.notna().any()
     has_wins = "wins" in table and table.wins.notna().any()
     is_paired = table.get("paired", pd.Series(True, table.index))
     rows = []
     for (_, row), paired in zip(table.iterrows(), is_paired, strict=True):
         cells = [(head, cell(row[name])) for name, head in columns.items()]
+        if brief:
+            cells = [(n, short_model(v) if n in ("student", "teacher") else v) for n, v in cells]
         cells.append((f"difference ({unit})", difference_text(row, criterion.scale)))
         cells.append((interval, interval_text(row.low, row.high, criterion.scale)))
-        if has_here:
+        if has_here and not brief:
             here = interval_text(row.low_here, row.high_here, criterion.scale)
             cells.append((f"for these {criterion.task.examples}", here))
         cells += [("n", n_text(row)), (p, p_value(row.p_holm))]
         if full:
             cells.append(("p (max-T)", p_value(row.p_max_t)))
-        if has_wins:
+        if has_wins and not brief:
             wins = f"{row.wins:.0f}/{row.ties:.0f}/{row.losses:.0f}"
             cells.append(("wins/ties/losses", wins if paired else "-"))
         if full:
             cells.append(("win rate", _two_decimals(row.p_better)))
             cells.append(("correlation", _two_decimals(row.correlation)))
-        if not has_wins or not is_paired.all():
+        if not (has_wins or brief) or not is_paired.all():
             cells.append(("repeats", "paired" if paired else f"unpaired: {row.why}"))
         rows.append(cells)
     heads = [head for head, _ in rows[0]]

@@ -1,6 +1,7 @@
 """Results of a study: dataframes, tables, comparisons and the conclusion."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -24,8 +25,8 @@ from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
 from kdtune.storage.records import Round, read_provenance, read_study
 
-MAX_PRINTED_ROWS = 30
-"""Configurations in a printed table; if there are more, the best ones."""
+MAX_PRINTED_ROWS, MAX_BRIEF_ROWS = 30, 10
+"""Configurations in a printed table, and in a brief one; if there are more, the best ones."""
 
 
 def load(folder: str | Path) -> "Results":
@@ -56,11 +57,14 @@ class Conclusion:
     """See `Results.group_name`; None if there is one student, or none."""
     finding: str
     """See `words.verdict`."""
+    brief: str
+    """The same in one or two sentences."""
     doubts: Mapping[str, str]
     """See `warnings.find_doubts`."""
 
-    def __str__(self) -> str:
-        texts = [] if self.learned_nothing else [self.finding]
+    def text(self, brief: bool = False) -> str:
+        """Return finding and doubts, the finding perhaps in one or two sentences."""
+        texts = [] if self.learned_nothing else [self.brief if brief else self.finding]
         return self._of_student(" ".join([*texts, *map(words.capitalised, self.doubts.values())]))
 
     @property
@@ -616,7 +620,7 @@ class Results:
             names_recorded_best=self.deciding_round(criterion) is not None,
         )
 
-    def verdict(self, criterion: Criterion | None = None) -> str:
+    def verdict(self, criterion: Criterion | None = None, brief: bool = False) -> str:
         """Return the conclusion in words, a line for each student; see `words.verdict`.
 
             >>> print(results.verdict())
@@ -626,12 +630,16 @@ class Results:
 
         With limits on the cost of a student, of the criterion or of the study, the first line names
         the best student within them. Teachers that are less accurate than a student trained
-        without them come last.
+        without them come last. In brief these are left out, the conclusions are one or two
+        sentences, and that of a label curve is how many labels distilling is worth.
         """
         criterion = criterion or self.default_criterion
-        lines = [self.best_within_limits(criterion)]
-        lines += [str(conclusion) for conclusion in self.conclusions(criterion)]
-        if self.task.is_distillation:
+        lines, labels = [self.best_within_limits(criterion)], ""
+        if brief:
+            lines.append(labels := self.label_curve_text(criterion))
+        if not labels:
+            lines += [conclusion.text(brief) for conclusion in self.conclusions(criterion)]
+        if self.task.is_distillation and not brief:
             weak = warnings.find_weak_teachers(self.folder, self.search_trials)
             lines += map(words.capitalised, weak)
         return "\n".join(line for line in lines if line)
@@ -665,9 +673,9 @@ class Results:
                 teachers = read_teacher_accuracy(self.folder)
                 named = warnings.Named(row, found.kind, labels, by, criterion, *tables, teachers)
                 doubts = warnings.find_doubts(named)
-            text = words.verdict(rows, criterion, by, context, m)
+            text, brief = (words.verdict(rows, criterion, by, context, m, b) for b in (False, True))
             name = None if student is None else self.group_name(student)
-            yield Conclusion(name, text, doubts)
+            yield Conclusion(name, text, brief, doubts)
 
     def group_name(self, group: str) -> str:
         """Return one of `compared_students` in words, without the student if the study has one."""
@@ -731,56 +739,51 @@ class Results:
         context, default = self.context(criterion, self.student(best)), self.label(self.default)
         return words.default_text(table, criterion or self.default_criterion, default, context)
 
+    def best_text(self, criterion: Criterion | None = None) -> str:
+        """Return the best configuration and its means on val and test in words; "" without runs."""
+        criterion = criterion or self.default_criterion
+        if (best := self.best(criterion)) is None:
+            return ""
+        table, context = self.selection(criterion), self.context(criterion, self.student(best))
+        return words.best_sentence(table, criterion, self.label(best), context)
+
     def text(
         self,
         by: Sequence[str] = (),
         columns: Sequence[str] = (),
         criterion: Criterion | None = None,
+        *,
+        brief: bool = False,
     ) -> str:
-        """Return summary, comparison and conclusion as Markdown.
+        """Return conclusion, differences, best configuration, summary and costs as Markdown.
 
-        >>> print(results.text(columns=["acc"]))
-        | alpha |  n |             acc |
-        | ----: | -: | --------------: |
-        |   0.1 |  4 |   0.757 ± 0.010 |
-        |   0.5 |  4 | 0.7299 ± 0.0081 |
-        |     1 |  4 | 0.6969 ± 0.0069 |
-        ...
+            >>> print(results.text(columns=["acc"]))
+            Distillation (alpha = 0.1) improved validation accuracy by 6.0 percentage points
+            ...
+            | alpha |  n |             acc |
+            | ----: | -: | --------------: |
+            |   0.1 |  4 |   0.757 ± 0.010 |
+            |   0.5 |  4 | 0.7299 ± 0.0081 |
+            |     1 |  4 | 0.6969 ± 0.0069 |
+            ...
+
+        Args:
+            by: hyperparameters that tell the rows of the summary apart.
+            columns: metrics of the summary.
+            criterion: of the comparison.
+            brief: whether all but the first three are left out, and these are short.
         """
         criterion = criterion or self.default_criterion
-        columns, context = columns or self.task.table_metrics, self.context(criterion)
-        whole = self.summary(by, columns, criterion.scope, full=True)
-        parts = ["No run has completed."]
-        if len(table := summaries.best_rows(whole, criterion, MAX_PRINTED_ROWS)):
-            repeats, scope = self.repeats_phrase, criterion.scope
-            note = words.sentence("means", repeats=repeats, scope=scope)
-            parts = [formatting.format_table(table), note]
-        if len(table := self.compare(criterion)):
-            head, rows = formatting.comparison_rows(
-                table, self.by, criterion, context.anytime_level
-            )
-            effort = words.effort_text(self.effort, self.task)
-            parts += [
-                context.sentence("difference", metric=criterion.label),
-                formatting.markdown(head, rows[:MAX_PRINTED_ROWS]),
-                " ".join([*context.method(), effort]).rstrip(),
-            ]
-        if len(table := self.label_curve(criterion)):
-            parts.append(words.sentence("label curve", table=table, criterion=criterion))
-            parts.append(formatting.markdown(*formatting.label_curve_rows(table, criterion)))
-            parts.append(self.label_curve_text(criterion))
-        parts += costs.cost_text(self.costs, costs.teacher_files(self.study))
-        if best := self.best(criterion):
-            table, context = self.selection(criterion), self.context(criterion, self.student(best))
-            parts.append(words.best_sentence(table, criterion, self.label(best), context))
-            parts.append(self.default_text(criterion))
-            if not any(warnings.AT_THE_END in c.doubts for c in self.conclusions(criterion)):
-                parts.append(self.edges(criterion))
-        parts.append(words.choice_text(self.contenders(criterion), criterion, self.design))
-        verdicts = self.verdict(criterion)
-        if "\n" in verdicts:
-            verdicts = "\n".join(f"- {line}" for line in verdicts.split("\n"))
-        return "\n\n".join(part for part in [*parts, verdicts] if part)
+        columns = columns or self.task.table_metrics
+        summary = self.summary(by, columns, criterion.scope, full=True)
+        best = summaries.best_rows(summary, criterion, MAX_PRINTED_ROWS)
+        facts = {"r": self, "criterion": criterion, "brief": brief, "summary": best}
+        modules = {"formatting": formatting, "words": words, "costs": costs}
+        most = MAX_BRIEF_ROWS if brief else MAX_PRINTED_ROWS
+        text = words.sentence(
+            "results", table=self.compare(criterion), most=most, **facts, **modules
+        )
+        return re.sub("\n{3,}", "\n\n", text).strip()
 
 
 def criterion_of(flags: ComparisonFlags, results: Results | None = None) -> Criterion:

@@ -156,6 +156,7 @@ def verdict(
     by: Sequence[str] | None,
     context: ComparisonContext,
     m: int | None = None,
+    brief: bool = False,
 ) -> str:
     """Return the conclusion of a comparison, see `comparison.find`.
 
@@ -169,6 +170,7 @@ def verdict(
         context: baseline and repeats of the comparison.
         m: number of comparisons that p values and intervals account for; those of the table if it
             has them all.
+        brief: whether the conclusion is one or two sentences, without what would help.
     """
     finding = find(table, criterion.sign, context.level, context.any_time, m)
     is_against_no_distillation = criterion.has_task_baseline and criterion.task.is_distillation
@@ -181,8 +183,8 @@ def verdict(
     is_of_task = context.is_one_study and criterion.has_task_baseline
     help = advice = ""
     if finding.kind == "not significant":
-        advice = _advice(finding, criterion, context)
-    elif finding.kind == "better" and not context.any_time and _has_components(row):
+        advice = _advice(finding, criterion, context, brief)
+    elif finding.kind == "better" and not (brief or context.any_time) and _has_components(row):
         help = what_would_help(row, finding.m, criterion)
     return context.sentence(
         finding.kind,
@@ -197,6 +199,7 @@ def verdict(
         too_small=_is_too_small(finding, criterion, context),
         help=help,
         advice=advice,
+        brief=brief,
     )
 
 
@@ -254,7 +257,7 @@ def _is_too_small(finding: Finding, criterion: Criterion, context: ComparisonCon
     return is_open and detectable(finding.row, finding.m) > LARGE_DIFFERENCE
 
 
-def _advice(finding: Finding, criterion: Criterion, context: ComparisonContext) -> str:
+def _advice(finding: Finding, criterion: Criterion, context: ComparisonContext, brief: bool) -> str:
     """Return what ends the sentence on a difference that is not significant."""
     row = finding.row
     if context.any_time:
@@ -263,7 +266,7 @@ def _advice(finding: Finding, criterion: Criterion, context: ComparisonContext) 
         return sentence("equal runs")
     if not _has_components(row):
         return "."
-    return power_text(finding.tested, finding.m, criterion, context.is_one_study)
+    return power_text(finding.tested, finding.m, criterion, context.is_one_study, brief)
 
 
 def _has_components(row: pd.Series) -> bool:
@@ -330,7 +333,9 @@ def _has_independent_repeats(row: pd.Series) -> bool:
     return bool(row.df >= row.n - 1 and row.error <= 1.001 * as_crossed)
 
 
-def power_text(table: pd.DataFrame, m: int, criterion: Criterion, has_flags: bool = True) -> str:
+def power_text(
+    table: pd.DataFrame, m: int, criterion: Criterion, has_flags: bool = True, brief: bool = False
+) -> str:
     """Return what a study without a significant difference could detect, and what would help.
 
     It is about the first row of the table, which the verdict names.
@@ -340,6 +345,7 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion, has_flags: boo
         m: number of comparisons.
         criterion: by which the table was made.
         has_flags: whether the sentences may name flags of the study.
+        brief: whether it is only what the study could detect.
     """
     row, level = table.iloc[0], SIGNIFICANCE_LEVEL / m
     n, parts, images = f"{row.n:.0f}", _components(row), row.n_images
@@ -363,6 +369,7 @@ def power_text(table: pd.DataFrame, m: int, criterion: Criterion, has_flags: boo
     return sentence(
         "power",
         able=able,
+        brief=brief,
         gain=with_unit(gain, criterion) if is_improvement else None,
         repeats_help=repeats_help,
         tested=len(with_error),

@@ -247,7 +247,7 @@ def test_teacher_then_distill_then_search_then_analysis(
     assert text.count("student") == 2 and "mixup" not in text  # "the student NAME"
 
     line = f"{student} --alpha 0.1 1 --repeats 3"
-    text = printed(kdtune.search, parse("search", line.split()))
+    text = " ".join(printed(kdtune.search, parse("search", line.split())).split())
     assert "epoch " not in text  # the teacher was there
     assert "significant difference" in text or "Distillation" in text
 

@@ -240,7 +240,8 @@ def test_missing_predictions_prevent_the_correction(tmp_path) -> None:
 
 def test_a_study_that_has_just_begun_can_be_read(tmp_path) -> None:
     made = make(tmp_path, {0.5: [None], 1.0: [None]})
-    assert made.text().endswith(made.verdict()) and made.verdict().startswith("No conclusion")
+    assert made.text() == f"{made.verdict()}\n\nNo run has completed."
+    assert made.verdict().startswith("No conclusion")
     assert made.status == "incomplete, not running: 0 of 2 runs completed"
     for table in (made.summary(), made.configs, made.compare(), made.sensitivity(), made.spread()):
         assert not len(table)
