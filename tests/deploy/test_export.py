@@ -407,7 +407,7 @@ def test_the_lines_predict_without_torch_ray_and_kdtune(exported: All) -> None:
     for k in range(len(want)):
         Image.fromarray(TEST.inputs[k, 0].numpy()).save(done.file.parent / f"{k}.png")
     without = "import sys\nsys.modules |= dict.fromkeys(('torch', 'ray', 'kdtune', 'pandas'))"
-    for page in (done.card, ROOT / "docs" / "export.md", ROOT / "README.md"):
+    for page in (done.card, ROOT / "docs" / "export.md"):
         lines = page.read_text().split("```python\n")[1].split("```")[0]
         programs = "".join(f"\nexec({lines.replace('image.png', f'{k}.png')!r})" for k in range(40))
         words = [sys.executable, "-c", without + programs]
@@ -542,10 +542,10 @@ def test_code_is_shown_as_it_is_and_the_head_is_yaml() -> None:
 def test_views_of_pillow(interpolation: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for rounding: 2 of 255 levels is what 153 photographs showed at most.
 
-    The lines of README.md, which read sizes from the file, make the same pixels as the card's.
+    The lines of docs/export.md, which read sizes from the file, make the same pixels as the card's.
     """
-    file, of_readme = here / "image.png", {}
-    lines = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    file, of_docs = here / "image.png", {}
+    lines = (ROOT / "docs" / "export.md").read_text().split("```python\n")[1].split("```")[0]
     facts = {"classes": '["ant"]'}
     session = SimpleNamespace(get_modelmeta=lambda: SimpleNamespace(custom_metadata_map=facts))
     session.run = lambda *_: np.zeros((1, 1, 1))
@@ -560,8 +560,8 @@ def test_views_of_pillow(interpolation: str, here: Path, monkeypatch: pytest.Mon
             want = Resizing(crop, interpolation)(decode(str(file), "exif"), size)  # type: ignore[arg-type]
             assert mine.shape == want.shape and (mine.int() - want.int()).abs().max() <= 2
             facts["resize"] = json.dumps(vars(resize))
-            exec(lines, of_readme)
-            np.testing.assert_array_equal(of_readme["images"][0], mine)
+            exec(lines, of_docs)
+            np.testing.assert_array_equal(of_docs["images"][0], mine)
 
 
 def test_the_lines_read_an_image_as_kdtune_does(here: Path) -> None:
