@@ -160,7 +160,8 @@ def freeze_objects(study: Study, ray_init: Mapping[str, Any] | None = None) -> S
     Raises:
         InputError: A model cannot be copied, or the study does not run on this machine alone.
     """
-    passed = study.run.objects.passed
+    if not (passed := study.run.objects.passed):
+        return study
     kinds = {name: kind for name, kind in object_names(study).items() if name in passed}
     if not kinds:
         return study
