@@ -183,7 +183,7 @@ def test_ctrl_c_exits_130_and_the_same_command_goes_on(
 
     assert main(study) == 0
     output = capsys.readouterr().out
-    assert "val/acc" not in output and "mean" in output
+    assert "val/acc" not in output and "Best configuration: alpha = 1. Mean" in output
     after = read_lines(study.folder)[0]
     assert after[: len(before)] == before
     assert ended not in [x["trial_id"] for x in after[len(before) :] if x["kind"] == "start"]
