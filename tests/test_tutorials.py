@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 
 import pytest
@@ -41,12 +41,9 @@ def steps(text: str) -> Iterator[tuple[str, str]]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with what tutorials take: photographs, and weights of models, of no use."""
-    number = 0
-    for split, each in (("train", 16), ("val", 8)):
-        for kind in ("ants", "bees"):
-            for _ in range(each):
-                number += 1
-                save(photo(number), tmp_path / f"hymenoptera_data/{split}/{kind}/{number}.jpg")
+    places = product(("train", "val"), ("ants", "bees"), range(16))
+    for number, (split, kind, _) in enumerate(places):
+        save(photo(number), tmp_path / f"hymenoptera_data/{split}/{kind}/{number}.jpg")
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     (tmp_path / "weights").mkdir()
     for name in ("tf_efficientnet_lite0", "tf_efficientnet_lite2"):

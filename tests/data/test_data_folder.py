@@ -294,10 +294,7 @@ def test_files_of_passed_data_are_compared_by_content_on_another_machine(root3):
 
 
 def test_subsets_folds_and_cuts_keep_the_stamps(root3):
-    for run in (
-        Run(data=str(root3), folds=2),
-        Run(data=str(root3), extra="rest", train_images=2),
-    ):
+    for run in (Run(data=str(root3), folds=2), Run(data=str(root3), extra="rest", train_images=2)):
         data = add_extra(load_data(run), run)
         for split in data.splits.values():
             assert split.stamps is not None and len(split.stamps) == len(split)

@@ -720,9 +720,7 @@ def test_the_record_comes_first_and_the_finals_change_nothing(study: Study) -> N
     assert distilled is not None and round_.ranking[0] == distilled.run.config_id
 
 
-def test_an_extension_begins_another_round_and_more_final_repeats_do_not(
-    raced: list[Line],
-) -> None:
+def test_an_extension_begins_another_round_and_more_final_repeats_do_not(raced: list[Line]) -> None:
     lines = raced
     more = replace(RACE, repeats=6)  # more confirmation, so the finalists may change
     extended = play(more, curve, lines=lines)

@@ -92,9 +92,7 @@ def test_a_ray_told_to_end_with_this_process_is_an_interruption(name: str, rayle
         local_ray.check_local_ray()
 
 
-def test_a_second_study_and_what_is_none_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_second_study_and_what_is_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor() as pool:
         second = partial(pool.submit, driver.run, Study())
         monkeypatch.setattr(driver, "_located", lambda _: second().result())

@@ -19,16 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from study_folders import (
-    at,
-    cost,
-    draw,
-    edit_json,
-    make,
-    make_final,
-    trials_of,
-    write_predictions,
-)
+from study_folders import at, cost, draw, edit_json, make, make_final, trials_of, write_predictions
 
 import kdtune
 import kdtune.analysis

@@ -399,7 +399,7 @@ COMPUTATION: list[dict[str, Any]] = [
         {"inference_batch": 64},
         {"mixup": 0.2},
         {"cutmix": 0.2},
-    ),
+    )
 ]
 
 
