@@ -433,7 +433,7 @@ def time_epochs(study: Study, runs: Mapping[str, Run], data: StudyData) -> dict[
 def print_and_measure(prepared: PreparedStudy, data: StudyData, mirror: Mirror) -> None:
     """Print the recipe of a study and what its data are; measure costs while Ray does not run."""
     study = prepared.study.absolute()
-    title, facts = f"Recipe of {study.uri or study.folder}:", data.with_extra(study.run)
+    title, facts = f"Recipe of {study.uri or prepared.study.folder}:", data.with_extra(study.run)
     print(title, *prepared.recipe_lines, *describe_data(facts), sep="\n")
     measure_before_ray(study, data, mirror)
 

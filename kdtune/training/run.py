@@ -42,6 +42,8 @@ MAX_IDLE_KINDS = 4
 MAX_SKIPPED = 16
 """Steps that fp16 may leave out in an epoch without a warning, or one of so many: as many halvings
 take the scale of the gradients from its first value, 2^16, to 1."""
+FEW_IMAGES = 4
+"""Images of a step that is measured where one of a whole batch would take more than a second."""
 SKIPPED = "were left out: gradients were not finite in fp16; --precision fp32 has a larger range"
 
 
@@ -362,6 +364,11 @@ class OneBatch:
             return torch.zeros_like(self.training.student(views))
         return combine([member(views) for member in self.teacher])
 
+    def first(self, count: int) -> "OneBatch":
+        """Return the same models with the first images of the batch only."""
+        batch = replace(self.batch, labels=self.batch.labels[:count], views=self.inference[:count])
+        return replace(self, inference=self.inference[:count], batch=batch)
+
     def steps(self) -> Iterator[Tensor]:
         """Train on the batch again and again, as a run does; yield the losses.
 
@@ -396,15 +403,19 @@ def time_epoch(run: Run, data: Data, device: torch.device, threads: int) -> tupl
         the runs of a repeat share; the latter 0 without augmentation, where all repeats do.
     """
     with set_torch_threads(threads):
-        batch = OneBatch.of(run, data, device)
-        images, student, size = batch.batch.views, batch.training.student, batch.inference.shape[-1]
-        steps = batch.steps()
-        next(steps).item()  # the first is slower
-        step = _seconds(lambda: next(steps).item()) / run.batch_size
+        whole = OneBatch.of(run, data, device)
+        student, size = whole.training.student, whole.inference.shape[-1]
+        few = whole.first(FEW_IMAGES)
+        few.infer(few.inference)  # the first pass of a model is slower
+        expected = _seconds(lambda: few.infer(few.inference)) + _seconds(lambda: next(few.steps()))
+        batch = whole if expected * run.batch_size < FEW_IMAGES else few  # less than a second
+        count, steps = len(batch.inference), batch.steps()
+        next(steps).item()
+        step = _seconds(lambda: next(steps).item()) / len(batch.batch.labels)
         view = _seconds(lambda: probe_views(data, run, size)) / 2
         with torch.no_grad():
-            forward = _seconds(lambda: student(images)) / run.batch_size
-            teacher = _seconds(lambda: batch.infer(batch.inference)) / len(batch.inference)
+            forward = _seconds(lambda: student(batch.inference)) / count
+            teacher = _seconds(lambda: batch.infer(batch.inference)) / count
     frozen = forward if run.trainable == "head" else 0.0
     count, on_val = len(data.subset(run)), len(data.splits["val"])
     shared = count * (view + teacher + frozen) if run.augment != "none" else 0.0

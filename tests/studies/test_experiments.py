@@ -120,7 +120,7 @@ def test_the_notebook_runs_its_study(tmp_path: Path) -> None:
     assert text.startswith("Recipe of runs/tour:")  # Ray has not cleared what came first
     assert "12 of 12 runs ended: 12 completed" in text and "\x1b" not in text
     assert text.count("val acc") == 1  # the head of the table, and no line of a run
-    assert results.verdict() in outputs["results"][0].data["text/html"]
+    assert results.verdict(brief=True) in outputs["results"][0].data["text/html"]
     assert "<img " in outputs["results.plot.curves()"][0].data["text/html"]
 
 

@@ -60,8 +60,12 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_time_of_an_epoch_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that a pass of the student moves on by 1 s, and one of the teacher by 10 s."""
-    now = [0.0]
+    """On a clock that a pass of the student moves on by a unit, and one of the teacher by 10.
+
+    A step of a whole batch is measured, of 16 images, and passes of 32; where a unit is a second,
+    of 4 images.
+    """
+    now, data, cpu = [0.0], load_data(TINY), torch.device("cpu")
     monkeypatch.setattr("kdtune.training.run.timer", lambda: now[0])
 
     def ticking(make: Any, seconds: float, classes: int) -> nn.Module:
@@ -69,16 +73,18 @@ def test_the_time_of_an_epoch_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         net.register_forward_hook(lambda *_: now.__setitem__(0, now[0] + seconds))
         return net
 
-    for name, seconds in (("tiny_student", 1.0), ("tiny_teacher", 10.0)):
-        monkeypatch.setattr(factories, name, partial(ticking, getattr(factories, name), seconds))
-    data, cpu = load_data(TINY), torch.device("cpu")
-    # 75 images in batches of 16, and 500 on val; the teacher sees 32 at a time
-    own, shared = (75 + 500) / 16, 75 * 10 / 32
-    assert time_epoch(resolve(TINY), data, cpu, 1) == pytest.approx((own, shared))
-    still = resolve(replace(TINY, augment="none"))
-    assert time_epoch(still, data, cpu, 1) == pytest.approx((own, 0))
-    head = resolve(replace(TINY, trainable="head", batch_norm="train"))
-    assert time_epoch(head, data, cpu, 1) == pytest.approx((0, shared + 75 / 16), abs=1e-9)
+    models = {name: getattr(factories, name) for name in ("tiny_student", "tiny_teacher")}
+    for unit, batch, many in ((1e-3, 16, 32), (1.0, 4, 4)):
+        for (name, make), units in zip(models.items(), (1, 10), strict=True):
+            monkeypatch.setattr(factories, name, partial(ticking, make, units * unit))
+        step, forward, shared = 75 / batch, 500 / many, 75 * 10 / many  # 75 images, 500 on val
+        of_run = (unit * (step + forward), unit * shared)
+        assert time_epoch(resolve(TINY), data, cpu, 1) == pytest.approx(of_run)
+        still = resolve(replace(TINY, augment="none"))
+        assert time_epoch(still, data, cpu, 1) == pytest.approx((of_run[0], 0))
+        head = resolve(replace(TINY, trainable="head", batch_norm="train"))
+        of_head = (unit * (step - 75 / many), unit * (shared + 75 / many))
+        assert time_epoch(head, data, cpu, 1) == pytest.approx(of_head, abs=1e-9)
 
 
 def test_a_teacher_is_kept_for_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
