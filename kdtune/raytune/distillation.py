@@ -378,8 +378,9 @@ class TeacherPreparation:
         missing = {run.group: run for run in runs if run.group not in plan.ledger.measured_groups}
         if _runs_on_these_cpus(self.study):
             plan.ledger.expected = time_epochs(self.study, missing, self.data)
-        else:
-            plan.ledger.expected = self._in_task(time_epochs, missing)
+        elif missing:
+            with suppress(ray.exceptions.RayError):  # out of memory: its trials say why
+                plan.ledger.expected = self._in_task(time_epochs, missing)
 
     def _in_task(self, function: Callable[[Study, Any, StudyData], Any], models: Any) -> Any:
         """Call a function in a Ray task with a trial's resources, which reads the data itself."""
