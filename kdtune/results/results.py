@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
@@ -25,6 +26,7 @@ from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
 from kdtune.storage.records import Round, read_provenance, read_study
 
+T = TypeVar("T")
 MAX_PRINTED_ROWS, MAX_BRIEF_ROWS = 30, 10
 """Configurations in a printed table, and in a brief one; if there are more, the best ones."""
 
@@ -186,9 +188,22 @@ class Results:
         as the baseline, since the finalists are the best with and without distillation. A study
         without one of the two has one finalist.
         """
-        return criterion.has_task_baseline and comparison.has_all_arms(
-            self.final_trials, self.trials, self.default_criterion
-        )
+        return criterion.has_task_baseline and self._has_all_arms
+
+    @cached_property
+    def _has_all_arms(self) -> bool:
+        return comparison.has_all_arms(self.final_trials, self.trials, self.default_criterion)
+
+    def _once(self, criterion: Criterion, compute: Callable[[Criterion], T]) -> T:
+        """Compute once what follows from a criterion: a report needs the same a dozen times."""
+        key = compute.__name__, criterion
+        if key not in self._computed:
+            self._computed[key] = compute(criterion)
+        return cast(T, self._computed[key])
+
+    @cached_property
+    def _computed(self) -> dict[tuple[str, Criterion], Any]:
+        return {}
 
     def trials_for(self, criterion: Criterion) -> pd.DataFrame:
         """Return the trials that a criterion is judged by: final ones if it uses held-out repeats.
@@ -365,15 +380,10 @@ class Results:
         criterion and trials that has the values `criterion.baseline`, by default alpha = 1, and the
         same student. For the columns see `comparison.compare`.
         """
-        criterion = criterion or self.default_criterion
-        if criterion not in self._compared:
-            self._compared[criterion] = comparison.compare(self.judged(criterion))
-        return self._compared[criterion].copy()
+        return self._once(criterion or self.default_criterion, self._compare).copy()
 
-    @cached_property
-    def _compared(self) -> dict[Criterion, pd.DataFrame]:
-        """Tables of `compare`: a report needs the same one a dozen times."""
-        return {}
+    def _compare(self, criterion: Criterion) -> pd.DataFrame:
+        return comparison.compare(self.judged(criterion))
 
     def compared_students(self, criterion: Criterion | None = None) -> list[str]:
         """Return the groups that have a comparison of their own, the best first: the students."""
@@ -402,14 +412,10 @@ class Results:
         criterion = criterion or self.default_criterion
         if self.study.run.largest_train_images is None or not criterion.has_task_baseline:
             return pd.DataFrame()
-        if criterion not in self._curves:
-            self._curves[criterion] = comparison.label_curve(self.judged(criterion))
-        return self._curves[criterion].copy()
+        return self._once(criterion, self._label_curve).copy()
 
-    @cached_property
-    def _curves(self) -> dict[Criterion, pd.DataFrame]:
-        """Tables of `label_curve`, as `_compared`."""
-        return {}
+    def _label_curve(self, criterion: Criterion) -> pd.DataFrame:
+        return comparison.label_curve(self.judged(criterion))
 
     def label_curve_text(self, criterion: Criterion | None = None) -> str:
         """Return how many labels distilling is worth, in words; "" without a label curve."""
@@ -457,7 +463,9 @@ class Results:
 
         See `comparison.selection`.
         """
-        criterion = criterion or self.default_criterion
+        return self._once(criterion or self.default_criterion, self._selection).copy()
+
+    def _selection(self, criterion: Criterion) -> pd.DataFrame:
         best = self.best(criterion)
         if best is None:
             return pd.DataFrame()
@@ -646,17 +654,10 @@ class Results:
 
     def conclusions(self, criterion: Criterion | None = None) -> list["Conclusion"]:
         """Return the conclusion on each student, on all together if there is one student."""
-        criterion = criterion or self.default_criterion
-        if criterion not in self._concluded:
-            self._concluded[criterion] = list(self._conclude(criterion))
-        return self._concluded[criterion]
+        return [*self._once(criterion or self.default_criterion, self._conclude)]
 
-    @cached_property
-    def _concluded(self) -> dict[Criterion, list["Conclusion"]]:
-        """What `conclusions` returns: warnings, verdict and text need the same."""
-        return {}
-
-    def _conclude(self, criterion: Criterion) -> Iterator["Conclusion"]:
+    def _conclude(self, criterion: Criterion) -> list["Conclusion"]:
+        conclusions = []
         table, students = self.compare(criterion), self.compared_students(criterion)
         is_one = len(students) < 2
         m = int(table.p_holm.notna().sum()) if len(table) else 0
@@ -675,7 +676,8 @@ class Results:
                 doubts = warnings.find_doubts(named)
             text, brief = (words.verdict(rows, criterion, by, context, m, b) for b in (False, True))
             name = None if student is None else self.group_name(student)
-            yield Conclusion(name, text, brief, doubts)
+            conclusions.append(Conclusion(name, text, brief, doubts))
+        return conclusions
 
     def group_name(self, group: str) -> str:
         """Return one of `compared_students` in words, without the student if the study has one."""
@@ -721,9 +723,15 @@ class Results:
             rest=rest if len(others) > len(aids) else "",
         )
 
-    def edges(self, criterion: Criterion | None = None) -> str:
-        """Return whether the best configuration is at the edge of the search space; else ""."""
+    def edges(self, criterion: Criterion | None = None, unless_concluded: bool = False) -> str:
+        """Return whether the best configuration is at the edge of the search space.
+
+        "" if it is not, or, unless concluded, if a conclusion says so.
+        """
         criterion = criterion or self.default_criterion
+        doubts = [doubt for each in self.conclusions(criterion) for doubt in each.doubts]
+        if unless_concluded and warnings.AT_THE_END in doubts:
+            return ""
         by = [name for name in self.by if name != SIZE]  # the largest is the best
         ends = summaries.edges(self.search_trials, self.best(criterion), by, criterion)
         return words.sentence("edge", ends=ends) if ends else ""
@@ -775,9 +783,10 @@ class Results:
         """
         criterion = criterion or self.default_criterion
         columns = columns or self.task.table_metrics
-        summary = self.summary(by, columns, criterion.scope, full=True)
-        best = summaries.best_rows(summary, criterion, MAX_PRINTED_ROWS)
-        facts = {"r": self, "criterion": criterion, "brief": brief, "summary": best}
+        facts = {"r": self, "criterion": criterion, "brief": brief}
+        if not brief:
+            summary = self.summary(by, columns, criterion.scope, full=True)
+            facts["summary"] = summaries.best_rows(summary, criterion, MAX_PRINTED_ROWS)
         modules = {"formatting": formatting, "words": words, "costs": costs}
         most = MAX_BRIEF_ROWS if brief else MAX_PRINTED_ROWS
         text = words.sentence(
