@@ -510,8 +510,9 @@ def _lay_over(base: Study, command: fields.StudyCommand, flags: dict[str, Any]) 
         return replace(base, space=space, **of_study)
     for name in [name for name, values in space.items() if len(ends_of(values)) == 1]:
         (of_run[name],) = ends_of(space.pop(name))
-    run = replace(base.run, **of_run, study_values=()).absolute()
-    return replace(base, run=run, space=space, **of_study)
+    run = replace(base.run, **of_run, study_values=())
+    study = replace(base, run=run, space=space, **of_study)
+    return replace(study, run=study.run.absolute())
 
 
 def _list_or_range(name: str, values: tuple[Any, ...], kind: Any, before: Any) -> Any:

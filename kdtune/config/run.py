@@ -393,10 +393,8 @@ class Run(BaseRun):
         object.__setattr__(self, "class_weights", read_class_weights(self.class_weights))
         _take_output_file(self)
         for role in ("teacher", "student"):
-            name, models = f"{role}_weights", getattr(self, role).split("+")
-            weights = getattr(self, name)
-            if isinstance(weights, str) and any(weights.startswith(f"{m}=") for m in models):
-                object.__setattr__(self, name, (weights,))  # of one model only
+            weights = paired(getattr(self, f"{role}_weights"), getattr(self, role).split("+"))
+            object.__setattr__(self, f"{role}_weights", weights)
         _check_run(self)
 
     @property
@@ -543,6 +541,13 @@ class Run(BaseRun):
     def mixes(self) -> bool:
         """Whether training images are mixed with each other."""
         return self.mixup > 0 or self.cutmix > 0
+
+
+def paired(weights: Weights, models: Sequence[str]) -> Weights:
+    """Return MODEL=WEIGHTS of one of the models as a pair; else the weights as they are."""
+    if isinstance(weights, str) and any(weights.startswith(f"{model}=") for model in models):
+        return (weights,)
+    return weights
 
 
 def read_class_weights(value: str) -> str:

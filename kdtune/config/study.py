@@ -24,6 +24,7 @@ from kdtune.config.run import (
     Run,
     check_warmup,
     migrate,
+    paired,
     sample_values,
     use_names,
 )
@@ -518,6 +519,9 @@ def _with_study_values(run: Run, space: Mapping[str, Values]) -> Run:
     values, largest = dict(begun), None
     if len(set(sizes)) > 1:
         begun["train_images"], values["train_images"] = None, (largest := max(sizes))
+    for role in ("teacher", "student"):
+        weights, models = getattr(run, f"{role}_weights"), models_of(space.get(role, ()))
+        values[f"{role}_weights"] = paired(weights, models)
     study_values = tuple(begun.items())
     return replace(run, **values, largest_train_images=largest, study_values=study_values)  # type: ignore[arg-type]
 

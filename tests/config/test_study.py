@@ -186,6 +186,8 @@ def test_weights_of_several_models() -> None:
     assert run.weights_of("student") == "none"
     assert replace(run, student="b").weights_of("student") == "/w/b.pt"
     assert Run(student="a", student_weights="b=c.pt").weights_of("student") == "b=c.pt"  # a file
+    study = Study(run=Run(student_weights="b=none"), space={"student": ["a", "b"]})
+    assert [study.run.weights_of("student"), study.run.student_weights] == ["default", ("b=none",)]
     home = Run(student_weights=("a=none", "b=w.pt")).absolute().student_weights
     assert home == ("a=none", f"b={Path('w.pt').absolute()}")
 
