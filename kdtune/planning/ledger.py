@@ -168,6 +168,8 @@ class Ledger:
         """By trial_id."""
         self.epochs: dict[str, int] = {}
         """By trial_id: how many it has done."""
+        self.streamed: dict[int, int] = {}
+        """By repeat: how many epochs one of its runs has done, whose views and logits exist."""
         self.rungs: dict[Rung, dict[str, float]] = {}
         """Scores of the first repeat by config_id."""
         self.round: Round | None = None
@@ -295,6 +297,7 @@ class Ledger:
             self.configs[run.config_id].correct[repeat] = correct
         if line["epoch"] >= self.epochs.get(trial_id, 0):  # a resumed run may repeat epochs
             self.epochs[trial_id] = line["epoch"] + 1
+            self.streamed[repeat] = max(self.streamed.get(repeat, 0), line["epoch"] + 1)
             self.cost.epochs += 1
             self.cost.seconds += line["seconds"]
         planned = run.planned_epochs

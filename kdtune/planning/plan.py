@@ -203,15 +203,24 @@ class Plan:
 
     @property
     def expected_seconds(self) -> float | None:
-        """Time of all runs by `Ledger.expected`; None where the runs or their times are unknown."""
+        """Time of the runs to do by `Ledger.expected`; None where they or their times are unknown.
+
+        It grows with the ratio of what the epochs so far took to what was expected of them, both
+        with one more run that took what was expected, since the first epochs take the longest.
+        """
         expected, runs = self.ledger.expected, [state.run for state in self.ledger.by_row]
-        if self.runs_left is None or not runs or any(run.group not in expected for run in runs):
+        left, cost, streamed = self.epochs_left, self.ledger.cost, self.ledger.streamed.values()
+        if left is None or not runs or any(run.group not in expected for run in runs):
             return None
-        training = np.mean([expected[r.group].training * (r.planned_epochs or 1) for r in runs])
+        lengths = [run.planned_epochs or 1 for run in runs]
+        training = np.average([expected[run.group].training for run in runs], weights=lengths)
+        stream = max(expected[run.group].stream for run in runs)
+        one_run = (training + stream) * max(lengths)
+        so_far = training * cost.epochs + stream * sum(streamed)
+        ratio = (cost.seconds + one_run) / (so_far + one_run)
         # the runs of a repeat share its stream
-        stream = max(expected[r.group].stream * (r.planned_epochs or 1) for r in runs)
-        seconds = self.runs_left * float(training) + self.study.repeats * stream
-        return seconds / self.concurrency
+        streams = max(0, self.study.repeats * max(lengths) - sum(streamed))
+        return float(ratio * (training * left + stream * streams) / self.concurrency)
 
     def _enqueue(self, state: ConfigState) -> None:
         """Put the runs of a new configuration into the queue."""

@@ -213,10 +213,11 @@ def describe_start(plan: Plan) -> str:
 
 def describe_time_left(plan: Plan) -> str:
     """Return an estimate of the time left, from the epochs so far; "" where nothing is known."""
-    left, cost = plan.epochs_left, plan.ledger.cost
+    left, cost, seconds = plan.epochs_left, plan.ledger.cost, plan.expected_seconds
     if not left or not cost.epochs:
         return ""
-    seconds = left * cost.seconds / cost.epochs / max(1, len(plan.ledger.running))
+    if seconds is None:
+        seconds = left * cost.seconds / cost.epochs / max(1, len(plan.ledger.running))
     text = timedelta(seconds=round(seconds))
     return f"about {text} left (estimate from {count_of(cost.epochs, 'epoch')})"
 

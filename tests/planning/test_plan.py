@@ -444,6 +444,14 @@ def test_the_time_of_a_run_is_that_of_the_nearest_kind_measured() -> None:
     # 12 runs of 12 epochs on average, and 3 streams of 16, two at a time; or 8 epochs on their own
     ledger.expected = {short.group: EpochTime(training=1.0, stream=3.0)}
     assert plan.expected_seconds == (12 * 12 + 3 * 16 * 3) / 2 and ledger.seconds(short) == 32
+    # an epoch takes 4 s as expected, or 72: with a run of 64 s twice what was expected
+    for seconds, ratio in ((4.0, 1), (72.0, 2)):
+        begun = Plan(study, concurrency=2)
+        begun.ledger.expected = ledger.expected
+        start, epoch, *_ = scored(long, 0.5)
+        for line in (start, epoch | {"seconds": seconds}):
+            begun.add_record(line)
+        assert begun.expected_seconds == ratio * ((12 * 12 - 1) + (3 * 16 - 1) * 3) / 2
     for run, began, ended in ((short, 10.0, 18.0), (plain, 20.0, 24.0)):
         assert ledger.seconds(run) == {0.1: 32, 1.0: 8}[run.alpha]
         start, *epochs, end = scored(run, 0.5)
