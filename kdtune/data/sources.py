@@ -4,6 +4,8 @@ import hashlib
 import inspect
 import io
 import os
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
@@ -25,7 +27,7 @@ from kdtune.config.fields import (
     is_object,
     pairs,
 )
-from kdtune.config.files import atomic_write, cache_folder, make_folder
+from kdtune.config.files import atomic_write, cache_folder, check_uri, make_folder
 from kdtune.config.run import Run
 from kdtune.config.text import (
     VAL_NAMES,
@@ -204,8 +206,9 @@ def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
     The examples of a split are in the order that a folder gives them: by class, then by path.
 
     Args:
-        file: csv or parquet with the columns path (below the table's folder, or absolute), label
-            and perhaps split and group. Without split, all rows are train.
+        file: csv or parquet with the columns path (below the table's folder, or absolute, or of
+            objects in a store: s3://BUCKET/NAME), label and perhaps split and group. Without split,
+            all rows are train.
         columns: ROLE=COLUMN for columns with other names, see `Run.columns`.
 
     Returns:
@@ -218,7 +221,6 @@ def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
 
     names = {role: role for role in TABLE_COLUMNS} | dict(pairs(columns or ()))
     rows, folder = _read_table(file, names), os.path.abspath(file.parent)
-    files = pd.Index([os.path.normpath(os.path.join(folder, path)) for path in rows["path"]])
 
     def describe(row: int, role: str) -> str:
         return f"row {row + 1} below the header of {file}, column {names[role]}"
@@ -233,6 +235,14 @@ def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
 
     for role in rows:
         check(role, rows[role] != "", "filled")
+    paths = rows["path"]
+    if paths.str.contains("://").any():
+        are_objects = paths.str.fullmatch(r"\w+://[^/]+/.+") & ~paths.str.contains(
+            "..", regex=False
+        )
+        check("path", are_objects, "an object as those of other rows, s3://BUCKET/NAME")
+        folder, paths = str(_copy_objects(paths)), paths.str.replace("://", "/")
+    files = pd.Index([os.path.normpath(os.path.join(folder, path)) for path in paths])
     are_readable = (os.path.isfile(path) and os.access(path, os.R_OK) for path in files)
     check("path", are_readable, f"a local file that can be read, absolute or below {folder}")
     check("path", ~files.duplicated(), "an image that no row above has")
@@ -257,6 +267,22 @@ def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
     if "group" not in rows:
         return data
     return with_groups(str(file), data, {s: p["group"].to_numpy(np.str_) for s, p in parts.items()})
+
+
+def _copy_objects(uris: Iterable[str]) -> Path:
+    """Return the folder of copies SCHEME/BUCKET/NAME of objects, in the cache folder."""
+    from kdtune.storage.store import Store  # obstore takes long to import
+
+    folder, names = make_folder(cache_folder(), "objects"), defaultdict[str, list[str]](list)
+    for scheme, bucket, name in (re.split("://|/", uri, maxsplit=2) for uri in uris):
+        names[f"{scheme}://{bucket}"].append(os.path.normpath(name))
+    for bucket, of_bucket in names.items():
+        check_uri(bucket)
+        try:
+            Store(bucket).copy_changed(of_bucket, folder / bucket.replace("://", "/"))
+        except OSError as error:
+            raise InputError(f"{bucket} cannot be read ({first_line(error)})") from None
+    return folder
 
 
 def _read_table(file: Path, names: Mapping[str, str]) -> "pd.DataFrame":

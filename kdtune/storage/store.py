@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cache, cached_property
-from os import environ
+from functools import cache, cached_property, partial
+from os import environ, utime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -344,6 +344,28 @@ class Store:
         with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
             versions = pool.map(lambda name: self.get(name, folder / name), names)
             return dict(zip(names, versions, strict=True))
+
+    def copy_changed(self, names: Sequence[str], folder: Path) -> None:
+        """Download the objects of which a folder has no copy, or an older one; skip missing ones.
+
+        A copy has the size of its object, and the time of its last change.
+        """
+
+        def list_one(prefix: str) -> Any:
+            with _os_errors():
+                return self._store.list_with_delimiter(prefix)["objects"]
+
+        prefixes = {name.rpartition("/")[0] for name in names}
+        listed = (self.retry(partial(list_one, prefix)) for prefix in sorted(prefixes))
+        asked, changed = {*names}, dict[str, float]()
+        for meta in (meta for objects in listed for meta in objects if meta["path"] in asked):
+            file, when = folder / meta["path"], meta["last_modified"].timestamp()
+            now = file.stat() if file.exists() else None
+            if now is None or (now.st_size, now.st_mtime) != (meta["size"], when):
+                changed[meta["path"]] = when
+        self.get_all([*changed], folder)
+        for name, when in changed.items():
+            utime(folder / name, (when, when))
 
     def names(self, prefix: str = "") -> list[str]:
         """Return the names of all objects below a prefix, sorted."""

@@ -6,6 +6,7 @@ And checks of data: changed images, cuts of val, copies and counts of classes.
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from kdtune.data.folder import verify
 from kdtune.data.sources import StudyData, load_data
 from kdtune.data.views import Views
 from kdtune.raytune.objects import freeze, thaw
+from kdtune.storage.store import Store
 
 
 @pytest.fixture
@@ -156,6 +158,32 @@ def test_a_table_equals_a_folder_and_may_move(root, tmp_path):
     assert load_data(Run(data=f"{tmp_path}/moved/t.csv")).fingerprint == data.fingerprint
 
 
+def test_images_in_an_object_store_equal_a_folder_and_are_copied_once(root, s3):
+    folder, table = load_data(Run(data=str(root), groups="(.).png")), write_table(root)
+    store = Store("s3://kdtune")
+    for path in table["path"]:
+        store.put(root / path, f"photos/{path}")
+    objects = table.assign(path="s3://kdtune/photos/" + table["path"])
+    objects.to_csv(file := root / "o.csv")
+    assert_same(data := load_data(run := Run(data=str(file))), folder)
+    copies = {f: Path(f).stat().st_ino for split in data.splits.values() for f in split.inputs}
+    store.put(root / table["path"][1], f"photos/{table['path'][0]}")
+    assert load_data(run).fingerprint != data.fingerprint
+    kept = [Path(name).stat().st_ino == inode for name, inode in copies.items()]
+    assert kept.count(False) == 1
+    for path, words in (
+        ("s3://kdtune/photos/none.png", "row 1 .* path must be a .* file that can be read"),
+        ("s3://kdtune/../x.png", "row 1 .* path must be an object"),
+        ("s9://kdtune/x.png", "a URI must be"),
+        ("s3://nobucket/x.png", "s3://nobucket cannot be read"),
+    ):
+        table.assign(path=[path, *["s3://kdtune/photos/" + p for p in table["path"][1:]]]).to_csv(
+            file
+        )
+        with pytest.raises(InputError, match=words):
+            load_data(run)
+
+
 def test_a_saved_dataset_equals_a_folder_and_may_move(root, tmp_path):
     datasets = pytest.importorskip("datasets")
     folder, made = load_data(Run(data=str(root), groups="(.).png")), {}
@@ -180,7 +208,7 @@ def test_a_saved_dataset_equals_a_folder_and_may_move(root, tmp_path):
     ("changes", "words"),
     [
         ({"path": "train/ant/9.png"}, "row 3 .* path must be a local file .* is 'train/ant/9.png'"),
-        ({"path": "s3://photos/a.png"}, "row 3 .* path must be a local file that can be read"),
+        ({"path": "s3://photos/a.png"}, "row 1 .* path must be an object .* is 'val/bee/1.png'"),
         ({"path": "val/../train/ant/0.png"}, "row 8 .* path must be an image that no row above"),
         ({"path": "t.csv"}, r"t.csv cannot be read \(cannot identify .* \(row 3 .* column path\)"),
         ({"label": " "}, "row 3 .* label must be filled, but is ''; correct or remove"),
