@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from kdtune.search import Results as Results
     from kdtune.search import load as load
     from kdtune.search import run as run
-    from kdtune.students.loading import load_student as load_student
     from kdtune.students.trained import TrainedStudent as TrainedStudent
+    from kdtune.students.trained import load_student as load_student
 
 __version__ = "0.2.0.dev0"
 _MODULES = {
@@ -40,7 +40,7 @@ _MODULES = {
     "UserError": "config.text",
     "compare": "results.tables",
     "load": "search",
-    "load_student": "students.loading",
+    "load_student": "students.trained",
     "run": "search",
 }
 """Where each public name is defined."""

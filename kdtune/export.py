@@ -49,7 +49,7 @@ def main(flags: ExportFlags) -> int:
     """Export the student, print what was written and return the exit code 0."""
     check_exists("a study must be a folder", flags.study)  # before torch is loaded
     from kdtune.deploy.export import export
-    from kdtune.students.loading import describe_code
+    from kdtune.students.trained import describe_code
 
     with suppress(InputError):  # which export says
         if code := describe_code(flags.study):

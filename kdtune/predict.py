@@ -73,8 +73,7 @@ def main(flags: PredictFlags) -> int:
     from rich.progress import Progress
 
     from kdtune.streams.views import check_gpus, count_gpus, device_of
-    from kdtune.students.loading import describe_code, load_student
-    from kdtune.students.trained import find_images, predict_files
+    from kdtune.students.trained import describe_code, find_images, load_student, predict_files
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files that are no valid UTF-8
         sys.stdout.reconfigure(errors="surrogateescape")

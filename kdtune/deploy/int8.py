@@ -25,7 +25,7 @@ from kdtune.results.design import Design
 from kdtune.results.formatting import decimals, interval_words
 from kdtune.results.words import holds_for
 from kdtune.statistics.intervals import MIN_REPEATS, mean_interval, wilson_interval
-from kdtune.students.loading import find_students
+from kdtune.students.trained import find_students
 
 # What int8 costs and gains beside float32: accuracy, size and latency.
 

@@ -20,8 +20,7 @@ from kdtune.data.views import Views
 from kdtune.deploy.onnx import BATCH, Signature, calibration_index
 from kdtune.results.results import Results
 from kdtune.storage.records import read_saved
-from kdtune.students.loading import load_student
-from kdtune.students.trained import TrainedStudent
+from kdtune.students.trained import TrainedStudent, load_student
 
 # The student that is exported, with its study, its data and its input.
 

@@ -1,7 +1,6 @@
 """Trained students, ready to use: from images to probabilities, without the study's data (torch).
 
-- loading: loading of trained students
-- trained: a trained student as a torch module, and its predictions of image files
+- trained: a trained student as a torch module, its predictions of image files, its loading
 
 May import config, storage, data, models.
 """

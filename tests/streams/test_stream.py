@@ -34,7 +34,7 @@ from kdtune.models.classifier import Classifier
 from kdtune.streams import views
 from kdtune.streams import views as blocks
 from kdtune.streams.cache import Cache
-from kdtune.streams.passes import TeacherPasses
+from kdtune.streams.stream import TeacherPasses
 from kdtune.streams.views import Batch, Resources
 from kdtune.training.epoch import Epoch
 from kdtune.training.run import make_student
