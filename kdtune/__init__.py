@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kdtune.students.trained import TrainedStudent as TrainedStudent
     from kdtune.students.trained import load_student as load_student
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 _MODULES = {
     "InputError": "config.text",
     "Range": "config.task",

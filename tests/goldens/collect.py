@@ -41,7 +41,7 @@ CONFIGURATIONS = 2_000
 Files = dict[str, str]
 
 CHANGING = (
-    (re.compile(re.escape(kdtune.__version__)), "<version>"),
+    (re.compile(rf"\b{re.escape(kdtune.__version__)}(\.dev0)?\b"), "<version>"),
     (re.compile(r"\d+\.\d+ s\b"), "<seconds> s"),
 )
 """Patterns of what depends on versions or on the clock, and what is stored in their place."""
