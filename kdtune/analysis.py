@@ -168,7 +168,7 @@ def main(flags: AnalysisFlags | TableFlags) -> int:
     text, warnings = analyse(flags)
     print(printable_lines(text))
     for warning in warnings:
-        print(f"warning: {printable_lines(warning)}", file=sys.stderr)
+        print(wrap_lines(f"warning: {printable_lines(warning)}", "  "), file=sys.stderr)
     return 3 if flags.strict and warnings else 0
 
 
@@ -218,7 +218,7 @@ def _analyse_studies(flags: AnalysisFlags) -> tuple[str, list[str]]:
     if flags.format == "md" and not flags.pooled:
         brief = not (flags.verbose or flags.by or columns)
         text = results.text(flags.by, columns, criterion, brief=brief)
-        text = wrap_lines("\n\n".join([text, *recorded_sentences(results)]))
+        text = wrap_lines("\n\n".join([*recorded_sentences(results), text]))
         more = f"\n\n{sentence('more tables', folder=run)}" * brief
         return text + more, results.warnings
     table = results.summary(flags.by, columns, flags.scope, flags.pooled, full=True)

@@ -175,9 +175,9 @@ def main(study: Study) -> int:
     complete = read_complete(study)
     if complete is None:
         complete = run(study)  # loads torch and Ray
-    text = "\n\n".join([complete.text(brief=not study.verbose), *recorded_sentences(complete)])
+    text = "\n\n".join([*recorded_sentences(complete), complete.text(brief=not study.verbose)])
     print(f"\n{wrap_lines(printable_lines(text))}\n")
     for warning in complete.warnings:
-        print(f"warning: {printable_lines(warning)}")
+        print(wrap_lines(f"warning: {printable_lines(warning)}", "  "))
     print(sentence("results are in", results=complete, folder=study.uri or complete.folder))
     return 0 if "completed" in set(complete.trials.status) else 1

@@ -525,7 +525,7 @@ def finish(
         mirror.pull_folders(files.STUDENTS)  # perhaps the only copy, if another machine wrote it
         export_students(results, lines, mirror)
     # last: a file in students/ may be judged
-    parts = [results.text(), *recorded_sentences(results)]
+    parts = [*recorded_sentences(results), results.text()]
     files.write_text(folder / SUMMARY_MD, "\n\n".join(parts) + "\n")
     mirror.push(*FINISHED)
     mirror.delete_removed(files.STUDENTS)

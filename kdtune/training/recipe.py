@@ -791,7 +791,9 @@ class Progress:
         # in a notebook rich would make an output of every line, and the kernel's stdout says that
         # it is a terminal
         no = False if self.in_notebook else None
-        self.console = Console(highlight=False, soft_wrap=True, force_jupyter=no, force_terminal=no)
+        self.console = Console(highlight=False, force_jupyter=no, force_terminal=no)
+        # a terminal breaks lines between words; a log has each whole, which can be searched
+        self.console.soft_wrap = not self.console.is_terminal
         self._status = self.console.status("")
         self._noun, self._since = "", 0.0
         self._last_line = time.monotonic()
