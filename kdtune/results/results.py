@@ -417,15 +417,18 @@ class Results:
     def _label_curve(self, criterion: Criterion) -> pd.DataFrame:
         return comparison.label_curve(self.judged(criterion))
 
-    def label_curve_text(self, criterion: Criterion | None = None) -> str:
-        """Return how many labels distilling is worth, in words; "" without a label curve."""
+    def label_curve_text(self, criterion: Criterion | None = None, brief: bool = False) -> str:
+        """Return how many labels distilling is worth, in words; "" without a label curve.
+
+        In brief what its intervals are about is left out.
+        """
         criterion = criterion or self.default_criterion
         table, run = self.label_curve(criterion), self.study.run
         if not len(table):
             return ""
         images = run.teacher_train_images
         labels = images if isinstance(images, int) else self.task.train_examples or 0
-        return words.label_curve_text(table, run, labels, self.design)
+        return words.label_curve_text(table, run, labels, self.design, brief)
 
     def contenders(self, criterion: Criterion | None = None) -> pd.DataFrame:
         """Return which configurations may be the best, and which of them is the cheapest.
@@ -644,7 +647,7 @@ class Results:
         criterion = criterion or self.default_criterion
         lines, labels = [self.best_within_limits(criterion)], ""
         if brief:
-            lines.append(labels := self.label_curve_text(criterion))
+            lines.append(labels := self.label_curve_text(criterion, brief))
         if not labels:
             lines += [conclusion.text(brief) for conclusion in self.conclusions(criterion)]
         if self.task.is_distillation and not brief:

@@ -456,7 +456,9 @@ def undecidable_sentence(images: float, least: float, criterion: Criterion) -> s
 # What distilling is worth in labels.
 
 
-def label_curve_text(table: pd.DataFrame, run: Run, labels: int, design: Design) -> str:
+def label_curve_text(
+    table: pd.DataFrame, run: Run, labels: int, design: Design, brief: bool = False
+) -> str:
     """Return how many labels distilling is worth, a sentence per student, and whose labels.
 
     Args:
@@ -464,6 +466,7 @@ def label_curve_text(table: pd.DataFrame, run: Run, labels: int, design: Design)
         run: of the study.
         labels: labelled images of the teacher's training; 0: not known.
         design: of the study.
+        brief: whether what the intervals are about is left out.
     """
     distilled, lines = table[table.arm == "distilled"], []
     for student, rows in distilled.groupby("student", sort=False):
@@ -471,6 +474,7 @@ def label_curve_text(table: pd.DataFrame, run: Run, labels: int, design: Design)
         losses = (rows.p_holm < SIGNIFICANCE_LEVEL) & (rows.gain < 0)
         last, open_ = rows.n[clear].max(), rows.n[~clear & ~losses]
         facts: dict[str, object] = {
+            "brief": brief,
             "gains": rows[clear].to_dict("records"),
             "last": last,
             "losses": list(rows.n[losses]),
@@ -484,6 +488,8 @@ def label_curve_text(table: pd.DataFrame, run: Run, labels: int, design: Design)
     kind = "file" if is_output_file(run.teacher) else "" if run.teacher_epochs else "finished"
     ends = table.n.min(), table.n.max()
     lines.append(sentence("labels of the teacher", kind=kind, run=run, labels=labels, ends=ends))
+    if brief:
+        return " ".join(line for line in lines if line)
     split, is_new = str(table.split[0]), not math.isnan(table.images[0])
     about = holds_for(design, split, new_images=is_new)
     lines.append(sentence("about worth", about=about, split=split))
