@@ -6,9 +6,11 @@ holds the complete studies `runs/small` and `runs/tiny`: nothing is trained and 
 
 import ast
 import contextlib
+import csv
 import doctest
 import inspect
 import re
+import runpy
 import shutil
 import sys
 import tomllib
@@ -240,6 +242,13 @@ def test_messages_of_troubleshooting_are_those_of_the_code() -> None:
     messages = re.findall(r"^\*\*`(.*?)`\*\*", (DOCS / "troubleshooting.md").read_text(), re.M)
     pieces = [piece.strip() for message in messages for piece in message.split("…")]
     assert len(messages) >= 20 and [piece for piece in pieces if piece not in text] == []
+
+
+def test_the_page_of_benchmarks_is_that_of_its_measurements() -> None:
+    folder = ROOT / "experiments" / "benchmarks"
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        text = runpy.run_path(str(folder / "page.py"))["page"]([*csv.DictReader(file)])
+    assert (DOCS / "benchmarks.md").read_text("utf-8") == text
 
 
 def test_the_api_page_has_every_public_name() -> None:

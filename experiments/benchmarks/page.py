@@ -1,4 +1,4 @@
-"""Text of docs/benchmarks.md: the sentences of page.md, and the numbers of results.csv."""
+"""Text of docs/benchmarks.md: the sentences of page.txt, and the numbers of results.csv."""
 
 import statistics
 from pathlib import Path
@@ -15,7 +15,9 @@ ABOUT = {
     "ants": "EfficientNet-Lite2 → Lite0 with ImageNet weights on 244 photographs of 160 pixels, "
     "only heads trained; alpha is searched.",
 }
-TEXT = Path(__file__).with_name("page.md")
+TOOLS = ("kdtune", "plain loop", "Ray Tune", "Optuna", "torchdistill")
+EPOCHS = {"default": 60, "ants": 2}
+TEXT = Path(__file__).with_name("page.txt")
 
 
 def page(rows: list[Row]) -> str:
@@ -65,4 +67,10 @@ def section(title: str, about: str, rows: list[Row]) -> str:
     lines += [
         f"Measured on {first['date']}, {first['machine']}, {times}{busy}: {first['versions']}."
     ]
+    if missing := [tool for tool in TOOLS if tool not in seconds]:
+        lines += [f"Not measured in this run: {', '.join(missing)}."]
+    if epochs < runs * EPOCHS.get(first["study"], 0):
+        lines += [
+            "It was a quick try with fewer epochs than the study has: no comparison of tools."
+        ]
     return "\n".join([*lines, ""])

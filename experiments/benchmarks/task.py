@@ -109,7 +109,7 @@ def make_task(
     task = Task(study, repeats, result)
     if study == "ants":
         settings = ((1.0, 4.0), (0.0, 4.0), (0.5, 4.0))
-        task = Task(study, repeats, result, data, weights, settings, 3, 3, 0.01, 32, 2)
+        task = Task(study, repeats, result, data, weights, settings, 2, 2, 0.01, 32, 2)
     return task if epochs is None else replace(task, epochs=epochs, teacher_epochs=epochs)
 
 
