@@ -86,10 +86,13 @@ def search(name: str, flags: str = "", out: str = "/mnt/shared/runs") -> str:
 
 
 def ended(driver: "subprocess.Popen[bytes]", log: Path) -> str:
-    """Wait for the successful end of a driver and return what it has printed."""
+    """Wait for the successful end of a driver and return what it has printed, in one line.
+
+    `ray exec` gives it a terminal, which breaks lines.
+    """
     code, said = driver.wait(400), log.read_text(errors="replace")
     assert code == 0, said[-4000:]
-    return said
+    return " ".join(said.split())
 
 
 def check_faults(folder: Path, alone: pd.DataFrame, most: int) -> None:

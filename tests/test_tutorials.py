@@ -1,5 +1,6 @@
 """The commands of docs/tutorials run, in their order, on small pictures and for an epoch."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import timm
@@ -38,6 +40,14 @@ def steps(text: str) -> Iterator[tuple[str, str]]:
             yield "", command.replace("\\\n", "")
 
 
+def shortened(text: str) -> list[str]:
+    """Return the words of a command; a study's are followed by what makes it short."""
+    if "kdtune.search" not in text:
+        return [text] if "(" in text else shlex.split(text)
+    words = shlex.split(text, comments=True)
+    return words + list(chain(*((flag, n) for flag, n in SHORT.items() if flag not in words)))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with what tutorials take: photographs, and weights of models, of no use."""
@@ -63,16 +73,28 @@ def test_the_commands_of_tutorials_run(pages: Sequence[str], folder: Path) -> No
             if name:
                 (folder / name).write_text(text, "utf-8")
                 continue
-            words = shlex.split(text)
+            words = shortened(text)
             words[:1] = [sys.executable] if words[0] == "python" else words[:1]
-            if "kdtune.search" in words:
-                words += chain(*((flag, n) for flag, n in SHORT.items() if flag not in words))
             ended = subprocess.run(words, cwd=folder, capture_output=True, text=True)
             assert ended.returncode <= ("--check" in words), f"{text}\n{ended.stdout}{ended.stderr}"
             commands += 1
         assert commands, page
 
 
-def test_each_tutorial_is_run_but_that_of_a_cluster() -> None:
-    """A cluster's commands rent machines; they are tested in tests/clusters."""
+@pytest.mark.slow
+@pytest.mark.skipif(os.getuid() != 0, reason="namespaces need root")
+def test_the_commands_of_a_cluster_of_one_machine_run(folder: Path) -> None:
+    """In namespaces, since `ray stop` ends all of Ray that it sees; tests/clusters has the rest."""
+    page = (TUTORIALS / "cluster.md").read_text("utf-8")
+    lines = ["set -e; ip link set lo up", *(" ".join(shortened(text)) for _, text in steps(page))]
+    words = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "bash", "-c", "\n".join(lines)]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with TemporaryDirectory() as short:  # paths of sockets have at most 107 characters
+        env = os.environ | {"HOME": short, "RAY_TMPDIR": short, "PATH": path}
+        ended = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
+    assert ended.returncode == 0, f"{ended.stdout}{ended.stderr}"
+    assert len(lines) == 6 and "Best configuration: " in ended.stdout
+
+
+def test_each_tutorial_is_run() -> None:
     assert {"cluster", *chain(*PAGES)} == {file.stem for file in TUTORIALS.glob("*.md")}
