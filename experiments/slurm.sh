@@ -20,7 +20,8 @@
 #SBATCH --signal=B:TERM@120
 #SBATCH --no-kill
 
-# source ~/venv/bin/activate     # <- unless it is active where sbatch is called
+# source ~/venv/bin/activate     # <- unless it is active where sbatch is called; an image made with
+#                                     Dockerfile has it in /opt/venv (sites differ in how jobs run images)
 
 JOIN_SECONDS=300 # in which all nodes must have joined
 STOP_SECONDS=40  # after which Ray's processes are left to Slurm, which kills them
