@@ -20,6 +20,7 @@ from functools import cached_property
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from types import FrameType
 
 import pandas as pd
@@ -164,6 +165,20 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
+PRIVATE_IN_RAY = """_private.node.Node.get_temp_dir_path _private.ray_constants.ENABLE_RAY_CLUSTER
+_private.utils.set_sigterm_handler _private.worker._global_node _raylet.Config.initialize
+_raylet.AuthenticationTokenLoader.instance _raylet.AuthenticationTokenLoader.reset_cache
+cloudpickle.cloudpickle._get_or_create_tracker_id"""
+
+
+def test_ray_has_the_private_functions_that_kdtune_uses() -> None:
+    private = PRIVATE_IN_RAY.split()
+    names = {n[4:] for tree in TREES.values() for n in imported(tree) if re.match(r"ray\..*\b_", n)}
+    assert [n for n in names if not any(p.startswith(n) for p in private)] == []
+    for name in private:
+        resolve_name(f"ray.{name}")  # if it fails: see who uses it, and pyproject.toml's bound
+
+
 DOCTEST_FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS | doctest.REPORT_NDIFF
 MODULES = sorted({f"kdtune.{place}" for place in kdtune._MODULES.values()})
 PROPERTIES = (property, cached_property)
@@ -225,6 +240,8 @@ def test_an_example_gives_what_it_says(
 
 
 def test_contributing_names_tables_and_files_that_exist() -> None:
+    links = re.findall(r"\]\((\S+)\)", (ROOT / "llms.txt").read_text("utf-8"))
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     rows = re.findall(r"^\| an? .*\|$", text, re.M)
     assert len(rows) == 9

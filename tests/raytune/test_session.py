@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import ray
 from drivers import wait_until
@@ -139,9 +140,7 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
             folder = Path(ray._private.worker._global_node.get_temp_dir_path()).parent
             yield Session(home, os.environ["RAY_AUTH_TOKEN"], folder)
         assert without.keys().isdisjoint(os.environ)
-    assert not ray.is_initialized()
-    assert not folder.exists()
-    assert ray_constants.ENABLE_RAY_CLUSTER
+    assert not ray.is_initialized() and not folder.exists() and ray_constants.ENABLE_RAY_CLUSTER
     assert signal.getsignal(signal.SIGTERM) is on_sigterm  # Ray has one of its own
 
 
@@ -225,10 +224,9 @@ def test_jobs_are_refused_without_the_token(session: Session) -> None:
 
 def test_ray_is_on_loopback_and_its_token_and_files_are_the_owners(session: Session) -> None:
     assert {address.removeprefix("::ffff:") for _, address, _ in listeners()} == {"127.0.0.1"}
-    assert not (session.home / ".ray").exists()
-    assert len(session.token) == 64
-    mode = session.folder.stat().st_mode
-    assert stat.S_IMODE(mode) == 0o700 and session.folder.stat().st_uid == os.getuid()
+    assert not (session.home / ".ray").exists() and len(session.token) == 64
+    of = session.folder.stat()
+    assert stat.S_IMODE(of.st_mode) == 0o700 and of.st_uid == os.getuid()
     commands = subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
     assert session.token not in commands
     files = subprocess.run(["grep", "-rlF", session.token, session.folder], capture_output=True)
@@ -237,14 +235,11 @@ def test_ray_is_on_loopback_and_its_token_and_files_are_the_owners(session: Sess
 
 def listeners() -> list[tuple[str, str, int]]:
     """Process, address and port of whatever this process and Ray's below it listen on."""
-    import psutil  # Ray brings its own
-
     own = psutil.Process()
     below = [p for p in own.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
     ray_s = [p for p in below if re.search(r"^ray::|/ray/", " ".join(p.cmdline()))]
     assert len(ray_s) >= 5
-    processes = [own, *ray_s]
-    connections = [(p.name(), c) for p in processes for c in p.net_connections("inet")]
+    connections = [(p.name(), c) for p in [own, *ray_s] for c in p.net_connections("inet")]
     return [(name, c.laddr.ip, c.laddr.port) for name, c in connections if c.status == "LISTEN"]
 
 
