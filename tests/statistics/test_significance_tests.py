@@ -188,7 +188,7 @@ def test_the_shrunk_estimate_is_the_posterior_mean_of_its_integral() -> None:
     d, e = np.array([2.0, 0.5, -1.0]), 1.0
     t = np.linspace(1e-6, 4000, 2_000_001)
     weight = np.prod([stats.norm.pdf(x, 0, np.sqrt(t**2 + e)) for x in d], 0) / (1 + (t / 2) ** 2)
-    want = 2 * np.trapezoid(weight * t**2 / (t**2 + e), t) / np.trapezoid(weight, t)
+    want = 2 * integrate.trapezoid(weight * t**2 / (t**2 + e), t) / integrate.trapezoid(weight, t)
     assert shrunk(d.tolist(), [e] * 3, 0) == exact(want, rel=1e-2)
     assert shrunk([2.0, 0.1, -0.2, 0.3], [1.0] * 4, 0) < shrunk([2.0], [1.0], 0) < 2
     assert shrunk([20.0], [1.0], 0) > 19.5  # a clear difference stays
