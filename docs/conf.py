@@ -7,6 +7,7 @@ repository.
 import contextlib
 import inspect
 import re
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import MISSING
@@ -108,7 +109,25 @@ def undo_type(_: Sphinx, what: str, name: str, value: Any, options: Any, lines: 
             lines[0] = f"{kind.removeprefix(':type: ')}: {lines[0]}"
 
 
+def link_gallery(_: Sphinx, page: str, text: list[str]) -> None:
+    """Let pictures of the gallery lead to its pages; in the repository they lead to records."""
+    if page == "docs/gallery":
+        link = r'<a href="gallery/\2.html">\n\n\1\n\n</a>'
+        text[0] = re.sub(r"^\[(!\[.*\))\]\(gallery/(.*)/\)$", link, text[0], flags=re.M)
+
+
+def write_gallery(app: Sphinx, error: Exception | None) -> None:
+    """Write the pages of the gallery into the site."""
+    sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+    import gallery
+
+    if error is None and app.builder.format == "html":
+        list(gallery.pages(Path(app.outdir) / "docs" / "gallery"))
+
+
 def setup(app: Sphinx) -> None:
     """Connect the hooks."""
     app.connect("builder-inited", write_reference)
+    app.connect("source-read", link_gallery)
+    app.connect("build-finished", write_gallery)
     app.connect("autodoc-process-docstring", undo_type, priority=900)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import check
+import gallery
 import nbformat
 import pytest
 import torch
@@ -72,6 +73,10 @@ def test_the_seconds_of_workers_sum_to_those_of_the_trials(tmp_path: Path) -> No
     rows = where_time_goes.of_workers(tmp_path, began=0, ended=20)
     assert sum(rows.values()) == 20 and rows["training"] == (4 + 5 + 13) / 2
     assert [rows[n] for n in (where_time_goes.START, where_time_goes.BETWEEN)] == [5, 0.5]
+
+
+def test_the_gallery_is_what_its_command_writes() -> None:
+    assert gallery.PAGE.read_text("utf-8") == gallery.markdown()
 
 
 TOUR = FOLDER / "tour.ipynb"
