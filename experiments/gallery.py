@@ -147,7 +147,8 @@ def teacher_sentence(results: kdtune.Results) -> str:
 def wall_seconds(folder: Path) -> int:
     """Return the time from the study's start, with its teacher, to the end of the last run."""
     lines = (folder / EPOCHS / "00000.jsonl").read_text("utf-8").splitlines()
-    return math.ceil(max(json.loads(line).get("elapsed", 0) for line in lines))
+    last: float = max(json.loads(line).get("elapsed", 0) for line in lines)
+    return math.ceil(last)
 
 
 def command(folder: Path) -> str:

@@ -157,6 +157,10 @@ class Hosts:
         assert code in ok, f"{name}: {command}: exit code {code}\n{text[-6000:]}"
         return text
 
+    def outer_pids(self) -> set[int]:
+        """Return the processes below which all others of the machines are."""
+        return {outer.pid for outer in self._outer.values()}
+
     def down(self) -> None:
         """Power all off, and leave nothing behind."""
         for name in list(self._outer):

@@ -516,14 +516,15 @@ def _with_study_values(run: Run, space: Mapping[str, Values]) -> Run:
             begun[name] = next((c for c in candidates if c is not None), allowed.low)
         else:
             begun[name] = next((c for c in candidates if c in allowed), allowed[0])
-    values, largest = dict(begun), None
+    values: dict[str, Any] = dict(begun)
+    largest = None
     if len(set(sizes)) > 1:
         begun["train_images"], values["train_images"] = None, (largest := max(sizes))
     for role in ("teacher", "student"):
         weights, models = getattr(run, f"{role}_weights"), models_of(space.get(role, ()))
         values[f"{role}_weights"] = paired(weights, models)
     study_values = tuple(begun.items())
-    return replace(run, **values, largest_train_images=largest, study_values=study_values)  # type: ignore[arg-type]
+    return replace(run, **values, largest_train_images=largest, study_values=study_values)
 
 
 def as_declared(study: Study, name: str, value: fields.Value) -> fields.Value:
