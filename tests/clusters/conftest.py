@@ -41,5 +41,5 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]
 def alone(begun: tuple[Any, Path]) -> pd.DataFrame:
     """The numbers of the cluster tests' study without a cluster."""
     process, out = begun
-    assert process.wait(300) == 0, (out / "log").read_text()
+    assert process.wait(900) == 0, (out / "log").read_text()
     return numbers(out / "alone")
