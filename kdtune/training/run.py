@@ -372,8 +372,7 @@ class OneBatch:
     def steps(self) -> Iterator[Tensor]:
         """Train on the batch again and again, as a run does; yield the losses.
 
-        A student with a frozen backbone computes the features of the batch in every step, as the
-        run does that builds them.
+        What frozen models compute of the batch is computed once, before the first step.
         """
         student, views = self.training.student, self.batch.views
         assert views is not None  # noqa: S101 - of images
@@ -381,10 +380,9 @@ class OneBatch:
         with torch.no_grad():
             if self.training.run.compares_features:
                 batch = replace(batch, teacher_features=self.teacher[0].features(views))
-        while True:
             if self.training.run.trainable == "head":
-                with torch.no_grad():
-                    batch = replace(batch, features=student.features(views))
+                batch = replace(batch, features=student.features(views))
+        while True:
             _, losses = self.training.step(batch)
             yield losses.loss.detach()
 
@@ -419,7 +417,7 @@ def time_epoch(run: Run, data: Data, device: torch.device, threads: int) -> tupl
     frozen = forward if run.trainable == "head" else 0.0
     count, on_val = len(data.subset(run)), len(data.splits["val"])
     shared = count * (view + teacher + frozen) if run.augment != "none" else 0.0
-    return count * max(0.0, step - frozen) + on_val * (forward - frozen), shared
+    return count * step + on_val * (forward - frozen), shared
 
 
 def _seconds(compute: Callable[[], object]) -> float:
