@@ -465,8 +465,8 @@ def test_fixed_in_advance_is_said(folder: Path, capsys: pytest.CaptureFixture[st
     assert "margin of 2.5 percentage points (fixed in advance): test accuracy differs" in recipe
     assert "n = 3 repeats × 1,000 images), for new repeats" in recipe
     assert file.startswith("The student that ships (") and "for new images like those of t" in file
-    assert command(capsys, f"{folder} --verbose") == f"{before} {recipe} {file}"
-    assert f"{recipe} {file} All tables: " in command(capsys, f"{folder}")
+    assert command(capsys, f"{folder} --verbose") == f"{recipe} {file} {before}"
+    assert command(capsys, f"{folder}").startswith(f"{recipe} {file} ")
     assert "(fixed in advance)" in command(capsys, f"{folder} --margin 2.5 --against teacher")
     assert "(chosen after the results)" in command(capsys, f"{folder} --margin 2.4")
     edit(folder, against="gone.parquet")
