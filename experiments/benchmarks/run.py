@@ -82,6 +82,7 @@ def command(
             pairs += [(role, f"timm/{name}")]
             pairs += [(f"{role}-weights", f"{task.weights}/{name}.safetensors")]
         flags += f" --data {task.data} --image-size 160 --alpha {alphas} --temperature 4"
+        flags += " --eval-crop 0.875 --eval-interpolation bilinear"
         flags += "".join(f" --{name} {value}" for name, value in pairs)
     return [sys.executable, "-m", "kdtune.search", *flags.split()]
 
@@ -237,7 +238,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=FILES, help="tools, whose rows are replaced; by default all"
     )
-    parser.add_argument("--repeats", type=int, help="by default 3, and 2 for ants")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="of students and teacher, for a quick try")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each tool")
     parser.add_argument("--torchdistill-python", help="Python of an environment with torchdistill")
@@ -246,9 +247,8 @@ def main() -> None:
     args = parser.parse_args()
     if not args.page:
         data, weights = (p and p.absolute() for p in (args.data, args.weights))
-        repeats = args.repeats or {"default": 3, "ants": 2}[args.study]
         result = Path("result.json")
-        task = make_task(args.study, repeats, result, data, weights, args.epochs)
+        task = make_task(args.study, args.repeats, result, data, weights, args.epochs)
         common = {"busy": "yes" if args.busy else "no", "machine": machine()}
         common |= {
             "date": time.strftime("%Y-%m-%d"),

@@ -160,8 +160,10 @@ class HeadOnly(nn.Module):
 
         file = str(folder / f"{name}.safetensors")
         overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": file}, "pretrained": True}
-        self.backbone = timm.create_model(name, num_classes=0, **overlay).requires_grad_(False)
-        self.head = nn.Linear(int(self.backbone.num_features), classes)  # type: ignore[arg-type]
+        net: Any = timm.create_model(name, num_classes=classes, **overlay)
+        self.head = net.get_classifier()  # with timm's initial weights
+        net.reset_classifier(0)
+        self.backbone = net.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "HeadOnly":
         """Leave the backbone, whose batch norm keeps its statistics, in evaluation mode."""
