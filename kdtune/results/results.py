@@ -26,7 +26,7 @@ from kdtune.results.words import ComparisonContext
 from kdtune.statistics.intervals import MIN_REPEATS, TeacherShare
 from kdtune.storage.records import Round, read_provenance, read_study
 
-T = TypeVar("T")
+Computed = TypeVar("Computed")
 MAX_PRINTED_ROWS, MAX_BRIEF_ROWS = 30, 10
 """Configurations in a printed table, and in a brief one; if there are more, the best ones."""
 
@@ -194,12 +194,12 @@ class Results:
     def _has_all_arms(self) -> bool:
         return comparison.has_all_arms(self.final_trials, self.trials, self.default_criterion)
 
-    def _once(self, criterion: Criterion, compute: Callable[[Criterion], T]) -> T:
+    def _once(self, criterion: Criterion, compute: Callable[[Criterion], Computed]) -> Computed:
         """Compute once what follows from a criterion: a report needs the same a dozen times."""
         key = compute.__name__, criterion
         if key not in self._computed:
             self._computed[key] = compute(criterion)
-        return cast(T, self._computed[key])
+        return cast(Computed, self._computed[key])
 
     @cached_property
     def _computed(self) -> dict[tuple[str, Criterion], Any]:
