@@ -138,7 +138,7 @@ def entry(name: str, folders: list[Path]) -> str:
 
 
 def teacher_sentence(results: kdtune.Results) -> str:
-    """Return the status of the study and the accuracy of its teacher."""
+    """Return the accuracy of a study's teacher, in words; "" if it has none."""
     epochs = results.epochs
     last = epochs[epochs.split == "val"].groupby("trial_id").teacher_acc.last()
     return f"The teacher's accuracy on val is {100 * last.mean():.1f} %." if len(last) else ""
