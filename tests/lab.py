@@ -22,7 +22,7 @@ ON_HOSTS = [
 """Marks of a file of tests that need simulated hosts, and so root."""
 UP = "ray up cluster.yaml -y --no-config-cache --disable-usage-stats"
 SEARCH = (
-    "python -m kdtune.search --train-images 2000 --batch-size 8 --epochs 16 --teacher-epochs 2 "
+    "python -m kdtune.search --train-images 2000 --batch-size 8 --epochs 24 --teacher-epochs 2 "
     "--repeats 2 --alpha 0.1 1 --temperature 4"
 )
 """Four trials, of a quarter of a minute each where three share two cores; the epochs are long
