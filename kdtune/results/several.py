@@ -355,12 +355,13 @@ def text(side: SideBySide, format: Format = "md") -> str:
         settings = differing_settings(side.studies)
         tables = {"best": side.best, "comparisons": comparisons, "settings": settings}
         return as_json({"studies": list(side.studies)} | tables)
-    parts = [markdown(*best_rows(side)), best_note(side)]
+    parts = [*conclusions(side), side.doubt]
     if len(side.comparisons):
         parts += [f"Difference from {side.reference}:", markdown(*difference_rows(side))]
         parts.append(method(side))
+    parts += ["Best configurations:", markdown(*best_rows(side)), best_note(side)]
     parts += ["Settings that differ:", markdown(*setting_rows(side))]
-    return "\n\n".join(part for part in [*parts, side.doubt, *conclusions(side)] if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def best_rows(side: SideBySide) -> tuple[list[str], list[list[str]]]:
