@@ -66,7 +66,9 @@ def pack(study: Path, target: Path) -> None:
     frame = frame.drop(columns=["config_id", "configuration", "repeat", "kl", "logit_diff"])
     for name in ("p_predicted", "p_label"):
         frame[name] = frame[name].astype("float32").round(2)
-    frame.sort_values(["trial_id", "split", "example"]).to_parquet(
+    # equal neighbours compress well
+    frame["p_label"] = frame.p_label.where(~frame.correct)
+    frame.sort_values(["split", "example", "trial_id"]).to_parquet(
         target / PREDICTIONS, index=False, compression="zstd", compression_level=19
     )
 
@@ -98,6 +100,10 @@ def unpack(packed: Path, target: Path) -> Path:
     text = lzma.decompress((target / RECORDS).read_bytes()).decode()
     (target / EPOCHS).mkdir()
     (target / EPOCHS / "00000.jsonl").write_text(text, "utf-8")
+    frame = pd.read_parquet(target / PREDICTIONS)
+    frame["p_label"] = frame.p_label.fillna(frame.p_predicted)
+    frame = frame.sort_values(["trial_id", "split", "example"])
+    frame.to_parquet(target / PREDICTIONS, index=False)
     for name in {json.loads(line).get("trial_id") for line in text.splitlines()} - {None}:
         (target / TRIALS / name).mkdir(parents=True)  # or the page would say that they are gone
     return target
