@@ -201,7 +201,7 @@ def _help_of(declared: fields.Declaration, text: str) -> str:
     """Return the help of a field: its docstring, its bounds and when it has an effect."""
     sentences = [text] if text else []
     if declared.bounds:
-        sentences.append(f"Must {declared.bounds.requirement}.")
+        sentences.append(f"Must lie in {declared.bounds.interval}.")
     setting = declared.setting
     if not isinstance(setting, fields.Hyperparameter):
         return " ".join(sentences)

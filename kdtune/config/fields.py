@@ -58,11 +58,6 @@ class Bounds:
         low, high = self.interval[1:-1].split(", ")
         return ast.literal_eval(low), ast.literal_eval(high)  # exact, also for 64 bits
 
-    @property
-    def requirement(self) -> str:
-        """The bounds in words."""
-        return f"lie in {self.interval}"
-
     def allows(self, value: float) -> bool:
         """Return True if the number is within the bounds."""
         low, high = self._ends
@@ -160,7 +155,7 @@ class Declaration:
             raise requirement_error(self.name, self.type_requirement, value)
         for part in value if isinstance(value, tuple) else (value,):
             if self.bounds and isinstance(part, int | float) and not self.bounds.allows(part):
-                raise requirement_error(self.name, self.bounds.requirement, value)
+                raise requirement_error(self.name, f"lie in {self.bounds.interval}", value)
             if not isinstance(part, str):
                 continue
             if hidden_characters(part) and not self.setting.any_text:

@@ -15,34 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from kdtune.config import fields
-from kdtune.config.fields import (
-    ALL_COMMANDS,
-    HUB,
-    MAX_INTEGER,
-    OF_STUDENT,
-    BatchSize,
-    BelowOne,
-    Bounds,
-    Config,
-    Count,
-    DataName,
-    Epochs,
-    Fraction,
-    Hyperparameter,
-    ModelName,
-    NotNegative,
-    Optimizer,
-    Repeats,
-    Role,
-    Schedule,
-    Setting,
-    Value,
-    Weights,
-    check,
-    check_fields,
-    is_output_file,
-    pairs,
-)
+from kdtune.config.fields import Bounds, Hyperparameter, ModelName, Setting, Weights, check, pairs
 from kdtune.config.files import check_path, existing_file
 from kdtune.config.objects import KINDS, Objects, importable_name
 from kdtune.config.task import METRICS, BaseRun, Range, Task, Values, models_of, to_list_or_range
@@ -65,7 +38,7 @@ Beta = Annotated[float, Bounds("[0, 1000]")]
 Std = Annotated[float, Bounds("[0.000001, 1]")]
 """Standard deviation that inputs in [0, 1] are divided by; below, float32 has no digits left."""
 EpochsOrZero = Annotated[int, Bounds("[0, 1000000]")]
-StepSize = Annotated[int, Bounds(f"[1, {MAX_INTEGER}]")]
+StepSize = Annotated[int, Bounds(f"[1, {fields.MAX_INTEGER}]")]
 """Epochs between decays. A step size far above the number of epochs means: no decay."""
 Pixels = Annotated[int, Bounds("[1, 4096]")]
 
@@ -85,7 +58,7 @@ TEACHER_REPEAT = -1
 """The repeat that teacher number 0 is trained in, and number k in this one - k: no student is
 trained on the same augmented images."""
 
-_STUDENT = Setting(commands=OF_STUDENT)
+_STUDENT = Setting(commands=fields.OF_STUDENT)
 _RESOLVED = Setting(resolved=True)
 _COLUMNS = f"[{fields.one_of(fields.TABLE_COLUMNS)}=COLUMN [...]]"
 _LOSSES = fields.one_of([*fields.LOSSES, "module:function", "A+B"])
@@ -94,7 +67,7 @@ _CLASS_WEIGHTS = Hyperparameter(unless={"alpha": 0}, neutral="none", metavar="no
 _OF_LOSS = Hyperparameter(of_objective=True)
 _WEIGHTS = Setting(path=True, pairs=True)
 _BASELINE = {"alpha": 1}
-_OF_ALL = Hyperparameter(commands=ALL_COMMANDS, of_study=True, resolved=True)
+_OF_ALL = Hyperparameter(commands=fields.ALL_COMMANDS, of_study=True, resolved=True)
 _WARMUP = Hyperparameter(when=fields.that_take("warmup_epochs"), neutral=0)
 
 
@@ -114,7 +87,7 @@ class Run(BaseRun):
     `objects`. A teacher that is an object is not fine-tuned unless teacher_epochs says so.
     """
 
-    data: Annotated[DataName, Setting(path=True)] = "fashion"
+    data: Annotated[fields.DataName, Setting(path=True)] = "fashion"
     """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
     torchvision:CIFAR10), hf:NAME (of Hugging Face, or a folder that `datasets` has saved),
     module:factory, a folder with train/, val/ and optionally test/, each with one subfolder of
@@ -129,7 +102,7 @@ class Run(BaseRun):
     folder."""
     download: Annotated[bool, Setting(defines=False)] = False
     """Download the files of torchvision:NAME if they are not in --data-root."""
-    val_share: Fraction = 0.2
+    val_share: fields.Fraction = 0.2
     """Share of train that becomes val where the data have no val: drawn with the seed, the same
     share of each class."""
     groups: str | None = None
@@ -143,7 +116,7 @@ class Run(BaseRun):
     share of each class, of which one is val and the others are train. Each repeat takes the next
     fold and, after all N, a new partition into folds. Each repeat has a teacher of its own,
     fine-tuned on its train. Test stays apart. None: the data's own val, the same in all repeats."""
-    train_images: Annotated[Count | None, Hyperparameter(of_study=True)] = None
+    train_images: Annotated[fields.Count | None, Hyperparameter(of_study=True)] = None
     """Number of labelled images that the student learns from, drawn evenly over the classes. None:
     all of train. Of several numbers, fewer images are a part of more, and each number has its own
     comparison with training without distillation. See --budget-per."""
@@ -151,13 +124,13 @@ class Run(BaseRun):
     """What students of several --train-images have alike: "steps" (an epoch of each has as many
     images as --train-images has at most: it passes over fewer images several times) or "epochs"
     (an epoch is one pass, so that fewer images have fewer steps)."""
-    largest_train_images: Annotated[Count | None, Setting(commands=(), defines=False)] = None
+    largest_train_images: Annotated[fields.Count | None, Setting(commands=(), defines=False)] = None
     """Set by the study: the largest of several --train-images. None: there is one number."""
     train_draw: Annotated[TrainDraw | None, replace(_STUDENT, resolved=True)] = None
     """How often the --train-images are drawn: "repeat" (anew in each repeat, so that conclusions
     hold for new draws) or "study" (once, the same images in all repeats). None: repeat; but study
     for a study that an earlier version of kdtune began."""
-    extra: Annotated[str | None, Setting(commands=OF_STUDENT, path=True)] = None
+    extra: Annotated[str | None, Setting(commands=fields.OF_STUDENT, path=True)] = None
     """Images without labels, from which the student learns what the teacher says of them: a folder
     of images, in which subfolders have no meaning; module:factory; or "rest", the images of train
     that --train-images leaves out. Labels that they may have are not used. See --extra-share."""
@@ -188,7 +161,7 @@ class Run(BaseRun):
     number of classes that returns a module. NAME+NAME is an ensemble: the mean probability. A file
     of outputs, .parquet or .npz, is a teacher without a network (docs/teachers.md); it needs
     --augment none."""
-    teachers: Repeats = 1
+    teachers: fields.Repeats = 1
     """Number of teachers that are fine-tuned by the same recipe, with other random weights of the
     head or of all layers, another order and another augmentation: repeat r learns from teacher r
     mod N. With 3 or more, conclusions are about new teachers of this recipe. 1: the same teacher in
@@ -217,17 +190,17 @@ class Run(BaseRun):
     teacher_batch_norm: Annotated[BatchNorm | None, _RESOLVED] = None
     """Mode of the teacher's batch norm layers while it is fine-tuned, "train" or "eval". None:
     train, "eval" where only the head is trained."""
-    teacher_optimizer: Annotated[Optimizer | None, _RESOLVED] = None
+    teacher_optimizer: Annotated[fields.Optimizer | None, _RESOLVED] = None
     """Optimizer of the teacher. None: sgd for pretrained weights, adamw for random ones."""
     teacher_lr: Annotated[LearningRate | None, _RESOLVED] = None
     """Learning rate of the teacher. None: that of its optimizer for all layers of pretrained
     weights (sgd 0.001, adamw 0.0001), for their head alone (sgd 0.1, adamw 0.01) or for random
     weights (sgd 0.1, adamw 0.001); docs/recipe.md has those of the others."""
-    teacher_momentum: Annotated[BelowOne | None, _RESOLVED] = None
+    teacher_momentum: Annotated[fields.BelowOne | None, _RESOLVED] = None
     """Momentum of the teacher's optimizer, if that takes one. None: 0.9."""
     teacher_weight_decay: Annotated[Weight | None, _RESOLVED] = None
     """Weight decay of the teacher. None: 0.0001 (sgd, nesterov), 0.01 (adamw) or 0 (others)."""
-    teacher_schedule: Annotated[Schedule | None, _RESOLVED] = None
+    teacher_schedule: Annotated[fields.Schedule | None, _RESOLVED] = None
     """Learning rate schedule of the teacher. None: cosine for pretrained weights, onecycle for
     random ones."""
     teacher_lr_step_size: Annotated[StepSize | None, _RESOLVED] = None
@@ -235,14 +208,14 @@ class Run(BaseRun):
     teacher_lr_gamma: Annotated[PositiveShare | None, _RESOLVED] = None
     """Factor of each decay of the teacher's learning rate with the schedule step or multistep.
     None: 0.1."""
-    teacher_lr_milestones: tuple[Fraction, ...] = LR_MILESTONES
+    teacher_lr_milestones: tuple[fields.Fraction, ...] = LR_MILESTONES
     """Decays of the teacher's learning rate with the schedule multistep, as ascending shares of the
     epochs."""
-    teacher_batch_size: Annotated[BatchSize | None, _RESOLVED] = None
+    teacher_batch_size: Annotated[fields.BatchSize | None, _RESOLVED] = None
     """Images per step of the teacher. None: 32 for pretrained weights, 64 for random ones."""
     teacher_augment: Annotated[str | None, replace(_RESOLVED, metavar=_AUGMENTS)] = None
     """Augmentation of the teacher's training images. None: that of --augment."""
-    teacher_train_images: Count | Literal["same"] | None = None
+    teacher_train_images: fields.Count | Literal["same"] | None = None
     """Number of labelled images that the teacher is fine-tuned on; "same": those of the student, so
     that each of several --train-images and, where each repeat draws them, each repeat has a teacher
     of its own. None: all of train."""
@@ -254,7 +227,7 @@ class Run(BaseRun):
     student: Annotated[ModelName, Hyperparameter(of_study=True)] = "resnet18"
     """Student: a torchvision name, cifar_resnet20 (also 32, 44, 56, 110), timm/NAME,
     hf:NAME or module:factory."""
-    student_weights: Annotated[Weights, replace(_WEIGHTS, commands=OF_STUDENT)] = "default"
+    student_weights: Annotated[Weights, replace(_WEIGHTS, commands=fields.OF_STUDENT)] = "default"
     """Initial weights of the student: "default", "none" or a file. With several students,
     STUDENT=WEIGHTS for each that has not the default."""
     student_mean: Annotated[tuple[Share, ...] | None, _STUDENT] = None
@@ -275,7 +248,9 @@ class Run(BaseRun):
     statistics change even under a frozen backbone) or "eval" (running statistics, frozen). None:
     train, "eval" where only the head is trained; but train for a study that an earlier version of
     kdtune began."""
-    allow_random_backbone: Annotated[bool, Setting(commands=OF_STUDENT, defines=False)] = False
+    allow_random_backbone: Annotated[bool, Setting(commands=fields.OF_STUDENT, defines=False)] = (
+        False
+    )
     """Train the head alone (--trainable head) also of a student with random weights."""
     loss: Annotated[str, Hyperparameter(unless=_BASELINE, metavar=_LOSSES)] = "kl"
     """Distillation loss: "kl" (KL divergence of the softened probabilities, times T squared), "mse"
@@ -307,37 +282,39 @@ class Run(BaseRun):
     """Weight of the classes other than the label in the loss nkd (Yang et al., 2023)."""
     loss_weight: Annotated[PositiveWeight, Hyperparameter(neutral=1, of_objective=True)] = 1.0
     """Weight of the second of two losses: A+B is A + loss_weight * B."""
-    optimizer: Annotated[Optimizer, Hyperparameter()] = "sgd"
+    optimizer: Annotated[fields.Optimizer, Hyperparameter()] = "sgd"
     """Optimizer: PyTorch's of that name. nesterov is sgd with Nesterov's momentum, which must be
     above 0. See docs/recipe.md."""
     lr: Annotated[LearningRate, Hyperparameter()] = 1e-3
     """Learning rate of the student. With the schedule "onecycle" it is the peak."""
-    momentum: Annotated[BelowOne, Hyperparameter(when=fields.that_take("momentum"))] = 0.9
+    momentum: Annotated[fields.BelowOne, Hyperparameter(when=fields.that_take("momentum"))] = 0.9
     """Momentum."""
     weight_decay: Annotated[Weight, Hyperparameter()] = 0.0
     """Weight decay. With adamw it is decoupled; with the others it is added to the gradient."""
-    schedule: Annotated[Schedule, Hyperparameter()] = "step"
+    schedule: Annotated[fields.Schedule, Hyperparameter()] = "step"
     """Learning rate schedule: constant, step (StepLR), multistep (MultiStepLR, see
     --lr-milestones), cosine (to 0, updated every epoch) or onecycle (updated every batch)."""
     lr_step_size: Annotated[StepSize, Hyperparameter(when=fields.that_take("lr_step_size"))] = 7
     """Epochs between two decays of the learning rate."""
     lr_gamma: Annotated[PositiveShare, Hyperparameter(when=fields.that_take("lr_gamma"))] = 0.1
     """Factor of each decay of the learning rate."""
-    lr_milestones: Annotated[tuple[Fraction, ...], _STUDENT] = LR_MILESTONES
+    lr_milestones: Annotated[tuple[fields.Fraction, ...], _STUDENT] = LR_MILESTONES
     """Decays of the schedule multistep, as ascending shares of the epochs: of 240 epochs, the
     default decays after 150, 180 and 210."""
     warmup_epochs: Annotated[EpochsOrZero, _WARMUP] = 0
     """Epochs, fewer than --epochs, in which the learning rate rises linearly, batch by batch, to
     that of the schedule. step and multistep decay by the epoch's number in the run; cosine falls
     over the epochs that remain."""
-    clip_norm: Annotated[NotNegative, Hyperparameter(neutral=0)] = 0.0
+    clip_norm: Annotated[fields.NotNegative, Hyperparameter(neutral=0)] = 0.0
     """Largest norm of the gradient of all parameters together; a longer gradient is scaled down. 0:
     no limit."""
-    ema: Annotated[BelowOne, Hyperparameter(neutral=0)] = 0.0
+    ema: Annotated[fields.BelowOne, Hyperparameter(neutral=0)] = 0.0
     """Decay per step of an exponential moving average of the student's weights and running
     statistics, at most (1 + n) / (10 + n) after n steps. The average is the student that is
     evaluated and saved. 0: no average."""
-    label_smoothing: Annotated[BelowOne, Hyperparameter(unless={"alpha": 0}, neutral=0)] = 0.0
+    label_smoothing: Annotated[fields.BelowOne, Hyperparameter(unless={"alpha": 0}, neutral=0)] = (
+        0.0
+    )
     """Label smoothing: share of the labels' weight that is spread evenly over all classes (Szegedy
     et al., 2016). The metric ce is without it."""
     class_weights: Annotated[str, _CLASS_WEIGHTS] = "none"
@@ -356,23 +333,23 @@ class Run(BaseRun):
     """CutMix: parameter a of Beta(a, a), from which each batch draws the share of the area that its
     images keep; the rest, a rectangle clipped at the border, is of another image of the batch (Yun
     et al., 2019). 0: no CutMix."""
-    extra_share: Annotated[BelowOne, Hyperparameter(unless=_BASELINE, neutral=0)] = 0.0
+    extra_share: Annotated[fields.BelowOne, Hyperparameter(unless=_BASELINE, neutral=0)] = 0.0
     """Share of each batch that is images of --extra. An epoch is a pass over the labelled images,
     so with a larger share it has more steps."""
-    epochs: Annotated[Epochs, Hyperparameter()] = 25
+    epochs: Annotated[fields.Epochs, Hyperparameter()] = 25
     """Passes over the training images."""
-    batch_size: Annotated[BatchSize, Hyperparameter()] = 32
+    batch_size: Annotated[fields.BatchSize, Hyperparameter()] = 32
     """Images per step. The last batch of an epoch may be smaller."""
     precision: Precision = "fp32"
     """"fp32"; "bf16" or "fp16": both models under autocast, in fp16 with a gradient scaler; losses
     are computed in float32. "auto": bf16 where the hardware has it, else fp16 on a GPU that has it,
     else fp32; a study keeps the precision that it began with."""
-    seed: Annotated[int, Bounds(f"[{-MAX_INTEGER}, {MAX_INTEGER}]")] = 0
+    seed: Annotated[int, Bounds(f"[{-fields.MAX_INTEGER}, {fields.MAX_INTEGER}]")] = 0
     """Seed of the study: with the repeat it fixes everything random."""
     repeat: Annotated[int, Bounds("[-1000000, 1000000]"), Setting(commands=("distill",))] = 0
     """Number of the repeat, from 0. All configurations are trained in the same repeats."""
-    study_values: Annotated[tuple[tuple[str, Value | None], ...], Setting(commands=())] = field(
-        default=(), compare=False
+    study_values: Annotated[tuple[tuple[str, fields.Value | None], ...], Setting(commands=())] = (
+        field(default=(), compare=False)
     )
     """Set by the study: student, teacher, teacher_epochs, augment and train_images that it began
     with. `config_id` leaves them out, so that ids do not change when a study is extended to several
@@ -389,7 +366,7 @@ class Run(BaseRun):
             if isinstance(value := getattr(self, f.name), list):
                 inner = (tuple(v) if isinstance(v, list) else v for v in value)
                 object.__setattr__(self, f.name, tuple(inner))
-        check_fields(self)
+        fields.check_fields(self)
         object.__setattr__(self, "class_weights", read_class_weights(self.class_weights))
         _take_output_file(self)
         for role in ("teacher", "student"):
@@ -413,7 +390,7 @@ class Run(BaseRun):
         teacher = {n: v for n, v in self.study_values if n in OF_TEACHER}
         return replace(run, **teacher)  # type: ignore[arg-type]
 
-    def value(self, name: str) -> Value:
+    def value(self, name: str) -> fields.Value:
         """Return the value of a hyperparameter, whether it has an effect or not."""
         return self.batch_norm_mode if name == "batch_norm" else super().value(name)
 
@@ -454,7 +431,7 @@ class Run(BaseRun):
         """The run with each member of its teacher, an ensemble or not, as its teacher."""
         return tuple(replace(self, teacher=name) for name in self.teacher.split("+"))
 
-    def weights_of(self, role: Role) -> str:
+    def weights_of(self, role: fields.Role) -> str:
         """Return the weights of the run's teacher (no ensemble) or student."""
         model, weights = getattr(self, role), getattr(self, f"{role}_weights")
         return weights if isinstance(weights, str) else dict(pairs(weights)).get(model, "default")
@@ -471,7 +448,10 @@ class Run(BaseRun):
             return tuple(f"{model}={path(w, 'default', 'none')}" for model, w in pairs(value))
 
         is_folder = self.extra is not None and not fields.is_named_extra(self.extra)
-        hub, name = HUB * self.data.startswith(HUB), self.data.removeprefix(HUB)
+        hub, name = (
+            fields.HUB * self.data.startswith(fields.HUB),
+            self.data.removeprefix(fields.HUB),
+        )
         is_path = Path(name).expanduser().exists() if hub else not fields.is_named_data(name)
         return replace(
             self,
@@ -613,7 +593,9 @@ LIKE = DISTILLATION.like
 """Hyperparameters whose value None stands for the value of another one, with that one's name."""
 
 
-def complete(config: Mapping[str, Any], study_values: Mapping[str, Any] | None = None) -> Config:
+def complete(
+    config: Mapping[str, Any], study_values: Mapping[str, Any] | None = None
+) -> fields.Config:
     """Return a recorded configuration with the hyperparameters that later versions have added.
 
     They have their neutral values where they have an effect, else None. So a configuration is the
@@ -706,22 +688,23 @@ def _check_run(run: Run) -> None:
     roles = [role for role, _ in pairs(run.columns or ())]
     are_roles = {*roles} <= {*fields.TABLE_COLUMNS} and len({*roles}) == len(roles)
     check(run, "columns", are_roles, f"be {'|'.join(fields.TABLE_COLUMNS)}=COLUMN, each once")
-    is_table = run.columns is None or fields.is_image_table(run.data) or run.data.startswith(HUB)
+    is_table = (
+        run.columns is None or fields.is_image_table(run.data) or run.data.startswith(fields.HUB)
+    )
     check(run, "columns", is_table, "be left out unless --data is a table or hf:NAME")
-    if any(map(is_output_file, run.teacher.split("+"))):
+    if any(map(fields.is_output_file, run.teacher.split("+"))):
         _check_output_file(run)
     extra, share = run.extra or "", run.extra_share
     check(run, "extra_share", extra or share == 0, "be 0 without --extra FOLDER")
     check(run, "batch_size", run.batch_size > 1 or share == 0, "be 2 or more with --extra-share")
     has_rest = extra != fields.REST or run.train_images is not None
     check(run, "extra", has_rest, "be a folder without --train-images, whose rest it would be")
-    is_torchvision = extra.startswith("torchvision:")
-    check(run, "extra", not is_torchvision, "be a folder of images, rest, or module:factory")
     has_momentum = run.optimizer != "nesterov" or run.momentum > 0
     check(run, "momentum", has_momentum, "be greater than 0 with --optimizer nesterov")
-    check(run, "student", not is_output_file(run.student), "be a network, no file of outputs")
+    check(
+        run, "student", not fields.is_output_file(run.student), "be a network, no file of outputs"
+    )
     has_teacher = run.folds is not None or run.draws_for_teacher
-    check(run, "repeat", has_teacher or run.repeat >= -run.teachers, f"be -{run.teachers} or more")
     is_one, with_flag = run.teachers == 1, "--folds" if run.folds else "--teacher-train-images same"
     each = f"be 1 with {with_flag}: each repeat has its teacher"
     check(run, "teachers", is_one or not has_teacher, each)
@@ -746,7 +729,7 @@ def _check_output_file(run: Run) -> None:
         check(run, name, is_unchanged, f"be {value} {of_file}, which has no changed images")
 
 
-def check_warmup(schedule: Schedule, warmup_epochs: float, epochs: float) -> None:
+def check_warmup(schedule: fields.Schedule, warmup_epochs: float, epochs: float) -> None:
     """Raise InputError unless a warm-up, which onecycle has not, ends before the training.
 
     It is no check of `Run`: of a study's configurations each must fulfil it, and not the run whose
@@ -849,7 +832,7 @@ def _take_output_file(run: Run) -> None:
         InputError: The run has other weights for the same name.
     """
     path = run.teacher
-    if not is_output_file(path) or "+" in path:  # `_check_output_file` refuses ensembles
+    if not fields.is_output_file(path) or "+" in path:  # `_check_output_file` refuses ensembles
         return
     check_path("teacher", path)
     name, weights = Path(path).name, run.teacher_weights
@@ -857,8 +840,10 @@ def _take_output_file(run: Run) -> None:
         if name not in dict(pairs(weights)):
             object.__setattr__(run, "teacher_weights", (*weights, f"{name}={path}"))
     elif name != path or Path(weights).name != path:  # else they are the path of this file already
-        other_file = name == path and is_output_file(weights)
-        if weights not in ("default", "none") and (other_file or not is_output_file(weights)):
+        other_file = name == path and fields.is_output_file(weights)
+        if weights not in ("default", "none") and (
+            other_file or not fields.is_output_file(weights)
+        ):
             raise InputError(
                 f"--teacher-weights must be left out with a teacher that is a file, but got "
                 f"--teacher {path} and --teacher-weights {weights}; if {path} was renamed, give "
@@ -881,10 +866,12 @@ def with_output_files(run: Run, space: Mapping[str, Any]) -> tuple[Run, Mapping[
     teachers, weights = space.get("teacher"), run.teacher_weights
     if not isinstance(teachers, list | tuple):
         return run, space
-    files = [t for t in teachers if isinstance(t, str) and is_output_file(t) and "+" not in t]
+    files = [
+        t for t in teachers if isinstance(t, str) and fields.is_output_file(t) and "+" not in t
+    ]
     if not files:
         return run, space
-    if isinstance(weights, str) and is_output_file(weights):
+    if isinstance(weights, str) and fields.is_output_file(weights):
         weights = (f"{run.teacher}={weights}",)  # it is the path of one of them only
     elif isinstance(weights, str):
         networks = [m for t in teachers if t not in files for m in str(t).split("+")]

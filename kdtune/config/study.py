@@ -46,7 +46,7 @@ from kdtune.config.task import (
     parse_metric,
     to_space,
 )
-from kdtune.config.text import TABLE_DIGITS, InputError, did_you_mean, short, shown
+from kdtune.config.text import InputError, did_you_mean, shown
 
 Scope = Literal["last", "best", "last-5-avg"]
 Format = Literal["md", "csv", "json", "latex"]
@@ -242,10 +242,7 @@ class Study:
     def __post_init__(self) -> None:
         fields.check(self, "run", isinstance(self.run, Run), "be a Run")
         fields.check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
-        fields.check(self, "baseline", isinstance(self.baseline, Mapping), "be a dict of values")
-        fields.check(self, "unless", isinstance(self.unless, Mapping), "be a dict of dicts")
         names = (self.tracker,) if isinstance(self.tracker, str) else self.tracker
-        fields.check(self, "tracker", isinstance(names, list | tuple), "be a list of names")
         object.__setattr__(self, "tracker", tuple(names))
         if self.train is None:
             run, values = use_names(self.run, self.space)
@@ -737,23 +734,15 @@ def _check_space(study: Study) -> None:
 
 
 def check_new_study(study: Study) -> None:
-    """Raise InputError if a new study names a path that does not exist, or a value twice.
+    """Raise InputError if a new study names a path that does not exist.
 
     Commands call it before they load torch and Ray. A study that has begun is left to the driver:
-    its data may have moved, and its values are what they are.
+    its data may have moved.
     """
     if study.uri is not None or (study.folder / STUDY).exists():
         return
     for requirement, name in _paths(study) if study.train is None else ():
         check_exists(requirement, name)
-    for name, values in study.space.items():
-        numbers = () if isinstance(values, Range) else values
-        texts = [short(v, TABLE_DIGITS) for v in dict.fromkeys(numbers) if isinstance(v, float)]
-        if twice := [text for text in texts if texts.count(text) > 1]:
-            raise InputError(
-                f"the values of {name} must differ in the {TABLE_DIGITS} digits that tables show, "
-                f"but got {twice[0]} twice; leave one of them out"
-            )
 
 
 def _paths(study: Study) -> Iterator[tuple[str, str]]:

@@ -348,7 +348,6 @@ def export_for_optuna(study: Study, lines: list[Line]) -> Path:
             times.setdefault(line["config_id"], []).append(line["time"])
     file = study.folder / OPTUNA
     with atomic_write(file) as part:
-        part.unlink(missing_ok=True)  # of a process of the same id that was killed
         storage = optuna.storages.RDBStorage(f"sqlite:///{part}")
         direction = StudyDirection.MAXIMIZE if study.task.sign > 0 else StudyDirection.MINIMIZE
         target = optuna.create_study(study_name=study.name, storage=storage, direction=direction)
