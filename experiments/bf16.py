@@ -50,7 +50,8 @@ def accuracies(precision: Precision, folder: Path) -> np.ndarray:
 
 def row(name: str, difference: Interval) -> str:
     """Return a line of the table, in percentage points."""
-    return f"| {name} | {100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f} |"
+    half = 50 * (difference.high - difference.low)
+    return f"| {name} | {100 * difference.mean:+.2f} ± {half:.2f} |"
 
 
 def main() -> int:

@@ -84,12 +84,6 @@ class Objects:
         self.passed = dict(passed or {})
         self.functions = frozenset(functions)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Objects) and self.passed == other.passed
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self.passed))
-
     def __bool__(self) -> bool:
         return bool(self.passed)
 

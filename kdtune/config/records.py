@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
-
-from annotated_types import Interval
+from typing import Any, Literal, NamedTuple
 
 from kdtune.config.fields import Params, Positive, Role, check_fields
 from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY, write_text
 from kdtune.config.run import Run, migrate_run
-from kdtune.config.text import DAMAGED, InputError, first_line, printable, shown
+from kdtune.config.text import DAMAGED, InputError, first_line, printable
 
 # Reading and writing.
 
@@ -20,7 +18,7 @@ from kdtune.config.text import DAMAGED, InputError, first_line, printable, shown
 def _read(kind: Any, text: str | bytes) -> Any:
     """Return the records of JSON; fields that this version does not know are ignored.
 
-    Raises ValueError for values of other types, or outside their bounds.
+    Raises ValueError for values of other types.
     """
     # imported here, since a command line is read without it
     from pydantic import TypeAdapter
@@ -40,9 +38,6 @@ def _write(file: Path, content: object) -> None:
 
 # Cost of a model: its numbers, their file, and limits on them.
 
-_Number = Annotated[float, Interval(ge=0, le=1e30)]
-_Whole = Annotated[int, Interval(ge=0, le=10**18)]
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -51,23 +46,23 @@ class Cost:
     role: Role
     model: str
     """Name, as the user gives it."""
-    params: _Whole
+    params: int
     """Number of parameters."""
-    bytes: _Whole
+    bytes: int
     """Size of its weights as a safetensors file."""
-    flops: _Whole | None
+    flops: int | None
     """Floating-point operations of one example; a multiply-add counts as two, element-wise
     operations are not counted. None: not known, since the model has operations without a count."""
-    latency_ms: _Number
+    latency_ms: float
     """Median time of one example, from view to logits, in milliseconds."""
-    latency_ms_iqr: _Number | None
+    latency_ms_iqr: float | None
     """Interquartile range of that time. None: too few measurements."""
-    latency32_ms: _Number | None
+    latency32_ms: float | None
     """Median time of a batch of 32 examples, in milliseconds. None: it would have taken more than
     the second that is for the latencies of a model."""
-    latency32_ms_iqr: _Number | None
+    latency32_ms_iqr: float | None
     """Interquartile range of that time. None: too few measurements."""
-    threads: _Whole
+    threads: int
     """Threads of the CPU that the measurement may use."""
     device: str
     """"cpu" or "cuda"."""
@@ -84,21 +79,12 @@ def write_costs(folder: Path, costs: Sequence[Cost]) -> None:
     _write(folder / COSTS, {"schema": 1, "models": [asdict(cost) for cost in costs]})
 
 
-def read_costs(folder: Path, faults: list[str] | None = None) -> list[Cost]:
+def read_costs(folder: Path) -> list[Cost]:
     """Return the costs in a study's folder; [] if the file is missing or damaged.
 
     The driver measures what is missing when it next runs trials.
-
-    Args:
-        folder: Folder of the study.
-        faults: Gets a sentence if the file is damaged.
     """
     content = _read_if_good(_Costs, folder / COSTS)
-    if content is None and faults is not None and (folder / COSTS).is_file():
-        faults.append(
-            f"{COSTS} is damaged: what the models cost is left out, and no limit on it can be "
-            f"checked. Delete the file and extend the study, which measures it again"
-        )
     return content.models if content else []
 
 
@@ -149,10 +135,6 @@ class Accuracy:
     """Examples of the most frequent class."""
     of: int | None = None
     """Examples of the split, if only some of them were measured."""
-
-    def __post_init__(self) -> None:
-        if not (self.n > 0 <= self.correct <= self.n and 0 <= self.largest_class <= self.n):
-            raise ValueError(f"an accuracy must be a share of examples, but got {self!r}")
 
     @property
     def share(self) -> float:
@@ -270,8 +252,6 @@ def write_teacher_accuracy(folder: Path, records: Sequence[TeacherAccuracy]) -> 
 #     2   `schema`, and the fields of `StudentsRecord`
 
 SCHEMA = 2
-MAX_SIDE = 32_768
-"""Pixels of the side of a view; nobody trains on larger ones."""
 REMEDY = "repeat the study's command, which writes the file again, or copy the whole folder again"
 
 
@@ -299,7 +279,7 @@ class InputRecord:
 
     kind: str
     """"files" (images of any size), "images" (of one size) or "tensors"."""
-    shape: tuple[Annotated[int, Interval(gt=0, lt=2**31)], ...]
+    shape: tuple[int, ...]
     """Shape of one view: (C, H, W) of an image."""
     dtype: str
     """Type of its numbers, such as "uint8"."""
@@ -353,16 +333,6 @@ class StudentsRecord:
         values = migrate_run(self.run)
         return Run(**{f.name: values[f.name] for f in fields(Run) if f.name in values})
 
-    def check(self) -> None:
-        """Raise InputError for values that no study writes."""
-        self.configured_run  # noqa: B018 - checks its values
-        if len(self.classes) > 1 == len(set(self.classes)):  # two of ImageNet's have one name
-            raise InputError(f"all {len(self.classes)} classes are named {shown(self.classes[0])}")
-        side = self.input.shape[-1] if self.input else 1
-        size = (self.preprocessing or {}).get("image_size", side)
-        if self.preprocessing and not (side in (1, size) and 0 < size <= MAX_SIDE):
-            raise InputError(f"image_size {size} for images of {side} pixels, at most {MAX_SIDE}")
-
 
 def read_students_record(folder: Path) -> StudentsRecord:
     """Return the content of a folder's students.json.
@@ -376,9 +346,7 @@ def read_students_record(folder: Path) -> StudentsRecord:
         values = json.loads(text)
         schema = values.get("schema", 1)
         if not (isinstance(schema, int) and schema > SCHEMA):
-            record: StudentsRecord = _from_1(values) if schema == 1 else _read(StudentsRecord, text)
-            record.check()
-            return record
+            return _from_1(values) if schema == 1 else _read(StudentsRecord, text)
     except FileNotFoundError:
         raise InputError(
             f"a folder of students must hold {STUDENTS_CONFIG}, but {folder} does not; {REMEDY}"

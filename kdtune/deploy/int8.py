@@ -57,12 +57,12 @@ def accuracy_cost(
     """
     differences = [np.subtract(*pair) for pair in correct]
     first = differences[0]
-    alone = mean_interval(first, bounds=(-1.0, 1.0))
+    alone = mean_interval(first)
     facts: dict[str, Any] = {
         "split": split,
         "student": {
             "difference": alone.mean,
-            **_ends(alone.low, alone.high),
+            **_ends(max(alone.low, -1.0), min(alone.high, 1.0)),
             "changed": changed,
             "images": len(first),
         },

@@ -30,7 +30,6 @@ from kdtune.results.design import is_significant, p_value
 from kdtune.results.examples import (
     BothArms,
     class_accuracies,
-    count_differences,
     image_type,
     largest_confusions,
     most_different,
@@ -574,8 +573,6 @@ def _history(record: Mapping[str, Any]) -> list[list[str]]:
 
 _MAX_NAMED_CLASSES = 5
 """Classes that a sentence names."""
-MAX_BYTES = 20_000
-"""Of a thumbnail; a larger file in the folder is not one of kdtune's."""
 
 
 def by_class(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] | None:
@@ -657,7 +654,7 @@ def examples(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] |
     """
     if (val := arms.get("val")) is None or not len(table := most_different(val)):
         return None
-    more, same, fewer = count_differences(val)
+    distilled, baseline = val.correct.sum(1)
     groups = {
         "More often correct than the baseline": table[table["diff"] > 0],
         "Less often correct than the baseline": table[table["diff"] < 0],
@@ -671,9 +668,9 @@ def examples(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] |
     return {
         "students": len(val.repeats),
         "images": len(val.label),
-        "more": more,
-        "same": same,
-        "fewer": fewer,
+        "more": int((distilled > baseline).sum()),
+        "same": int((distilled == baseline).sum()),
+        "fewer": int((distilled < baseline).sum()),
         "groups": shown if has_pictures else {},
         "table": None if has_pictures else _as_table(table, val.design.examples[:-1]),
     }
@@ -681,10 +678,7 @@ def examples(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] |
 
 def _thumbnail(results: Results, arms: BothArms, image: int) -> bytes:
     run = results.study.run
-    root = folder_of_data(run.data)
-    file = arms.files[image]
-    content = read_thumbnail(results.folder, root, arms.split, image, file, run.orientation)
-    return content if len(content) <= MAX_BYTES else b""
+    return read_thumbnail(results.folder, folder_of_data(run.data), arms, image, run.orientation)
 
 
 def _shown(row: pd.Series, content: bytes) -> ShownImage:

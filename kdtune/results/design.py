@@ -274,11 +274,6 @@ class Pair:
         return math.nan if self.table is None else self.table.shape[1]
 
     @property
-    def here(self) -> Estimate:
-        """The mean difference for new repeats on these images."""
-        return self.design.here(self.differences, self.repeats)
-
-    @property
     def estimate(self) -> Estimate:
         """The mean difference for new repeats and, as far as predictions allow, new images."""
         return self.design.estimate(self.differences, self.table, self.repeats)
@@ -359,7 +354,8 @@ class Pair:
         if self.why_unpaired:
             return self._unpaired_statistics(level, most)
         d: Difference = intervals.paired_difference(self.a, self.b)
-        estimate, here, parts = self.estimate, self.here, self.components
+        estimate, parts = self.estimate, self.components
+        here = self.design.here(self.differences, self.repeats)  # for new repeats on these images
         wins, losses = (d.wins, d.losses) if sign > 0 else (d.losses, d.wins)
         # without a standard error all differences are equal, and p is that of the sign-flip test
         by_repeat = self.design.folds is None and self.n_units == self.n

@@ -322,21 +322,14 @@ def _row(arms: BothArms, image: int, right: Numbers) -> dict[str, object]:
     return row
 
 
-def count_differences(arms: BothArms) -> tuple[int, int, int]:
-    """Return on how many images more, as many and fewer distilled students are correct."""
-    diff = np.subtract(*arms.correct.sum(1))
-    return int((diff > 0).sum()), int((diff == 0).sum()), int((diff < 0).sum())
-
-
 def thumbnail(image: Image.Image) -> bytes:
     """Return an image as PNG, no side longer than `THUMBNAIL_SIDE`; the same bytes each time."""
     small = image.convert("L" if image.mode in ("1", "L") else "RGB")
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
-    if max(image.size) > THUMBNAIL_SIDE:  # JPEG blurs small drawings, but is a third of a PNG
-        small.save(buffer, format="jpeg", quality=82)
-    else:
-        small.save(buffer, format="png")
+    # JPEG blurs small drawings, but is a third of a PNG, which ignores the quality
+    kind = "jpeg" if max(image.size) > THUMBNAIL_SIDE else "png"
+    small.save(buffer, format=kind, quality=82)
     return buffer.getvalue()
 
 
@@ -373,27 +366,21 @@ def image_type(content: bytes) -> str:
 
 
 def read_thumbnail(
-    folder: Path,
-    root: Path | None,
-    split: str,
-    image: int,
-    file: str | None,
-    orientation: Orientation | None = None,
+    folder: Path, root: Path | None, arms: BothArms, image: int, orientation: Orientation | None
 ) -> bytes:
     """Return the thumbnail of an image as PNG or JPEG; b"" if there is none.
 
     Args:
         folder: of the study.
         root: folder of the data; None where they are no folder.
-        split: of the image.
+        arms: predictions on the split of the image.
         image: its index in the split.
-        file: its file, relative to the folder of the data.
         orientation: whether it is rotated as its EXIF data say (None: it is), or as it is stored.
     """
     for kind in ("png", "jpeg"):
         with suppress(OSError):
-            return (folder / THUMBNAILS / f"{_stem(split, image)}.{kind}").read_bytes()
-    if root is not None and file is not None:
+            return (folder / THUMBNAILS / f"{_stem(arms.split, image)}.{kind}").read_bytes()
+    if root is not None and (file := arms.files[image]) is not None:
         with suppress(Exception), Image.open(root / file) as picture:
             return thumbnail(oriented(picture, orientation))
     return b""

@@ -244,28 +244,15 @@ def _read(file: Path, columns: Sequence[str] | None) -> Any:
 
 
 def _split(table: Any, trial_ids: Sequence[str]) -> dict[str, Any]:
-    """Return the rows of each trial that the table holds."""
+    """Return the rows of each trial that the table holds; they are together."""
     codes = table["trial_id"].combine_chunks().dictionary_encode()
     indices, wanted = codes.indices.to_numpy(), set(trial_ids)
-    if (np.diff(indices) < 0).any():  # a user may have sorted the file otherwise
-        order = np.argsort(indices, kind="stable")
-        table, indices = table.take(order), indices[order]
     starts = np.flatnonzero(np.diff(indices, prepend=-1))
     parts = {}
     for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):
         if (trial := codes.dictionary[int(indices[start])].as_py()) in wanted:
             parts[trial] = table.slice(start, end - start)
     return parts
-
-
-def trials_with_predictions(folder: Path) -> set[str]:
-    """Return the trials that the study's predictions.parquet holds; empty if it cannot be read."""
-    with suppress(*_UNREADABLE):
-        from pyarrow import compute
-
-        table = _read(folder / PREDICTIONS, ["trial_id"])
-        return set(compute.unique(table["trial_id"]).to_pylist())
-    return set()
 
 
 # Dataframes of a study's records: one row per epoch and one row per trial.

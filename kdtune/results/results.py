@@ -194,11 +194,11 @@ class Results:
     def _has_all_arms(self) -> bool:
         return comparison.has_all_arms(self.final_trials, self.trials, self.default_criterion)
 
-    def _once(self, criterion: Criterion, compute: Callable[[Criterion], Computed]) -> Computed:
+    def _once(self, criterion: Criterion, compute: Callable[[Judged], Computed]) -> Computed:
         """Compute once what follows from a criterion: a report needs the same a dozen times."""
         key = compute.__name__, criterion
         if key not in self._computed:
-            self._computed[key] = compute(criterion)
+            self._computed[key] = compute(self.judged(criterion))
         return cast(Computed, self._computed[key])
 
     @cached_property
@@ -230,7 +230,6 @@ class Results:
             texts += warnings.find_teacher_faults(teachers)
             texts += [seen.fault for seen in warnings.find_wrong_views(teachers, self.epochs)]
             texts += warnings.find_weak_teachers(self.folder, self.search_trials)
-        read_costs(self.folder, texts)
         provenance = read_provenance(self.folder, texts)
         texts += provenance.get("warnings", [])
         for conclusion in self.conclusions():
@@ -239,7 +238,7 @@ class Results:
             words.effort_warning(self.effort, self.study),
             words.steps_warning(comparison.completed(self.trials), self.task),
             *warnings.find_problems(self.study, self.frames, self.by, self.task),
-            *warnings.find_missing_files(self.folder, self.study, self.frames, self.best()),
+            warnings.missing_students(self.folder, self.study, self.frames, self.best()),
         ]
         return [text for text in texts if text]
 
@@ -380,10 +379,7 @@ class Results:
         criterion and trials that has the values `criterion.baseline`, by default alpha = 1, and the
         same student. For the columns see `comparison.compare`.
         """
-        return self._once(criterion or self.default_criterion, self._compare).copy()
-
-    def _compare(self, criterion: Criterion) -> pd.DataFrame:
-        return comparison.compare(self.judged(criterion))
+        return self._once(criterion or self.default_criterion, comparison.compare).copy()
 
     def compared_students(self, criterion: Criterion | None = None) -> list[str]:
         """Return the groups that have a comparison of their own, the best first: the students."""
@@ -412,10 +408,7 @@ class Results:
         criterion = criterion or self.default_criterion
         if self.study.run.largest_train_images is None or not criterion.has_task_baseline:
             return pd.DataFrame()
-        return self._once(criterion, self._label_curve).copy()
-
-    def _label_curve(self, criterion: Criterion) -> pd.DataFrame:
-        return comparison.label_curve(self.judged(criterion))
+        return self._once(criterion, comparison.label_curve).copy()
 
     def label_curve_text(self, criterion: Criterion | None = None, brief: bool = False) -> str:
         """Return how many labels distilling is worth, in words; "" without a label curve.
@@ -468,19 +461,18 @@ class Results:
         """
         return self._once(criterion or self.default_criterion, self._selection).copy()
 
-    def _selection(self, criterion: Criterion) -> pd.DataFrame:
-        best = self.best(criterion)
-        if best is None:
+    def _selection(self, judged: Judged) -> pd.DataFrame:
+        criterion = judged.criterion
+        if (best := self.best(criterion)) is None:
             return pd.DataFrame()
-        trials = self.of_largest(self.trials_for(criterion))
+        trials = self.of_largest(judged.trials)
         chosen = comparison.Chosen(
             best, comparison.baseline_of(self.compare(criterion), best), self.default
         )
         if self.uses_held_out_repeats(criterion):  # the default runs them, too
             default = comparison.of_default(self.trials, self.frames.round, self.default)
             trials = pd.concat([trials, default])
-        judged = replace(self.judged(criterion), trials=trials)
-        return comparison.selection(self.folder, judged, chosen)
+        return comparison.selection(self.folder, replace(judged, trials=trials), chosen)
 
     def sensitivity(self, metric: str = "") -> pd.DataFrame:
         """Return means and ranks by epoch selection; see `summaries.sensitivity`.
@@ -659,8 +651,9 @@ class Results:
         """Return the conclusion on each student, on all together if there is one student."""
         return [*self._once(criterion or self.default_criterion, self._conclude)]
 
-    def _conclude(self, criterion: Criterion) -> list["Conclusion"]:
+    def _conclude(self, judged: Judged) -> list["Conclusion"]:
         conclusions = []
+        criterion = judged.criterion
         table, students = self.compare(criterion), self.compared_students(criterion)
         is_one = len(students) < 2
         m = int(table.p_holm.notna().sum()) if len(table) else 0
@@ -673,7 +666,7 @@ class Results:
             if len(found.tested):
                 row = found.row if len(found.row) else found.tested.iloc[0]
                 labels = config_label(row, by), context.baseline
-                tables = self.trials_for(criterion), self.search_trials, self.epochs
+                tables = judged.trials, self.search_trials, self.epochs
                 teachers = read_teacher_accuracy(self.folder)
                 named = warnings.Named(row, found.kind, labels, by, criterion, *tables, teachers)
                 doubts = warnings.find_doubts(named)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from kdtune.config.fields import is_output_file
-from kdtune.config.files import PREDICTIONS, PROVENANCE, STUDENT, STUDENTS, TRIALS, student_file
+from kdtune.config.files import PREDICTIONS, STUDENT, STUDENTS, TRIALS, student_file
 from kdtune.config.records import (
     Accuracy,
     Alternative,
@@ -29,13 +29,7 @@ from kdtune.config.task import BaseRun, Task
 from kdtune.config.text import InputError
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, Kind, by_repeat, completed
 from kdtune.results.design import p_text
-from kdtune.results.frames import (
-    INCONSISTENT,
-    Frames,
-    config_label,
-    prediction_tables,
-    trials_with_predictions,
-)
+from kdtune.results.frames import INCONSISTENT, Frames, config_label, prediction_tables
 from kdtune.results.summaries import edges
 from kdtune.results.words import sentence
 from kdtune.statistics.intervals import (
@@ -170,19 +164,6 @@ def _missing_metrics(checked: _Checked) -> _Facts:
             yield facts | {"runs": _first(names, "; ")}
 
 
-def _unequal_repeats(checked: _Checked) -> _Facts:
-    """Find configurations that have repeats which those with the most repeats lack."""
-    trials = checked.frames.trials
-    trials = trials[trials.phase == "search"]  # later phases run some configurations by design
-    repeats_of = completed(trials).groupby("config_id")["repeat"].agg(frozenset)
-    size = repeats_of.map(len)
-    usual = repeats_of[size == size.max()].mode()
-    for config, repeats in repeats_of.items():
-        if more := sorted(repeats - usual.iloc[0]):
-            row = trials[trials.config_id == config].iloc[0]
-            yield {"label": config_label(row, checked.by), "repeats": ", ".join(map(str, more))}
-
-
 def _identical_curves(checked: _Checked) -> _Facts:
     """Find trials of one configuration or one repeat with the same values in every epoch.
 
@@ -209,7 +190,6 @@ PROBLEMS: tuple[tuple[Callable[[_Checked], _Facts], str], ...] = (
     (_counted, "{count} {runs}"),
     (_left_out, "--hours {hours} left out {left}; the same command with more hours runs them"),
     (_missing_metrics, "val {metric} missing in {count} of {total} runs: {runs}"),
-    (_unequal_repeats, "{label} has repeats that other configurations lack: {repeats}"),
     (_identical_curves, "identical learning curves: {first} and {second}"),
 )
 """Rules with their sentences, the most serious first. A rule yields facts for each sentence."""
@@ -252,34 +232,33 @@ def mark_contradictions(folder: Path, frames: Frames, task: Task) -> pd.DataFram
     for trial, table in prediction_tables(folder, list(done.index), names).items():
         groups: list[dict[str, Any]] = []
         with suppress(KeyError, ValueError, NotImplementedError):  # it lacks a column, or has texts
-            grouped = table.group_by(names[:2], use_threads=False)
+            grouped = table.group_by("split", use_threads=False)
             groups = grouped.aggregate([(column, "count"), (column, "mean")]).to_pylist()
         for group in groups:
             split, n, mean = group["split"], group[f"{column}_count"], group[f"{column}_mean"]
             recorded = means[trial].get(f"{split}/{score}@last", math.nan)
             of_all = counts.get((trial, split), 0)
-            is_other = group["trial_id"] != trial
             lacks_rows = of_all not in (0, n)  # 0: not recorded
             # one correct example more or less makes 1
-            if is_other or lacks_rows or (n and abs(mean - recorded) * n > 0.75):
+            if lacks_rows or (n and abs(mean - recorded) * n > 0.75):
                 file = Path(TRIALS, trial, PREDICTIONS)
                 file = file if (folder / file).is_file() else Path(PREDICTIONS)
-                facts = {"is_other": is_other, "lacks_rows": lacks_rows, "recorded": recorded}
-                facts |= {"split": split, "n": n, "mean": mean, "of_all": of_all}
-                label, run = task.metrics[score].label, group["trial_id"]
-                faults[trial] = sentence(INCONSISTENT, file=file, label=label, run=run, **facts)
+                facts = {"lacks_rows": lacks_rows, "recorded": recorded, "of_all": of_all}
+                facts |= {"split": split, "n": n, "mean": mean, "label": task.metrics[score].label}
+                faults[trial] = sentence(INCONSISTENT, file=file, **facts)
     marked, texts = trials.trial_id.isin(faults), trials.trial_id.map(faults)
     status, error = trials.status.mask(marked, INCONSISTENT), trials.error.mask(marked, texts)
     return trials.assign(status=status, error=error) if faults else trials
 
 
-# Files of a study's runs that are gone: deleted by hand, or students that were not kept.
+# Students of the best configuration that are gone: deleted by hand, or before it was the best.
 
 
-def find_missing_files(folder: Path, study: Study, frames: Frames, best: str | None) -> list[str]:
-    """Return a sentence for each kind of file that the study's runs have left and that is gone.
+def missing_students(folder: Path, study: Study, frames: Frames, best: str | None) -> str:
+    """Return a sentence if students/ lacks students of the best configuration, else "".
 
-    Files of a study on an object store are not looked for.
+    That happens if the best one changes after the weights of others were deleted. Files of a study
+    on an object store are not looked for.
 
     Args:
         folder: of the study.
@@ -288,49 +267,18 @@ def find_missing_files(folder: Path, study: Study, frames: Frames, best: str | N
         best: config_id of the best configuration.
     """
     trials = completed(frames.trials)
-    if study.uri is not None or not len(trials):
-        return []
-    # records alone, which no driver has written, never had folders
-    has_folders = (folder / TRIALS).is_dir() or (folder / PROVENANCE).is_file()
-    folders = {path.name for path in (folder / TRIALS).glob("*")}
-    without_folder = [t for t in trials.trial_id if has_folders and t not in folders]
-    gone = {
-        "folders": without_folder,
-        "predictions": _without_predictions(folder, list(trials.trial_id)),
-        "students of the best configuration": _without_student(
-            folder, study, trials[trials.config_id == best]
-        ),
-    }
-    facts = {"total": len(trials), "keep": study.keep, "folder": folder}
-    return [
-        sentence("gone", files=files, runs=runs, first=_first(runs), **facts)
-        for files, runs in gone.items()
-        if runs
-    ]
-
-
-def _without_predictions(folder: Path, trials: Sequence[str]) -> list[str]:
-    """Return the runs without predictions, if others have some: then no comparison uses any."""
-    lacking = [t for t in trials if not (folder / TRIALS / t / PREDICTIONS).is_file()]
-    if not lacking or len(lacking) == len(trials):
-        return []
-    of_study = trials_with_predictions(folder)
-    return [trial for trial in lacking if trial not in of_study]
-
-
-def _without_student(folder: Path, study: Study, trials: pd.DataFrame) -> list[str]:
-    """Return the runs of the best configuration whose students students/ lacks.
-
-    That happens if the best one changes after the weights of others were deleted.
-    """
-    if study.keep == "none" or set(trials.config_id) != {exported_config(folder, study)}:
-        return []
-    return [
+    of_best = trials[trials.config_id == best]
+    is_kept = study.uri is None and study.keep != "none"
+    if not is_kept or set(of_best.config_id) != {exported_config(folder, study)}:
+        return ""
+    runs = [
         trial.trial_id
-        for _, trial in trials.iterrows()
+        for _, trial in of_best.iterrows()
         if not (folder / STUDENTS / student_file(trial["repeat"])).is_file()
         and not (folder / TRIALS / trial.trial_id / STUDENT).is_file()  # before the study's end
     ]
+    facts = {"first": _first(runs), "total": len(trials), "folder": folder}
+    return sentence("gone", runs=runs, **facts) if runs else ""
 
 
 def exported_config(folder: Path, study: Study) -> str:

@@ -114,11 +114,6 @@ class ComparisonContext:
         return self.anytime_level is not None
 
     @property
-    def is_adaptive(self) -> bool:
-        """Whether the number of repeats was not fixed in advance."""
-        return math.isnan(self.planned)
-
-    @property
     def level(self) -> float:
         """Family-wise error rate of the comparison."""
         return SIGNIFICANCE_LEVEL if self.anytime_level is None else self.anytime_level
@@ -400,10 +395,11 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
         return ""
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
     # relative to the present design: components that are cut at 0 add up to a little more
-    scale = criterion.scale * half / half_width(parts, n, images, m)
+    level = 1 - SIGNIFICANCE_LEVEL / m
+    scale = criterion.scale * half / parts.half_width(n, images, level)
 
     def width(repeats: float, images: float) -> str:
-        width = scale * half_width(parts, repeats, images, m)
+        width = scale * parts.half_width(repeats, images, level)
         return f"±{width:.{formatting.decimals(width, 0)}f}"
 
     return sentence(
@@ -418,11 +414,6 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
         more_repeats=width(2 * n, images),
         more_images=width(n, 2 * images),
     )
-
-
-def half_width(parts: Components, repeats: float, images: float, m: int) -> float:
-    """Return the half width of the simultaneous interval of a design with m comparisons."""
-    return parts.half_width(repeats, images, 1 - SIGNIFICANCE_LEVEL / m)
 
 
 def undecided_text(table: pd.DataFrame, criterion: Criterion, context: ComparisonContext) -> str:
@@ -488,11 +479,10 @@ def label_curve_text(
     kind = "file" if is_output_file(run.teacher) else "" if run.teacher_epochs else "finished"
     ends = table.n.min(), table.n.max()
     lines.append(sentence("labels of the teacher", kind=kind, run=run, labels=labels, ends=ends))
-    if brief:
-        return " ".join(line for line in lines if line)
-    split, is_new = str(table.split[0]), not math.isnan(table.images[0])
-    about = holds_for(design, split, new_images=is_new)
-    lines.append(sentence("about worth", about=about, split=split))
+    if not brief:
+        split, is_new = str(table.split[0]), not math.isnan(table.images[0])
+        about = holds_for(design, split, new_images=is_new)
+        lines.append(sentence("about worth", about=about, split=split))
     return " ".join(line for line in lines if line)
 
 
@@ -503,8 +493,6 @@ def best_sentence(
     selection: pd.DataFrame, criterion: Criterion, name: str, context: ComparisonContext
 ) -> str:
     """Return the performance of the best configuration, from a table of `comparison.selection`."""
-    if not len(selection):
-        return ""
     rows = selection.set_index("row")
     signed, ends = _difference(rows, "difference", "test", criterion)
     facts = {"best": rows.loc["best"], "signed": signed, "ends": ends}
@@ -526,9 +514,7 @@ def default_text(
         Sentences about test, or about val if the study has no test; "" if the default has no
         completed run.
     """
-    rows = selection.set_index("row") if len(selection) else selection
-    if "default" not in rows.index:
-        return ""
+    rows = selection.set_index("row")
     if "chosen - default" not in rows.index:
         return sentence("is default")
     difference = rows.loc["chosen - default"]

@@ -42,11 +42,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def half_width(self) -> float:
-        """Half the width of the interval."""
-        return (self.high - self.low) / 2
-
 
 @dataclass(frozen=True)
 class Difference:
@@ -73,17 +68,14 @@ class Difference:
         return (self.wins + self.ties / 2) / n if n else math.nan
 
 
-def mean_interval(
-    sample: ArrayLike, level: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
-) -> Interval:
+def mean_interval(sample: ArrayLike, level: float = 0.95) -> Interval:
     """Return the mean, standard deviation and t interval of a sample.
 
-    The interval is mean +- t(n - 1, (1 + level) / 2) sd / sqrt(n). It is cut at `bounds`.
+    The interval is mean +- t(n - 1, (1 + level) / 2) sd / sqrt(n).
 
     Args:
         sample: one number per repeat, (n,).
         level: coverage of the interval, in (0, 1).
-        bounds: least and largest possible mean, such as 0 and 1 for a share.
     """
     x = np.asarray(sample, dtype=float)
     n = len(x)
@@ -92,7 +84,7 @@ def mean_interval(
     if n < MIN_REPEATS or sd <= ROUNDING * float(abs(x).max()):
         return Interval(mean, sd, n, math.nan, math.nan)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * sd / math.sqrt(n)
-    return Interval(mean, sd, n, max(mean - half, bounds[0]), min(mean + half, bounds[1]))
+    return Interval(mean, sd, n, mean - half, mean + half)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Difference:
@@ -139,8 +131,6 @@ def unpaired_difference(a: ArrayLike, b: ArrayLike) -> "Estimate":
     """
     samples = [np.asarray(sample, dtype=float) for sample in (a, b)]
     n_a, n_b = map(len, samples)
-    if not min(n_a, n_b):
-        return Estimate(math.nan, math.nan, math.nan)
     difference = float(samples[0].mean() - samples[1].mean())
     e_a, e_b = (float(sample.std(ddof=1)) / math.sqrt(len(sample)) for sample in samples)
     error = math.hypot(e_a, e_b)
@@ -299,11 +289,9 @@ class Components:
         return self.repeat / repeats, self.image / images, self.rest / (repeats * images)
 
     def shares(self, repeats: float, images: float) -> tuple[float, float, float]:
-        """Return the shares of repeats, images and the rest in the variance of the mean."""
+        """Return the shares of repeats, images and the rest in the variance of the mean, not 0."""
         parts = self._parts(repeats, images)
         total = sum(parts)
-        if not total:
-            return math.nan, math.nan, math.nan
         return parts[0] / total, parts[1] / total, parts[2] / total
 
 
@@ -318,13 +306,10 @@ def over_repeats(sample: ArrayLike) -> Estimate:
     The error is sd / sqrt(R) with ddof = 1 and R - 1 degrees of freedom, as in
     `scipy.stats.ttest_1samp`.
     """
-    x = np.asarray(sample, dtype=float)
-    if len(x) < MIN_REPEATS:
-        return Estimate(float(x.mean()) if len(x) else math.nan, math.nan, math.nan)
-    mean, sd = float(x.mean()), float(x.std(ddof=1))
-    if sd <= ROUNDING * float(abs(x).max()):
-        return Estimate(mean, math.nan, math.nan)
-    return Estimate(mean, sd / math.sqrt(len(x)), len(x) - 1)
+    i = mean_interval(sample)
+    if math.isnan(i.low):
+        return Estimate(i.mean, math.nan, math.nan)
+    return Estimate(i.mean, i.sd / math.sqrt(i.n), i.n - 1)
 
 
 def crossed(table: ArrayLike) -> Estimate:
@@ -406,11 +391,8 @@ def mean_squares(table: np.ndarray) -> tuple[float, float, float]:
     of_rows = images * float(((rows - mean) ** 2).sum())
     of_columns = repeats * float(((columns - mean) ** 2).sum())
     rest = table - rows[:, None] - columns[None] + mean
-    return (
-        of_rows / (repeats - 1),
-        of_columns / (images - 1),
-        float((rest**2).sum()) / ((repeats - 1) * (images - 1)),
-    )
+    of_rest = float((rest**2).sum()) / ((repeats - 1) * (images - 1))
+    return of_rows / (repeats - 1), of_columns / (images - 1), of_rest
 
 
 # The size of the training set with which a baseline is as good as something else.
@@ -554,10 +536,8 @@ def teacher_share(values: ArrayLike, teachers: Sequence[Hashable]) -> TeacherSha
     Returns:
         None with fewer than two teachers, no teacher with two repeats, or equal values.
     """
-    x, groups = (
-        np.asarray(values, dtype=float),
-        {t: i for i, t in enumerate(dict.fromkeys(teachers))},
-    )
+    x = np.asarray(values, dtype=float)
+    groups = {t: i for i, t in enumerate(dict.fromkeys(teachers))}
     index = np.array([groups[t] for t in teachers])
     n, k = len(x), len(groups)
     if k < 2 or n <= k:

@@ -53,14 +53,12 @@ def noise(scores: Table) -> tuple[float, int]:
     return (math.sqrt(squares / df), df) if df else (math.nan, 0)
 
 
-def active(
-    scores: Table, sd: float, df: int, level: float, analyses: int | None = None
-) -> NDArray[np.bool_]:
+def active(scores: Table, sd: float, df: int, level: float) -> NDArray[np.bool_]:
     """Return which configurations racing has not eliminated.
 
     A configuration is eliminated when another one is better over their common repeats by a
     one-sided t test of the paired differences, with the variance of the pooled noise, 2 sd^2 / n.
-    Each n is an interim analysis. The level is divided by their number (Bonferroni), so that over
+    Each n is an interim analysis. The level is divided by the repeats (Bonferroni), so that over
     all analyses the probability that a configuration is dropped in favour of an equally good one is
     at most the level. This holds per pair and not family-wise: the best of many configurations is
     dropped with a larger probability.
@@ -70,7 +68,6 @@ def active(
         sd: standard deviation of the noise; NaN where df is 0, and then none with a score is out.
         df: its degrees of freedom.
         level: error rate of one pair over all interim analyses, in (0, 1).
-        analyses: number of interim analyses; by default one per repeat.
 
     Returns:
         One flag per configuration; False also for those without a score.
@@ -79,7 +76,7 @@ def active(
     alive = count > 0
     if df == 0:
         return alive
-    critical = float(stdtrit(df, 1 - level / (analyses or scores.shape[1])))
+    critical = float(stdtrit(df, 1 - level / scores.shape[1]))
     for n in np.unique(count[alive]):
         means = scores[count >= n, :n].mean(axis=1)
         here = count == n
@@ -144,15 +141,13 @@ def rungs(epochs: int) -> tuple[int, ...]:
     return tuple(sorted(count for count in counts if count < epochs))
 
 
-def is_behind(
-    score: float, others: Sequence[tuple[float, float]], level: float = PRUNING_LEVEL
-) -> bool:
+def is_behind(score: float, others: Sequence[tuple[float, float]]) -> bool:
     """Return True if the trial is predicted to end below the best of the others.
 
     The final scores of the others are regressed on their scores at the same epoch of the same
     repeat (ordinary least squares with slope b, residual standard deviation s, and Sxx the sum of
     squares of the scores at this epoch). The trial is behind if its prediction lies significantly
-    below the prediction for the leader, who had x* at this epoch:
+    below the prediction for the leader, who had x* at this epoch, by a one-sided t test:
     b (x* - x) > t s sqrt(2 + (x* - x)^2 / Sxx). The leader's own final score is not used in place
     of its prediction, because the best of many is lucky and an average trial does not reach it.
 
@@ -163,7 +158,6 @@ def is_behind(
     Args:
         score: of the trial at this epoch, x.
         others: (score at this epoch, final score) of the completed trials.
-        level: of the one-sided t test, in (0, 1).
     """
     n = len(others)
     if n < MIN_COMPLETED:
@@ -176,7 +170,7 @@ def is_behind(
     residuals = y - y.mean() - slope * dx
     spread = math.sqrt(float(residuals @ residuals) / (n - 2))
     gap = float(x[y.argmax()]) - score
-    margin = float(stdtrit(n - 2, 1 - level)) * spread * math.sqrt(2 + gap**2 / sxx)
+    margin = float(stdtrit(n - 2, 1 - PRUNING_LEVEL)) * spread * math.sqrt(2 + gap**2 / sxx)
     return slope > 0 and slope * gap > margin
 
 
@@ -195,9 +189,7 @@ class Corrected:
     """Its upper end."""
 
 
-def bootstrap_corrected(
-    correct: ArrayLike, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> Corrected:
+def bootstrap_corrected(correct: ArrayLike, draws: int = 1000, level: float = 0.95) -> Corrected:
     """Return the accuracy of the best configuration, corrected for selection bias.
 
     Examples are drawn with replacement. The configuration that is best on the examples drawn is
@@ -207,12 +199,11 @@ def bootstrap_corrected(
     Args:
         correct: share of repeats that classify an example correctly, [K, N], in [0, 1].
         draws: number of bootstraps.
-        seed: of the bootstraps.
         level: coverage of the interval, in (0, 1).
     """
     c = np.asarray(correct, dtype=float)
     n = c.shape[1]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     counts = rng.multinomial(n, np.full(n, 1 / n), size=draws)
     out = counts == 0
     counts, out = counts[out.any(1)], out[out.any(1)]  # a tiny split may be drawn whole
@@ -401,10 +392,7 @@ def variance_shares(block: ArrayLike) -> Shares:
         others = tuple(a for a in range(3) if a != axis)
         levels = x.mean(others)
         parts.append(float(((levels - mean) ** 2).mean() * x.size / total))
-    explained = sum(parts)
-    if explained > 1:  # by rounding, where the residual is 0
-        parts = [part / explained for part in parts]
-    return Shares(parts[0], parts[1], parts[2], max(0.0, 1 - explained))
+    return Shares(parts[0], parts[1], parts[2], max(0.0, 1 - sum(parts)))
 
 
 def repeated_measures(block: ArrayLike) -> RepeatedMeasures:
@@ -413,15 +401,13 @@ def repeated_measures(block: ArrayLike) -> RepeatedMeasures:
     F is that of a within-subjects design in which the repeats are the subjects.
 
     Args:
-        block: scores [K, n], without gaps.
+        block: scores [K, n], K and n at least 2, without gaps.
 
     Returns:
-        F, p and ICC; NaN for K < 2, n < 2 or a residual of 0.
+        F, p and ICC; NaN for a residual of 0.
     """
     x = np.asarray(block, dtype=float)
     k, n = x.shape
-    if k < 2 or n < 2:
-        return RepeatedMeasures(math.nan, math.nan, math.nan)
     rows, columns, mean = x.mean(1), x.mean(0), x.mean()
     ms_rows = n * float(((rows - mean) ** 2).sum()) / (k - 1)
     ms_columns = k * float(((columns - mean) ** 2).sum()) / (n - 1)

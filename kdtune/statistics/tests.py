@@ -45,16 +45,14 @@ def max_t(differences: ArrayLike, seed: int = 0) -> list[float]:
     for any m. All patterns are enumerated for n <= 14, else 20,000 are drawn.
 
     Args:
-        differences: one row per repeat, one column per comparison, [n, m].
+        differences: one row per repeat, one column per comparison, [n, m], n at least 2.
         seed: of the drawn patterns.
 
     Returns:
-        One p value per comparison; NaN for n < 2.
+        One p value per comparison.
     """
     d = np.asarray(differences, dtype=float)
     n, m = d.shape
-    if n < 2:
-        return [math.nan] * m
     signs = _sign_patterns(n, seed)
     means = signs @ d / n
     # signs do not change the squares; a comparison whose differences are all 0 has t = 0
@@ -185,21 +183,15 @@ def detectable_effect(df: float, level: float = 0.05, power: float = 0.8) -> flo
 
 
 def repeats_needed(
-    difference: float,
-    parts: Components,
-    images: float = math.nan,
-    level: float = 0.05,
-    power: float = 0.8,
-    most: int = 1000,
+    difference: float, parts: Components, images: float, level: float = 0.05, most: int = 1000
 ) -> int | None:
-    """Return the number of repeats that detect a true difference with this power.
+    """Return the number of repeats that detect a true difference with a power of 80 %.
 
     Args:
         difference: the true difference, in the unit of the data; its sign does not matter.
         parts: variance components of the differences.
-        images: number of images, which stays the same.
+        images: number of images, which stays the same; of no effect without their components.
         level: two-sided level of the t test.
-        power: probability of a significant result, in (0, 1).
         most: largest number of repeats considered.
 
     Returns:
@@ -210,7 +202,7 @@ def repeats_needed(
 
     def reaches(repeats: int) -> bool:
         return all(
-            _power(abs(difference) / error, df, level) >= power
+            _power(abs(difference) / error, df, level) >= 0.8
             for error, df in _tests(parts, repeats, images)
             if error
         )

@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 from kdtune.config import records
 from kdtune.config.files import COSTS, STUDENTS_CONFIG, TEACHER_ACCURACY
-from kdtune.config.objects import Objects, importable_name
+from kdtune.config.objects import importable_name
 from kdtune.config.run import Run
 from kdtune.config.study import Study, check_objects, describe_fixed_students
 from kdtune.config.text import InputError
@@ -52,9 +52,9 @@ def test_fields_hold_names_and_the_run_the_objects() -> None:
     assert run.objects.get("data", "object:data").value is data
     assert run.objects.get("teacher", "object:Net").value is net
     assert run.objects.get("student", "object:make").value is MAKE
-    assert Run().objects == Objects() and not Run().objects
+    assert not Run().objects
     for other in (replace(run, alpha=0.2), run.sample(alpha=1.0), run.absolute()):
-        assert other.objects == run.objects and other.student == "object:make"
+        assert other.objects.passed == run.objects.passed and other.student == "object:make"
     # a teacher is used as it is; a function gives the initial weights, a module has its own
     assert (run.teacher_epochs, run.teacher_weights) == (0, "default")
     assert run.weights_of("student") == "none"
@@ -162,29 +162,16 @@ NO_JSON = ("", "{", "[]", "[" * 50_000)
     [
         *NO_JSON,
         *({}, {"models": 3}, {"models": [{"role": "student"}]}),
-        *({"models": [STUDENT, TEACHER | {"params": value}]} for value in ("many", -1, 1.5)),
-        *({"models": [TEACHER | {"latency_ms": value}]} for value in (float("nan"), 10**400)),
-        {"models": [TEACHER | {"threads": True}]},
+        *({"models": [STUDENT, TEACHER | {"params": value}]} for value in ("many", 1.5)),
     ],
 )
 def test_damaged_costs_are_measured_again(tmp_path: Path, wrong: Any) -> None:
     (tmp_path / COSTS).write_text(wrong if isinstance(wrong, str) else json.dumps(wrong))
-    assert records.read_costs(tmp_path, faults := []) == []
-    assert faults[0].startswith(f"{COSTS} is damaged: what the models cost is left out")
+    assert records.read_costs(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": "3"},
-        {"splits": []},
-        *(
-            {"splits": {"val": {"n": n, "correct": correct, "largest_class": largest}}}
-            for n, correct, largest in ((0, 0, 0), (50, 51, 5), (50, 40, 51), (50, True, 5))
-        ),
-    ],
-)
-def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) -> None:
+@pytest.mark.parametrize("wrong", [{"epochs": "3"}, {"splits": []}])
+def test_damaged_accuracies_are_measured_again(tmp_path: Path, wrong: Any) -> None:
     records.write_teacher_accuracy(tmp_path, [MEASURED])
     assert records.read_teacher_accuracy(tmp_path) == [MEASURED]
     for text in (json.dumps([asdict(MEASURED) | wrong]), *NO_JSON):
@@ -196,13 +183,9 @@ def test_impossible_accuracies_are_measured_again(tmp_path: Path, wrong: Any) ->
     "wrong",
     [
         {"classes": "ab"},
-        {"classes": ["a", "a"]},
-        {"preprocessing": {"image_size": 10**9}},
         {"model": {"name": 3}},
-        {"input": {"kind": "images", "shape": [0], "dtype": "uint8"}},
         {"students": [{"repeat": "0", "file": "f"}]},
         {"schema": None},
-        {"run": {"alpha": 10**400}},
     ],
 )
 def test_a_record_of_students_of_other_types_is_damaged(tmp_path: Path, wrong: Any) -> None:
