@@ -411,9 +411,8 @@ def _experiment(path: str) -> Study:
     file = existing_file("an experiment", "EXPERIMENT", path, ".py")
     with user_code(f"{file} cannot be run"):
         study = runpy.run_path(str(file)).get("study")
-        text = shown(study)
     if not isinstance(study, Study):
-        raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {text}")
+        raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {shown(study)}")
     return study
 
 

@@ -240,9 +240,7 @@ class Ledger:
         """
         run = run.at(0)
         if run.config_id in self.configs:  # of 32 bits: two of 1,000 have the same in 1 of 9,000
-            raise InputError(
-                f"two configurations have the id {run.config_id}; change a value of one a little"
-            )
+            raise InputError(f"two configurations have the id {run.config_id}; change one value")
         state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
         self._rows.append([math.nan] * self.study.repeats)
         self.by_row.append(state)
