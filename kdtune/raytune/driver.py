@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -121,29 +120,10 @@ MAX_RESTARTS_WITHOUT_PROGRESS = 3
 """Times that Tune is started again without a trial having ended (Ray's memory monitor kills it)."""
 
 
-_RUNNING = threading.Lock()
-"""Held while a study of this process runs."""
-
-
-@contextmanager
-def _only_study() -> Iterator[None]:
-    """Refuse a second study of this process, in which Ray runs once."""
-    if not _RUNNING.acquire(blocking=False):
-        raise InputError(
-            "this process runs another study, in another thread; run this one when that has ended, "
-            "or in a process of its own"
-        )
-    try:
-        yield
-    finally:
-        _RUNNING.release()
-
-
 class Interrupted(KeyboardInterrupt):
     """A study stopped before its end; the same command resumes it."""
 
 
-@_only_study()
 def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
     """Run every configuration of the study in every repeat, or resume; see `kdtune.run`."""
     began, trackers, command = time.monotonic(), study.tracker, study.notify
@@ -213,18 +193,16 @@ def _begin(
     """
     saved, data = folder.read_if_saved(asked.folder), None
     study = asked if saved is None else folder.merge_with_saved(asked, saved)
-    lines = [] if saved is None else read_lines(study.folder, study)[0]
-    plan = Plan(study, lines)  # raises InputError for configurations of one id, or a sampler
+    lines, _ = read_lines(study.folder, study)
+    # raises InputError for configurations of one id, or a sampler
+    plan = Plan(study, [] if saved is None else lines)
     is_done = saved is not None and plan.is_done
-    run_as_saved = study.run
     if study.train is None:
         if not is_done:  # each setting that follows from data and models gets its value
             check_objects(study)
             data = StudyData(study.run)
             study = resolve_study(study, data, begun=saved is not None)
         mirror.pull(*distillation.files_of_teachers(study))
-    if saved is None or study.run != run_as_saved:  # ids of records are those of the resolved study
-        lines, _ = read_lines(study.folder, study)
     if saved is None and lines:
         print(f"warning: {study.folder} has records but no {STUDY}; they are taken as its own")
     if not is_done:

@@ -411,11 +411,8 @@ class Lease:
 
 
 def read_holder(lease: Object | None) -> dict[str, Any]:
-    """Return who holds a lease; {} if there is none, or its content is no JSON object."""
-    with suppress(ValueError):
-        holder = json.loads("" if lease is None else lease.content)
-        return holder if isinstance(holder, dict) else {}
-    return {}
+    """Return who holds a lease; {} if there is none."""
+    return {} if lease is None else dict(json.loads(lease.content))
 
 
 # Copy of a study on an object store, for reading it.

@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -21,8 +20,8 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 from kdtune.config.files import EPOCHS, LOCK, PROVENANCE, STUDY
 from kdtune.config.records import describe_fault
 from kdtune.config.run import migrate
-from kdtune.config.study import Study, recorded_run
-from kdtune.config.task import METRICS, BaseRun, name_trial
+from kdtune.config.study import Study
+from kdtune.config.task import BaseRun
 from kdtune.config.text import InputError, printable
 
 # Correctness of each example as short text, for the records.
@@ -88,14 +87,7 @@ TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-r\d{2,16}$")]
 """A folder has this name."""
 
 
-def _as_is(text: str) -> str:
-    """Return a text; raise ValueError if it has characters that may not be shown."""
-    if printable(text) != text:
-        raise ValueError("holds control characters")
-    return text
-
-
-ConfigValue = int | float | Annotated[str, AfterValidator(_as_is)] | None
+ConfigValue = int | float | str | None
 """Of a hyperparameter: it is compared with those of the study, so it is not escaped."""
 
 
@@ -310,25 +302,16 @@ class Round:
         return Round(line["round"], line["first_repeat"], pairs, ranking, line["default"])
 
 
-# Check of a study's records against the study, beyond their form.
-
-
-_ROUNDING = 1e-6
-"""By which a share may lie outside [0, 1]."""
-NO_METRICS = frozenset(_EpochLine.__annotations__)
+# Check of a study's records against each other, beyond their form.
 
 
 class _RecordCheck:
-    """Check of each record against the study and the records before it."""
+    """Check of each record against the study's metric and the records before it."""
 
     def __init__(self, study: Study | None):
-        self._study = study
-        self._configs: dict[str, Mapping[str, Any]] = {}
         self._planned: dict[str, int | None] = {}
         self._seen: dict[str, int] = {}
         self._score = None if study is None else study.task.score
-        metrics = METRICS if study is None else study.task.metrics
-        self._shares = [name for name, metric in metrics.items() if metric.is_share]
 
     def counts(self, line: Line) -> bool:
         """Return whether the next record counts.
@@ -337,50 +320,22 @@ class _RecordCheck:
         epochs.
 
         Raises:
-            ValueError, KeyError, TypeError: The study cannot have such a record.
+            ValueError, KeyError: It lacks the metric that decides.
         """
         if line["kind"] == FINALISTS:
             return True
         kind, trial = line["kind"], line["trial_id"]
-        if trial != name_trial(line["config_id"], line["repeat"]):
-            raise ValueError("trial_id must be made of config_id and repeat")
         if kind == "start":
-            self._check_config(line["config_id"], line["config"])
             self._planned[trial] = line["epochs"]
-        elif kind == "epoch":
-            self._check_epoch(line)
         if trial not in self._planned:
             return False
         if kind == "epoch" and line["split"] == "val":
+            if self._score is not None and line[self._score] is None:
+                raise ValueError(f"{self._score} must be a number")
             self._seen[trial] = line["epoch"] + 1
         if kind == "end" and line["status"] == "completed":
             return self._seen.get(trial, 0) >= max(1, self._planned[trial] or 0)
         return True
-
-    def _check_config(self, config_id: str, config: Mapping[str, Any]) -> None:
-        if self._study is None or self._configs.get(config_id) == config:
-            return
-        if recorded_run(self._study, config).config_id != config_id:
-            raise ValueError("config_id must be that of config")
-        self._configs[config_id] = config
-
-    def _check_epoch(self, line: Line) -> None:
-        planned = self._planned.get(line["trial_id"])
-        if planned is not None and line["epoch"] >= planned:
-            raise ValueError("epoch must be less than the number of epochs")
-        for name, value in line.items():
-            if name not in NO_METRICS and value is not None and not _is_finite(value):
-                raise ValueError(f"{name} must be a finite number")
-        for name in self._shares:
-            value = line.get(name)
-            if value is not None and not -_ROUNDING <= value <= 1 + _ROUNDING:
-                raise ValueError(f"{name} must lie in [0, 1]")
-        if self._score is not None and line["split"] == "val" and line[self._score] is None:
-            raise ValueError(f"{self._score} must be a number")
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (float, int) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 # Writer and reader of a study's records: JSON lines, epoch by epoch.
@@ -587,14 +542,14 @@ def iter_lines(folder: Path, unreadable: list[str], study: Study | None = None) 
     Args:
         folder: Folder of the study.
         unreadable: Gets the place of each skipped line, as file:line.
-        study: Says which configurations and metrics are possible. None: any.
+        study: Says which metric decides. None: any.
     """
     check = _RecordCheck(study)
     for position, text in _texts(folder, unreadable):
         try:
             line: Line = LINE.validate_json(text)
             counts = check.counts(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError):
             unreadable.append(position)
             continue
         if counts:
@@ -603,10 +558,7 @@ def iter_lines(folder: Path, unreadable: list[str], study: Study | None = None) 
 
 def _texts(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, bytes]]:
     """Yield the place and the text of each line of the records."""
-    parts = list_parts(folder / EPOCHS)
-    copies = set((folder / EPOCHS).glob("*.jsonl")) - set(parts)  # that somebody has made
-    unreadable.extend(sorted(file.name for file in copies))
-    for file in parts:
+    for file in list_parts(folder / EPOCHS):
         try:
             with file.open("rb") as texts:
                 yield from ((f"{file.name}:{n}", text) for n, text in enumerate(texts, 1))

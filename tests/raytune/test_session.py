@@ -12,9 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -30,7 +28,6 @@ import kdtune
 from kdtune.config.files import RAY_PREFIX
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, RayLostError
-from kdtune.raytune import driver
 from kdtune.raytune import session as local_ray
 
 
@@ -93,13 +90,7 @@ def test_a_ray_told_to_end_with_this_process_is_an_interruption(name: str, rayle
         local_ray.check_local_ray()
 
 
-def test_a_second_study_and_what_is_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ThreadPoolExecutor() as pool:
-        second = partial(pool.submit, driver.run, Study())
-        monkeypatch.setattr(driver, "_located", lambda _: second().result())
-        for _ in range(2):  # the first one's end frees the process
-            with pytest.raises(InputError, match="this process runs another study"):
-                driver.run(Study())
+def test_what_is_no_study_is_refused() -> None:
     with pytest.raises(InputError, match=r"study must be a kdtune\.Study, but got 5"):
         kdtune.run(5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="folder must be the path of a study, but got None"):
