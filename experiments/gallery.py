@@ -15,6 +15,7 @@ import json
 import lzma
 import math
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -113,8 +114,20 @@ def unpacked(scratch: Path) -> Iterator[tuple[str, list[Path]]]:
     """Yield each name in the gallery with the folders of its studies."""
     names = [path.name for path in STUDIES.iterdir() if path.is_dir()]
     for name in sorted(names, key=lambda n: (ORDER.index(n) if n in ORDER else len(ORDER), n)):
-        files = sorted(STUDIES.glob(f"{name}/**/{STUDY}"))
-        yield name, [unpack(f.parent, scratch / f.parent.relative_to(STUDIES)) for f in files]
+        files = STUDIES.glob(f"{name}/**/{STUDY}")
+        studies = [unpack(f.parent, scratch / f.parent.relative_to(STUDIES)) for f in files]
+        yield name, sorted(studies, key=began)
+
+
+def began(folder: Path) -> float:
+    """Return the time of a study's first record: of several, the first one is the reference."""
+    return float(next(epochs(folder))["time"])
+
+
+def epochs(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of epochs, in the order of their writing."""
+    lines = (folder / EPOCHS / "00000.jsonl").read_text("utf-8").splitlines()
+    yield from (line for line in map(json.loads, lines) if "elapsed" in line)
 
 
 # -- what is made of it ------------------------------------------------------------------------
@@ -125,7 +138,7 @@ def entry(name: str, folders: list[Path]) -> str:
     results = [kdtune.load(folder) for folder in folders]
     first = results[0]
     if len(results) > 1:
-        sentences = list(conclusions(load_several([str(f) for f in folders])))[:3]
+        sentences = list(conclusions(load_several([str(f) for f in folders]), brief=True))
     else:
         sentences = [first.verdict(brief=True), first.best_text(), teacher_sentence(first)]
     seconds = sum(wall_seconds(folder) for folder in folders)
@@ -152,14 +165,12 @@ def teacher_sentence(results: kdtune.Results) -> str:
 
 def wall_seconds(folder: Path) -> int:
     """Return the time from the study's start, with its teacher, to the end of the last run."""
-    lines = (folder / EPOCHS / "00000.jsonl").read_text("utf-8").splitlines()
-    last: float = max(json.loads(line).get("elapsed", 0) for line in lines)
-    return math.ceil(last)
+    return math.ceil(max(line["elapsed"] for line in epochs(folder)))
 
 
 def command(folder: Path) -> str:
     """Return the command that ran a study."""
-    return " ".join(read_provenance(folder)["command"])
+    return shlex.join(read_provenance(folder)["command"])
 
 
 def machine(folder: Path) -> str:

@@ -413,8 +413,13 @@ def method(side: SideBySide) -> str:
     return " ".join(dict.fromkeys(chain.from_iterable(sentences.values())))
 
 
-def conclusions(side: SideBySide) -> Iterator[str]:
-    """Yield a sentence for each other study on its best configuration, on test if there is one."""
+def conclusions(side: SideBySide, brief: bool = False) -> Iterator[str]:
+    """Yield a text for each other study on its best configuration, on test if there is one.
+
+    Args:
+        side: the studies.
+        brief: whether a text is one or two sentences, without what would help.
+    """
     table = side.comparisons
     if not len(table):
         yield sentence("no studies")
@@ -424,7 +429,7 @@ def conclusions(side: SideBySide) -> Iterator[str]:
     table = table[table.split == split]
     for _, row in table[table["pair"] == "best"].iterrows():
         rows = row.to_frame().T.infer_objects().assign(label=f"{row.label} in {row.study}")
-        yield verdict(rows, criterion, None, side.context(row), m=len(table))
+        yield verdict(rows, criterion, None, side.context(row), len(table), brief)
 
 
 # The list of the studies in a folder: state, data, best configuration, conclusion, date.
