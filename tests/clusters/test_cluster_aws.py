@@ -1,7 +1,4 @@
-"""cluster.yaml through `ray up`, on moto's AWS with a simulated host for each instance.
-
-Needs root: python -m pytest -m cluster
-"""
+"""cluster.yaml through `ray up`, on moto's AWS with a simulated host for each instance."""
 
 import json
 import subprocess
