@@ -165,7 +165,7 @@ def teacher_sentence(results: kdtune.Results) -> str:
 
 def wall_seconds(folder: Path) -> int:
     """Return the time from the study's start, with its teacher, to the end of the last run."""
-    return math.ceil(max(line["elapsed"] for line in epochs(folder)))
+    return math.ceil(max(float(line["elapsed"]) for line in epochs(folder)))
 
 
 def command(folder: Path) -> str:
