@@ -268,6 +268,8 @@ def _is_private(group: int) -> bool:
 S3, AZURE = ("s3", "s3a"), ("az", "azure", "abfs", "abfss")
 SCHEMES = (*S3, "gs", *AZURE, "memory")
 """Schemes of the URIs of object stores."""
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
+"""Longest name of a file and longest path, on Linux and macOS."""
 
 
 def check_path(name: str, path: str) -> None:
@@ -280,17 +282,23 @@ def check_path(name: str, path: str) -> None:
     if "://" in path:
         check_uri(path)
         return
-    if not path or os.path.expanduser(path).startswith("~"):
+    raw = os.fsencode(path)
+    is_short = len(raw) <= MAX_PATH_BYTES and max(map(len, raw.split(b"/"))) <= MAX_NAME_BYTES
+    if not path or not is_short or os.path.expanduser(path).startswith("~"):
         raise InputError(
-            f"{name} must be a path, and begin with no ~ but that of a user, but got {name}="
+            f"{name} must be a path of at most {MAX_PATH_BYTES} bytes, with names of at most "
+            f"{MAX_NAME_BYTES}, and begin with no ~ but that of a user, but got {name}="
             f"{shown(path)}"
         )
 
 
 def check_uri(uri: str) -> None:
     """Raise InputError unless a URI has a known scheme and a bucket."""
-    parts = urlsplit(uri)
-    has_bucket = parts.netloc or parts.scheme == "memory"
+    try:
+        parts = urlsplit(uri)
+        has_bucket = parts.netloc or parts.scheme == "memory"
+    except ValueError:  # [ without ]
+        has_bucket = False
     if not has_bucket or parts.scheme not in SCHEMES:
         raise InputError(
             f"a URI must be SCHEME://BUCKET/PREFIX, with a scheme of {', '.join(SCHEMES)}, but got "

@@ -242,7 +242,10 @@ class Study:
     def __post_init__(self) -> None:
         fields.check(self, "run", isinstance(self.run, Run), "be a Run")
         fields.check(self, "space", isinstance(self.space, Mapping), "be a dict of lists or Ranges")
+        fields.check(self, "baseline", isinstance(self.baseline, Mapping), "be a dict of values")
+        fields.check(self, "unless", isinstance(self.unless, Mapping), "be a dict of dicts")
         names = (self.tracker,) if isinstance(self.tracker, str) else self.tracker
+        fields.check(self, "tracker", isinstance(names, list | tuple), "be a list of names")
         object.__setattr__(self, "tracker", tuple(names))
         if self.train is None:
             run, values = use_names(self.run, self.space)

@@ -380,6 +380,11 @@ class Task:
         left, ordered = dict(self.hyperparameters), dict[str, Hyperparameter]()
         while left:
             free = [name for name, setting in left.items() if not setting.depends_on & left.keys()]
+            if not free:
+                raise InputError(
+                    f"unless must not make hyperparameters depend on each other, but does for "
+                    f"{', '.join(left)}"
+                )
             ordered[free[0]] = left.pop(free[0])
         return ordered
 
@@ -710,6 +715,8 @@ def check_signature(function: Any, name: str) -> None:
         signature = inspect.signature(function)
         folder = {"folder": None} if "folder" in signature.parameters else {}
         signature.bind({}, 0, **folder)
+    except ValueError:  # of a compiled function
+        return
     except TypeError as error:
         raise InputError(
             f"{name} must be a function train(config, repeat) or train(config, repeat, folder), "

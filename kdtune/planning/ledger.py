@@ -240,7 +240,13 @@ class Ledger:
         """
         run = run.at(0)
         if run.config_id in self.configs:  # of 32 bits: two of 1,000 have the same in 1 of 9,000
-            raise InputError(f"two configurations have the id {run.config_id}; change one value")
+            configs = (self.configs[run.config_id].run.config, run.config)
+            names = [n for n, value in run.config.items() if value != configs[0][n]]
+            first, second = (", ".join(f"{n} = {config[n]}" for n in names) for config in configs)
+            raise InputError(
+                f"the configurations with {first} and with {second} have the same id, "
+                f"{run.config_id}, and cannot be told apart; change one of the values a little"
+            )
         state = self.configs[run.config_id] = ConfigState(run, len(self.configs))
         self._rows.append([math.nan] * self.study.repeats)
         self.by_row.append(state)

@@ -244,9 +244,12 @@ def _read(file: Path, columns: Sequence[str] | None) -> Any:
 
 
 def _split(table: Any, trial_ids: Sequence[str]) -> dict[str, Any]:
-    """Return the rows of each trial that the table holds; they are together."""
+    """Return the rows of each trial that the table holds."""
     codes = table["trial_id"].combine_chunks().dictionary_encode()
     indices, wanted = codes.indices.to_numpy(), set(trial_ids)
+    if (np.diff(indices) < 0).any():  # the rows of a trial need not be together in the file
+        order = np.argsort(indices, kind="stable")
+        table, indices = table.take(order), indices[order]
     starts = np.flatnonzero(np.diff(indices, prepend=-1))
     parts = {}
     for start, end in zip(starts, [*starts[1:], len(indices)], strict=True):

@@ -114,6 +114,11 @@ class ComparisonContext:
         return self.anytime_level is not None
 
     @property
+    def is_adaptive(self) -> bool:
+        """Whether the number of repeats was not fixed in advance."""
+        return math.isnan(self.planned)
+
+    @property
     def level(self) -> float:
         """Family-wise error rate of the comparison."""
         return SIGNIFICANCE_LEVEL if self.anytime_level is None else self.anytime_level

@@ -392,7 +392,10 @@ def variance_shares(block: ArrayLike) -> Shares:
         others = tuple(a for a in range(3) if a != axis)
         levels = x.mean(others)
         parts.append(float(((levels - mean) ** 2).mean() * x.size / total))
-    return Shares(parts[0], parts[1], parts[2], max(0.0, 1 - sum(parts)))
+    explained = sum(parts)
+    if explained > 1:  # by rounding, where the residual is 0
+        parts = [part / explained for part in parts]
+    return Shares(parts[0], parts[1], parts[2], max(0.0, 1 - explained))
 
 
 def repeated_measures(block: ArrayLike) -> RepeatedMeasures:

@@ -91,12 +91,16 @@ def test_types_and_bounds_are_checked(name: str, value: object, words: str) -> N
     assert words in str(caught.value)
 
 
+LONG = "a" * 256
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"data": "s3:///x"}, "a URI must be SCHEME://BUCKET/PREFIX, with a scheme of s3, s3a, "),
-        ({"student_weights": ("resnet18=~nouser/x",)}, "student_weights must be a path, and begin"),
-        ({"teacher": "~nouser/x.npz"}, "teacher must be a path, and begin with no"),
+        ({"student_weights": ("resnet18=~nouser/x",)}, "student_weights must be a path of at most"),
+        ({"teacher": "~nouser/x.npz"}, "teacher must be a path of at most"),
+        ({"data": LONG}, "data must be a path of at most 4095 bytes, with names of at most 255"),
     ],
 )
 def test_what_a_place_must_be(values: dict[str, Any], message: str) -> None:
@@ -104,7 +108,7 @@ def test_what_a_place_must_be(values: dict[str, Any], message: str) -> None:
         Run(**values)
     for owner in (Run, Study):
         for name in (n for n, declared in declarations(owner).items() if declared.setting.path):
-            for path in ("", "~nouser/x", "s3://", "ftp://a/b"):
+            for path in ("", "~nouser/x", LONG, "s3://", "ftp://a/b"):
                 with pytest.raises(InputError):
                     replace(owner(), **{name: path})
 

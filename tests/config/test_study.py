@@ -286,6 +286,8 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
         lambda: Study(metric="auc", mode="max"),
         "mode must be left out but with a metric of your own",
     ),
+    (lambda: Study(tracker=None), "tracker must be a list of names, but got tracker=None"),
+    (lambda: Study(train="a:b", unless=5), "unless must be a dict of dicts, but got unless=5"),
     (lambda: Study(metric="ce", until_decided=True, budget="9h"), "be acc with --repeats auto, "),
     (lambda: Study(space={"teacher": ("a/x.npz", "b/x.npz")}), "different names, but got a/x.npz"),
     (

@@ -143,6 +143,10 @@ def test_a_function_of_a_script_has_the_name_of_its_file(tmp_path) -> None:
             "of baseline must be one of alpha, temperature, my knob, but got beta",
         ),
         (
+            {"unless": {"alpha": {"temperature": 1}, "temperature": {"alpha": 1}}},
+            "unless must not make hyperparameters depend on each other",
+        ),
+        (
             {"space": {"alpha": (1.0, math.inf)}, "unless": {}},
             "alpha must have texts as values, or",
         ),
@@ -187,7 +191,7 @@ def test_flags_of_several_numbers_are_one_value_and_count_as_given() -> None:
     ("line", "message"),
     [
         ("search --stop-early --no-stop-early", "but got --stop-early twice; leave out one"),
-        ("search ~nouser/x.py", "EXPERIMENT must be a path"),
+        (f"search {'a' * 256}.py", "EXPERIMENT must be a path"),
     ],
 )
 def test_words_that_contradict_each_other(line: str, message: str) -> None:

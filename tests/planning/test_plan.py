@@ -489,7 +489,8 @@ def test_configurations_of_one_id_are_refused_or_never_suggested() -> None:
     study = Study(space={"lr": (0.04539525, 0.0467785)}, plain_share=0)
     first, second = study.runs()
     assert first.config_id == second.config_id and first.identity != second.identity
-    with pytest.raises(InputError, match=f"two configurations have the id {first.config_id}"):
+    words = r"with lr = 0.04539525 and with lr = 0.0467785 have the same id"
+    with pytest.raises(InputError, match=words):
         Plan(study)
     one, other = (Study(run=Run(lr=run.lr), plain_share=0) for run in (first, second))
     assert one.covers(one) and not one.covers(other)

@@ -450,10 +450,10 @@ def test_trials_of_version_01_stand_beside_others_and_examples_are_in_order(tmp_
     assert frame.correct.tolist() == [True] * 4 and frame.file.isna().all()
     assert frame.label.isna().tolist() == [True, True, False, False]
     assert frame.p_label[2:].tolist() == [0.5, 0.75]
-    frame = pd.concat([rows(trial, True)[::-1] for trial in TRIALS[:2]])
-    frame["correct"] = [False, True, True, False]
+    frame = pd.concat([rows(trial, True) for trial in TRIALS[:2]])
+    frame["correct"] = [True, False, False, True]
     (folder := tmp_path / "study").mkdir()
-    frame.to_parquet(folder / PREDICTIONS)
+    frame.sort_values("example", ascending=False).to_parquet(folder / PREDICTIONS)
     values = read_examples(folder, TRIALS, METRICS["acc"], "val")
     assert {t: x.tolist() for t, x in values.items()} == {TRIALS[0]: [1, 0], TRIALS[1]: [0, 1]}
     assert not read_examples(folder, TRIALS, METRICS["acc"], "test")
