@@ -29,7 +29,7 @@ import pandas as pd
 from PIL import Image
 
 import kdtune
-from kdtune.config.files import EPOCHS, PREDICTIONS, PROVENANCE, STUDY, TEACHER, THUMBNAILS, TRIALS
+from kdtune.config.files import EPOCHS, PREDICTIONS, PROVENANCE, STUDY, TEACHER, THUMBNAILS
 from kdtune.reporting.build import write, write_comparison
 from kdtune.results.several import conclusions, load_several
 from kdtune.storage.records import read_provenance
@@ -67,7 +67,7 @@ def pack(study: Path, target: Path) -> None:
     frame = frame.drop(columns=["config_id", "configuration", "repeat", "kl", "logit_diff"])
     for name in ("p_predicted", "p_label"):
         frame[name] = frame[name].astype("float32").round(2)
-    # equal neighbours compress well
+    # where the label is predicted, p_label is p_predicted; and equal neighbours compress well
     frame["p_label"] = frame.p_label.where(~frame.correct)
     frame.sort_values(["split", "example", "trial_id"]).to_parquet(
         target / PREDICTIONS, index=False, compression="zstd", compression_level=19
@@ -103,10 +103,7 @@ def unpack(packed: Path, target: Path) -> Path:
     (target / EPOCHS / "00000.jsonl").write_text(text, "utf-8")
     frame = pd.read_parquet(target / PREDICTIONS)
     frame["p_label"] = frame.p_label.fillna(frame.p_predicted)
-    frame = frame.sort_values(["trial_id", "split", "example"])
     frame.to_parquet(target / PREDICTIONS, index=False)
-    for name in {json.loads(line).get("trial_id") for line in text.splitlines()} - {None}:
-        (target / TRIALS / name).mkdir(parents=True)  # or the page would say that they are gone
     return target
 
 
@@ -120,11 +117,11 @@ def unpacked(scratch: Path) -> Iterator[tuple[str, list[Path]]]:
 
 
 def began(folder: Path) -> float:
-    """Return the time of a study's first record: of several, the first one is the reference."""
-    return float(next(epochs(folder))["time"])
+    """Return the time of a study's first epoch: of several, the first one is the reference."""
+    return float(next(epoch_records(folder))["time"])
 
 
-def epochs(folder: Path) -> Iterator[dict[str, Any]]:
+def epoch_records(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of epochs, in the order of their writing."""
     lines = (folder / EPOCHS / "00000.jsonl").read_text("utf-8").splitlines()
     yield from (line for line in map(json.loads, lines) if "elapsed" in line)
@@ -165,7 +162,7 @@ def teacher_sentence(results: kdtune.Results) -> str:
 
 def wall_seconds(folder: Path) -> int:
     """Return the time from the study's start, with its teacher, to the end of the last run."""
-    return math.ceil(max(float(line["elapsed"]) for line in epochs(folder)))
+    return math.ceil(max(float(line["elapsed"]) for line in epoch_records(folder)))
 
 
 def command(folder: Path) -> str:

@@ -448,10 +448,8 @@ class Run(BaseRun):
             return tuple(f"{model}={path(w, 'default', 'none')}" for model, w in pairs(value))
 
         is_folder = self.extra is not None and not fields.is_named_extra(self.extra)
-        hub, name = (
-            fields.HUB * self.data.startswith(fields.HUB),
-            self.data.removeprefix(fields.HUB),
-        )
+        hub = fields.HUB * self.data.startswith(fields.HUB)
+        name = self.data.removeprefix(fields.HUB)
         is_path = Path(name).expanduser().exists() if hub else not fields.is_named_data(name)
         return replace(
             self,
