@@ -41,16 +41,15 @@ def generate(folder: Path, study: Study) -> None:
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     (folder / "study.json").write_text(study.to_json())
-    records = Records(folder)
     shared = rng.normal(0, 0.01, study.repeats)
-    for config in study.runs():
-        level = 0.75 - 0.02 * abs(np.log10(config.lr / 3e-3)) + 0.01 * (config.alpha == 0.5)
-        for repeat in range(study.repeats):
-            run = replace(config, repeat=repeat)
-            last = level + shared[repeat] + rng.normal(0, 0.005)
-            rise = 1 - np.exp(-np.linspace(0.2, 4, run.epochs))
-            _record(records, run, last * rise + rng.normal(0, 0.003, run.epochs))
-    records.close()
+    with Records(folder) as records:
+        for config in study.runs():
+            level = 0.75 - 0.02 * abs(np.log10(config.lr / 3e-3)) + 0.01 * (config.alpha == 0.5)
+            for repeat in range(study.repeats):
+                run = replace(config, repeat=repeat)
+                last = level + shared[repeat] + rng.normal(0, 0.005)
+                rise = 1 - np.exp(-np.linspace(0.2, 4, run.epochs))
+                _record(records, run, last * rise + rng.normal(0, 0.003, run.epochs))
 
 
 def _record(records: Records, run: Run, accs: np.ndarray) -> None:

@@ -55,18 +55,20 @@ def write_records(
     A run is completed unless `fates` says otherwise; a "running" or "truncated" one has no end.
     The test accuracy is the val accuracy - 0.1.
     """
-    records = Records(folder)
-    for run, accs in curves.items():
-        records.start(run, attempt, phase)
-        for epoch, acc in enumerate(accs):
-            splits = {"train": metrics(run, min(1, acc + 0.05), "train"), "val": metrics(run, acc)}
-            if epoch == run.epochs - 1:
-                splits["test"] = metrics(run, acc - 0.1, "test")
-            records.epoch(run, attempt, {"number": epoch, "seconds": 0.5, "splits": splits})
-        fate = (fates or {}).get(run, "completed")
-        if fate in ("completed", "failed", "pruned"):
-            records.end(run, attempt, fate, error if fate == "failed" else None, "node7")
-    records.close()
+    with Records(folder) as records:
+        for run, accs in curves.items():
+            records.start(run, attempt, phase)
+            for epoch, acc in enumerate(accs):
+                splits = {
+                    "train": metrics(run, min(1, acc + 0.05), "train"),
+                    "val": metrics(run, acc),
+                }
+                if epoch == run.epochs - 1:
+                    splits["test"] = metrics(run, acc - 0.1, "test")
+                records.epoch(run, attempt, {"number": epoch, "seconds": 0.5, "splits": splits})
+            fate = (fates or {}).get(run, "completed")
+            if fate in ("completed", "failed", "pruned"):
+                records.end(run, attempt, fate, error if fate == "failed" else None, "node7")
 
 
 def edit_json(file: Path, change: Callable[[dict], object]) -> None:

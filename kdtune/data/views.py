@@ -348,11 +348,6 @@ class Box:
     left: int
     right: int
 
-    @property
-    def area(self) -> int:
-        """Number of its pixels."""
-        return (self.bottom - self.top) * (self.right - self.left)
-
 
 @dataclass(frozen=True)
 class Mixture:
@@ -394,7 +389,8 @@ class Mixture:
         _, height, width = shape
         centre = int(generator.integers(height)), int(generator.integers(width))
         box = box_around(centre, share, height, width)
-        return Mixture(partners, 1 - box.area / (height * width), box)
+        area = (box.bottom - box.top) * (box.right - box.left)
+        return Mixture(partners, 1 - area / (height * width), box)
 
     def apply(self, views: Tensor) -> Tensor:
         """Return the mixed views, of the same type and shape.

@@ -16,7 +16,7 @@ from kdtune.config.text import InputError, check_packages
 from kdtune.deploy import onnx as onnx_files
 from kdtune.deploy.card import as_texts, card, describe_check, describe_file
 from kdtune.deploy.int8 import export_int8
-from kdtune.deploy.onnx import Agreement, Graph, Predict, compare_logits, run_all
+from kdtune.deploy.onnx import Graph, Predict, compare_logits, run_all
 from kdtune.deploy.subject import BEST, CARD, Subject, read_facts, write_card, write_facts
 from kdtune.models.weights import saved_state
 from kdtune.results.results import load
@@ -108,10 +108,6 @@ class Exported:
     """What an export has written."""
 
     file: Path
-    agreement: Agreement
-    """Of the file with PyTorch."""
-    checked_on: str
-    """The views in words, such as "test images" or "random images"."""
     int8: Path | None
     """The file in int8, if it was asked for."""
     card: Path
@@ -163,7 +159,7 @@ def export(
     with writing(folder, "copy the study's folder to another place and export there"):
         file = folder / f"{BEST}{chosen.suffix}"
         facts = describe_file(subject, chosen.title)
-        agreement, template = _write(subject, chosen, file, facts, write)
+        template = _write(subject, chosen, file, facts, write)
         text = card(subject, facts, read_facts(folder, config_id))
         earlier = write_card(folder, text, keep=True)
         kept = f"; the earlier one is now {earlier}" if earlier else ""
@@ -172,16 +168,16 @@ def export(
         if small is not None:
             write_card(folder, card(subject, facts, read_facts(folder, config_id)), keep=False)
             write(f"Wrote {small} and added it to the model card.")
-    return Exported(file, agreement, subject.checked_on, small, folder / CARD)
+    return Exported(file, small, folder / CARD)
 
 
 def _write(
     subject: Subject, chosen: ExportFormat, file: Path, facts: dict[str, Any], write: _WriteLine
-) -> tuple[Agreement, Any]:
+) -> Any:
     """Write a file and the JSON beside it, after a check against PyTorch.
 
     Returns:
-        The check, and the template of the ONNX model if there is one.
+        The template of the ONNX model, if there is one.
     """
     student, views = subject.student, subject.checked_on
     write(f"Exporting repeat {student.repeat} and checking it on {views}.")
@@ -199,4 +195,4 @@ def _write(
     for line in notes:
         write(line)
     write_facts(file, facts | {"check": {"on": views, **vars(agreement)}, "notes": notes})
-    return agreement, template
+    return template

@@ -48,26 +48,8 @@ class OutputsRecord:
 
     @staticmethod
     def of(text: str | bytes | None) -> "OutputsRecord | None":
-        """Return the record of `text`; None if there is none.
-
-        Raises:
-            ValueError: It is damaged.
-        """
-        if text is None:
-            return None
-        try:
-            record = TypeAdapter(OutputsRecord).validate_json(text, strict=True)
-            record.preprocessing_of_views  # noqa: B018 - checks the values
-        except ValueError as error:
-            raise ValueError(f"its entry {_RECORD} is damaged: {first_line(error, 120)}") from None
-        return record
-
-    @property
-    def preprocessing_of_views(self) -> Preprocessing:
-        """The views in the form of a preprocessing; raises InputError for impossible values."""
-        size, crop = self.views.get("image_size"), self.views.get("eval_crop")
-        interpolation = self.views.get("eval_interpolation", "bilinear")
-        return Preprocessing(size=size, crop=crop, interpolation=interpolation)
+        """Return the record of `text`, None without; raise ValueError if it is damaged."""
+        return None if text is None else TypeAdapter(OutputsRecord).validate_json(text, strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +72,10 @@ class OutputTeacher:
     @property
     def preprocessing(self) -> Preprocessing:
         """The views that the outputs were made of, as far as they are known."""
-        return Preprocessing() if self.record is None else self.record.preprocessing_of_views
+        views = {} if self.record is None else self.record.views
+        size, crop = views.get("image_size"), views.get("eval_crop")
+        interpolation = views.get("eval_interpolation", "bilinear")
+        return Preprocessing(size=size, crop=crop, interpolation=interpolation)
 
     @property
     def like_probabilities(self) -> bool:

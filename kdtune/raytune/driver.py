@@ -19,7 +19,7 @@ from kdtune.config.files import COSTS, PROVENANCE, STUDY, TEACHER_ACCURACY, not_
 from kdtune.config.objects import importable_name
 from kdtune.config.study import Study, check_objects
 from kdtune.config.task import name_of
-from kdtune.config.text import DataChangedError, InputError, UserError, check_packages, first_line
+from kdtune.config.text import DataChangedError, InputError, check_packages, first_line
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
 from kdtune.raytune import distillation, folder, machines
@@ -237,10 +237,8 @@ def _outages_as_interrupts(study: Study) -> Iterator[None]:
     try:
         with folder_faults_described(study.folder, in_driver=True):
             yield
-    except UserError:
-        raise
-    except Exception as error:
-        if study.uri is None or not isinstance(error, OSError):
+    except OSError as error:
+        if study.uri is None:
             raise
         raise Interrupted(str(error)) from error
 

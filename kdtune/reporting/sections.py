@@ -46,7 +46,7 @@ from kdtune.results.frames import SCOPES, config_label
 from kdtune.results.results import Results, data_name
 from kdtune.results.words import ComparisonContext, choice_text, describe_detectable
 from kdtune.statistics.intervals import MIN_REPEATS, wilson_interval
-from kdtune.storage.records import parse_teacher, read_provenance, read_saved
+from kdtune.storage.records import parse_object, read_provenance, read_saved
 
 # What was studied, and the head of the report: when, where and with what the numbers were made.
 
@@ -548,7 +548,7 @@ def histories(results: Results) -> PageTable | None:
     files = (results.folder / TEACHER).rglob(TEACHER_RECORD)
     for file in sorted(files, key=lambda path: (len(path.parts), path)):  # the first teacher first
         with suppress(OSError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
-            rows += _history(parse_teacher(file.read_bytes()))
+            rows += _history(parse_object(file.read_bytes()))
     return PageTable(["teacher", "after epoch", "train", "val", "kept"], rows) if rows else None
 
 

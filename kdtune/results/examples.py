@@ -26,7 +26,7 @@ from kdtune.results.frames import GROUP, read_predictions
 from kdtune.results.results import Results
 from kdtune.results.words import ComparisonContext, holds_for
 from kdtune.statistics.intervals import by_group, wilson_interval
-from kdtune.storage.records import parse_teacher, read_provenance
+from kdtune.storage.records import parse_object, read_provenance
 
 # Predictions of the best distilled configuration and of its baseline, side by side.
 #
@@ -117,7 +117,7 @@ def classes_of(folder: Path, count: int) -> tuple[str, ...]:
     names = read_provenance(folder).get("classes")
     if not names:
         with suppress(OSError, ValueError):
-            names = parse_teacher((folder / TEACHER / TEACHER_RECORD).read_bytes()).get("classes")
+            names = parse_object((folder / TEACHER / TEACHER_RECORD).read_bytes()).get("classes")
     if isinstance(names, list) and len(names) >= count:
         return tuple(str(name) for name in names)
     return tuple(str(number) for number in range(count))

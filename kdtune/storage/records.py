@@ -80,7 +80,6 @@ OPEN = STRICT | ConfigDict(extra="allow")
 
 Text = Annotated[str, AfterValidator(printable)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
-_Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 ConfigId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
 TrialId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-r\d{2,16}$")]
@@ -180,72 +179,24 @@ class StudyFile(TypedDict):
 STUDY_FILE: TypeAdapter[Any] = TypeAdapter(StudyFile)
 
 
-@with_config(OPEN)
-class DataSet(TypedDict, total=False):
-    """The data of a study."""
-
-    kind: Text
-    examples: dict[Text, dict[Text, _Count]]
-    examples_text: dict[Text, Text]
-    val_cut: dict[str, float] | None
-    """Share and seed of the part of train that is val."""
-    extra: dict[str, _Count | Text] | None
-    """Examples and source of images without labels."""
+_OBJECT: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, JsonValue])
 
 
-@with_config(OPEN)
-class Provenance(TypedDict, total=False):
-    """provenance.json: how and with what a study was begun. No number depends on it."""
+def parse_object(text: bytes) -> dict[str, Any]:
+    """Return a JSON object with its texts as they may be shown anywhere, see `printable`.
 
-    data: Text
-    teacher: Text
-    student: Text
-    classes: list[Text]
-    data_set: DataSet
-    machine: dict[str, _Count | Text | None]
-    """System, processor and cores of the machine of the driver."""
-    python: Text
-    versions: dict[Text, Text]
-    command: list[Text]
-    warnings: list[Text]
-    recipe: list[dict[str, Text]]
-    """Setting, value and source of each row."""
-    models: dict[Text, dict[str, JsonValue]]
-    sources: dict[Text, dict[str, JsonValue]]
-    views: dict[str, JsonValue]
-    input: dict[str, JsonValue] | None
+    For provenance.json and teacher.json, on which no number depends. Raises ValueError if it is no
+    object.
+    """
+    return _printable_texts(_OBJECT.validate_json(text))  # type: ignore[no-any-return]
 
 
-PROVENANCE_SCHEMA: TypeAdapter[Any] = TypeAdapter(Provenance)
-
-
-class TeacherEpoch(TypedDict):
-    """Accuracy of a teacher after an epoch of its fine-tuning."""
-
-    epoch: int
-    train: NotRequired[_Share | None]
-    val: NotRequired[_Share | None]
-
-
-@with_config(OPEN)
-class TeacherFile(TypedDict, total=False):
-    """teacher.json, as far as results and report show it."""
-
-    run: dict[str, JsonValue]
-    classes: list[Text] | None
-    kept_epoch: int | None
-    acc_before: _Share | None
-    history: list[TeacherEpoch] | None
-    epochs: _Count
-    val: dict[str, float | None] | None
-
-
-_TEACHER: TypeAdapter[Any] = TypeAdapter(TeacherFile)
-
-
-def parse_teacher(text: bytes) -> dict[str, Any]:
-    """Return the content of teacher.json; raise ValueError if it is damaged."""
-    return dict(_TEACHER.validate_json(text))
+def _printable_texts(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_printable_texts(part) for part in value]
+    if isinstance(value, dict):
+        return {printable(name): _printable_texts(part) for name, part in value.items()}
+    return printable(value) if isinstance(value, str) else value
 
 
 # Round of final repeats: the record that fixes its finalists before the first of them starts.
@@ -366,7 +317,8 @@ class Records(AbstractContextManager["Records"]):
         self._file = self._new_part()
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """Close the current part."""
+        self._file.close()
 
     def start(self, run: BaseRun, attempt: int, phase: str = "search") -> Line:
         """Record that a trial starts, in a phase of the search (see `planning.ledger`)."""
@@ -428,10 +380,6 @@ class Records(AbstractContextManager["Records"]):
         if self._file.tell():
             self._file.close()
             self._file = self._new_part()
-
-    def close(self) -> None:
-        """Close the current part."""
-        self._file.close()
 
     def _new_part(self) -> TextIO:
         number = max((int(p.stem) for p in list_parts(self._parts)), default=-1) + 1
@@ -504,7 +452,7 @@ def read_provenance(folder: Path, faults: list[str] | None = None) -> dict[str, 
         faults: Gets a sentence if the file is damaged.
     """
     try:
-        return dict(PROVENANCE_SCHEMA.validate_json((folder / PROVENANCE).read_bytes()))
+        return parse_object((folder / PROVENANCE).read_bytes())
     except (OSError, ValueError) as error:
         if faults is not None and not isinstance(error, FileNotFoundError):
             faults.append(

@@ -128,11 +128,6 @@ class Key:
         """Hash of the key, 32 hex digits: the name of the entry's file."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:32]
 
-    @property
-    def of_one_repeat(self) -> bool:
-        """Whether other repeats have other numbers."""
-        return "repeat" in self.parts
-
 
 @dataclass(frozen=True)
 class Keys:

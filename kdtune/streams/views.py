@@ -136,10 +136,6 @@ ProgressCallback = Callable[[str, int, int], None]
 """watch(noun, done, total): how many images of a cache entry have been built so far."""
 
 
-def ignore_progress(noun: str, done: int, total: int) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True)
 class Resources:
     """Device, cache, threads and loader workers of a run."""
@@ -153,7 +149,7 @@ class Resources:
     teacher_features: bool = False
     """Whether runs that share the cache compare features. The pass that gives a teacher's logits
     then gives its features, too."""
-    watch: ProgressCallback = ignore_progress
+    watch: ProgressCallback = lambda noun, done, total: None
     """Called while a cache entry is built."""
 
     @staticmethod
@@ -434,7 +430,7 @@ class Chunks:
             return chunk
         kind = key.kind.replace("-", " ")
         noun = f"{kind}, {split}"
-        if split in AUGMENTED_SPLITS and key.of_one_repeat:
+        if split in AUGMENTED_SPLITS and "repeat" in key.parts:
             pass_ = "epoch" if split == "train" else "extra images, pass"
             noun = f"{kind}, repeat {self.run.repeat}, {pass_} {place.epoch}"
 

@@ -266,6 +266,14 @@ class StudyModels(NamedTuple):
             [(run, untrained_teacher(run, data)) for run in teachers(study)],
         )
 
+    def networks(self) -> Iterator[tuple[Role, Run, Classifier]]:
+        """Yield the role, the run and the model of each that is no file of outputs."""
+        for run, model in self.teachers:
+            if isinstance(model, Classifier):
+                yield "teacher", run, model
+        for run, student in self.students:
+            yield "student", run, student
+
 
 def students(study: Study) -> list[Run]:
     """Return the study's run with each of its students."""
@@ -505,23 +513,18 @@ def _input_rows(asked: Study, view: int | None, models: StudyModels) -> Iterator
         view: `image_size` of the study, if it is given: no model gets larger images.
         models: See `recipe_rows`.
     """
-    roles: dict[Role, Sequence[tuple[Run, Model]]]
-    roles = {"teacher": models.teachers, "student": models.students}
-    for role, of_role in roles.items():
-        by_flag = any(f"{role}_{name}" in asked.flags for name in PREPROCESSING)
-        by_name = {getattr(run, role): (run, model) for run, model in of_role}
-        for name, (run, model) in by_name.items():
-            if not isinstance(model, Classifier):  # a file of outputs, which has no input
-                continue
-            source = "model's own" if model.has_normalization else "not known"
-            if read_finished(Path(run.weights_of(role)).expanduser()) is not None:
-                source = "finished teacher"
-            if any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING):
-                source = "flag" if by_flag else "experiment"
-            steps = model.preprocessing
-            if steps.size and view:
-                steps = replace(steps, size=min(steps.size, view))
-            yield RecipeRow(f"input of {name}", describe_preprocessing(steps), source)
+    by_name = {(role, model.name): (run, model) for role, run, model in models.networks()}
+    for (role, name), (run, model) in by_name.items():
+        source = "model's own" if model.has_normalization else "not known"
+        if read_finished(Path(run.weights_of(role)).expanduser()) is not None:
+            source = "finished teacher"
+        if any(getattr(run, f"{role}_{n}") is not None for n in PREPROCESSING):
+            by_flag = any(f"{role}_{n}" in asked.flags for n in PREPROCESSING)
+            source = "flag" if by_flag else "experiment"
+        steps = model.preprocessing
+        if steps.size and view:
+            steps = replace(steps, size=min(steps.size, view))
+        yield RecipeRow(f"input of {name}", describe_preprocessing(steps), source)
 
 
 # Teachers of other studies that may have trained on what is now val.
@@ -532,15 +535,10 @@ def _input_rows(asked: Study, view: int | None, models: StudyModels) -> Iterator
 
 def describe_weights(models: StudyModels, data: Data) -> list[str]:
     """Return a sentence for each model whose weights are for other classes or another input."""
-    roles: dict[Role, Sequence[tuple[Run, Model]]]
-    roles = {"teacher": models.teachers, "student": models.students}
     sentences = []
-    for role, of_role in roles.items():
-        for run, model in of_role:
-            if isinstance(model, Classifier):
-                weights = run.weights_of(role)
-                sentences.append(describe_new_head(model, weights, len(data.classes)))
-                sentences.append(_describe_normalization(run, role, model, data))
+    for role, run, model in models.networks():
+        sentences.append(describe_new_head(model, run.weights_of(role), len(data.classes)))
+        sentences.append(_describe_normalization(run, role, model, data))
     return list(filter(None, dict.fromkeys(sentences)))
 
 

@@ -426,20 +426,16 @@ def _seconds(compute: Callable[[], object]) -> float:
     return timer() - started
 
 
-def try_batch(run: Run, data: Data, device: torch.device) -> OneBatch:
+def try_batch(run: Run, data: Data, device: torch.device) -> None:
     """Run the teacher on an inference batch and train the student on a batch of the run's size.
 
     Args:
         run: With the largest batch size of the study, resolved.
         data: Its data.
         device: Where its trials run.
-
-    Returns:
-        The batch and the models, which are in memory as long as the caller keeps them.
     """
     batch = OneBatch.of(run, data, device)
     batch.infer(batch.inference)
     # in the second step the moments of the optimizer are in memory beside the gradients
     for loss in islice(batch.steps(), 2):
         loss.item()
-    return batch

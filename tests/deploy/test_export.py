@@ -71,6 +71,12 @@ def run(file: Path | onnx.ModelProto, views: object) -> np.ndarray:
     return session.run(None, {name: np.asarray(views)})[0]  # type: ignore[no-any-return]
 
 
+def check_of(done: Exported) -> dict[str, Any]:
+    """Return what the JSON file beside an exported file says of its check against PyTorch."""
+    text = done.file.with_name(f"{done.file.name}.json").read_text()
+    return json.loads(text)["check"]  # type: ignore[no-any-return]
+
+
 def recorded(study: Path, repeat: int) -> pd.DataFrame:
     """Return the recorded predictions on test of the best configuration's student."""
     results = kdtune.load(study)
@@ -148,7 +154,7 @@ def test_onnx_predicts_what_the_study_recorded(exported: All) -> None:
     lines = exported.lines["onnx"]
     assert "all 1,000 test images" in lines[2] and "same class for each" in lines[2]
     assert "same class for 1,000 of 1,000" in lines[3]
-    assert done.agreement.count == 1000 and done.agreement.largest_difference < 1e-5
+    assert check_of(done)["count"] == 1000 and check_of(done)["largest_difference"] < 1e-5
 
 
 def test_the_file_in_int8_and_its_comparison(exported: All) -> None:
@@ -306,7 +312,7 @@ def test_a_student_of_linear_layers_in_int8(tmp_path: Path) -> None:
     errors = re.search(r"logits is (\S+), with (static|dynamic) (\S+)\.", method)
     assert errors is not None and 0 < float(errors[1]) <= float(errors[3])
     assert done.int8 is not None
-    assert done.checked_on == "test examples"
+    assert check_of(done)["on"] == "test examples"
     tokens = np.asarray(token_data()["test"][0])  # which are taken as they are
     full, small = (run(file, tokens).argmax(1) for file in (done.file, done.int8))
     assert (full == recorded(study, 0).predicted).all() and (small == full).mean() > 0.8
@@ -339,7 +345,7 @@ def test_without_data_random_images_are_checked_and_said_so(photos: Path, tmp_pa
         export(study, int8=True, write=str)
     lines: list[str] = []
     done = export(study, "safetensors", write=lines.append)
-    assert done.checked_on == "random images" and done.agreement.count == 256
+    assert (check_of(done)["on"], check_of(done)["count"]) == ("random images", 256)
     assert any("could NOT be checked on the study's data" in line for line in lines)
     assert "could NOT be checked" in done.card.read_text()
 
@@ -357,7 +363,8 @@ def test_other_predictions_and_other_data_than_the_records_are_said(fashion: Pat
     other = {"data": "0123456789abcdef"}
     edit_json(fashion / "study.json", lambda study: study.update(fingerprints=other))
     lines.clear()
-    assert export(fashion, "safetensors", write=lines.append).checked_on == "random images"
+    done = export(fashion, "safetensors", write=lines.append)
+    assert check_of(done)["on"] == "random images"
     assert "holds other data than the study was run with" in lines[2]
 
 
@@ -397,7 +404,7 @@ def test_a_model_that_cannot_be_traced(fashion: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("factories.tiny_student", wilful)
     sentence = refused(fashion, "--format", "onnx")
     assert "the student cannot be exported (" in sentence and "--format safetensors" in sentence
-    assert export(fashion, "safetensors", write=str).agreement.largest_difference == 0
+    assert check_of(export(fashion, "safetensors", write=str))["largest_difference"] == 0
 
 
 @pytest.mark.slow

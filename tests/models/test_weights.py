@@ -343,7 +343,6 @@ def test_named_classes_may_have_another_order(tmp_path: Path, kind: str) -> None
 
 EVEN = [0.25] * 4
 TWO = np.zeros((2, 4))
-WRONG = json.dumps({**vars(RECORD), "views": {"image_size": 10**9}})
 TOP = "top_classes"
 OF_TOP = "top_probabilities"
 PARQUET: list[tuple[dict[str, Any], str]] = [
@@ -369,8 +368,7 @@ NPZ: list[tuple[dict[str, Any], str]] = [
     ({"val_logits": TWO[0]}, r"val_logits must be a list .* the shape \[4\]"),
     ({"val_logits": TWO, "classes": np.array(["a", "b"])}, r"`classes` .* got \[\"a\", \"b"),
     # the record names the data, which are compared with the study's, so it is not ignored
-    ({"val_logits": TWO, "kdtune": np.array("{")}, "its entry kdtune is damaged"),
-    ({"val_logits": TWO, "kdtune": np.array(WRONG)}, "its entry kdtune is damaged"),
+    ({"val_logits": TWO, "kdtune": np.array("{")}, "cannot be read .*OutputsRecord"),
     ({"val_logits": np.array([[object()]])}, "cannot be read .*allow_pickle"),
 ]
 

@@ -184,9 +184,6 @@ def test_a_study_file_that_is_none_is_one_sentence(text: bytes, tmp_path: Path) 
 
 
 PROVENANCES = {
-    "classes of numbers": (b'{"classes": [1, 2]}', "classes.0: a valid string"),
-    "a cut without numbers": (b'{"data_set": {"val_cut": [1]}}', "data_set.val_cut: an object"),
-    "models that are a list": (b'{"models": []}', "models: an object"),
     "a list": (b"[]", "an object"),
     "deep nesting": (DEEP.encode(), "Invalid JSON"),
 }

@@ -535,9 +535,9 @@ def test_models_splits_shards_and_kinds_change_the_key() -> None:
         frozen.features(Place("train", 0), "a", per_image=True),
     ]
     assert len({key.name for key in every}) == len(every)
-    assert [key.of_one_repeat for key in every[:9]] == [True, False, False] * 2 + [True] * 3
+    assert ["repeat" in key.parts for key in every[:9]] == [True, False, False] * 2 + [True] * 3
     mixed = replace(KEYS, run=replace(RUN, **BOTH, augment="none"))
-    assert mixed.logits(Place("train", 1), "a").of_one_repeat
+    assert "repeat" in mixed.logits(Place("train", 1), "a").parts
 
 
 @pytest.mark.parametrize(
