@@ -135,7 +135,8 @@ def entry(name: str, folders: list[Path]) -> str:
     results = [kdtune.load(folder) for folder in folders]
     first = results[0]
     if len(results) > 1:
-        sentences = list(conclusions(load_several([str(f) for f in folders]), brief=True))
+        texts = conclusions(load_several([str(f) for f in folders]))
+        sentences = [f"{text[:-1].partition('. ')[0]}." for text in texts]  # as the page begins
     else:
         sentences = [first.verdict(brief=True), first.best_text(), teacher_sentence(first)]
     seconds = sum(wall_seconds(folder) for folder in folders)

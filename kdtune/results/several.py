@@ -413,13 +413,8 @@ def method(side: SideBySide) -> str:
     return " ".join(dict.fromkeys(chain.from_iterable(sentences.values())))
 
 
-def conclusions(side: SideBySide, brief: bool = False) -> Iterator[str]:
-    """Yield a text for each other study on its best configuration, on test if there is one.
-
-    Args:
-        side: the studies.
-        brief: whether a text is one or two sentences, without what would help.
-    """
+def conclusions(side: SideBySide) -> Iterator[str]:
+    """Yield a text for each other study on its best configuration, on test if there is one."""
     table = side.comparisons
     if not len(table):
         yield sentence("no studies")
@@ -429,7 +424,7 @@ def conclusions(side: SideBySide, brief: bool = False) -> Iterator[str]:
     table = table[table.split == split]
     for _, row in table[table["pair"] == "best"].iterrows():
         rows = row.to_frame().T.infer_objects().assign(label=f"{row.label} in {row.study}")
-        yield verdict(rows, criterion, None, side.context(row), len(table), brief)
+        yield verdict(rows, criterion, None, side.context(row), len(table))
 
 
 # The list of the studies in a folder: state, data, best configuration, conclusion, date.
