@@ -24,6 +24,7 @@ from kdtune.results.warnings import check_teachers
 from kdtune.streams.views import Resources, local_resources
 from kdtune.training import recipe, teachers
 from kdtune.training.recipe import Progress, numbered, resolve_study, whole_teachers
+from kdtune.training.run import describe_fine_tuning
 
 
 def main(study: Study) -> int:
@@ -103,8 +104,9 @@ class LocalTraining:
         self, run: Run, folder: Path, on_save: Callable[[], None] = lambda: None
     ) -> None:
         """Fine-tune a teacher and print its epochs; raise InputError if its training diverges."""
-        write = self.progress.print_line
-        write(teachers.describe_training(run, self.data.of(run)))
+        write, data = self.progress.print_line, self.data.of(run)
+        write(teachers.describe_training(run, data))
+        write(describe_fine_tuning(run, data, self.resources.device, self.resources.threads))
         try:
             for epoch in teachers.fine_tune(run, folder, self.resources, on_save, write, self.data):
                 write(epoch)

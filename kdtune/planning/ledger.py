@@ -133,6 +133,8 @@ class EpochTime(NamedTuple):
     """Of each run: its steps and its evaluation."""
     stream: float
     """Of the views and of the teacher's pass, which the runs of a repeat share."""
+    once: float
+    """In all, not of each epoch: of what all runs share."""
 
 
 def kind_of(run: BaseRun) -> tuple[str, bool, int]:
@@ -278,7 +280,8 @@ class Ledger:
         """
         group, is_baseline, epochs = kind_of(run)
         if group in self.expected and group not in self.measured_groups:
-            return sum(self.expected[group]) * epochs
+            training, stream, once = self.expected[group]
+            return (training + stream) * epochs + once
 
         def distance(kind: tuple[str, bool, int]) -> tuple[bool, bool, int]:
             return kind[0] != group, kind[1] != is_baseline, abs(kind[2] - epochs)

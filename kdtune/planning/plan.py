@@ -216,11 +216,13 @@ class Plan:
         training = np.average([expected[run.group].training for run in runs], weights=lengths)
         stream = max(expected[run.group].stream for run in runs)
         one_run = (training + stream) * max(lengths)
-        so_far = training * cost.epochs + stream * sum(streamed)
+        once = max(expected[run.group].once for run in runs)
+        so_far = training * cost.epochs + stream * sum(streamed) + once * bool(cost.epochs)
         ratio = (cost.seconds + one_run) / (so_far + one_run)
         # the runs of a repeat share its stream
         streams = max(0, self.study.repeats * max(lengths) - sum(streamed))
-        return float(ratio * (training * left + stream * streams) / self.concurrency)
+        together = (training * left + stream * streams) / self.concurrency
+        return float(ratio * (together + once * (not cost.epochs)))
 
     def _enqueue(self, state: ConfigState) -> None:
         """Put the runs of a new configuration into the queue."""

@@ -47,6 +47,7 @@ from kdtune.training import recipe, teachers
 from kdtune.training.recipe import StudyModels
 from kdtune.training.run import (
     clear_cached_models,
+    describe_fine_tuning,
     distill,
     find_warnings,
     make_student,
@@ -256,6 +257,7 @@ class TeacherTrainer:
         with folder_faults_described(study.folder):
             data = data_of_call(contents, run)
             resources = _resources(study, data.of(run))
+            yield describe_fine_tuning(run, data.of(run), resources.device, resources.threads)
             mirror, lines = Mirror(study), list[str]()
             mirror.pull_folders("teacher")
             # not in the background: the training deletes its last checkpoint

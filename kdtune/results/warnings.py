@@ -105,23 +105,33 @@ def _unreadable(checked: _Checked) -> _Facts:
         yield {"records": "record" + "s" * (len(lines) > 1), "lines": _first(lines)}
 
 
-def _excluded_runs(checked: _Checked) -> pd.DataFrame:
+def _excluded_runs(checked: _Checked) -> list[tuple[str, pd.DataFrame]]:
+    """Return a status and the runs that ended with it for the same reason."""
     trials = checked.frames.trials
-    return pd.concat([trials[trials.status == status] for status in EXCLUDED])
+    of_status = {status: trials[trials.status == status] for status in EXCLUDED}
+    return [
+        (status, alike)
+        for status, runs in of_status.items()
+        for _, alike in runs.groupby("error", dropna=False, sort=False)
+    ]
 
 
 def _excluded(checked: _Checked) -> _Facts:
-    for _, trial in _excluded_runs(checked).iterrows():
-        planned = trial.n_epochs_planned  # not known of every training function
-        epochs = f"{trial.n_epochs}" + ("" if pd.isna(planned) else f" of {planned:.0f}")
-        reason = f" ({trial.error})" if isinstance(trial.error, str) else ""
-        run = f"{trial.trial_id}, {checked.name(trial)}"
-        yield {"status": trial.status, "run": run, "epochs": epochs, "reason": reason}
+    for status, alike in _excluded_runs(checked):
+        names = []
+        for _, trial in alike.iterrows():
+            planned = trial.n_epochs_planned  # not known of every training function
+            epochs = f"{trial.n_epochs}" + ("" if pd.isna(planned) else f" of {planned:.0f}")
+            names.append(f"{trial.trial_id}, {checked.name(trial)}, {epochs} epochs")
+        runs = f"{status} run" if len(names) == 1 else f"{len(names)} {status} runs"
+        reason = f" ({alike.error.iloc[0]})" if alike.error.notna().all() else ""
+        yield {"runs": runs, "names": _first(names, "; "), "reason": reason}
 
 
 def _counted(checked: _Checked) -> _Facts:
-    rest = _excluded_runs(checked).status[MAX_WARNINGS:]
-    counts = {f"more {status} runs excluded": (rest == status).sum() for status in EXCLUDED}
+    counts = {f"more {status} runs excluded": 0 for status in EXCLUDED}
+    for status, alike in _excluded_runs(checked)[MAX_WARNINGS:]:
+        counts[f"more {status} runs excluded"] += len(alike)
     counts["unfinished runs excluded"] = (checked.frames.trials.status == "running").sum()
     counts["runs have not started"] = _count_missing(checked.study, checked.frames.trials)
     yield from ({"count": count, "runs": runs} for runs, count in counts.items() if count)
@@ -186,7 +196,7 @@ def _identical_curves(checked: _Checked) -> _Facts:
 
 PROBLEMS: tuple[tuple[Callable[[_Checked], _Facts], str], ...] = (
     (_unreadable, "unreadable {records} skipped: {lines}"),
-    (_excluded, "{status} run excluded: {run}, {epochs} epochs{reason}"),
+    (_excluded, "{runs} excluded: {names}{reason}"),
     (_counted, "{count} {runs}"),
     (_left_out, "--hours {hours} left out {left}; the same command with more hours runs them"),
     (_missing_metrics, "val {metric} missing in {count} of {total} runs: {runs}"),
@@ -399,6 +409,16 @@ def _at_the_end(named: Named) -> _Slots:
     return {"ends": ends[0], "of_baseline": ends[1]} if any(ends) else None
 
 
+def _one_learning_rate(named: Named) -> _Slots:
+    """Find a difference with a single learning rate of SGD, whose steps the teacher changes."""
+    if named.kind in ("not significant", "no test") or not named.criterion.task.is_distillation:
+        return None
+    pair = named.search[named.search.config_id.isin(named.configs)]
+    is_sgd = (pair["config/optimizer"] == "sgd").all()
+    rates = named.search["config/lr"].unique()
+    return {"lr": rates[0]} if is_sgd and len(rates) == 1 else None
+
+
 def _less_calibrated(named: Named) -> _Slots:
     """Find that a better accuracy comes with a worse cross-entropy."""
     criterion = named.criterion
@@ -449,6 +469,7 @@ DOUBTS: Mapping[str, Callable[[Named], _Slots]] = {
     ON_VIEWS: _wrong_on_views,
     "not converged": _still_rising,
     AT_THE_END: _at_the_end,
+    "one learning rate": _one_learning_rate,
     "less calibrated": _less_calibrated,
 }
 """Rules by their sentence. The first replaces a conclusion, the others follow it."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -387,7 +388,9 @@ class OneBatch:
             yield losses.loss.detach()
 
 
-def time_epoch(run: Run, data: Data, device: torch.device, threads: int) -> tuple[float, float]:
+def time_epoch(
+    run: Run, data: Data, device: torch.device, threads: int, has_teacher: bool = True
+) -> tuple[float, float, float]:
     """Return the seconds that an epoch of a run takes, from one measured step.
 
     Args:
@@ -395,10 +398,11 @@ def time_epoch(run: Run, data: Data, device: torch.device, threads: int) -> tupl
         data: Its data.
         device: Where its trials run; idle.
         threads: Of torch.
+        has_teacher: Whether it has outputs of its teacher.
 
     Returns:
-        Of its steps and its evaluation on val, and of the views and outputs of frozen models that
-        the runs of a repeat share; the latter 0 without augmentation, where all repeats do.
+        Of its steps and its evaluation on val; of the views and outputs of frozen models that the
+        runs of a repeat share; and, once in all, of those that all runs of a study share.
     """
     with set_torch_threads(threads):
         whole = OneBatch.of(run, data, device)
@@ -413,11 +417,24 @@ def time_epoch(run: Run, data: Data, device: torch.device, threads: int) -> tupl
         view = _seconds(lambda: probe_views(data, run, size)) / 2
         with torch.no_grad():
             forward = _seconds(lambda: student(batch.inference)) / count
-            teacher = _seconds(lambda: batch.infer(batch.inference)) / count
+            teacher = _seconds(lambda: batch.infer(batch.inference)) / count if has_teacher else 0.0
     frozen = forward if run.trainable == "head" else 0.0
     count, on_val = len(data.subset(run)), len(data.splits["val"])
-    shared = count * (view + teacher + frozen) if run.augment != "none" else 0.0
-    return count * step + on_val * (forward - frozen), shared
+    training, shared = count * step + on_val * (forward - frozen), count * (view + teacher + frozen)
+    if run.augment == "none":
+        return training, 0.0, shared + on_val * frozen
+    return training, shared, on_val * frozen
+
+
+def describe_fine_tuning(run: Run, data: Data, device: torch.device, threads: int) -> str:
+    """Return how long it takes to fine-tune a resolved run's teacher, from one measured step."""
+    fit = teachers.fine_tuning_run(run)
+    try:
+        training, shared, once = time_epoch(fit, data, device, threads, has_teacher=False)
+    except Exception:  # of a user's model, or out of memory: the training says why
+        return "There is no estimate of its time: one training step failed."
+    seconds = fit.epochs * (training + shared) + once
+    return f"About {timedelta(seconds=round(seconds))} (estimate from one training step)."
 
 
 def _seconds(compute: Callable[[], object]) -> float:

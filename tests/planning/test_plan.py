@@ -442,7 +442,7 @@ def test_the_time_of_a_run_is_that_of_the_nearest_kind_measured() -> None:
     ledger = plan.ledger
     assert plan.expected_seconds is None and ledger.seconds(short) == 0
     # 12 runs of 12 epochs on average, and 3 streams of 16, two at a time; or 8 epochs on their own
-    ledger.expected = {short.group: EpochTime(training=1.0, stream=3.0)}
+    ledger.expected = {short.group: EpochTime(training=1.0, stream=3.0, once=0.0)}
     assert plan.expected_seconds == (12 * 12 + 3 * 16 * 3) / 2 and ledger.seconds(short) == 32
     # an epoch takes 4 s as expected, or 72: with a run of 64 s twice what was expected
     for seconds, ratio in ((4.0, 1), (72.0, 2)):

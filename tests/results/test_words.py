@@ -621,6 +621,7 @@ def test_curves_that_still_rise(shape, epochs: int, alarms: tuple[float, float])
     rng, count, ids = np.random.default_rng(0), 40, [f"{c}{r}" for c in "ab" for r in range(8)]
     trials = pd.DataFrame({"trial_id": ids, "config_id": [i[0] for i in ids]})
     trials = trials.assign(status="completed", label="", repeat=[int(i[1]) for i in ids])
+    trials = trials.assign(**{"config/lr": 0.1, "config/optimizer": "adamw"})
     row, share = pd.Series({"config_id": "a", "baseline": "b"}), np.arange(1, epochs + 1) / epochs
     found = 0
     for _ in range(count):
@@ -637,13 +638,31 @@ def test_curves_that_still_rise(shape, epochs: int, alarms: tuple[float, float])
 def test_a_conclusion_says_what_it_depends_on(tmp_path: Path) -> None:
     write_study(tmp_path, draw({0.1: 0.06, 0.5: 0.03, 1.0: 0.0}, 8))
     verdict = kdtune.load(tmp_path).verdict()
-    assert verdict.endswith("searched: alpha = 0.1 (lowest). The best may lie beyond.")
+    assert "searched: alpha = 0.1 (lowest). The best may lie beyond. Only the learning" in verdict
     best = at(0.1).config_id
     edit_records(tmp_path, lambda x: x["trial_id"].startswith(best) and x.update(ce=1.405))
     results = kdtune.load(tmp_path)
-    words = r"beyond. But cross-entropy worsened, from 0.\d+ to 1.405 n"
+    words = r"0.5\). But cross-entropy worsened, from 0.\d+ to 1.405 n"
     assert re.search(words, results.verdict()) and results.warnings == []
     assert "calibration" not in results.verdict(results.criterion("ce"))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rates", "gain", "is_named"),
+    [
+        ("sgd", (0.05, 0.05), 0.06, True),
+        ("sgd", (0.05, 0.1), 0.06, False),
+        ("sgd", (0.05, 0.05), 0.0, False),  # there is no difference that could be one of lr
+        ("adamw", (0.05, 0.05), 0.06, False),  # its steps do not grow with the gradient
+    ],
+)
+def test_a_difference_with_one_learning_rate_of_sgd(
+    tmp_path: Path, optimizer: str, rates: tuple[float, float], gain: float, is_named: bool
+) -> None:
+    accs = draw({0.1: gain, 1.0: 0.0}, 4)
+    last = {at(a, lr=lr, optimizer=optimizer): accs[a] for a in accs for lr in {*rates}}
+    verdict = make(tmp_path, last, run=replace(RUN, optimizer=optimizer)).verdict()
+    assert ("Only the learning rate 0.05 was tried" in verdict) == is_named
 
 
 def test_a_conclusion_names_curves_that_still_rise(tmp_path: Path) -> None:

@@ -78,12 +78,15 @@ def test_the_time_of_an_epoch_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         for (name, make), units in zip(models.items(), (1, 10), strict=True):
             monkeypatch.setattr(factories, name, partial(ticking, make, units * unit))
         step, forward, shared = 75 / batch, 500 / many, 75 * 10 / many  # 75 images, 500 on val
-        of_run = (unit * (step + forward), unit * shared)
+        of_run = (unit * (step + forward), unit * shared, 0)
         assert time_epoch(resolve(TINY), data, cpu, 1) == pytest.approx(of_run)
+        alone = (of_run[0], 0, 0)
+        assert time_epoch(resolve(TINY), data, cpu, 1, has_teacher=False) == pytest.approx(alone)
         still = resolve(replace(TINY, augment="none"))
-        assert time_epoch(still, data, cpu, 1) == pytest.approx((of_run[0], 0))
+        assert time_epoch(still, data, cpu, 1) == pytest.approx((of_run[0], 0, of_run[1]))
         head = resolve(replace(TINY, trainable="head", batch_norm="train"))
-        of_head = (0, unit * (shared + 75 / many))  # only passes take time on this clock
+        # only passes take time on this clock
+        of_head = (0, unit * (shared + 75 / many), unit * forward)
         assert time_epoch(head, data, cpu, 1) == pytest.approx(of_head, abs=1e-9)
 
 
