@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from kdtune.config.fields import is_output_file
+from kdtune.config.fields import OPTIMIZERS, is_output_file
 from kdtune.config.files import PREDICTIONS, STUDENT, STUDENTS, TRIALS, student_file
 from kdtune.config.records import (
     Accuracy,
@@ -410,13 +410,15 @@ def _at_the_end(named: Named) -> _Slots:
 
 
 def _one_learning_rate(named: Named) -> _Slots:
-    """Find a difference with a single learning rate of SGD, whose steps the teacher changes."""
+    """Find a difference with a single learning rate, whose steps the teacher's term changes."""
     if named.kind in ("not significant", "no test") or not named.criterion.task.is_distillation:
         return None
     pair = named.search[named.search.config_id.isin(named.configs)]
-    is_sgd = (pair["config/optimizer"] == "sgd").all()
+    scaled = [name for name, optimizer in OPTIMIZERS.items() if optimizer.scales_with_loss]
     rates = named.search["config/lr"].unique()
-    return {"lr": rates[0]} if is_sgd and len(rates) == 1 else None
+    if len(rates) > 1 or not pair["config/optimizer"].isin(scaled).all():
+        return None
+    return {"lr": rates[0], "optimizer": pair["config/optimizer"].iloc[0]}
 
 
 def _less_calibrated(named: Named) -> _Slots:

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from kdtune.config.fields import (
+    OPTIMIZERS,
     TEACHER_RECIPE,
     Role,
     WeightsKind,
@@ -590,6 +591,10 @@ def _high_temperatures(study: Study) -> Iterator[str]:
             )
 
 
+LOW_RATE = 5.0
+"""A learning rate of a head is too low if it is so many times below the usual one."""
+
+
 def check_weights(study: Study, models: StudyModels, data: Data, is_new: bool) -> list[str]:
     """Return the sentences of `describe_weights`, and those on students with a frozen backbone.
 
@@ -609,6 +614,15 @@ def check_weights(study: Study, models: StudyModels, data: Data, is_new: bool) -
                 f"frozen layers is in train mode (--batch-norm train), so they normalise by other "
                 f"images than those that they were trained on: accuracy is usually worse (0.51 in "
                 f"place of 0.71 with --batch-norm eval on 400 photographs)"
+            )
+        highest = max(float(rate) for rate in ends_of(study.values("lr")))
+        usual = min(OPTIMIZERS[name].lr_head for name in _names(study, "optimizer"))
+        if highest < usual / LOW_RATE:
+            sentences.append(
+                f"only the head of the student {run.student} is trained, with a learning rate of "
+                f"at most {highest:g}; heads on frozen layers usually need about {usual:g}: with "
+                f"less, what makes the steps larger looks best. Give several (--lr {usual / 10:g} "
+                f"{usual:g})"
             )
         if not _has_random_backbone(run, data, student):
             continue
