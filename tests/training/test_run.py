@@ -390,7 +390,7 @@ LOADED = {"student": f"{__name__}:with_weights_of_its_own"}
         ({}, ["is random, so its head alone learns"]),
         ({"student": "cifar_resnet20"}, ["is random"]),
         (LOADED, []),
-        (LOADED | {"optimizer": "sgd", "lr": 0.01}, ["at most 0.01; heads .* about 0.1: .*0.01 0.1"]),
+        (LOADED | {"optimizer": "sgd", "lr": 0.01}, ["at most 0.01; .* about 0.1: .* 0.01 0.1"]),
         (LOADED | {"batch_norm": "train"}, ["frozen layers is in train mode .--batch-n"]),
         ({"batch_norm": "train"}, ["frozen layers is in train mode", "is random"]),
         ({"trainable": "all", "batch_norm": "train"}, []),
