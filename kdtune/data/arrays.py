@@ -26,18 +26,8 @@ from kdtune.config.text import (
     shown,
     user_code,
 )
-from kdtune.data.dataset import (
-    Data,
-    Extra,
-    Groups,
-    Split,
-    combine_hashes,
-    hash_files,
-    hash_tensor,
-    name_splits,
-    pixels,
-    with_groups,
-)
+from kdtune.data import dataset as data_set
+from kdtune.data.dataset import Data, Extra, Split, combine_hashes, hash_tensor, name_splits
 from kdtune.data.folder import IMAGE_SUFFIXES, OTHER_FORMATS, describe_left_out, scan_images
 
 # Data sets from arrays: checks and conversion of inputs and labels.
@@ -94,7 +84,7 @@ def _hash_inputs(inputs: _Inputs, root: str) -> tuple[str, Tensor | None]:
     """Return a hash of examples, and the stamps of image files."""
     if isinstance(inputs, Tensor):
         return hash_tensor(inputs), None
-    hashed = hash_files(Path(root), inputs)
+    hashed = data_set.hash_files(Path(root), inputs)
     return hashed.hash, hashed.stamps
 
 
@@ -322,7 +312,7 @@ def _stacked(examples: list[Any], noun: str) -> Tensor:
     if all(pillow):
         grey = all(x.mode in ("1", "L") for x in examples)
         with user_code(f"{noun} has an image that cannot be read"):
-            tensors = [pixels(x, "L" if grey else "RGB") for x in examples]
+            tensors = [data_set.pixels(x, "L" if grey else "RGB") for x in examples]
     else:
         tensors = [_as_tensor(x, f"item {i} of {noun}") for i, x in enumerate(examples)]
     first = tensors[0]
@@ -367,7 +357,7 @@ def load_user_data(name: str, passed: Passed | None = None) -> Data:
         raw = {s: _read(x, f"{name} ({s})", in_order=bool(groups)) for s, x in splits.items()}
     root = common_folder(*(values.inputs for values in raw.values()))
     data = make_data(name, raw, _classes(name, made), root)
-    return with_groups(name, data, groups) if groups else data
+    return data_set.with_groups(name, data, groups) if groups else data
 
 
 def _splits(name: str, made: Any) -> dict[str, Any]:
@@ -386,7 +376,7 @@ def _splits(name: str, made: Any) -> dict[str, Any]:
     return {split: made[key] for split, key in named.items()}
 
 
-def _groups(name: str, made: Mapping[str, Any]) -> dict[str, Groups]:
+def _groups(name: str, made: Mapping[str, Any]) -> dict[str, data_set.Groups]:
     """Return the names of the groups by split; {} without groups."""
     if (given := made.get("groups")) is None:
         return {}

@@ -18,51 +18,15 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from kdtune.config.fields import (
-    HUB,
-    REST,
-    TABLE_COLUMNS,
-    is_image_table,
-    is_named_data,
-    is_object,
-    pairs,
-)
+from kdtune.config import fields, text
+from kdtune.config.fields import HUB, pairs
 from kdtune.config.files import atomic_write, cache_folder, check_uri, make_folder
 from kdtune.config.run import Run
-from kdtune.config.text import (
-    VAL_NAMES,
-    InputError,
-    did_you_mean,
-    first_line,
-    import_package,
-    list_some,
-    shown,
-    user_code,
-)
-from kdtune.data.arrays import (
-    RawSplit,
-    UnlabelledImages,
-    add_extra,
-    class_names,
-    common_folder,
-    load_user_data,
-    make_data,
-    read_dataset,
-    read_extra,
-)
-from kdtune.data.dataset import (
-    Data,
-    FoldCut,
-    Groups,
-    Split,
-    ValCut,
-    combine_hashes,
-    cut_fold,
-    cut_val,
-    group_files,
-    name_splits,
-    with_groups,
-)
+from kdtune.config.text import InputError, did_you_mean, first_line, list_some, shown
+from kdtune.data import arrays
+from kdtune.data import dataset as data_set
+from kdtune.data.arrays import RawSplit, load_user_data, make_data
+from kdtune.data.dataset import Data, Groups, combine_hashes, name_splits, with_groups
 from kdtune.data.folder import load_folder
 
 if TYPE_CHECKING:
@@ -132,8 +96,8 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
             f"{data_name} has no split for training; write a function that returns its splits, and "
             f"name it: --data module:function"
         )
-    raw = {s: read_dataset(dataset, f"{data_name} ({s})") for s, dataset in datasets.items()}
-    return make_data(data_name, raw, class_names(datasets["train"]), os.path.abspath(folder))
+    raw = {s: arrays.read_dataset(dataset, f"{data_name} ({s})") for s, dataset in datasets.items()}
+    return make_data(data_name, raw, arrays.class_names(datasets["train"]), os.path.abspath(folder))
 
 
 @cache
@@ -197,7 +161,7 @@ def _make_dataset(
 
 # A table with a row for each image file: `TABLE.csv`, `TABLE.parquet`.
 
-_SPLITS = ("train", *VAL_NAMES, "test")
+_SPLITS = ("train", *text.VAL_NAMES, "test")
 
 
 def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
@@ -219,7 +183,7 @@ def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
     """
     import pandas as pd  # which kdtune.predict does without
 
-    names = {role: role for role in TABLE_COLUMNS} | dict(pairs(columns or ()))
+    names = {role: role for role in fields.TABLE_COLUMNS} | dict(pairs(columns or ()))
     rows, folder = _read_table(file, names), os.path.abspath(file.parent)
 
     def describe(row: int, role: str) -> str:
@@ -261,7 +225,7 @@ def load_table(file: Path, columns: tuple[str, ...] | None = None) -> Data:
     parts = {split: rows[rows["split"] == word] for split, word in splits.items()}
     raw = {s: RawSplit(tuple(part["file"]), part["label"].tolist()) for s, part in parts.items()}
     is_below = os.path.commonpath([folder, *files]) == folder
-    root = folder if is_below else common_folder(tuple(files))
+    root = folder if is_below else arrays.common_folder(tuple(files))
     data = make_data(str(file), raw, classes, root)
     data = replace(data, describe_row=lambda f: f" ({describe(files.get_loc(f), 'path')})")
     if "group" not in rows:
@@ -333,9 +297,9 @@ def load_hub(name: str, columns: tuple[str, ...] | None) -> Data:
     Raises:
         InputError: there is no such data set, or it does not fit.
     """
-    datasets, source = import_package("datasets", name), name.removeprefix(HUB)
+    datasets, source = text.import_package("datasets", name), name.removeprefix(HUB)
     names, raw, groups = dict(pairs(columns or ())), dict[str, RawSplit](), dict[str, Groups]()
-    with user_code(f"the data {name} cannot be read"):
+    with text.user_code(f"the data {name} cannot be read"):
         folder = Path(source).expanduser()
         is_saved = folder.is_dir()
         made = datasets.load_from_disk(folder) if is_saved else datasets.load_dataset(source)
@@ -376,15 +340,15 @@ def load_hub(name: str, columns: tuple[str, ...] | None) -> Data:
 def load_fashion() -> Data:
     """Return the embedded Fashion-MNIST subset: 2,000 train, 500 val and 1,000 test images."""
     content = (resources.files("kdtune") / "assets" / "fashion.npz").read_bytes()
-    arrays = dict(np.load(io.BytesIO(content)))
+    stored = dict(np.load(io.BytesIO(content)))
     splits = {
-        name: Split(
-            labels=torch.from_numpy(arrays[f"{name}_labels"]).long(),
-            inputs=torch.from_numpy(arrays[f"{name}_images"]).unsqueeze(1),
+        name: data_set.Split(
+            labels=torch.from_numpy(stored[f"{name}_labels"]).long(),
+            inputs=torch.from_numpy(stored[f"{name}_images"]).unsqueeze(1),
         )
         for name in ("train", "val", "test")
     }
-    classes = tuple(str(name) for name in arrays["classes"])
+    classes = tuple(str(name) for name in stored["classes"])
     return Data(classes, splits, hashlib.sha256(content).hexdigest()[:16], photos=False)
 
 
@@ -412,7 +376,7 @@ class StudyData:
         self.token = uuid4().hex
         """Random; tells this reading of the data from all others."""
         whole = _read(run)
-        self._whole = group_files(run.data, whole, run.groups) if run.groups else whole
+        self._whole = data_set.group_files(run.data, whole, run.groups) if run.groups else whole
         self._cut_cache: dict[object, Data] = {}
         self._extra_cache: dict[object, Data] = {}
 
@@ -422,12 +386,12 @@ class StudyData:
         With `Run.folds`, train and val are those of the run's repeat.
         """
         if run.folds is not None:
-            fold = FoldCut(run.seed, run.folds, run.split_repeat)
-            return _cached(self._cut_cache, fold, lambda: cut_fold(self._whole, fold))
+            fold = data_set.FoldCut(run.seed, run.folds, run.split_repeat)
+            return _cached(self._cut_cache, fold, lambda: data_set.cut_fold(self._whole, fold))
         if "val" in self._whole.splits:
             return self._whole
-        cut = ValCut(run.seed, run.val_share)
-        return _cached(self._cut_cache, cut, lambda: cut_val(self._whole, cut))
+        cut = data_set.ValCut(run.seed, run.val_share)
+        return _cached(self._cut_cache, cut, lambda: data_set.cut_val(self._whole, cut))
 
     def with_extra(self, run: Run) -> Data:
         """Return the data of a run with its images without labels as the split "extra".
@@ -439,12 +403,12 @@ class StudyData:
         if run.extra is None:
             return data
         key = (data, run.train_images, run.seed, run.repeat_of_draw)
-        return _cached(self._extra_cache, key, lambda: add_extra(data, run, self._extra))
+        return _cached(self._extra_cache, key, lambda: arrays.add_extra(data, run, self._extra))
 
     @cached_property
-    def _extra(self) -> UnlabelledImages | None:
+    def _extra(self) -> arrays.UnlabelledImages | None:
         extra = self.run.extra
-        return None if extra is None or extra == REST else read_extra(extra)
+        return None if extra is None or extra == fields.REST else arrays.read_extra(extra)
 
 
 def _cached(cache: dict[object, Data], key: object, make: Callable[[], Data]) -> Data:
@@ -463,15 +427,15 @@ def load_data(run: Run) -> Data:
 def _read(run: Run) -> Data:
     """Return the data set that `run.data` names: a passed object, a name, a table or a folder."""
     name = run.data
-    if is_object(name):
+    if fields.is_object(name):
         passed = run.objects.get("data", name)
         whole: Data = passed.once("data", lambda: load_user_data(name, passed))
         return whole
     if name in SOURCES:
         return SOURCES[name]()
-    if not is_named_data(name):
+    if not fields.is_named_data(name):
         path = Path(name).expanduser()
-        return load_table(path, run.columns) if is_image_table(name) else load_folder(path)
+        return load_table(path, run.columns) if fields.is_image_table(name) else load_folder(path)
     if name.startswith("torchvision:"):
         return load_torchvision(name.removeprefix("torchvision:"), run.data_root, run.download)
     if name.startswith(HUB):

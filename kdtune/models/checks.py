@@ -20,11 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from kdtune.config.fields import Role
 from kdtune.config.records import Cost
 from kdtune.config.text import InputError, are_images, first_line, user_code
-from kdtune.models.classifier import (
-    Classifier,
-    describe_missing_preprocessing,
-    describe_preprocessing,
-)
+from kdtune.models import classifier
+from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import combine
 from kdtune.models.weights import saved_state
 
@@ -51,7 +48,7 @@ def other_inputs(model: Classifier) -> Iterator[str]:
     has_colours = first is not None and first.in_channels == 3
     for mean, std in NORMALIZATIONS[0 if has_colours else 1 :]:
         model.preprocessing = replace(own, mean=mean, std=std)
-        yield describe_preprocessing(replace(model.preprocessing, size=None))
+        yield classifier.describe_preprocessing(replace(model.preprocessing, size=None))
     model.preprocessing = own
     if first is not None and has_colours:
         weight = first.weight.data
@@ -79,7 +76,7 @@ def probe(
             parameter.
     """
     if are_images(views) and not model.has_normalization:
-        warnings.warn(describe_missing_preprocessing(model), stacklevel=1)
+        warnings.warn(classifier.describe_missing_preprocessing(model), stacklevel=1)
     before = views.clone()
     trained = [p for p in (model if whole else model.head).parameters() if p.requires_grad]
     gradients: Sequence[Tensor | None] = ()

@@ -26,14 +26,9 @@ from kdtune.config.text import (
     import_package,
     user_code,
 )
+from kdtune.models import classifier
 from kdtune.models.cifar import CIFAR_RESNETS, cifar_resnet, translate
-from kdtune.models.classifier import (
-    Classifier,
-    preprocessing_of,
-    published_by_timm,
-    published_by_torchvision,
-    published_by_transformers,
-)
+from kdtune.models.classifier import Classifier, preprocessing_of, published_by_transformers
 from kdtune.models.code_hash import source_digest, source_of
 from kdtune.models.weights import (
     HUB_LOADING,
@@ -281,7 +276,7 @@ def build_model(
     if finished is not None:
         model.preprocessing, model.has_normalization = finished.preprocessing, True
     elif is_of_torchvision(name):
-        model.preprocessing = published_by_torchvision(name, run_weights)
+        model.preprocessing = classifier.published_by_torchvision(name, run_weights)
     fields = {field: getattr(run, f"{role}_{field}") for field in PREPROCESSING}
     changed = {field: value for field, value in fields.items() if value is not None}
     try:
@@ -322,7 +317,7 @@ def _construct(name: str, classes: int) -> Classifier:
         from torchvision.models import get_model
 
         net = get_model(name, weights=None, num_classes=classes)
-        return Classifier(name, net, published_by_torchvision(name, "default"))
+        return Classifier(name, net, classifier.published_by_torchvision(name, "default"))
     if name.startswith("timm/"):
         return _construct_timm(name, classes)
     if ":" in name:
@@ -341,7 +336,7 @@ def _construct_timm(name: str, classes: int) -> Classifier:
     except RuntimeError as error:
         near = _nearest(name) or f" ({first_line(error)})"
         raise InputError(f"timm has no model {name.removeprefix('timm/')}{near}") from None
-    return Classifier(name, net, published_by_timm(net.pretrained_cfg))
+    return Classifier(name, net, classifier.published_by_timm(net.pretrained_cfg))
 
 
 def _construct_transformers(name: str, classes: int, config: str) -> Classifier:

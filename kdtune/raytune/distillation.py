@@ -10,15 +10,10 @@ from typing import Any
 import ray
 import torch
 
+from kdtune.config import records
 from kdtune.config.fields import Role, is_output_file
 from kdtune.config.files import CHECKPOINT, COSTS, TEACHER_ACCURACY
-from kdtune.config.records import (
-    Cost,
-    TeacherAccuracy,
-    read_costs,
-    read_teacher_accuracy,
-    write_costs,
-)
+from kdtune.config.records import Cost, TeacherAccuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import find_metric
@@ -44,15 +39,8 @@ from kdtune.storage.records import Line, SavedStudy, pack_correct
 from kdtune.streams.cache import Cache
 from kdtune.streams.views import Resources, device_of, view_size
 from kdtune.training import recipe, teachers
+from kdtune.training import run as training_run
 from kdtune.training.recipe import StudyModels
-from kdtune.training.run import (
-    clear_cached_models,
-    describe_fine_tuning,
-    distill,
-    find_warnings,
-    make_student,
-    time_epoch,
-)
 
 # What is made of a study before Ray: its recipe, its warnings, the function of its trials.
 
@@ -116,7 +104,7 @@ def prepare(
     if not asked.verbose:
         facts: dict[str, Any] = {"values": {row.setting: row.value for row in rows}, "data": data}
         facts["device"] = study.device if study.address else device_of(study).type
-        measured = read_teacher_accuracy(study.folder)
+        measured = records.read_teacher_accuracy(study.folder)
         text = sentence("recipe", study=study, runs=len(study.runs()), measured=measured, **facts)
         lines = wrap_lines(text, " " * 12).split("\n")
     faults = recipe.find_faults(study, data)
@@ -126,7 +114,7 @@ def prepare(
     return PreparedStudy(
         study,
         partial(run_trial, epochs),
-        warnings=list(find_warnings(study, data, models, faults)),
+        warnings=list(training_run.find_warnings(study, data, models, faults)),
         data=study_data,
         recipe_lines=lines,
         provenance={
@@ -166,7 +154,7 @@ def distillation_epochs(
         metric = find_metric(study.task.score, data.of(run).classes, study.mode)
         options = (reporter.warn, data, metric)
         with mirror.push_in_background(f"{place}/{CHECKPOINT}") as push:
-            for epoch in distill(run, teacher, resources, folder, push, *options):
+            for epoch in training_run.distill(run, teacher, resources, folder, push, *options):
                 val = epoch.predictions.get("val")  # of the last epoch
                 groups, correct = data.of(run).splits["val"].groups, None
                 if val is not None and metric.name == "acc":  # which --repeats auto counts
@@ -199,7 +187,7 @@ def data_of_call(contents: Contents, run: Run) -> StudyData:
     """
     if contents.token not in _data:
         _data.clear()
-        clear_cached_models()
+        training_run.clear_cached_models()
         _data[contents.token] = contents.read(run)
     return _data[contents.token]
 
@@ -257,7 +245,9 @@ class TeacherTrainer:
         with folder_faults_described(study.folder):
             data = data_of_call(contents, run)
             resources = _resources(study, data.of(run))
-            yield describe_fine_tuning(run, data.of(run), resources.device, resources.threads)
+            yield training_run.describe_fine_tuning(
+                run, data.of(run), resources.device, resources.threads
+            )
             mirror, lines = Mirror(study), list[str]()
             mirror.pull_folders("teacher")
             # not in the background: the training deletes its last checkpoint
@@ -426,7 +416,7 @@ def time_epochs(study: Study, runs: Mapping[str, Run], data: StudyData) -> dict[
     times, device, threads = dict[str, EpochTime](), device_of(study), study.cpus_per_trial or 1
     for group, run in runs.items():
         with suppress(Exception):  # of a user's model, or out of memory: its trials say why
-            times[group] = EpochTime(*time_epoch(run, data.of(run), device, threads))
+            times[group] = EpochTime(*training_run.time_epoch(run, data.of(run), device, threads))
     return times
 
 
@@ -463,7 +453,7 @@ def _add_costs(
     measure_missing: Callable[[Missing], tuple[list[Cost], list[str]]],
 ) -> None:
     """Add what costs.json lacks; what is there is never measured again."""
-    recorded = read_costs(study.folder)
+    recorded = records.read_costs(study.folder)
     pairs = {(cost.role, cost.model) for cost in recorded}
     roles: tuple[Role, ...] = ("student", "teacher")
     models = [(role, name) for role in roles for name in map(str, study.values(role))]  # type: ignore[arg-type]
@@ -479,7 +469,7 @@ def _add_costs(
     for fault in faults:
         write(f"warning: {fault}")
     if costs:
-        write_costs(study.folder, [*recorded, *costs])
+        records.write_costs(study.folder, [*recorded, *costs])
         mirror.push(COSTS)
 
 
@@ -496,7 +486,7 @@ def measure_all(study: Study, missing: Missing, data: StudyData) -> tuple[list[C
 
 def _measure_cost(study: Study, data: Data, role: Role, name: str) -> Cost:
     run: Run = replace(study.run, **{role: name})  # type: ignore[arg-type]
-    student = make_student(run, data)
+    student = training_run.make_student(run, data)
     teacher = [teachers.initial_teacher(member, data) for member in run.teacher_members]
     views = probe_views(data, run, view_size(run, data, student, *teacher))
     members = (student,) if role == "student" else networks(teacher)

@@ -22,17 +22,10 @@ from kdtune.config.task import name_of
 from kdtune.config.text import DataChangedError, InputError, check_packages, first_line
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
-from kdtune.raytune import distillation, folder, machines
+from kdtune.raytune import distillation, folder, machines, progress
 from kdtune.raytune.distillation import PreparedStudy
 from kdtune.raytune.function import function_epochs, run_trial
 from kdtune.raytune.objects import freeze_objects, share_objects
-from kdtune.raytune.progress import (
-    ProgressDisplay,
-    describe_end,
-    describe_start,
-    describe_state,
-    notify,
-)
 from kdtune.raytune.recorder import MAX_TRIAL_RETRIES, Recorder
 from kdtune.raytune.session import check_local_ray, ray_session, summarised
 from kdtune.results.results import Results, load
@@ -152,10 +145,10 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             (root / STUDY).stat()  # it may have been deleted while the study ran
             folder.finish(root, mirror, study.run, None if prepared is None else prepared.data)
         except BaseException as error:
-            notify(command, study, error)
+            progress.notify(command, study, error)
             raise
     results = load(root)  # without the lock, which would say that the study still runs
-    notify(command, study, results)
+    progress.notify(command, study, results)
     return results
 
 
@@ -253,7 +246,7 @@ def _run_trials(
     plan = Plan(study, prepared.lines, count)
     with ExitStack() as stack:
         cache = Cache(study.cache, study.cache_gb, owner=str(study.folder))
-        display = stack.enter_context(ProgressDisplay(plan, cache))
+        display = stack.enter_context(progress.ProgressDisplay(plan, cache))
         write = display.print_line
         photos = prepared.data is not None and prepared.data.of(study.run).photos
         inspection = machines.Inspection(
@@ -270,7 +263,9 @@ def _run_trials(
             preparation.train_teachers(display.print_epoch)
             preparation.report_teacher_accuracy()
             preparation.time_epochs(plan)
-        write(f"{describe_start(plan)} Results are written to {study.uri or study.folder}.")
+        write(
+            f"{progress.describe_start(plan)} Results are written to {study.uri or study.folder}."
+        )
         records = stack.enter_context(Records(study.folder, began - plan.ledger.elapsed))
         plan.ledger.elapsed = records.elapsed  # training the teachers has taken time
         uploader = stack.enter_context(RecordsUploader(mirror, records))
@@ -279,7 +274,7 @@ def _run_trials(
         recorder = Recorder(display, uploader, monitor, capacity, prepared.find_changes)
         callbacks = [recorder, *sent, TBXLoggerCallback()]
         try:
-            with summarised(partial(describe_state, plan, display.criterion), write):
+            with summarised(partial(progress.describe_state, plan, display.criterion), write):
                 _fit_until_done(prepared.trainable, recorder, callbacks)
         finally:
             if recorder.changes:
@@ -289,7 +284,7 @@ def _run_trials(
             mirror.push(PROVENANCE)
             write(f"warning: {sentence}")
         if study.until_decided:
-            write(describe_end(plan))
+            write(progress.describe_end(plan))
 
 
 def _fit_until_done(

@@ -18,6 +18,8 @@ from kdtune.config.task import METRICS, Task, ends_of
 from kdtune.config.text import printable
 from kdtune.reporting.canvas import Cell, PageTable, interval_cell
 from kdtune.reporting.figures import MAX_MATRIX_CLASSES, judged_split
+from kdtune.results import examples as by_example
+from kdtune.results import formatting
 from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     Criterion,
@@ -27,21 +29,8 @@ from kdtune.results.comparison import (
 )
 from kdtune.results.costs import COST_AXES
 from kdtune.results.design import is_significant, p_value
-from kdtune.results.examples import (
-    BothArms,
-    class_accuracies,
-    image_type,
-    largest_confusions,
-    most_different,
-    read_thumbnail,
-)
-from kdtune.results.formatting import (
-    cell,
-    comparison_rows,
-    count_of_planned,
-    label_curve_rows,
-    plus_minus,
-)
+from kdtune.results.examples import BothArms, read_thumbnail
+from kdtune.results.formatting import cell, comparison_rows
 from kdtune.results.frames import SCOPES, config_label
 from kdtune.results.results import Results, data_name
 from kdtune.results.words import ComparisonContext, choice_text, describe_detectable
@@ -252,7 +241,7 @@ def _summary_table(table: pd.DataFrame, keys: list[str], task: Task) -> PageTabl
     rows = []
     for _, row in table.iterrows():
         cells: list[str | Cell] = [cell(row[key]) for key in keys]
-        cells.append(count_of_planned(row[f"val/{task.score}/n"], row.n_planned))
+        cells.append(formatting.count_of_planned(row[f"val/{task.score}/n"], row.n_planned))
         cells += [_mean_cell(row, metric) for metric in metrics]
         rows.append(cells)
     return PageTable([*keys, "n", *(task.metrics[m].label for m in metrics)], rows)
@@ -260,7 +249,7 @@ def _summary_table(table: pd.DataFrame, keys: list[str], task: Task) -> PageTabl
 
 def _mean_cell(row: pd.Series, metric: str) -> str | Cell:
     mean, sd, low, high = (row[f"val/{metric}/{s}"] for s in ("mean", "std", "low", "high"))
-    text = plus_minus(mean, sd)
+    text = formatting.plus_minus(mean, sd)
     if not (math.isfinite(low) and sd > 0):
         return text
     digits = len(text.partition(" ")[0].partition(".")[2])  # as many as the mean has
@@ -270,7 +259,7 @@ def _mean_cell(row: pd.Series, metric: str) -> str | Cell:
 def labels_table(results: Results, criterion: Criterion) -> PageTable | None:
     """Return what distilling is worth in labelled images; None without a label curve."""
     table = results.label_curve(criterion)
-    return PageTable(*label_curve_rows(table, criterion)) if len(table) else None
+    return PageTable(*formatting.label_curve_rows(table, criterion)) if len(table) else None
 
 
 def frontier_table(results: Results, criterion: Criterion) -> PageTable | None:
@@ -596,7 +585,7 @@ def by_class(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] |
 
 def _changes(arms: BothArms) -> dict[str, Any]:
     """Return numbers of classes compared and changed, names of the largest, is_sorted, table."""
-    table = class_accuracies(arms)
+    table = by_example.class_accuracies(arms)
     changed = table[is_significant(table.p_holm, table.low, table.high, SIGNIFICANCE_LEVEL)]
     largest = changed.sort_values("diff", ascending=False, kind="stable", key=abs)
     names = [
@@ -625,7 +614,7 @@ def _changes(arms: BothArms) -> dict[str, Any]:
 def _confusions(arms: BothArms) -> PageTable:
     head = ["label", "predicted as", arms.design.examples]
     rows = []
-    for _, row in largest_confusions(arms).iterrows():
+    for _, row in by_example.largest_confusions(arms).iterrows():
         names = [str(row.label), str(row.predicted), f"{row.images:,}"]
         shares = [f"{100 * row.baseline:.1f}", f"{100 * row.distilled:.1f}"]
         rows.append([*names, *shares, f"{100 * row['diff']:+z.1f}"])
@@ -652,7 +641,7 @@ def examples(results: Results, arms: Mapping[str, BothArms]) -> dict[str, Any] |
     (same) and fewer distilled students are correct; groups of images with thumbnails by heading;
     and the same images as a table, if there are no thumbnails.
     """
-    if (val := arms.get("val")) is None or not len(table := most_different(val)):
+    if (val := arms.get("val")) is None or not len(table := by_example.most_different(val)):
         return None
     distilled, baseline = val.correct.sum(1)
     groups = {
@@ -683,7 +672,7 @@ def _thumbnail(results: Results, arms: BothArms, image: int) -> bytes:
 
 def _shown(row: pd.Series, content: bytes) -> ShownImage:
     text = base64.b64encode(content).decode()
-    source = f"data:image/{image_type(content)};base64,{text}" if content else ""
+    source = f"data:image/{by_example.image_type(content)};base64,{text}" if content else ""
     lines = []
     for arm in ("distilled", "baseline"):
         wrong = f"; {row[f'wrong_{arm}']}" if row[f"wrong_{arm}"] else ""

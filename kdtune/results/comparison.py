@@ -15,25 +15,11 @@ from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope
 from kdtune.config.task import Metric, Task, check_names, group_text
 from kdtune.config.text import InputError
-from kdtune.results.design import (
-    ONE_TEACHER,
-    Design,
-    ExampleReader,
-    FloatArray,
-    Pair,
-    Sample,
-    block_of,
-    is_significant,
-    max_t_over_repeats,
-)
+from kdtune.results import design as designs
+from kdtune.results.design import Design, FloatArray, Pair, Sample, block_of
 from kdtune.results.frames import GROUP, config_columns, read_predictions
-from kdtune.statistics.intervals import (
-    MIN_REPEATS,
-    Estimate,
-    by_group,
-    equivalent_size,
-    mean_interval,
-)
+from kdtune.statistics import intervals
+from kdtune.statistics.intervals import MIN_REPEATS
 from kdtune.statistics.selection import Means, bootstrap_corrected, may_be_best, probability_best
 from kdtune.statistics.tests import AnytimeTest, holm
 from kdtune.storage.records import Round
@@ -266,7 +252,7 @@ def mean_columns(name: str, values: pd.Series) -> dict[str, float]:
 
     Keys: <name>/mean, /std, /n, /low and /high.
     """
-    i = mean_interval(values.dropna())
+    i = intervals.mean_interval(values.dropna())
     numbers = {"mean": i.mean, "std": i.sd, "n": i.n, "low": i.low, "high": i.high}
     return {f"{name}/{key}": value for key, value in numbers.items()}
 
@@ -293,9 +279,9 @@ class Judged:
     """`Frames.trials` or rows of it; completed ones count."""
     criterion: Criterion
     """Metric, epoch selection and baseline."""
-    read: ExampleReader = lambda trial_ids, split: {}
+    read: designs.ExampleReader = lambda trial_ids, split: {}
     """Values per example; nothing: comparisons are over repeats alone."""
-    design: Design = ONE_TEACHER
+    design: Design = designs.ONE_TEACHER
     """What the repeats vary. With several teachers these are the sample (the repeats of each are
     averaged); with folds the standard error is corrected for overlapping train sets, and each
     repeat has other images, so that none are paired."""
@@ -357,7 +343,7 @@ def compare(judged: Judged) -> pd.DataFrame:
         config_id=list(baselines), baseline=list(baselines.values())
     )
     table["p_holm"] = holm_without_nan(table.p)
-    table["p_max_t"] = max_t_over_repeats(values, baselines, judged.design)
+    table["p_max_t"] = designs.max_t_over_repeats(values, baselines, judged.design)
     if judged.anytime_level is not None:
         table = _at_any_time(table, pairs, judged.anytime_level)
     return best_first(configs.reset_index().merge(table, on="config_id"), criterion.sign)
@@ -467,7 +453,7 @@ def find(
     if m == 0 or table.n.max() < MIN_REPEATS or not has_p.any():
         return Finding("no test", m, table)
     table, untested = table[has_p], int((~has_p).sum())
-    clear = is_significant(table.p_holm, table.low, table.high, level, or_equal)
+    clear = designs.is_significant(table.p_holm, table.low, table.high, level, or_equal)
     counts = (m, table, untested, int(clear.sum()))
     better = table[clear & (sign * table["diff"] > 0)]
     if len(better):
@@ -640,7 +626,7 @@ def _corrected(folder: Path, trials: pd.DataFrame, configs: list[str], design: D
     correct = correct.dropna(axis=1)  # with folds a failed run may have had an example alone
     values = correct.loc[configs].to_numpy()
     if design.has_groups:  # which are drawn in place of images
-        values = by_group(values, val.groupby("example")[GROUP].first()[correct.columns])
+        values = intervals.by_group(values, val.groupby("example")[GROUP].first()[correct.columns])
     c = bootstrap_corrected(values)
     return {"corrected/mean": c.corrected, "corrected/low": c.low, "corrected/high": c.high}
 
@@ -755,7 +741,7 @@ def label_curve(judged: Judged) -> pd.DataFrame:
         repeats = [int(repeat) for repeat in common.index]
         table, images = block_of([samples[c] for c in ids], common)
 
-        def estimate(cells: FloatArray, repeats: list[int] = repeats) -> Estimate:
+        def estimate(cells: FloatArray, repeats: list[int] = repeats) -> intervals.Estimate:
             return design.estimate(cells.mean(1), cells if cells.shape[1] > 1 else None, repeats)
 
         frame = configs.loc[ids, ["label"]].reset_index()
@@ -768,7 +754,7 @@ def label_curve(judged: Judged) -> pd.DataFrame:
         ends = np.array([each.interval() for each in means])
         frame[["low", "high"]] = ends.clip(least, criterion.largest_difference)
         plain, distilled = np.split(criterion.sign * table, 2)
-        sizes_of = [equivalent_size(sizes, plain, cells, estimate) for cells in distilled]
+        sizes_of = [intervals.equivalent_size(sizes, plain, cells, estimate) for cells in distilled]
         gains = [estimate(a - b) for a, b in zip(distilled, plain, strict=True)]
         gain = pd.Series([each.mean for each in gains])
         tried = np.array([len(groups[student, n, False]) for n in sizes])

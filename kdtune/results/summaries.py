@@ -12,16 +12,13 @@ from kdtune.config.run import DISTILLATION
 from kdtune.config.study import Scope
 from kdtune.config.task import Task
 from kdtune.config.text import short
+from kdtune.results import comparison
 from kdtune.results.comparison import (
     Criterion,
-    by_mean,
     by_repeat,
-    complete_block,
     completed,
     completed_configs,
-    mean_columns,
     metric_values,
-    with_enough_repeats,
 )
 from kdtune.results.frames import SCOPES, Frames, add_derived, config_columns, group_label
 from kdtune.statistics.selection import importance, repeated_measures, variance_shares
@@ -40,7 +37,7 @@ def configs(trials: pd.DataFrame, planned: float, criterion: Criterion) -> pd.Da
     groups = completed(trials).groupby(columns, dropna=False)
     frame = groups[f"{name}@last"].agg(["mean", "std", "count"]).reset_index()
     frame.columns = [*columns, f"{name}/mean", f"{name}/std", f"{name}/n"]
-    frame = by_mean(frame.assign(n_planned=planned), name, criterion.sign)
+    frame = comparison.by_mean(frame.assign(n_planned=planned), name, criterion.sign)
     return frame.rename(columns={f"{name}/n": "n"}).reset_index(drop=True)
 
 
@@ -76,7 +73,7 @@ def summary(
         row = dict(zip(by, key, strict=True)) | {"n_planned": planned}
         repeats = group.groupby("repeat")[[f"val/{m}@{scope}" for m in metrics]].mean()
         for metric in metrics:
-            row |= mean_columns(f"val/{metric}", repeats[f"val/{metric}@{scope}"])
+            row |= comparison.mean_columns(f"val/{metric}", repeats[f"val/{metric}@{scope}"])
         rows.append(row | {"label": group_label(row, by)})
     return pd.DataFrame(rows)
 
@@ -153,7 +150,7 @@ def sensitivity(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
     """
     table = completed_configs(trials)
     for scope in SCOPES:
-        means = with_enough_repeats(by_repeat(trials, criterion.metric, scope)).mean()
+        means = comparison.with_enough_repeats(by_repeat(trials, criterion.metric, scope)).mean()
         table[f"{scope}/mean"] = means
         table[f"{scope}/rank"] = (criterion.sign * means).rank(ascending=False, method="min")
     table = table.dropna(subset=["last/mean"]).sort_values("last/rank", kind="stable")
@@ -170,7 +167,7 @@ def spread(frames: Frames, criterion: Criterion) -> pd.DataFrame:
     (intraclass correlation of the repeats). Empty with fewer than 2 configurations or repeats.
     """
     trials = frames.trials[frames.trials.phase == "search"]
-    values = complete_block(by_repeat(trials, criterion.metric, "last"))
+    values = comparison.complete_block(by_repeat(trials, criterion.metric, "last"))
     if values.shape[0] < 2 or values.shape[1] < 2:
         return pd.DataFrame()
     last = values.to_numpy().T  # [K, n]
@@ -203,7 +200,7 @@ def importances(trials: pd.DataFrame, criterion: Criterion, by: Sequence[str]) -
     a hyperparameter without effect), n (configurations). Values of a hyperparameter with more than
     eight are cut into four ranges.
     """
-    means = complete_block(criterion.by_repeat(trials)).mean()
+    means = comparison.complete_block(criterion.by_repeat(trials)).mean()
     configs = completed_configs(trials)
     rows = []
     for name in by:

@@ -12,17 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from kdtune.config import records as config_records
 from kdtune.config.fields import OPTIMIZERS, is_output_file
 from kdtune.config.files import PREDICTIONS, STUDENT, STUDENTS, TRIALS, student_file
-from kdtune.config.records import (
-    Accuracy,
-    Alternative,
-    TeacherAccuracy,
-    TeacherKey,
-    read_students_record,
-    read_teacher_accuracy,
-    write_teacher_accuracy,
-)
+from kdtune.config.records import Accuracy, TeacherAccuracy, read_teacher_accuracy
 from kdtune.config.run import DISTILLATION, Run
 from kdtune.config.study import Study
 from kdtune.config.task import BaseRun, Task
@@ -32,13 +25,8 @@ from kdtune.results.design import p_text
 from kdtune.results.frames import INCONSISTENT, Frames, config_label, prediction_tables
 from kdtune.results.summaries import edges
 from kdtune.results.words import sentence
-from kdtune.statistics.intervals import (
-    MIN_REPEATS,
-    binomial_p,
-    chance_level,
-    fewer_p,
-    mean_interval,
-)
+from kdtune.statistics import intervals
+from kdtune.statistics.intervals import binomial_p, chance_level, mean_interval
 from kdtune.storage.records import CORRECT
 
 MAX_WARNINGS = 10
@@ -297,7 +285,7 @@ def exported_config(folder: Path, study: Study) -> str:
     It is that of the fields that this version knows, since an earlier one may have written them.
     """
     with suppress(InputError):  # missing or damaged
-        values = read_students_record(folder / STUDENTS).run
+        values = config_records.read_students_record(folder / STUDENTS).run
         recorded = {f.name: values[f.name] for f in fields(Run) if f.name in values}
         return Run(**{"study_values": study.run.study_values} | recorded).config_id
     return ""
@@ -393,7 +381,7 @@ def _still_rising(named: Named) -> _Slots:
         val = of_runs[of_runs.split == "val"]
         curves = val.pivot_table(criterion.metric, "trial_id", "epoch").dropna()
         last = max(1, round(curves.shape[1] / END))
-        if curves.shape[1] < MIN_CURVE or len(curves) < MIN_REPEATS:
+        if curves.shape[1] < MIN_CURVE or len(curves) < intervals.MIN_REPEATS:
             continue
         end, before = curves.iloc[:, -last:], curves.iloc[:, -2 * last : -last]
         rise = criterion.sign * criterion.scale * (end.mean(axis=1) - before.mean(axis=1))
@@ -509,14 +497,14 @@ def _is_below(accuracy: Accuracy | None, other: Accuracy | None, least: float) -
     """Return True if an accuracy is below another one by at least so much, and not by chance."""
     if accuracy is None or other is None or other.share - accuracy.share < least:
         return False
-    return fewer_p(accuracy.correct, accuracy.n, other.correct, other.n) <= FAULT_LEVEL
+    return intervals.fewer_p(accuracy.correct, accuracy.n, other.correct, other.n) <= FAULT_LEVEL
 
 
 BETTER = 0.05
 """Share of images by which a change must make a teacher better before it is named."""
 
 
-def _is_far_better(each: Alternative) -> bool:
+def _is_far_better(each: config_records.Alternative) -> bool:
     """Return True if a teacher is better with a change, by McNemar's exact test."""
     without, with_change = each.shares
     p = binomial_p(each.gained, max(1, each.gained + each.lost), 0.5)
@@ -644,7 +632,7 @@ def find_teacher_faults(records: Sequence[TeacherAccuracy]) -> Iterator[str]:
 
 def check_teachers(
     folder: Path,
-    keys: Sequence[TeacherKey],
+    keys: Sequence[config_records.TeacherKey],
     measure: Callable[[list[TeacherAccuracy]], list[TeacherAccuracy]],
     least: float | None,
     write: Callable[[str], None],
@@ -664,7 +652,7 @@ def check_teachers(
     records = {record.key: record for record in read_teacher_accuracy(folder)}
     if measured := measure(list(records.values())):
         records |= {record.key: record for record in measured}
-        write_teacher_accuracy(folder, list(records.values()))
+        config_records.write_teacher_accuracy(folder, list(records.values()))
     checked = [records[key] for key in keys]
     for record in checked:
         write(sentence("teacher accuracy", record=record))

@@ -12,17 +12,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from kdtune.config.fields import (
-    OPTIMIZERS,
-    TEACHER_RECIPE,
-    Role,
-    WeightsKind,
-    declarations,
-    is_output_file,
-    pairs,
-    searchable,
-    teacher_recipe,
-)
+from kdtune.config import fields
+from kdtune.config.fields import Role, declarations, is_output_file, pairs, searchable
 from kdtune.config.records import InputRecord, ModelRecord
 from kdtune.config.run import HYPERPARAMETERS, TEACHER_TRAINING, Augment, Run
 from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students, fashion
@@ -98,7 +89,7 @@ def with_weights_of_studies(run: Run) -> Run:
     return replace(run, teacher_weights=tuple(f"{m}={teacher_file(w)}" for m, w in pairs(weights)))
 
 
-def kind_of_weights(members: Sequence[Run], data: Data) -> WeightsKind:
+def kind_of_weights(members: Sequence[Run], data: Data) -> fields.WeightsKind:
     """Return the kind of weights that the teachers of a study begin with.
 
     They count as finished if all are. If one is random, so that it has much to learn, they count as
@@ -117,8 +108,8 @@ def _teacher_recipe(run: Run, data: Data, members: Sequence[Run]) -> dict[str, A
     """Return the recipe of the teacher as teacher_*."""
     members = [replace(member, teacher_weights=run.teacher_weights) for member in members]
     kind = kind_of_weights(members, data)
-    values = {name: getattr(run, f"teacher_{name}") for name in TEACHER_RECIPE}
-    recipe = teacher_recipe(kind, values)
+    values = {name: getattr(run, f"teacher_{name}") for name in fields.TEACHER_RECIPE}
+    recipe = fields.teacher_recipe(kind, values)
     return {f"teacher_{name}": value for name, value in recipe.items()}
 
 
@@ -493,7 +484,7 @@ def _source(
     if before != now:  # it was not given
         if saved is not None:
             return "saved study"
-        if name.removeprefix("teacher_") in TEACHER_RECIPE:
+        if name.removeprefix("teacher_") in fields.TEACHER_RECIPE:
             return f"default for {kind_of_weights(runs, data)} weights"
         if name in ("eval_crop", "eval_interpolation"):
             published = models.teachers[0][1].preprocessing
@@ -616,7 +607,7 @@ def check_weights(study: Study, models: StudyModels, data: Data, is_new: bool) -
                 f"place of 0.71 with --batch-norm eval on 400 photographs)"
             )
         highest = max(float(rate) for rate in ends_of(study.values("lr")))
-        usual = min(OPTIMIZERS[name].lr_head for name in _names(study, "optimizer"))
+        usual = min(fields.OPTIMIZERS[name].lr_head for name in _names(study, "optimizer"))
         if highest < usual / LOW_RATE:
             sentences.append(
                 f"only the head of the student {run.student} is trained, with a learning rate of "
