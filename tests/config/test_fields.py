@@ -17,20 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdtune.config.fields import (
-    LOSSES,
-    OPTIMIZERS,
-    SCHEDULES,
-    Bounds,
-    Hyperparameter,
-    Optimizer,
-    Schedule,
-    Setting,
-    check_fields,
-    declarations,
-    keyword_parameters,
-    searchable,
-)
+from kdtune.config import fields
+from kdtune.config.fields import LOSSES, OPTIMIZERS, Bounds, Hyperparameter
 from kdtune.config.run import DISTILLATION, HYPERPARAMETERS, Run, complete
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, printable, short
@@ -65,7 +53,7 @@ class Example:
     word: Literal["a", "b"] | None = "a"
     flag: bool = False
     text: str = ""
-    path: Annotated[str, Setting(path=True)] = "x"
+    path: Annotated[str, fields.Setting(path=True)] = "x"
     several: tuple[Annotated[float, Bounds("[0, 1]")], ...] = (0.5,)
     other: Any = None
 
@@ -87,7 +75,7 @@ class Example:
 )
 def test_types_and_bounds_are_checked(name: str, value: object, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        check_fields(Example(**{name: value}))
+        fields.check_fields(Example(**{name: value}))
     assert words in str(caught.value)
 
 
@@ -107,7 +95,9 @@ def test_what_a_place_must_be(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"^{re.escape(message)}"):
         Run(**values)
     for owner in (Run, Study):
-        for name in (n for n, declared in declarations(owner).items() if declared.setting.path):
+        for name in (
+            n for n, declared in fields.declarations(owner).items() if declared.setting.path
+        ):
             for path in ("", "~nouser/x", LONG, "s3://", "ftp://a/b"):
                 with pytest.raises(InputError):
                     replace(owner(), **{name: path})
@@ -128,8 +118,12 @@ def test_the_tables_have_the_words_of_their_types_and_of_training() -> None:
     assert Run(loss="no_such_module:objective").config["temperature"] == 4
     assert "no_such_module" not in sys.modules  # an objective of the user's is not imported
     # which mypy does not compare
-    assert list(get_args(Optimizer)) == list(OPTIMIZERS) == list(loop.OPTIMIZER_CONSTRUCTORS)
-    assert list(get_args(Schedule)) == list(SCHEDULES) == list(loop.SCHEDULE_CONSTRUCTORS)
+    assert list(get_args(fields.Optimizer)) == list(OPTIMIZERS) == list(loop.OPTIMIZER_CONSTRUCTORS)
+    assert (
+        list(get_args(fields.Schedule))
+        == list(fields.SCHEDULES)
+        == list(loop.SCHEDULE_CONSTRUCTORS)
+    )
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|$", DOCS, re.M)
     assert [(name, *map(float, numbers)) for name, *numbers in rows] == [
         (name, d.lr_pretrained, d.lr_head, d.lr_random, d.weight_decay)
@@ -137,10 +131,10 @@ def test_the_tables_have_the_words_of_their_types_and_of_training() -> None:
     ]
     assert list(LOSSES) == list(OBJECTIVES)
     for name, function in OBJECTIVES.items():
-        assert LOSSES[name].takes == keyword_parameters(function)
+        assert LOSSES[name].takes == fields.keyword_parameters(function)
         first = list(inspect.signature(function).parameters)[:2]
         assert LOSSES[name].of_features == (first == ["student_features", "teacher_features"])
-    assert set(HYPERPARAMETERS) == set(searchable(Run))
+    assert set(HYPERPARAMETERS) == set(fields.searchable(Run))
     # the order in which a search draws them: another one would propose other configurations
     assert DISTILLATION.deciding == ("alpha", "loss", "optimizer", "schedule")
 

@@ -24,16 +24,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from kdtune.config.text import InputError
-from kdtune.models import weights
+from kdtune.models import outputs, weights
 from kdtune.models.classifier import fashion_student
-from kdtune.models.outputs import (
-    OutputsRecord,
-    OutputTable,
-    SplitOutputs,
-    combine,
-    read_outputs,
-    write_outputs,
-)
+from kdtune.models.outputs import combine, read_outputs
 from kdtune.models.registry import build
 from kdtune.models.weights import METADATA, WEIGHTS
 
@@ -246,7 +239,7 @@ def test_a_damaged_record_of_a_finished_teacher_is_not_ignored(tmp_path: Path, r
 
 
 CLASSES = ("ant", "bee", "cat", "dog")
-RECORD = OutputsRecord("resnet50", "0123", has_cut_val=True, views={"image_size": 32})
+RECORD = outputs.OutputsRecord("resnet50", "0123", has_cut_val=True, views={"image_size": 32})
 
 
 def parquet(folder: Path, classes: Any = None, **columns: Any) -> Path:
@@ -266,7 +259,7 @@ def npz(folder: Path, **arrays: Any) -> Path:
     return file
 
 
-def softmax(table: OutputTable, part: int = 0) -> np.ndarray:
+def softmax(table: outputs.OutputTable, part: int = 0) -> np.ndarray:
     odds = np.exp(table.parts[part].logits.astype(np.float64))
     return odds / odds.sum(1, keepdims=True)
 
@@ -278,8 +271,10 @@ def test_what_is_written_is_read_to_the_bit(tmp_path: Path, files: tuple[str, ..
     digests = []
     for suffix in ("parquet", "npz", "npz"):
         parts = {"train": slice(0, 2), "val": slice(2, 3)}
-        splits = {s: SplitOutputs(numbers[own], files and files[own]) for s, own in parts.items()}
-        write_outputs(tmp_path / f"t.{suffix}", splits, CLASSES, RECORD)
+        splits = {
+            s: outputs.SplitOutputs(numbers[own], files and files[own]) for s, own in parts.items()
+        }
+        outputs.write_outputs(tmp_path / f"t.{suffix}", splits, CLASSES, RECORD)
         table = read_outputs(tmp_path / f"t.{suffix}", CLASSES)
         digests.append(table.digest)
         assert table.record == RECORD

@@ -27,16 +27,8 @@ from kdtune.config.study import Study
 from kdtune.config.task import Range
 from kdtune.config.text import InputError
 from kdtune.data.sources import load_data, load_fashion
-from kdtune.raytune.folder import (
-    check_same,
-    finish,
-    is_moved,
-    merge_with_saved,
-    read_complete,
-    read_if_saved,
-    remove_parts,
-    write_study,
-)
+from kdtune.raytune import folder as study_folder
+from kdtune.raytune.folder import check_same, finish, is_moved, read_if_saved, write_study
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import most_different, read_arms
 from kdtune.storage.folder import lock_study
@@ -200,7 +192,7 @@ def test_what_killed_processes_were_writing_is_removed(tmp_path: Path) -> None:
         part.write_text("half")
         if number not in (3, 4):  # written now
             os.utime(part, (time.time() - 3601,) * 2)
-    remove_parts(tmp_path)
+    study_folder.remove_parts(tmp_path)
     left = {str(part.relative_to(tmp_path)) for part in tmp_path.rglob("*.part")}
     assert left == {f"{name}.0123abcd.part" for name in alive}
     assert all((tmp_path / name).read_text() == "whole" for name in (*dead, *alive))
@@ -214,7 +206,7 @@ PRINTS = {"data": "d", "teacher": "t", "student": "s"}
 def merge(asked: Study, old: Study = OLD) -> tuple[Study, list[str]]:
     """The study that continues the old one, and what is said about it."""
     lines: list[str] = []
-    return merge_with_saved(asked, SavedStudy(old, PRINTS), lines.append), lines
+    return study_folder.merge_with_saved(asked, SavedStudy(old, PRINTS), lines.append), lines
 
 
 def of_run(**values: Any) -> Study:
@@ -388,7 +380,7 @@ def complete(finished: Path, here: Path) -> Study:
 
 
 def test_a_complete_study_is_read_without_torch_and_ray(complete: Study) -> None:
-    results = read_complete(complete)
+    results = study_folder.read_complete(complete)
     assert results is not None and results.verdict() == kdtune.load(complete.folder).verdict()
     words = [sys.executable, "-c", READ, str(complete.folder)]
     done = subprocess.run(words, env=os.environ, capture_output=True, text=True)
@@ -423,4 +415,4 @@ CHANGES = {
 def test_whatever_may_be_left_to_do_is_left_to_the_driver(
     change: Callable[[Study], Study | None], complete: Study
 ) -> None:
-    assert read_complete(change(complete) or complete) is None
+    assert study_folder.read_complete(change(complete) or complete) is None

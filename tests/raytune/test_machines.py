@@ -19,22 +19,7 @@ from kdtune.config.text import InputError, NodeMismatchError
 from kdtune.data.sources import StudyData, load_data
 from kdtune.models.weights import save_weights
 from kdtune.raytune import machines
-from kdtune.raytune.machines import (
-    Capacity,
-    Inspection,
-    MachineMonitor,
-    Node,
-    StorageProbe,
-    TrialResources,
-    check_resources,
-    count_trials,
-    fingerprints_of,
-    largest_runs,
-    preflight,
-    report_node,
-    trial_resources,
-    try_on_gpu,
-)
+from kdtune.raytune.machines import Node, StorageProbe, TrialResources, trial_resources, try_on_gpu
 from kdtune.storage.store import Store
 from kdtune.training.recipe import resolve_study
 from kdtune.training.run import make_student
@@ -55,7 +40,7 @@ FILE = {
     [(1, 1, 4), (1, 2, 2), (1, 0.5, 8), (1, 0.4, 8), (1, 3, 1), (1, 5, 0), (3, 1, 2), (8, 0, 1)],
 )
 def test_trials_that_fit_on_8_cores_and_4_gpus(cpus: int, gpus: float, trials: int) -> None:
-    assert count_trials({"CPU": 8, "GPU": 4}, TrialResources(cpus, gpus)) == trials
+    assert machines.count_trials({"CPU": 8, "GPU": 4}, TrialResources(cpus, gpus)) == trials
 
 
 @pytest.mark.parametrize(
@@ -86,8 +71,8 @@ def one_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "file.yaml"
 
 
-def capacity(study: Study) -> Capacity:
-    return Capacity(study, pytest.fail)  # it has nothing to say
+def capacity(study: Study) -> machines.Capacity:
+    return machines.Capacity(study, pytest.fail)  # it has nothing to say
 
 
 def test_capacity_is_that_of_now_and_of_what_may_be_added(one_node: Path) -> None:
@@ -120,7 +105,7 @@ def test_machines_that_the_file_demands_are_waited_for_but_not_for_ever(
     monkeypatch.setattr(machines, "JOIN_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(machines.time, "sleep", lambda seconds: None)
     lines: list[str] = []
-    made = Capacity(Study(run=TINY, address="auto"), lines.append)
+    made = machines.Capacity(Study(run=TINY, address="auto"), lines.append)
     assert lines == ["1 of 3 machines have joined, waiting for the others"]
     assert made.concurrent_trials() == 2
 
@@ -140,7 +125,7 @@ def test_a_trial_may_not_ask_for_more_than_the_machine_has(
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
     study = Study(run=replace(TINY, precision="fp32" if values else "bf16"), **values)
     with pytest.raises(InputError, match=words):
-        check_resources(study, machine)
+        machines.check_resources(study, machine)
 
 
 HEAD = Node("a", "10.0.0.1 (h0)", {"GPU": 0})
@@ -162,20 +147,24 @@ def test_bf16_is_a_fault_of_the_cpus_that_run_trials(
     monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
     probe = StorageProbe(study)
     probe.write("driver")
-    inspection = Inspection(replace(study, run=replace(study.run, precision="bf16")), TRIAL, {})
-    report = report_node(replace(HEAD, resources={"CPU": cpus}), probe, inspection, is_driver=True)
+    inspection = machines.Inspection(
+        replace(study, run=replace(study.run, precision="bf16")), TRIAL, {}
+    )
+    report = machines.report_node(
+        replace(HEAD, resources={"CPU": cpus}), probe, inspection, is_driver=True
+    )
     assert ["--precision must be fp32" in line for line in report.faults] == [True] * count
 
 
 def test_the_largest_batch_of_the_space_is_tried_with_every_pair_of_models() -> None:
     space = {"batch_size": (8, 64, 16), "trainable": ("head", "all"), "ema": (0.9, 0.0)}
     models = {"student": ("resnet18", "resnet34"), "teacher": ("a+b", "c")}
-    runs = largest_runs(Study(run=TINY, space=space | models))
+    runs = machines.largest_runs(Study(run=TINY, space=space | models))
     assert {(run.batch_size, run.trainable, run.ema) for run in runs} == {(64, "all", 0.9)}
     pairs = {(run.student, run.teacher) for run in runs}
     assert len(pairs) == 4 and ("resnet34", "a+b") in pairs
     ranged = Study(run=TINY, search="random", space={"batch_size": Range(8, 32)})
-    assert largest_runs(ranged)[0].batch_size == 32
+    assert machines.largest_runs(ranged)[0].batch_size == 32
 
 
 @pytest.mark.parametrize(
@@ -202,7 +191,9 @@ def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
 ) -> None:
     monkeypatch.setattr(machines, "PROPAGATION_SECONDS", 0.0)
     probe = StorageProbe(study)  # whose driver has written nothing: as on a disk of its own
-    report = report_node(HEAD, probe, Inspection(study, TRIAL, {}), is_driver=True)
+    report = machines.report_node(
+        HEAD, probe, machines.Inspection(study, TRIAL, {}), is_driver=True
+    )
     assert len(report.faults) == 1
     assert f"does not see what the driver wrote into {study.folder}" in report.faults[0]
     run = replace(study.run, student="factories:unreadable_student")
@@ -210,7 +201,7 @@ def test_whatever_fails_during_an_inspection_is_a_fault_of_the_machine(
     (tmp_path / "open").chmod(0o777)
     nowhere = replace(study, run=run, cache=str(tmp_path / "open"))
     probe.write("driver")
-    report = report_node(HEAD, probe, Inspection(nowhere, TRIAL, {}))
+    report = machines.report_node(HEAD, probe, machines.Inspection(nowhere, TRIAL, {}))
     assert "these weights cannot be read" in report.faults[0]
     assert "only you may write" in report.faults[1]
     assert report.free and report.facts["torch"]  # the rest is inspected all the same
@@ -246,8 +237,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     return alive
 
 
-def inspection_of(study: Study) -> Inspection:
-    return Inspection(study, TRIAL, fingerprints_of(study))
+def inspection_of(study: Study) -> machines.Inspection:
+    return machines.Inspection(study, TRIAL, machines.fingerprints_of(study))
 
 
 def test_two_machines_are_a_table_and_nothing_is_left_behind(
@@ -255,12 +246,12 @@ def test_two_machines_are_a_table_and_nothing_is_left_behind(
 ) -> None:
     there = replace(study, out=f"s3://kdtune/{tmp_path.name}")
     for asked in (study, there):
-        (table,) = preflight(inspection_of(asked))
+        (table,) = machines.preflight(inspection_of(asked))
         assert len(table.splitlines()) == 2 + 2
     assert list(study.folder.iterdir()) == []
     assert Store(str(there.uri)).names() == []
     with pytest.raises((InputError, OSError), match="NoSuchBucket"):
-        preflight(inspection_of(replace(study, out="s3://no-such-bucket/runs")))
+        machines.preflight(inspection_of(replace(study, out="s3://no-such-bucket/runs")))
 
 
 def test_machines_that_differ_are_refused(nodes: list[Node], study: Study, tmp_path: Path) -> None:
@@ -270,14 +261,14 @@ def test_machines_that_differ_are_refused(nodes: list[Node], study: Study, tmp_p
     inspection = inspection_of(study)
     others = inspection._replace(fingerprints={**inspection.fingerprints, "data": "others"})
     with pytest.raises(NodeMismatchError) as caught:
-        preflight(others)
+        machines.preflight(others)
     assert str(caught.value).startswith(f"{OTHER} has data ")
     assert f", but {HEAD} has others; make them the same" in str(caught.value)
     with pytest.raises(NodeMismatchError, match=rf"{study.folder} has \d+ free bytes, but one run"):
-        preflight(inspection._replace(run_bytes=10**17))
+        machines.preflight(inspection._replace(run_bytes=10**17))
     file.unlink()  # the driver has its fingerprints from before
     with pytest.raises(NodeMismatchError, match=rf"^{re.escape(str(OTHER))}: .*{file} does not ex"):
-        preflight(inspection)
+        machines.preflight(inspection)
 
 
 def test_machines_that_join_are_inspected_and_those_lost_are_named(
@@ -287,7 +278,9 @@ def test_machines_that_join_are_inspected_and_those_lost_are_named(
     nodes.remove(OTHER)
     elsewhere = replace(study, run=replace(study.run, data=str(tmp_path / "images")))
     asked = (study, elsewhere, study)
-    monitor, strict, late = (MachineMonitor(Inspection(s, TRIAL, {})) for s in asked)
+    monitor, strict, late = (
+        machines.MachineMonitor(machines.Inspection(s, TRIAL, {})) for s in asked
+    )
     assert list(monitor.poll()) == []
     nodes.append(OTHER)
     assert list(monitor.poll()) == [f"{OTHER} has joined"]

@@ -42,41 +42,11 @@ from kdtune.config.run import DISTILLATION
 from kdtune.config.study import fashion
 from kdtune.config.text import InputError
 from kdtune.report import ReportFlags
-from kdtune.reporting import build
+from kdtune.reporting import build, canvas
+from kdtune.reporting import figures as plots
 from kdtune.reporting.build import html
-from kdtune.reporting.canvas import (
-    COLOURS,
-    INK,
-    MARKERS,
-    CaptionedFigure,
-    Cell,
-    StudyFigure,
-    add_legend_below,
-    environment,
-    figure_style,
-    inline,
-    interval_cell,
-    limits,
-    new_axes,
-    outside,
-)
-from kdtune.reporting.figures import (
-    CLASS_FIGURES,
-    FIGURE_NAMES,
-    FRONTIERS,
-    all_figures,
-    class_plots,
-    curve_data,
-    curve_frame,
-    forest_plot,
-    frontier_plot,
-    heat_map,
-    label_curve_plot,
-    learning_curve,
-    repeats_plot,
-    shown_configs,
-    teacher_points,
-)
+from kdtune.reporting.canvas import INK, CaptionedFigure, environment, inline, outside
+from kdtune.reporting.figures import FIGURE_NAMES, all_figures, forest_plot, frontier_plot, heat_map
 from kdtune.reporting.sections import examples
 from kdtune.results.comparison import Criterion
 from kdtune.results.examples import class_accuracies, read_arms
@@ -220,7 +190,7 @@ def test_tensors_are_not_called_images(tmp_path: Path) -> None:
     record = json.loads((tmp_path / PROVENANCE).read_text()) | {"data_set": {"kind": "tensors"}}
     (tmp_path / PROVENANCE).write_text(json.dumps(record))
     made = kdtune.load(tmp_path)
-    text = html_of(made, {"repeats", "differences", *CLASS_FIGURES}) + made.text()
+    text = html_of(made, {"repeats", "differences", *plots.CLASS_FIGURES}) + made.text()
     assert "image" not in Reader(text).words.partition("All settings")[0]
     assert "for new repeats and new examples" in text and "val example 5" in text
 
@@ -280,7 +250,11 @@ def test_it_is_the_same_bytes_again_and_figures_of_an_earlier_report_are_deleted
     assert report_command.main(flags) == 0
     files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
     # too few configurations and epochs, and no predictions
-    absent = {"importance", *CLASS_FIGURES, *(name for name in FIGURE_NAMES if "-last-" in name)}
+    absent = {
+        "importance",
+        *plots.CLASS_FIGURES,
+        *(name for name in FIGURE_NAMES if "-last-" in name),
+    }
     assert {file.stem for file in files} == {"report", *FIGURE_NAMES} - absent
     assert len(files) == 1 + 2 * len(FIGURE_NAMES - absent)
     for file in files:
@@ -318,7 +292,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
     file = pd.read_csv(CSV).rename(columns={"rep": "repeat"})
-    frame = curve_frame(file, "alpha", "epoch_acc_l")
+    frame = plots.curve_frame(file, "alpha", "epoch_acc_l")
     half = frame[frame.alpha == 0.5]
     assert half.n.tolist() == [4, 4] + [3] * 23  # one of its files holds 2 epochs
     assert (frame[frame.alpha != 0.5].n == 4).all()
@@ -333,8 +307,8 @@ def test_the_frame_of_the_curves_counts_what_it_averages() -> None:
 
 def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(tmp_path) -> None:
     made = make(tmp_path, draw({0.1: 0.0, 0.5: 0.02, 1.0: 0.01}, 4), {(0.5, 1): "failed"})
-    shown = curve_data(made, shown_configs(made, CRITERION), None)
-    picture = learning_curve(made, "loss", shown)
+    shown = plots.curve_data(made, plots.shown_configs(made, CRITERION), None)
+    picture = plots.learning_curve(made, "loss", shown)
     epochs = made.epochs.merge(made.trials[["trial_id", "status"]])
     epochs = epochs[(epochs.status == "completed") & (epochs.split == "val")]
     (axes,) = picture.figure.axes
@@ -361,7 +335,7 @@ def test_a_curve_is_the_mean_over_the_repeats_counted_in_its_label(tmp_path) -> 
 
 
 def test_the_dots_are_the_repeats(wide) -> None:
-    picture = repeats_plot(wide, CRITERION)
+    picture = plots.repeats_plot(wide, CRITERION)
     (axes,) = picture.figure.axes
     names = [text.get_text() for text in axes.get_yticklabels()]
     summary = wide.summary(metrics=["acc"], full=True)
@@ -408,7 +382,7 @@ def test_the_heat_map_tells_alphas_apart_and_leaves_missing_values_out(tmp_path)
 
 def test_the_figures_of_classes_are_of_the_test_split(measured) -> None:
     arms = read_arms(measured, CRITERION)
-    figures = {f.name: f for f in class_plots(measured, arms)}
+    figures = {f.name: f for f in plots.class_plots(measured, arms)}
     assert list(figures) == ["confusion", "confusion-change", "calibration"]
     assert "test images" in figures["confusion"].caption
     diagonal = np.diagonal(figures["confusion"].figure.axes[0].images[0].get_array())
@@ -417,18 +391,18 @@ def test_the_figures_of_classes_are_of_the_test_split(measured) -> None:
     assert svg.count("predictions</title>") == svg.count("</title>") > 10
 
 
-@pytest.mark.parametrize("name", list(FRONTIERS))
+@pytest.mark.parametrize("name", list(plots.FRONTIERS))
 def test_the_frontier_shows_the_frame(measured, name: str) -> None:
     table = measured.frontier()
     figure = frontier_plot(measured, CRITERION, name)
     axes = figure.figure.axes[0]
-    cost_of = FRONTIERS[name]
-    points = [x for x in axes.lines if x.get_marker() == MARKERS[0] and len(x.get_xdata())]
+    cost_of = plots.FRONTIERS[name]
+    points = [x for x in axes.lines if x.get_marker() == canvas.MARKERS[0] and len(x.get_xdata())]
     points = [line for line in points if line.get_transform() != axes.transAxes]
     assert [line.get_xdata()[0] for line in points] == list(table[cost_of])
     assert [line.get_ydata()[0] for line in points] == exact(list(100 * table["mean"]))
     colours = [to_hex(line.get_markerfacecolor()) for line in points]
-    assert colours == [COLOURS[0].lower(), "#ffffff"]
+    assert colours == [canvas.COLOURS[0].lower(), "#ffffff"]
     bars = [list(line.get_ydata()) for line in axes.lines if len(line.get_ydata()) == 2][:2]
     assert bars == [exact([100 * row.low, 100 * row.high]) for row in table.itertuples()]
     (star,) = [line for line in axes.lines if line.get_marker() == "*"]
@@ -446,7 +420,7 @@ def test_the_label_curve_shows_the_frame_and_the_page_its_sentence(tmp_path) -> 
     runs = {at(alpha, train_images=n): height for (n, alpha), height in heights.items()}
     made = make(tmp_path, draw({run: height - 0.7 for run, height in runs.items()}, 4, sd=0.004))
     table = made.label_curve()
-    figure = label_curve_plot(made, CRITERION).figure
+    figure = plots.label_curve_plot(made, CRITERION).figure
     (axes,) = figure.axes
     assert axes.get_xscale() == "log" and axes.get_ylabel() == "test accuracy (%)"
     for arm, label in {"plain": "without distillation", "distilled": "distilled"}.items():
@@ -460,7 +434,7 @@ def test_the_label_curve_shows_the_frame_and_the_page_its_sentence(tmp_path) -> 
 
 
 def test_other_metrics_have_no_teacher_and_figures_are_matplotlibs(measured) -> None:
-    assert len(teacher_points(measured, Criterion("ce"), "params")) == 0
+    assert len(plots.teacher_points(measured, Criterion("ce"), "params")) == 0
     assert "teacher" not in frontier_plot(measured, Criterion("ce"), "frontier-params").caption
     lines = frontier_plot(measured, CRITERION, "frontier-latency_ms").figure.axes[0].lines
     (steps,) = (line for line in lines if line.get_label() == "frontier of the students")
@@ -604,12 +578,12 @@ def made_by(source: str, **values: object) -> str:
 
 def test_the_label_of_an_axis_is_inside_the_figure() -> None:
     """At this height the layout made room for ticks of one digit, and then there were more."""
-    with figure_style():
-        figure, axes = new_axes()
+    with canvas.figure_style():
+        figure, axes = canvas.new_axes()
         for _ in range(4):
             axes.plot([1, 4], [0.1, 0.4], label="alpha = 0.5, T = 4 (n = 3)")
         axes.set(xlabel="epoch", ylabel="validation distillation term", ylim=(0.0721, 0.4521))
-        add_legend_below(figure, axes)
+        canvas.add_legend_below(figure, axes)
     svg = CaptionedFigure("distill", "", figure).svg
     (left,) = map(float, re.findall(r"rotate\(-90 ([-\d.]+) ", svg))
     assert left > 9  # points, the height of the letters
@@ -631,7 +605,10 @@ def test_the_label_of_an_axis_is_inside_the_figure() -> None:
     ],
 )
 def test_text_from_records_is_never_markup(source: str, allowed: set) -> None:
-    cells = {"interval": interval_cell(MARKUP, MARKUP, MARKUP), "rank": Cell(MARKUP, MARKUP)}
+    cells = {
+        "interval": canvas.interval_cell(MARKUP, MARKUP, MARKUP),
+        "rank": canvas.Cell(MARKUP, MARKUP),
+    }
     made = made_by(source, x=MARKUP, **cells)
     read = Reader(made)
     assert {tag for tag, _ in read.tags} == allowed and MARKUP in read.text
@@ -649,7 +626,7 @@ def test_data_are_json_of_finite_numbers_that_cannot_end_their_element() -> None
 
 
 def test_a_figure_is_part_of_the_page() -> None:
-    figure = StudyFigure(figsize=(2, 2))
+    figure = canvas.StudyFigure(figsize=(2, 2))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "o-", color=INK)
     title = '<b> & "x" id="y" href="#z" url(#w) #1a1b1c'
@@ -681,4 +658,4 @@ def test_a_wild_line_is_left_outside() -> None:
     assert outside(lines | {"worse": [0.0, 0.1]}, "higher") == ["worse", "wild"]
     assert outside({k: lines[k] for k in ("a", "wild")}, "higher") == []  # half of all
     assert outside({}, "higher") == outside({"a": [np.nan]}, "lower") == []
-    assert limits([[1.0, np.nan], [3.0]]) == pytest.approx((0.9, 3.1))
+    assert canvas.limits([[1.0, np.nan], [3.0]]) == pytest.approx((0.9, 3.1))

@@ -21,15 +21,9 @@ from kdtune.report import ReportFlags
 from kdtune.report import main as report
 from kdtune.results.results import Results
 from kdtune.storage import folder as module
+from kdtune.storage import records as storage_records
 from kdtune.storage.folder import FULL, describe_folder_fault, folder_faults_described, lock_study
-from kdtune.storage.records import (
-    Records,
-    pack_correct,
-    read_lines,
-    read_provenance,
-    read_study,
-    unpack_correct,
-)
+from kdtune.storage.records import Records, pack_correct, read_lines, unpack_correct
 
 
 def test_an_incomplete_record_is_named_and_a_trial_without_its_last_epochs(tmp_path: Path) -> None:
@@ -179,7 +173,7 @@ STUDIES = {
 def test_a_study_file_that_is_none_is_one_sentence(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_bytes(text)
     with pytest.raises(InputError, match=r"study\.json is not a study") as error:
-        read_study(tmp_path)
+        storage_records.read_study(tmp_path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
@@ -193,7 +187,7 @@ PROVENANCES = {
 def test_a_damaged_provenance_is_left_out_and_said(text: bytes, fault: str, folder: Path) -> None:
     (folder / "provenance.json").write_bytes(text)
     faults: list[str] = []
-    assert read_provenance(folder, faults) == {}
+    assert storage_records.read_provenance(folder, faults) == {}
     (sentence,) = faults
     assert sentence.startswith(f"provenance.json is damaged ({fault}")
     if fault == "an object":
