@@ -527,11 +527,6 @@ def check_names(noun: str, names: Collection[str], allowed: Collection[str]) -> 
 # What plan, records and tables know of a trial, whatever it trains.
 
 
-def name_trial(config_id: str, repeat: int) -> str:
-    """Return the name of the trial of a configuration in a repeat."""
-    return f"{config_id}-r{repeat:02d}"
-
-
 class BaseRun(ABC):
     """One trial: a configuration in a repeat. Its subclasses are frozen dataclasses."""
 
@@ -587,7 +582,7 @@ class BaseRun(ABC):
     @property
     def trial_id(self) -> str:
         """Name of the trial: this configuration in this repeat."""
-        return name_trial(self.config_id, self.repeat)
+        return f"{self.config_id}-r{self.repeat:02d}"
 
     @property
     def is_baseline(self) -> bool:

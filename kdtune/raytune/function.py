@@ -88,9 +88,16 @@ def parse_epoch(result: object, study: Study, run: BaseRun, number: int) -> Epoc
     examples: dict[str, dict[str, _Values]] = {}
     for key, value in result.items():
         if key == "epoch":
-            number = _parse_number(value)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"epoch must be a whole number from 0 on, but got {value!r}")
+            number = int(value)
             continue
-        split, name = _parse_key(key)
+        split = str(key).partition("/")[0]
+        if not isinstance(key, str) or split not in SPLITS:
+            raise ValueError(
+                f"a metric must be named train/NAME, val/NAME or test/NAME, not {key!r}"
+            )
+        name = parse_metric(key, split)
         values = _as_numbers(key, value)
         if values.ndim == 1:
             examples.setdefault(split, {})[name] = values
@@ -141,19 +148,6 @@ def _as_numbers(key: str, value: Any) -> _Values:
     if values.ndim > 1 or not values.size:
         raise ValueError(f"{key} must be a number or an array [N], but has {values.shape}")
     return values
-
-
-def _parse_number(value: Any) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"epoch must be a whole number from 0 on, but got {value!r}")
-    return int(value)
-
-
-def _parse_key(key: object) -> tuple[str, str]:
-    split = str(key).partition("/")[0]
-    if not isinstance(key, str) or split not in SPLITS:
-        raise ValueError(f"a metric must be named train/NAME, val/NAME or test/NAME, not {key!r}")
-    return split, parse_metric(key, split)
 
 
 # Reports of a trial to Tune. Imports neither torch nor a trial's own libraries.

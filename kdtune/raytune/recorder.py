@@ -261,7 +261,10 @@ class Recorder(tune.Callback):
 
         On a cloud each machine that a run takes down would be replaced by a new one.
         """
-        if not is_machine_lost(trial):
+        error = Path(trial.error_file or "")
+        text = error.read_text(errors="replace") if error.is_file() else ""
+        last = text.rsplit("Failure #", 1)[-1]
+        if not any(phrase in last for phrase in NODE_LOST_PHRASES):
             return False
         self._lost_machines[run.trial_id] += 1
         return self._lost_machines[run.trial_id] <= MAX_LOST_MACHINES
@@ -303,15 +306,6 @@ class Recorder(tune.Callback):
 def is_out_of_memory(error: str, phrases: Sequence[str] = OUT_OF_MEMORY) -> bool:
     """Return True if the error of a run is that of a GPU or machine without memory left."""
     return any(words in error for words in phrases)
-
-
-def is_machine_lost(trial: Any) -> bool:
-    """Return True if the trial's worker died because its machine was lost or is cut off."""
-    error = Path(trial.error_file or "")
-    if not error.is_file():
-        return False
-    last = error.read_text(errors="replace").rsplit("Failure #", 1)[-1]
-    return any(phrase in last for phrase in NODE_LOST_PHRASES)
 
 
 # A watch over runs that hang, which Ray does not have: it notices a process that ends, not one that

@@ -793,22 +793,3 @@ def of_default(trials: pd.DataFrame, round_: Round | None, default: str) -> pd.D
     if round_ is None or default in round_.finalists:
         return final.head(0)
     return final[final["repeat"] >= round_.first_repeat]
-
-
-def has_all_arms(final: pd.DataFrame, trials: pd.DataFrame, criterion: Criterion) -> bool:
-    """Return whether a student has completed final trials of all arms that it has.
-
-    These are with and without distillation, or one of them in a study without the other.
-
-    Args:
-        final: see `of_round`.
-        trials: all trials of the study.
-        criterion: names baseline and groups.
-    """
-
-    def arms(some: pd.DataFrame) -> pd.Series:
-        some = completed(some)
-        return criterion.is_baseline(some).groupby(criterion.groups(some)).nunique()
-
-    in_final = arms(final)
-    return bool((in_final == arms(trials).reindex(in_final.index)).any())

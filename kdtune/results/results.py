@@ -192,7 +192,18 @@ class Results:
 
     @cached_property
     def _has_all_arms(self) -> bool:
-        return comparison.has_all_arms(self.final_trials, self.trials, self.default_criterion)
+        """Whether a student has completed final trials of all arms that it has.
+
+        These are with and without distillation, or one of them in a study without the other.
+        """
+        criterion = self.default_criterion
+
+        def arms(trials: pd.DataFrame) -> pd.Series:
+            some = comparison.completed(trials)
+            return criterion.is_baseline(some).groupby(criterion.groups(some)).nunique()
+
+        in_final = arms(self.final_trials)
+        return bool((in_final == arms(self.trials).reindex(in_final.index)).any())
 
     def _once(self, criterion: Criterion, compute: Callable[[Judged], Computed]) -> Computed:
         """Compute once what follows from a criterion: a report needs the same a dozen times."""

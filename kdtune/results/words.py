@@ -656,7 +656,10 @@ def short_summary(
     """
     if not len(table):
         return pd.DataFrame()
-    table = _best_first(table, metrics, task)
+    if ranked := [metric for metric in metrics if task.metrics[metric].better is not None]:
+        first = task.score if task.score in ranked else ranked[0]
+        sign = 1 if task.metrics[first].better == "higher" else -1
+        table = by_mean(table, f"val/{first}", sign)
     names, columns = ["label", *by, "n"], [list(table.label)]
     columns += [[_rounded(value) for value in table[name]] for name in by]
     counts = table[[f"val/{metric}/n" for metric in metrics]].max(axis=1).astype(int)
@@ -672,14 +675,6 @@ def short_summary(
     short = pd.DataFrame(dict(enumerate(columns)))
     short.columns = pd.Index(names, name="mean ± SD")
     return short
-
-
-def _best_first(table: pd.DataFrame, metrics: Sequence[str], task: Task) -> pd.DataFrame:
-    ranked = [metric for metric in metrics if task.metrics[metric].better is not None]
-    if not ranked:
-        return table
-    first = task.score if task.score in ranked else ranked[0]
-    return by_mean(table, f"val/{first}", 1 if task.metrics[first].better == "higher" else -1)
 
 
 def _rounded(value: object) -> object:
