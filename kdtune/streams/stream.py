@@ -15,7 +15,7 @@ from kdtune.data.dataset import Data
 from kdtune.data.views import Mixture
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher, combine
-from kdtune.streams import views as view_parts
+from kdtune.streams import views as stream_views
 from kdtune.streams.cache import AUGMENTED_SPLITS, Key, Place, ReportProgress, Tensors
 from kdtune.streams.views import Batch, Chunks, ExtraImages, rebatched, views_are_read_again
 
@@ -65,12 +65,12 @@ class Features:
         def build(progress: ReportProgress) -> Tensors:
             if split == "train" and not per_image:
                 self.student.set_mode(True, self._updates_statistics)
-                features = view_parts.collect(self._steps(place.epoch, batches), progress, total)
+                features = stream_views.collect(self._steps(place.epoch, batches), progress, total)
                 return {"features": features, **(self._state() if self._updates_statistics else {})}
             self.student.set_mode(split in AUGMENTED_SPLITS, False)
             views = rebatched(batches, self.chunks.keys.inference_batch)
             passes = (self._forward(batch.views) for batch in views)
-            return {"features": view_parts.collect(passes, progress, total)}
+            return {"features": stream_views.collect(passes, progress, total)}
 
         chunk = self.chunks.get(key, place, build)
         if split == "train" and self._updates_statistics:
@@ -79,7 +79,7 @@ class Features:
 
     def _steps(self, epoch: int, batches: Iterable[Batch]) -> Iterator[Tensor]:
         for step, batch in enumerate(rebatched(batches, self.run.labelled_per_batch)):
-            view_parts.seed_step(self.run, epoch, step)
+            stream_views.seed_step(self.run, epoch, step)
             yield self._forward(batch.views)
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ def _generators() -> list[Tensor]:
     states = [torch.default_generator.get_state()]
     if torch.cuda.is_initialized():
         states += torch.cuda.get_rng_state_all()
-    return [*states, torch.mps.get_rng_state()] if view_parts.HAS_MPS else states
+    return [*states, torch.mps.get_rng_state()] if stream_views.HAS_MPS else states
 
 
 # Passes of a frozen teacher: its logits and features, computed once for all runs.
@@ -203,7 +203,7 @@ class TeacherPasses:
                 yield features
 
         def build(progress: ReportProgress) -> Tensors:
-            features = view_parts.collect(passes(), progress, self.chunks.count_of(place))
+            features = stream_views.collect(passes(), progress, self.chunks.count_of(place))
             self._store(self._logit_key(place, 0), place, "logits", logits)
             return {"features": features}
 
@@ -240,7 +240,7 @@ class TeacherPasses:
 
         def build(progress: ReportProgress) -> Tensors:
             logits = (self._forward(member, batch)[0] for batch in self._batches(inputs))
-            return {"logits": view_parts.collect(logits, progress, self.chunks.count_of(place))}
+            return {"logits": stream_views.collect(logits, progress, self.chunks.count_of(place))}
 
         return self.chunks.get(key, place, build, member=member)["logits"]
 
@@ -347,19 +347,19 @@ class Stream:
         data: Data,
         student: Classifier,
         teacher: Teacher | None,
-        resources: view_parts.Resources,
+        resources: stream_views.Resources,
         student_fingerprint: str | None = None,
     ):
         self.run, self.data, self.teacher, self.resources = run, data, teacher, resources
         models = () if teacher is None else teacher.models
-        size = view_parts.view_size(run, data, student, *models)
+        size = stream_views.view_size(run, data, student, *models)
         self.chunks = Chunks(run.whole_draw, data, size, resources)
         self.is_seen: Tensor | None = None
         """Which images of the chunks of train the run sees, bool [N]; None: all, once an epoch."""
         if run.whole_draw.train_images != run.train_images or run.passes > 1:
             self.is_seen = torch.isin(self.chunks.index("train"), data.subset(run))
         stored = [split for split in data.splits if views_are_read_again(run, split, data, models)]
-        self.views = view_parts.ShardedViews(self.chunks, frozenset(stored))
+        self.views = stream_views.ShardedViews(self.chunks, frozenset(stored))
         self.passes: TeacherPasses | None = None
         if teacher is not None and teacher.members:
             self.passes = TeacherPasses(teacher, self.chunks)
@@ -513,7 +513,7 @@ class Stream:
     @property
     def _shape(self) -> torch.Size:
         """Shape of a view."""
-        return view_parts.view_shape(self.data, self.chunks.size)
+        return stream_views.view_shape(self.data, self.chunks.size)
 
     def _unmixed(self, split: str, epoch: int, own_order: bool) -> Iterator[Batch]:
         """Yield views before any mixing and labels, some images at a time."""

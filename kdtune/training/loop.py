@@ -35,7 +35,7 @@ from kdtune.config.text import Diverged, first_line, user_code
 from kdtune.models.classifier import Classifier
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Batch, seed_step
-from kdtune.training import epoch as epoch_parts
+from kdtune.training import epoch as epoch_module
 from kdtune.training.epoch import Epoch, Losses, Meter, Outputs, Predictions, make_projector
 from kdtune.training.losses import BoundObjective, class_weights, objective, own_objectives
 
@@ -160,7 +160,7 @@ class Training:
     """Of the gradients; enabled in fp16, which would lose the small ones."""
     projector: nn.Linear | None
     """From the student's features to the teacher's; None if the loss compares logits."""
-    average: epoch_parts.WeightAverage | None
+    average: epoch_module.WeightAverage | None
     """Of the student's weights, if it is the average that is evaluated."""
 
     @staticmethod
@@ -178,7 +178,7 @@ class Training:
         projector = make_projector(run, student, teacher)
         optimizer = make_optimizer(run, student, projector)
         scheduler = make_scheduler(run, optimizer, steps_per_epoch)
-        average, loss = epoch_parts.WeightAverage.of(run, student, projector), objective(run)
+        average, loss = epoch_module.WeightAverage.of(run, student, projector), objective(run)
         device = next(student.parameters()).device
         scaler = GradScaler(device.type, enabled=run.precision == "fp16")
         if scaler.is_enabled():  # schedules warn if it leaves out the first step
