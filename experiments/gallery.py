@@ -31,7 +31,7 @@ from PIL import Image
 import kdtune
 from kdtune.config.files import EPOCHS, PREDICTIONS, PROVENANCE, STUDY, TEACHER, THUMBNAILS
 from kdtune.reporting.build import write, write_comparison
-from kdtune.results.several import conclusions, load_several
+from kdtune.results.several import conclusions, load_several, split_conclusion
 from kdtune.storage.records import read_provenance
 
 ROOT = Path(__file__).parents[1]
@@ -136,7 +136,7 @@ def entry(name: str, folders: list[Path]) -> str:
     first = results[0]
     if len(results) > 1:
         texts = conclusions(load_several([str(f) for f in folders]))
-        sentences = [f"{text[:-1].partition('. ')[0]}." for text in texts]  # as the page begins
+        sentences = [split_conclusion(text)[0] for text in texts]
     else:
         sentences = [first.verdict(brief=True), first.best_text(), teacher_sentence(first)]
     seconds = sum(wall_seconds(folder) for folder in folders)

@@ -106,7 +106,7 @@ class LocalTraining:
         """Fine-tune a teacher and print its epochs; raise InputError if its training diverges."""
         write, data = self.progress.print_line, self.data.of(run)
         write(teachers.describe_training(run, data))
-        write(describe_fine_tuning(run, data, self.resources.device, self.resources.threads))
+        write(describe_fine_tuning(run, data, self.resources))
         try:
             for epoch in teachers.fine_tune(run, folder, self.resources, on_save, write, self.data):
                 write(epoch)

@@ -217,12 +217,13 @@ class Plan:
         stream = max(expected[run.group].stream for run in runs)
         one_run = (training + stream) * max(lengths)
         once = max(expected[run.group].once for run in runs)
-        so_far = training * cost.epochs + stream * sum(streamed) + once * bool(cost.epochs)
+        once_so_far, once_left = (once, 0.0) if cost.epochs else (0.0, once)
+        so_far = training * cost.epochs + stream * sum(streamed) + once_so_far
         ratio = (cost.seconds + one_run) / (so_far + one_run)
         # the runs of a repeat share its stream
         streams = max(0, self.study.repeats * max(lengths) - sum(streamed))
         together = (training * left + stream * streams) / self.concurrency
-        return float(ratio * (together + once * (not cost.epochs)))
+        return float(ratio * (together + once_left))
 
     def _enqueue(self, state: ConfigState) -> None:
         """Put the runs of a new configuration into the queue."""

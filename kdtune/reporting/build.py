@@ -218,7 +218,7 @@ def write_comparison(side: SideBySide, file: Path) -> Path:
     page = canvas.render(
         "comparison.html",
         title=f"{', '.join(side.studies)}: studies side by side",
-        conclusions=[text[:-1].partition(". ") for text in several.conclusions(side)],
+        conclusions=list(map(several.split_conclusion, several.conclusions(side))),
         problems=[f"{n}: {w}" for n, results in side.studies.items() for w in results.warnings],
         caveats=[side.doubt] if side.doubt else [],
         studies={name: results.status for name, results in side.studies.items()},

@@ -427,6 +427,12 @@ def conclusions(side: SideBySide) -> Iterator[str]:
         yield verdict(rows, criterion, None, side.context(row), len(table))
 
 
+def split_conclusion(text: str) -> tuple[str, str]:
+    """Return a conclusion's first sentence, with which a page begins, and the rest or ""."""
+    first, _, rest = text.partition(". ")
+    return f"{first.removesuffix('.')}.", rest
+
+
 # The list of the studies in a folder: state, data, best configuration, conclusion, date.
 
 

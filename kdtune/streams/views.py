@@ -136,6 +136,10 @@ ProgressCallback = Callable[[str, int, int], None]
 """watch(noun, done, total): how many images of a cache entry have been built so far."""
 
 
+def ignore_progress(noun: str, done: int, total: int) -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """Device, cache, threads and loader workers of a run."""
@@ -149,7 +153,7 @@ class Resources:
     teacher_features: bool = False
     """Whether runs that share the cache compare features. The pass that gives a teacher's logits
     then gives its features, too."""
-    watch: ProgressCallback = lambda noun, done, total: None
+    watch: ProgressCallback = ignore_progress
     """Called while a cache entry is built."""
 
     @staticmethod

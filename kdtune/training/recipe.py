@@ -598,6 +598,8 @@ def check_weights(study: Study, models: StudyModels, data: Data, is_new: bool) -
     if "head" not in _names(study, "trainable"):
         return sentences
     modes = study.space.get("batch_norm", (replace(study.run, trainable="head").batch_norm_mode,))
+    highest = max(float(rate) for rate in ends_of(study.values("lr")))
+    usual = min(fields.OPTIMIZERS[name].lr_head for name in _names(study, "optimizer"))
     for run, student in models.students:
         if "train" in modes and student.has_batch_norm:  # type: ignore[operator]
             sentences.append(
@@ -606,14 +608,11 @@ def check_weights(study: Study, models: StudyModels, data: Data, is_new: bool) -
                 f"images than those that they were trained on: accuracy is usually worse (0.51 in "
                 f"place of 0.71 with --batch-norm eval on 400 photographs)"
             )
-        highest = max(float(rate) for rate in ends_of(study.values("lr")))
-        usual = min(fields.OPTIMIZERS[name].lr_head for name in _names(study, "optimizer"))
         if highest < usual / LOW_RATE:
             sentences.append(
                 f"only the head of the student {run.student} is trained, with a learning rate of "
                 f"at most {highest:g}; heads on frozen layers usually need about {usual:g}: with "
-                f"less, what makes the steps larger looks best. Give several (--lr {usual / 10:g} "
-                f"{usual:g})"
+                f"less, what makes steps larger seems to help (try --lr {usual / 10:g} {usual:g})"
             )
         if not _has_random_backbone(run, data, student):
             continue

@@ -336,15 +336,16 @@ class OneBatch:
 
     training: Training
     teacher: tuple[Classifier, ...]
-    """The members; empty if the teacher is a file of outputs."""
+    """The members; empty if the teacher is a file of outputs, or there is none."""
     inference: Tensor
     """Views of a forward pass of the teacher."""
     batch: Batch
 
     @staticmethod
-    def of(run: Run, data: Data, device: torch.device) -> "OneBatch":
+    def of(run: Run, data: Data, device: torch.device, has_teacher: bool = True) -> "OneBatch":
         """Build the models of a resolved run, the teacher before any fine-tuning, and a batch."""
-        teacher = networks(teachers.initial_teacher(member, data) for member in run.teacher_members)
+        members = run.teacher_members if has_teacher else ()
+        teacher = networks(teachers.initial_teacher(member, data) for member in members)
         student = make_student(run, data).place(device, run.precision)
         for model in teacher:
             model.place(device, run.precision).freeze().set_mode(False)
@@ -398,14 +399,14 @@ def time_epoch(
         data: Its data.
         device: Where its trials run; idle.
         threads: Of torch.
-        has_teacher: Whether it has outputs of its teacher.
+        has_teacher: Whether it learns from its teacher; a teacher's own training does not.
 
     Returns:
         Of its steps and its evaluation on val; of the views and outputs of frozen models that the
         runs of a repeat share; and, once in all, of those that all runs of a study share.
     """
     with set_torch_threads(threads):
-        whole = OneBatch.of(run, data, device)
+        whole = OneBatch.of(run, data, device, has_teacher)
         student, size = whole.training.student, whole.inference.shape[-1]
         few = whole.first(FEW_IMAGES)
         few.infer(few.inference)  # the first pass of a model is slower
@@ -426,13 +427,14 @@ def time_epoch(
     return training, shared, on_val * frozen
 
 
-def describe_fine_tuning(run: Run, data: Data, device: torch.device, threads: int) -> str:
+def describe_fine_tuning(run: Run, data: Data, resources: Resources) -> str:
     """Return how long it takes to fine-tune a resolved run's teacher, from one measured step."""
-    fit = teachers.fine_tuning_run(run)
+    fit, device = teachers.fine_tuning_run(run), resources.device
     try:
-        training, shared, once = time_epoch(fit, data, device, threads, has_teacher=False)
+        times = time_epoch(fit, data, device, resources.threads, has_teacher=False)
     except Exception:  # of a user's model, or out of memory: the training says why
         return "There is no estimate of its time: one training step failed."
+    training, shared, once = times
     seconds = fit.epochs * (training + shared) + once
     return f"About {timedelta(seconds=round(seconds))} (estimate from one training step)."
 
