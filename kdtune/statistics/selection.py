@@ -207,7 +207,7 @@ def bootstrap_corrected(correct: ArrayLike, draws: int = 1000, level: float = 0.
     counts = rng.multinomial(n, np.full(n, 1 / n), size=draws)
     out = counts == 0
     counts, out = counts[out.any(1)], out[out.any(1)]  # a tiny split may be drawn whole
-    best = (counts @ c.T).argmax(1)
+    best = (counts @ c.T).round(9).argmax(1)  # the first of those that tie, on every processor
     kept = out.astype(float)
     judged = ((kept @ c.T) / kept.sum(1, keepdims=True))[np.arange(len(best)), best]
     low, high = np.quantile(judged, [(1 - level) / 2, (1 + level) / 2])

@@ -178,6 +178,10 @@ def test_bootstrap_corrected_laws(seed: int, k: int, n: int) -> None:
     better = correct[0] * 0.5 + 0.5
     sure = bootstrap_corrected([correct[0] * 0.0, better], draws=400)
     assert sure.corrected == exact(better.mean(), abs=error)
+    # a tie of shares of three repeats is decided as that of their numbers, which are not rounded
+    right = rng.integers(0, 4, (k, n))
+    shares, numbers = (bootstrap_corrected(table, draws=400) for table in (right / 3, right))
+    assert shares.corrected == exact(numbers.corrected / 3)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # pingouin's own
