@@ -80,8 +80,10 @@ def new_stream(
 
 
 def right(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the accuracy, as a metric of the user's own."""
-    return float((probabilities.argmax(1) == labels).mean())
+    """Return the accuracy, as a metric of the user's own, and spoil its arguments."""
+    value = float((probabilities.argmax(1) == labels).mean())
+    labels[:], probabilities[:] = 0, 0
+    return value
 
 
 def not_a_number(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -323,8 +323,8 @@ class Named(NamedTuple):
     @property
     def chance(self) -> "_Chance | None":
         """Accuracy on val without skill; None if the classes of val are not known."""
-        known = ((r.splits["val"], r.classes) for r in self.teachers if "val" in r.splits)
-        return next((_Chance(v.n, chance_level(v.largest_class, v.n, k)) for v, k in known), None)
+        seen = ((r.splits["val"], r.classes) for r in self.teachers if "val" in r.splits)
+        return next((_Chance(v.n, chance_level(v.largest_class, v.n, k), k) for v, k in seen), None)
 
     def runs(self) -> Iterator[tuple[str, pd.DataFrame]]:
         """Yield of each configuration its words and the epochs of its completed runs."""
@@ -337,6 +337,7 @@ class Named(NamedTuple):
 class _Chance(NamedTuple):
     n: int
     level: float
+    classes: int
 
     def covers(self, acc: float) -> bool:
         """Return True if an accuracy is no better, by the binomial test."""
@@ -348,12 +349,18 @@ _Slots = Mapping[str, Any] | None
 
 
 def _learned_nothing(named: Named) -> _Slots:
-    """Find that both configurations are no better than chance, by the mean of the repeats."""
-    chance = named.chance
-    if chance is None:
+    """Find that both configurations are no better than chance, by the mean of the repeats.
+
+    Where one class has 95 % of the images, a student that finds the others may be right less often
+    than one that always names it. If another metric than accuracy decides, macro F1 must be no
+    better than chance as well: without input it is about 1 / K at most.
+    """
+    if (chance := named.chance) is None:
         return None
-    means = by_repeat(named.trials, "acc", "last")[named.configs].mean()
-    if not all(map(chance.covers, means)):
+    names = ("acc", "macro_f1")
+    means, f1 = (by_repeat(named.trials, m, "last")[named.configs].mean() for m in names)
+    of_f1 = chance._replace(level=1 if named.criterion.metric == "acc" else 1 / chance.classes)
+    if not all([*map(chance.covers, means), *map(of_f1.covers, f1.fillna(0))]):
         return None
     return {"accuracies": list(zip(named.labels, means, strict=True)), "chance": chance.level}
 
@@ -440,12 +447,10 @@ def _failed_repeats(named: Named) -> _Slots:
         first, last = splits[["loss", "acc"]].first(), splits[["loss", "acc"]].last()
         if not {"train", "val"} <= set(last.index.unique("split")):
             continue
-        acc, loss = last.acc["val"], last.loss["train"]
-        is_lost = (loss > first.loss["train"]) & (acc <= first.acc["val"])
-        counts = [Accuracy(chance.n, round(a * chance.n), 0) for a in acc]
+        is_lost = (last.loss["train"] > first.loss["train"]) & (last.acc["val"] <= first.acc["val"])
+        counts = [Accuracy(chance.n, round(a * chance.n), 0) for a in last.acc["val"]]
         best = max(counts, key=lambda count: count.correct)
-        at_chance = [chance.covers(c.share) and _is_below(c, best, LOST) for c in counts]
-        is_lost |= np.array(at_chance)
+        is_lost |= np.array([chance.covers(c.share) and _is_below(c, best, LOST) for c in counts])
         if is_lost.any():
             failed.append((label, int(is_lost.sum()), len(is_lost)))
     return {"failed": failed} if failed else None

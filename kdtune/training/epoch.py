@@ -431,7 +431,7 @@ def _arrays(logits: Tensor, labels: Tensor) -> tuple[_Array, _Array]:
 def compute_metric(metric: Metric, probabilities: _Array, labels: _Array) -> _Array:
     """Return the metric, or a value per example, [N], whose mean it is."""
     if metric.of_outputs is not None:
-        return np.asarray(metric.of_outputs(probabilities, labels), dtype=float)
+        return np.asarray(metric.of_outputs(probabilities.copy(), labels.copy()), dtype=float)
     assert metric.of_example is not None  # noqa: S101 - it has one of the two
     columns = {"label": labels, "predicted": probabilities.argmax(1)}
     return np.asarray(metric.of_example(columns), dtype=float)

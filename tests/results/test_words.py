@@ -596,6 +596,13 @@ def test_students_at_chance_are_not_compared(tmp_path: Path) -> None:
         assert results.verdict().startswith("No student learned: no comparison.") != learned
         words = list_studies(tmp_path).set_index("name").verdict[str(acc)]
         assert (words == "no student learned") != learned
+    # where another metric decides, a macro F1 above 1 / 10 says that rare classes are found
+    trials, configs = kdtune.load(tmp_path / "0.11").trials, [at(a).config_id for a in (0.5, 1.0)]
+    row = pd.Series(configs, ["config_id", "baseline"])
+    for metric, f1, learned in (("ce", 0.11, False), ("ce", 0.3, True), ("acc", 0.3, False)):
+        tables = trials.assign(**{"val/macro_f1@last": f1}), trials, trials
+        named = Named(row, "no test", ("a", "b"), (), Criterion(metric), *tables, (GOOD,))
+        assert ("no student learned" in find_doubts(named)) != learned
 
 
 def flat(share: np.ndarray) -> np.ndarray:
