@@ -1,8 +1,8 @@
-"""Distil ants and bees with AutoGluon, and tune that: seconds and accuracy of one epoch each.
+"""Distil ants and bees with AutoGluon: seconds and accuracy of an epoch of teacher and students.
 
 In an environment of its own, without the internet: the weights are put where the hub's cache is.
 
-    python -m venv ag && ag/bin/pip install "autogluon.multimodal" "autogluon.core[raytune]"
+    python -m venv ag && ag/bin/pip install autogluon.multimodal
     ag/bin/python experiments/benchmarks/autogluon_distil.py hymenoptera_data \
         tf_efficientnet_lite2.safetensors tf_efficientnet_lite0.safetensors
 """
@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 data, *weights = (Path(argument).resolve() for argument in sys.argv[1:])
 hub = tempfile.mkdtemp()
@@ -28,9 +27,6 @@ for file in weights:
 
 import pandas as pd  # noqa: E402 - reads HF_HOME
 from autogluon.multimodal import MultiModalPredictor  # noqa: E402
-from ray import tune  # noqa: E402
-
-TRIALS = 4
 
 train, val = (
     pd.DataFrame([{"image": str(f), "label": f.parent.name} for f in (data / split).rglob("*.jpg")])
@@ -38,11 +34,8 @@ train, val = (
 )
 
 
-def fit(name: str, teacher: MultiModalPredictor | None = None, **tuner: Any) -> MultiModalPredictor:
-    """Train a network for an epoch on the CPU, with a teacher or without; print its accuracy.
-
-    With arguments of a tuner, the learning rate and the weights of both terms are drawn.
-    """
+def fit(name: str, teacher: MultiModalPredictor | None = None) -> MultiModalPredictor:
+    """Train a network for an epoch on the CPU, with a teacher or without; print its accuracy."""
     began, predictor = time.time(), MultiModalPredictor("label", problem_type="binary")
     settings = {
         "model.names": ["timm_image"],
@@ -52,21 +45,9 @@ def fit(name: str, teacher: MultiModalPredictor | None = None, **tuner: Any) -> 
         "env.num_workers": 0,
         "env.precision": 32,
     }
-    if tuner:
-        settings |= {"optim.lr": tune.loguniform(1e-4, 1e-2)}
-        settings |= {"distiller.hard_label_weight": tune.uniform(0.1, 0.9)}
-    predictor.fit(
-        train,
-        tuning_data=val,
-        hyperparameters=settings,
-        teacher_predictor=teacher,
-        hyperparameter_tune_kwargs=tuner or None,
-    )
+    predictor.fit(train, tuning_data=val, hyperparameters=settings, teacher_predictor=teacher)
     acc, seconds = predictor.evaluate(val, metrics=["acc"])["acc"], time.time() - began
-    how = f", {tuner['num_trials']} trials" if tuner else ""
-    print(
-        f"{name}{' distilled' if teacher else ''}{how}: {100 * acc:.1f} % of val, {seconds:.0f} s"
-    )
+    print(f"{name}{' distilled' if teacher else ''}: {100 * acc:.1f} % of val, {seconds:.0f} s")
     return predictor
 
 
@@ -74,4 +55,3 @@ large, small = (file.stem for file in weights)
 fitted = fit(large)
 fit(small)
 fit(small, fitted)
-fit(small, fitted, num_trials=TRIALS, searcher="random", scheduler="FIFO")
