@@ -339,9 +339,9 @@ class _Chance(NamedTuple):
     level: float
     classes: int
 
-    def covers(self, acc: float) -> bool:
-        """Return True if an accuracy is no better, by the binomial test."""
-        return binomial_p(round(acc * self.n), self.n, self.level) > SIGNIFICANCE_LEVEL
+    def covers(self, share: float) -> bool:
+        """Return True if an accuracy, or a macro F1, is no better, by the binomial test."""
+        return binomial_p(round(share * self.n), self.n, self.level) > SIGNIFICANCE_LEVEL
 
 
 _Slots = Mapping[str, Any] | None
@@ -357,10 +357,10 @@ def _learned_nothing(named: Named) -> _Slots:
     """
     if (chance := named.chance) is None:
         return None
-    names = ("acc", "macro_f1")
-    means, f1 = (by_repeat(named.trials, m, "last")[named.configs].mean() for m in names)
-    of_f1 = chance._replace(level=1 if named.criterion.metric == "acc" else 1 / chance.classes)
-    if not all([*map(chance.covers, means), *map(of_f1.covers, f1.fillna(0))]):
+    means = by_repeat(named.trials, "acc", "last")[named.configs].mean()
+    f1 = by_repeat(named.trials, "macro_f1", "last")[named.configs].mean().fillna(0)
+    finds_rare = not all(map(chance._replace(level=1 / chance.classes).covers, f1))
+    if not all(map(chance.covers, means)) or (finds_rare and named.criterion.metric != "acc"):
         return None
     return {"accuracies": list(zip(named.labels, means, strict=True)), "chance": chance.level}
 
