@@ -506,8 +506,8 @@ OUTPUT_SUFFIXES = (".parquet", ".npz")
 """Endings of the files of teachers that are only a file of outputs."""
 FORMS_OF_DATA = (
     '--data must be "fashion", torchvision:NAME (such as torchvision:CIFAR10), hf:NAME, '
-    "module:factory, a "
-    "table of image files (.csv, .parquet) or a folder with train/ and val/"
+    "module:factory, a table of image files (.csv, .parquet) or a folder with a folder of images "
+    "for each class"
 )
 HUB = "hf:"
 """Beginning of the names of data sets and models of Hugging Face, and of folders that `datasets`

@@ -90,8 +90,9 @@ class Run(BaseRun):
     data: Annotated[fields.DataName, Setting(path=True)] = "fashion"
     """Data: "fashion" (the embedded Fashion-MNIST subset), torchvision:NAME (such as
     torchvision:CIFAR10), hf:NAME (of Hugging Face, or a folder that `datasets` has saved),
-    module:factory, a folder with train/, val/ and optionally test/, each with one subfolder of
-    images per class, or a table of image files (.csv, .parquet), see --columns."""
+    module:factory, a folder with one subfolder of images per class, a folder with train/, val/
+    and optionally test/, each with such subfolders, or a table of image files (.csv, .parquet), see
+    --columns."""
     columns: Annotated[tuple[str, ...] | None, Setting(defines=False, metavar=_COLUMNS)] = None
     """Columns of a table of image files that are not named path (below the table's folder, or
     absolute), label, split (train, val or test) and group (see --groups), such as path=FILE

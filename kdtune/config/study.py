@@ -347,13 +347,21 @@ class Study:
         Each hyperparameter has the value of `run` where its list or range allows that, else the
         first value of the list or the nearest end of the range. About one search in ten chooses a
         configuration that is worse on new data than its default (overtuning, arXiv:2506.19540), so
-        every study has the default among its configurations and compares the chosen one with it.
+        each search begins with this one, and compares the chosen one with it if `has_default`.
         """
         if not self.task.is_distillation:
             return None
         base = self.base_run
         values = {n: _nearest(base.resolved_value(n), self.values(n)) for n in self.space}
         return base.sample(repeat=0, **values)
+
+    @property
+    def has_default(self) -> bool:
+        """Whether `default` is the recipe's, since each list or range allows its value."""
+        base = self.base_run
+        return self.task.is_distillation and all(
+            covers(values, (base.resolved_value(name),)) for name, values in self.space.items()
+        )
 
     @property
     def searched(self) -> list[str]:

@@ -471,7 +471,10 @@ def name_splits(present: Collection[str], noun: str) -> dict[str, str]:
         InputError: there is no train, or more than one val.
     """
     if "train" not in present:
-        raise InputError(f"{noun} must have train, but has {', '.join(present) or 'nothing'}")
+        names = ", ".join(present) or "nothing"
+        raise InputError(
+            f"{noun} must have train, but has {names}; name what is learned from train"
+        )
     of_val = [name for name in VAL_NAMES if name in present]
     if len(of_val) > 1:
         raise InputError(

@@ -211,8 +211,8 @@ def load_folder(root: Path) -> Data:
     """Return the data set in a folder.
 
     Args:
-        root: a folder with train/ and perhaps val/ (or validation/, valid/, dev/) and test/, and in
-            each of them a folder of images for each class.
+        root: a folder of images for each class; or train/ and perhaps val/ (or validation/, valid/,
+            dev/) and test/, and in each of them a folder of images for each class.
 
     Returns:
         The data set, without val if the folder has none.
@@ -224,6 +224,12 @@ def load_folder(root: Path) -> Data:
     folders = _split_folders(root)
     splits = {name: _read_split(folder) for name, folder in folders.items()}
     classes = splits["train"].classes
+    if folders == {"train": root} and (remark := splits["train"].remark):
+        raise InputError(  # such as Training/ and Testing/, which are no classes
+            f"{root} must have train/, or a folder of images for each class, but has "
+            f"{remark.partition(';')[0]}; name the splits train, val and test, or move the folders "
+            f"of classes into train/"
+        )
     for name, split in splits.items():
         if split.classes != classes:
             other = folders[name].name
@@ -299,12 +305,18 @@ def _read_split(folder: Path) -> _Split:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split; raise InputError without train, or with two of val."""
+    """Return the folder of each split: the root itself if it has no split, but classes.
+
+    Raises InputError with splits but no train, or with two of val.
+    """
     if not root.is_dir():
         raise missing_path(FORMS_OF_DATA, root)
     names = _list_folder(root)
-    for name in names:  # a split that is a file, or a link that leads nowhere
-        if name in ("train", *VAL_NAMES, "test") and not (root / name).is_dir():
+    splits = {"train", *VAL_NAMES, "test"}.intersection(names)
+    for name in sorted(splits):  # a split that is a file, or a link that leads nowhere
+        if not (root / name).is_dir():
             raise InputError(f"{root / name} must be a folder, but is none; remove or rename it")
+    if not splits:
+        return {"train": root}
     folders = [name for name in names if (root / name).is_dir()]
     return {split: root / name for split, name in name_splits(folders, str(root)).items()}

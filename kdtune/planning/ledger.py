@@ -539,8 +539,9 @@ def default_of_round(ledger: Ledger) -> list[ConfigState]:
 
 
 def _recipes_default(ledger: Ledger) -> str | None:
-    """Return the recipe's default; None if it was not suggested, or would fail once more."""
-    if (default := ledger.study.default) is None:
+    """Return the recipe's default; None if there is none, or it would fail once more."""
+    default = ledger.study.default
+    if default is None or not ledger.study.has_default:
         return None
     state = ledger.configs.get(default.config_id)
     if state is None or state.run.identity != default.identity:

@@ -183,7 +183,7 @@ def provenance(results: Results) -> dict[str, Any]:
         versions["cut from train"] = share
     versions |= {"Python": record.get("python", "")} | record.get("versions", {})
     settings = json.loads(results.study.to_json())
-    settings = settings.pop("run", {}) | settings
+    settings = settings.pop("run", {}) | settings | settings.pop("space")
     sources = {row["setting"]: row["source"] for row in record.get("recipe", ())}
     rows = [
         [name, "" if value is None else str(value), sources.get(name, "")]

@@ -356,11 +356,13 @@ class Results:
     def default(self) -> str:
         """The config_id of the recipe's default, see `Study.default`; it may have no trial.
 
-        "" for a training function.
+        "" for a training function, and where the search space does not allow the default.
         """
-        recorded = None if self.frames.round is None else self.frames.round.default
         default = self.study.default
-        return recorded or ("" if default is None else default.config_id)
+        if default is None or not self.study.has_default:
+            return ""
+        recorded = None if self.frames.round is None else self.frames.round.default
+        return recorded or default.config_id
 
     def label(self, config_id: str) -> str:
         """Return a configuration in words, e.g. "alpha = 0.5, T = 4".

@@ -478,7 +478,7 @@ def _source(
     if name in asked.flags and (before == now or saved is None):
         return "flag"
     is_set = name in asked.space or getattr(asked.run, name, None) is not None
-    if name == "batch_norm" and before == now == "eval" and not is_set:
+    if name == "batch_norm" and before == now == ("eval",) and not is_set:
         return "default for --trainable head"
     by_data = f"default for --data {Path(study.run.data).name}"
     if before != now:  # it was not given

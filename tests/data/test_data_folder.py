@@ -59,6 +59,9 @@ def test_links_to_classes_and_to_splits_are_followed(root, tmp_path):
         os.symlink(root / "train" / name, tmp_path / "linked" / "train" / name)
     linked, own = (load_data(Run(data=str(place))) for place in (tmp_path / "linked", root))
     assert linked.fingerprint == own.fingerprint and not linked.warnings and not linked.remarks
+    # without a split, the folders are classes, and val is cut from them
+    train = load_data(Run(data=str(root / "train")))
+    assert (train.classes, train.splits.keys()) == (own.classes, {"train", "val"})
     # torchvision follows a circle until the name is too long for the system
     os.symlink(root / "train" / "ant", root / "train" / "ant" / "loop")
     assert load_data(Run(data=str(root))).fingerprint == own.fingerprint
@@ -85,6 +88,14 @@ SPOILED = {
     "other classes": (
         lambda root: (root / "val" / "bee").rename(root / "val" / "wasp"),
         ("ROOT: train/", "train/ alone has bee and val/ alone has wasp"),
+    ),
+    "no train": (
+        lambda root: (root / "train").rename(root / "Training"),
+        ("must have train", "val"),
+    ),
+    "no split": (
+        lambda root: [(root / s).rename(root / s.title()) for s in ("train", "val")],
+        ("ROOT must have train/", "(such as Train/ant/0.png)", "name the splits train, val and"),
     ),
 }
 
