@@ -272,7 +272,7 @@ def one_loss(
     if name == "nkd":
         of_label = target.softmax(1)[hot] * F.cross_entropy(logits, y, reduction="none")
         return (of_label + run.nkd_gamma * t**2 * nckd).mean()
-    assert name == "dkd"
+    assert name == "dkd", f"{name} needs its reference here"
     p_y, q_y = p[hot], q[hot]
     tckd = p_y * (p_y / q_y).log() + (1 - p_y) * ((1 - p_y) / (1 - q_y)).log()
     return t**2 * (run.dkd_alpha * tckd + run.dkd_beta * nckd).mean()

@@ -456,6 +456,8 @@ def fine_tune(
         owner=origin.digest,
         write=lambda line: write(f"warning: {line}"),
     )
+    if checkpoint.file.exists():
+        write("Epochs that --check or an earlier call has trained are shown once more.")
     epochs = []
     for epoch in train(fit, model, Stream(fit, of_run, model, None, resources), checkpoint):
         epochs.append(epoch)

@@ -25,4 +25,4 @@ def test_it_is_as_it_was(name: str, place: Path, monkeypatch: pytest.MonkeyPatch
         old = golden.read_text("utf-8") if golden.exists() else ""
         if text != old:
             lines += difference(file, old, text)
-    assert not lines, "\n".join(lines)
+    assert not lines, "\n".join([f"if meant: python tests/goldens/write.py {name}", *lines])

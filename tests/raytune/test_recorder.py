@@ -328,8 +328,8 @@ def test_the_table_has_the_best_and_the_baseline_and_the_state_of_a_lead() -> No
 
 
 def test_time_left_is_estimated_before_a_run_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    """4 of 2 x 3 x 8 epochs are done, of a second each, and two runs share the other 44."""
-    study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), repeats=3)
+    """4 of 2 x 30 x 8 epochs are done, of a second each, and two runs share the other 476."""
+    study = replace(make("grid", {"alpha": (0.1, 1.0)}, "all"), repeats=30)
     plan = Plan(study)
     first, second = plan.next_run(), plan.next_run()
     for line in (start_of(first), start_of(second)):
@@ -341,7 +341,9 @@ def test_time_left_is_estimated_before_a_run_ends(capsys: pytest.CaptureFixture[
     progress.ProgressDisplay(plan, cache).refresh()
     build, state = capsys.readouterr().out.splitlines()
     assert build == "  building logits (3 of 8)"
-    assert state == "  2 running, about 0:00:22 left (estimate from 4 epochs)"
+    assert state == "  2 running, about 0:03:58 left (estimate from 4 epochs)"
+    plan.ledger.cost.seconds = 0.4
+    assert progress.describe_time_left(plan) == "less than a minute left (estimate from 4 epochs)"
     raced = replace(study, policy="race")  # of which the number of runs is not known
     assert progress.describe_time_left(Plan(raced, play(study, curve)[:5])) == ""
 
