@@ -360,7 +360,7 @@ class Study:
         """Whether `default` is the recipe's, since each list or range allows its value."""
         base = self.base_run
         return self.task.is_distillation and all(
-            covers(values, (base.resolved_value(name),)) for name, values in self.space.items()
+            covers(self.values(name), (base.resolved_value(name),)) for name in self.space
         )
 
     @property

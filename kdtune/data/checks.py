@@ -23,6 +23,8 @@ from kdtune.data.sources import StudyData
 _IMBALANCED = 1.5
 """A split is imbalanced if its largest class has more than this many times the examples of the
 smallest."""
+_SMALL_VAL = 200
+"""Examples of val below which one of them is more than half a point of accuracy."""
 _MAX_LISTED = 10
 """Classes that are listed one by one; of more, the smallest and the largest ones."""
 _MAX_ENDS = 3
@@ -70,8 +72,8 @@ def _groups_by_split(data: Data) -> dict[str, Groups]:
 def describe_data(data: Data) -> list[str]:
     """Return lines about a data set that a user should know before a study.
 
-    They say how val was cut from train, how many examples each class of an imbalanced split has,
-    and which classes val or test lack.
+    They say how val was cut from train, whether it is small, how many examples each class of an
+    imbalanced split has, and which classes val or test lack.
     """
     lines, counts, groups = [], class_counts(data), _groups_by_split(data)
     if data.cut is not None:
@@ -86,6 +88,11 @@ def describe_data(data: Data) -> list[str]:
             f"Train and val are pooled ({len(fold.train) + len(fold.val)} examples) and split anew "
             f"in each repeat: one of {fold.folds} stratified folds (--folds), drawn with --seed "
             f"{fold.seed}, is val."
+        )
+    elif (on_val := len(data.splits["val"])) < _SMALL_VAL:
+        lines.append(
+            f"Val has {on_val} examples, so one of them is {100 / on_val:.1f} points of accuracy; a "
+            f"larger val, or --folds, would show smaller differences."
         )
     if groups:
         sizes = ", ".join(f"{name} {len(set(names)):,}" for name, names in groups.items())

@@ -186,7 +186,7 @@ def provenance(results: Results) -> dict[str, Any]:
     settings = settings.pop("run", {}) | settings | settings.pop("space")
     sources = {row["setting"]: row["source"] for row in record.get("recipe", ())}
     rows = [
-        [name, "" if value is None else str(value), sources.get(name, "")]
+        [name, _setting(value), sources.get(name, "")]
         for name, value in settings.items()
         # the last one holds the models once more
         if name not in ("schema", "fingerprints", "study_values", "largest_train_images")
@@ -196,6 +196,12 @@ def provenance(results: Results) -> dict[str, Any]:
         "command": " ".join(str(word) for word in record.get("command", ())),
         "settings": PageTable(["setting", "value", "source"], rows),
     }
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_setting, value))
+    return "" if value is None else str(value)
 
 
 # Sections that answer the study's question.
@@ -321,8 +327,7 @@ def best(results: Results, criterion: Criterion) -> dict[str, Any] | None:
     }
     if context.held_out:
         kinds = {"val": f"val, {context.sentence('kind of repeats')} repeats", "test": "test"}
-    elif not results.task.is_distillation:
-        del kinds["corrected"]
+    kinds = {kind: words for kind, words in kinds.items() if table[f"{kind}/mean"].notna().any()}
     table = _with_simultaneous_interval(table, results.compare(criterion))
     rows: list[list[str | Cell]] = []
     for _, row in table.iterrows():

@@ -345,7 +345,7 @@ def power_text(
         m: number of comparisons.
         criterion: by which the table was made.
         has_flags: whether the sentences may name flags of the study.
-        brief: whether it is only what the study could detect.
+        brief: whether it is only what the study could detect, and what would narrow the interval.
     """
     row, level = table.iloc[0], SIGNIFICANCE_LEVEL / m
     n, parts, images = f"{row.n:.0f}", _components(row), row.n_images
@@ -378,18 +378,19 @@ def power_text(
         examples=_examples(images, criterion),
         least=with_unit(limit, criterion) if limit > gain else "",
         most=MAX_SUGGESTED_REPEATS,
-        help=what_would_help(row, m, criterion),
+        help=what_would_help(row, m, criterion, brief),
         too_few_images=criterion.in_points and criterion.scale * limit > 100 * SMALL_DIFFERENCE,
     )
 
 
-def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
-    """Return where the variance of a difference is from, and what would narrow its interval.
+def what_would_help(row: pd.Series, m: int, criterion: Criterion, brief: bool = False) -> str:
+    """Return what would narrow the interval of a difference, and where its variance is from.
 
     Args:
         row: of the table of `comparison.compare`.
         m: number of comparisons.
         criterion: by which the table was made.
+        brief: whether the second is left out.
 
     Returns:
         Sentences; "" without variance components of repeats and images.
@@ -409,6 +410,7 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion) -> str:
 
     return sentence(
         "help",
+        brief=brief,
         criterion=criterion,
         repeat=repeat,
         image=image,

@@ -325,7 +325,7 @@ def test_a_folder_is_read_with_all_its_folders_in_one_order(tmp_path: Path) -> N
     assert names == ["a.png", "a/deeper/a.jpeg", "a/z.PNG", "b.jpg", "linked/c.png"]
     verify(found)
     assert found.splits["extra"].example(1).shape == (3, 60, 80)
-    assert describe_data(found)[0] == f"Images without labels: 5 (--extra {root})."
+    assert describe_data(found)[1] == f"Images without labels: 5 (--extra {root})."
     assert data_record(found)["extra"] == {"examples": 5, "source": "extra"}
     assert set(data_record(found)["examples"]) == {"train", "val"}
 

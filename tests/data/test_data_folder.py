@@ -404,7 +404,9 @@ def test_a_class_of_one_stays_in_train_and_is_named():
     imbalanced = data(train=rows((30, 12, 21)), val=rows((3, 3, 2)))
     remedies = "(--class-weights balanced, --sampler balanced)"
     text = f"Classes of train are imbalanced {remedies}: a 30, c 21, b 12."
-    assert describe_data(imbalanced) == [text]
+    small = "Val has 8 examples, so one of them is 12.5 points of accuracy"
+    assert describe_data(imbalanced)[0].startswith(small)
+    assert describe_data(imbalanced)[1:] == [text]
     assert describe_data(load_data(Run())) == []
     with pytest.raises(InputError, match="no class has two examples"):
         cut_val(data(train=rows((1, 1, 1))), ValCut(0, 0.5))
