@@ -91,8 +91,8 @@ def describe_data(data: Data) -> list[str]:
         )
     elif (on_val := len(data.splits["val"])) < _SMALL_VAL:
         lines.append(
-            f"Val has {on_val} examples, so one of them is {100 / on_val:.1f} points of accuracy; a "
-            f"larger val, or --folds, would show smaller differences."
+            f"Val has {on_val} examples, so one of them is {100 / on_val:.1f} points of accuracy; "
+            f"a larger val, or --folds, would show smaller differences."
         )
     if groups:
         sizes = ", ".join(f"{name} {len(set(names)):,}" for name, names in groups.items())

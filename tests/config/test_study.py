@@ -309,7 +309,7 @@ def test_runs_and_studies_that_are_refused(make: Callable[[], object], words: st
 
 
 TYPED = [
-    (Study(run=Run(data="phtos")), "val/, but phtos does not exist; did you mean photos?"),
+    (Study(run=Run(data="phtos")), "class, but phtos does not exist; did you mean photos?"),
     (Study(run=Run(extra="more", extra_share=0.5)), "--extra must be .* but more does not"),
     (Study(run=Run(teacher="y.npz", augment="none")), "of its outputs, but y.npz does not exist"),
     (Study(run=Run(student_weights="w.pt")), '--student-weights must be "default", .* but w.pt '),
