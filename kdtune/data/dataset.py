@@ -349,8 +349,8 @@ class Fold:
     """Number of folds N in a partition."""
     repeat: int
     seed: int
-    source: str
-    """Fingerprint of the data before their train and val were pooled."""
+    whole: "Data"
+    """The data before their train and val were pooled."""
     pool: str
     """Fingerprint of the pooled data, the same in all repeats."""
     train: Tensor
@@ -684,7 +684,7 @@ def cut_fold(data: Data, cut: FoldCut) -> Data:
         data,
         splits={"train": pool.select(train), "val": pool.select(val), **rest},
         fingerprint=combine_hashes(of_pool, hash_tensor(is_val)),
-        fold=Fold(cut.folds, cut.repeat, cut.seed, data.fingerprint, of_pool, train, val),
+        fold=Fold(cut.folds, cut.repeat, cut.seed, data, of_pool, train, val),
     )
 
 

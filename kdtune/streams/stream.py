@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdtune.config.run import Run
-from kdtune.data.dataset import Data
+from kdtune.data.dataset import Data, Fold, pooled
 from kdtune.data.views import Mixture
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher, combine
@@ -366,6 +366,7 @@ class Stream:
         self.features: Features | None = None
         if run.trainable == "head":
             self.features = Features(self.chunks, student, student_fingerprint)
+        self._pool: Features | None = None
         self.extra: ExtraImages | None = None
         if teacher is not None and run.unlabelled_per_batch:
             # features of a batch that depend on all its images are not worth storing: no other
@@ -446,7 +447,10 @@ class Stream:
         per_image = split == "train" and self._per_image
         batches = self._views_and_logits(split, epoch, own_order=per_image)
         order = self.chunks.order(split, epoch)
-        values = features.get(Place(split, epoch), batches, per_image)
+        if self.data.fold is not None and self._per_image:
+            values = self._of_all_folds(features, self.data.fold, split)
+        else:
+            values = features.get(Place(split, epoch), batches, per_image)
         if per_image and order is not None:
             values = values[order]
         # after the features, whose building may have computed the logits on the way
@@ -455,6 +459,23 @@ class Stream:
         if self.chunks.keys.mixes(split):
             batch = mixed_labels(self.run, epoch, batch.labels, self._shape)
         return replace(batch, features=values, teacher=teacher)
+
+    def _of_all_folds(self, features: Features, fold: Fold, split: str) -> Tensor:
+        """Return the features of a split, of those that all folds share, in its order.
+
+        They are of test, and of train and val pooled.
+        """
+        if self._pool is None:
+            splits = fold.whole.splits | {"train": pooled(fold.whole)}
+            data = replace(fold.whole, splits=splits, fingerprint=fold.pool)
+            run = replace(self.run, folds=None, train_images=None)
+            chunks = Chunks(run, data, self.chunks.size, self.resources)
+            self._pool = Features(chunks, features.student, features.fingerprint)
+        chunks, of = self._pool.chunks, "test" if split == "test" else "train"
+        views = stream_views.ShardedViews(chunks, frozenset()).in_own_order(of)
+        batches = (Batch(torch.zeros(len(part)), part) for part in views)  # labels mean nothing
+        values = self._pool.get(Place(of, 0), batches, per_image=True)
+        return values[self.data.numbers(split)[self.chunks.index(split)]]
 
     @cached_property
     def _per_image(self) -> bool:

@@ -205,6 +205,19 @@ def test_without_augmentation_nothing_is_built_twice(
     assert count_kinds(tmp_path).items() >= kinds.items()
 
 
+def test_all_folds_share_the_features_of_a_backbone(teacher_folder: Path, tmp_path: Path) -> None:
+    """Of train and val pooled, of test, and in each repeat whether it treats images apart."""
+    weights, resources = tmp_path / "student.pt", Resources(cache=Cache(tmp_path / "cache", 1))
+    torch.save(make_student(RUN, load_data(RUN)).net.state_dict(), weights)
+    run = replace(RUN, **ALONE, folds=3, student_weights=str(weights))
+    for repeat in (0, 1, 3):
+        again = replace(run, repeat=repeat)
+        *_, (reference, means) = plain_loop(again, teacher_folder)
+        student, (*_, last) = over_stream(again, teacher_folder, resources)
+        assert_same(student, last, reference, means)
+    assert count_kinds(tmp_path / "cache")["features"] == 1 + 1 + 3
+
+
 def seen(run: Run, student: Classifier, resources: Resources) -> list[Batch]:
     """All training batches of a run on the blobs, with views as labels and logits are."""
     stream = blobs.new_stream(run, student, resources)
