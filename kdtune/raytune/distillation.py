@@ -332,6 +332,10 @@ class TeacherPreparation:
 
         def measure_missing(measured: list[TeacherAccuracy]) -> list[TeacherAccuracy]:
             missing = teachers.find_unmeasured(study.run, runs, root, measured, self.data)
+            if missing:
+                self.write(
+                    f"Measuring the accuracy of {len(missing)} teacher{'s' * (len(missing) > 1)}."
+                )
             return self._measure(missing) if missing else []
 
         keys, least = [teachers.key_of(run) for run in runs], study.run.teacher_min_acc

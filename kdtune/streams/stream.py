@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kdtune.config.run import Run
-from kdtune.data.dataset import Data, Fold, pooled
+from kdtune.data.dataset import Data, pooled
 from kdtune.data.views import Mixture
 from kdtune.models.classifier import Classifier
 from kdtune.models.outputs import Teacher, combine
@@ -366,7 +366,6 @@ class Stream:
         self.features: Features | None = None
         if run.trainable == "head":
             self.features = Features(self.chunks, student, student_fingerprint)
-        self._pool: Features | None = None
         self.extra: ExtraImages | None = None
         if teacher is not None and run.unlabelled_per_batch:
             # features of a batch that depend on all its images are not worth storing: no other
@@ -447,8 +446,8 @@ class Stream:
         per_image = split == "train" and self._per_image
         batches = self._views_and_logits(split, epoch, own_order=per_image)
         order = self.chunks.order(split, epoch)
-        if self.data.fold is not None and self._per_image:
-            values = self._of_all_folds(features, self.data.fold, split)
+        if self._of_folds is not None and self._per_image:
+            values = self._from_folds(self._of_folds, split)
         else:
             values = features.get(Place(split, epoch), batches, per_image)
         if per_image and order is not None:
@@ -460,31 +459,32 @@ class Stream:
             batch = mixed_labels(self.run, epoch, batch.labels, self._shape)
         return replace(batch, features=values, teacher=teacher)
 
-    def _of_all_folds(self, features: Features, fold: Fold, split: str) -> Tensor:
-        """Return the features of a split, of those that all folds share, in its order.
-
-        They are of test, and of train and val pooled.
-        """
-        if self._pool is None:
-            splits = fold.whole.splits | {"train": pooled(fold.whole)}
-            data = replace(fold.whole, splits=splits, fingerprint=fold.pool)
-            run = replace(self.run, folds=None, train_images=None)
-            chunks = Chunks(run, data, self.chunks.size, self.resources)
-            self._pool = Features(chunks, features.student, features.fingerprint)
-        chunks, of = self._pool.chunks, "test" if split == "test" else "train"
-        views = stream_views.ShardedViews(chunks, frozenset()).in_own_order(of)
+    def _from_folds(self, of_folds: Features, split: str) -> Tensor:
+        """Return the features of a split, in its order, of those that all folds share."""
+        of = "test" if split == "test" else "train"
+        views = stream_views.ShardedViews(of_folds.chunks, frozenset()).in_own_order(of)
         batches = (Batch(torch.zeros(len(part)), part) for part in views)  # labels mean nothing
-        values = self._pool.get(Place(of, 0), batches, per_image=True)
+        values = of_folds.get(Place(of, 0), batches, per_image=True)
         return values[self.data.numbers(split)[self.chunks.index(split)]]
+
+    @cached_property
+    def _of_folds(self) -> Features | None:
+        """The features of test, and of train and val pooled; None without --folds."""
+        if self.features is None or (fold := self.data.fold) is None:
+            return None
+        splits = fold.whole.splits | {"train": pooled(fold.whole)}
+        data = replace(fold.whole, splits=splits, fingerprint=fold.pool)
+        run = replace(self.run, folds=None, train_images=None)
+        chunks = Chunks(run, data, self.chunks.size, self.resources)
+        return Features(chunks, self.features.student, self.features.fingerprint)
 
     @cached_property
     def _per_image(self) -> bool:
         """Whether the features of train are the same in every epoch but for the order."""
-        return (
-            self.features is not None
-            and self.chunks.keys.same_inputs("train")
-            and self.features.are_per_image(self.views.sample("train"))
-        )
+        if (features := self._of_folds or self.features) is None:
+            return False
+        views = stream_views.ShardedViews(features.chunks, frozenset()).sample("train")
+        return self.chunks.keys.same_inputs("train") and features.are_per_image(views)
 
     def _labels(self, split: str, order: Tensor | None) -> Tensor:
         index = self.chunks.index(split)

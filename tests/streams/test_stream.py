@@ -206,7 +206,7 @@ def test_without_augmentation_nothing_is_built_twice(
 
 
 def test_all_folds_share_the_features_of_a_backbone(teacher_folder: Path, tmp_path: Path) -> None:
-    """Of train and val pooled, of test, and in each repeat whether it treats images apart."""
+    """Of train and val pooled, of test, and the answer whether it treats each image by itself."""
     weights, resources = tmp_path / "student.pt", Resources(cache=Cache(tmp_path / "cache", 1))
     torch.save(make_student(RUN, load_data(RUN)).net.state_dict(), weights)
     run = replace(RUN, **ALONE, folds=3, student_weights=str(weights))
@@ -215,7 +215,7 @@ def test_all_folds_share_the_features_of_a_backbone(teacher_folder: Path, tmp_pa
         *_, (reference, means) = plain_loop(again, teacher_folder)
         student, (*_, last) = over_stream(again, teacher_folder, resources)
         assert_same(student, last, reference, means)
-    assert count_kinds(tmp_path / "cache")["features"] == 1 + 1 + 3
+    assert count_kinds(tmp_path / "cache")["features"] == 1 + 1 + 1
 
 
 def seen(run: Run, student: Classifier, resources: Resources) -> list[Batch]:
