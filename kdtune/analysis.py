@@ -134,11 +134,6 @@ class TableFlags:
         is_one = not (self.higher_is_better and self.lower_is_better)
         check(self, "lower_is_better", is_one, "be left out with --higher-is-better")
 
-    @property
-    def direction(self) -> bool | None:
-        """Whether higher values are better; None: not given."""
-        return True if self.higher_is_better else False if self.lower_is_better else None
-
 
 FLAGS = (AnalysisFlags, TableFlags)
 
@@ -183,7 +178,7 @@ def _analyse_table(flags: TableFlags) -> tuple[str, list[str]]:
         str(flags.repeat),
         str(flags.metric),
         baseline=parse_baseline(flags.baseline),
-        higher_is_better=flags.direction,
+        higher_is_better=flags.higher_is_better or (False if flags.lower_is_better else None),
         **{name: getattr(flags, name) for name in same},
     )
     if flags.margin is not None:

@@ -195,7 +195,7 @@ def without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes longest beside tiny runs: the summary, Optuna's database, latencies."""
     monkeypatch.setattr("kdtune.planning.proposals.export_for_optuna", lambda *_: None)
     monkeypatch.setattr("kdtune.results.results.Results.text", lambda self: "")
-    monkeypatch.setattr("kdtune.raytune.distillation.measure_before_ray", lambda *_: None)
+    monkeypatch.setattr("kdtune.raytune.distillation.add_costs", lambda *_: None)
 
 
 @pytest.fixture

@@ -710,9 +710,7 @@ def check_signature(function: Any, name: str) -> None:
         signature = inspect.signature(function)
         folder = {"folder": None} if "folder" in signature.parameters else {}
         signature.bind({}, 0, **folder)
-    except ValueError:  # of a compiled function
-        return
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # of a compiled function
         raise InputError(
             f"{name} must be a function train(config, repeat) or train(config, repeat, folder), "
             f"but {error}"

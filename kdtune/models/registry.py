@@ -84,10 +84,8 @@ def _arguments(
 
     Raises InputError if the factory requires more than the number of classes.
     """
-    try:
+    with user_code(f"the parameters of {name} cannot be read"):
         signature = inspect.signature(factory)
-    except (ValueError, TypeError):  # a function compiled from C has no signature
-        signature = inspect.signature(lambda classes: None)
     parameters = signature.parameters.values()
     by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     keyword = next((word for word in CLASS_KEYWORDS if word in by_name), None)

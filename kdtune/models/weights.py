@@ -225,7 +225,6 @@ def fill(net: nn.Module, state: StateDict, head_name: str, noun: str, replace_he
             f"architecture, or as the model a factory (module:factory) whose layers have these "
             f"names and shapes."
         )
-    check_finite(used, expected, noun)
     net.load_state_dict(used, strict=False)
     return bool(left_out)
 
@@ -253,28 +252,6 @@ def differences(expected: StateDict, state: StateDict) -> list[str]:
 def _form(value: Tensor) -> str:
     kind = "floating-point numbers" if value.is_floating_point() else "other numbers"
     return f"{list(value.shape)} of {kind}"
-
-
-def check_finite(state: StateDict, initial: StateDict, noun: str) -> None:
-    """Raise InputError if weights are NaN or infinite where those of the network are finite.
-
-    A mask of attention may hold infinities: those that the network itself has are no fault.
-
-    Args:
-        state: weights that fit the network.
-        initial: the network's state dict before they are loaded.
-        noun: the weights in words.
-    """
-    bad = [
-        key
-        for key, value in initial.items()
-        if key in state and (value.isfinite() & ~state[key].to(value.dtype).isfinite()).any()
-    ]
-    if bad:
-        raise InputError(
-            f"{noun} must be finite numbers, but have some that are NaN or infinite in {len(bad)} "
-            f"of their tensors, first {_short(bad[0])}; give other weights"
-        )
 
 
 def save_weights(net: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> None:

@@ -361,7 +361,7 @@ class TeacherPreparation:
     def measure_costs(self) -> None:
         """Measure what costs.json lacks if the study runs on GPUs or on a cluster."""
         if not _runs_on_these_cpus(self.study):  # else it was measured before Ray
-            _add_costs(self.study, self.mirror, self.write, partial(self._in_task, measure_all))
+            add_costs(self.study, self.mirror, self.write, partial(self._in_task, measure_all))
 
     def time_epochs(self, plan: Plan) -> None:
         """Tell the plan how long an epoch of each student is expected to take.
@@ -426,29 +426,22 @@ def time_epochs(study: Study, runs: Mapping[str, Run], data: StudyData) -> dict[
 
 
 def print_and_measure(prepared: PreparedStudy, data: StudyData, mirror: Mirror) -> None:
-    """Print the recipe of a study and what its data are; measure costs while Ray does not run."""
-    study = prepared.study.absolute()
-    title, facts = f"Recipe of {study.uri or prepared.study.folder}:", data.with_extra(study.run)
-    print(title, *prepared.recipe_lines, *describe_data(facts), sep="\n")
-    measure_before_ray(study, data, mirror)
-
-
-def measure_before_ray(
-    study: Study, data: StudyData, mirror: Mirror, write: Callable[[str], None] = print
-) -> None:
-    """Measure what costs.json lacks if the study runs on the CPUs of this machine.
+    """Print the recipe of a study and what its data are; measure costs on the CPUs of this machine.
 
     The machine is idle now; workers of Ray would use its cores.
     """
+    study = prepared.study.absolute()
+    title, facts = f"Recipe of {study.uri or prepared.study.folder}:", data.with_extra(study.run)
+    print(title, *prepared.recipe_lines, *describe_data(facts), sep="\n")
     if _runs_on_these_cpus(study):
-        _add_costs(study, mirror, write, lambda missing: measure_all(study, missing, data))
+        add_costs(study, mirror, print, lambda missing: measure_all(study, missing, data))
 
 
 def _runs_on_these_cpus(study: Study) -> bool:
     return not study.address and device_of(study).type == "cpu"
 
 
-def _add_costs(
+def add_costs(
     study: Study,
     mirror: Mirror,
     write: Callable[[str], None],

@@ -197,7 +197,6 @@ def check_same(study: Study, saved: SavedStudy, fingerprints: Mapping[str, str])
         study: The study that is asked for.
         saved: What its folder holds.
         fingerprints: Of the study that is asked for, see `training.run.check`.
-        write: Is given a line if the saved study has nothing to compare with.
     """
     run = study.run
     for name, fingerprint in fingerprints.items():
@@ -212,8 +211,6 @@ def check_same(study: Study, saved: SavedStudy, fingerprints: Mapping[str, str])
             )
     begun_with = ("data", "teacher", "student")
     unknown = [n for n in begun_with if n in fingerprints.keys() - saved.fingerprints.keys()]
-    if differences := list(_changed_kinds_of_weights(saved.study.run, run, unknown)):
-        raise _other_study(study, differences)
     if unknown:
         print(
             f"{study.folder} has no fingerprint to compare the {' and the '.join(unknown)} with "
@@ -301,14 +298,6 @@ def _changed_space(old: Study, new: Study) -> Iterator[str]:
             yield f"{name}: {as_text(before)} → {as_text(now)}"
         else:
             yield f"{name} lacks {as_text(tuple(v for v in before if v not in now))}"
-
-
-def _changed_kinds_of_weights(old: Run, new: Run, names: list[str]) -> Iterator[str]:
-    """Yield what differs in the weights of models without a fingerprint; files are not compared."""
-    for name in (f"{model}_weights" for model in names if model != "data"):
-        before, now = getattr(old, name), getattr(new, name)
-        if before != now and {before, now} & {"default", "none"}:
-            yield f"{name}: {before} → {now}"
 
 
 # Folder students/ of a study: the best configuration's students, and what predicting needs.

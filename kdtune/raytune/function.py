@@ -88,16 +88,10 @@ def parse_epoch(result: object, study: Study, run: BaseRun, number: int) -> Epoc
     examples: dict[str, dict[str, _Values]] = {}
     for key, value in result.items():
         if key == "epoch":
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"epoch must be a whole number from 0 on, but got {value!r}")
             number = int(value)
             continue
         split = str(key).partition("/")[0]
-        if not isinstance(key, str) or split not in SPLITS:
-            raise ValueError(
-                f"a metric must be named train/NAME, val/NAME or test/NAME, not {key!r}"
-            )
-        name = parse_metric(key, split)
+        name = parse_metric(str(key), split if split in SPLITS else "val")
         values = _as_numbers(key, value)
         if values.ndim == 1:
             examples.setdefault(split, {})[name] = values

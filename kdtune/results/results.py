@@ -57,16 +57,14 @@ class Conclusion:
 
     student: str | None
     """See `Results.group_name`; None if there is one student, or none."""
-    finding: str
-    """See `words.verdict`."""
-    brief: str
-    """The same in one or two sentences."""
+    finding: Callable[..., str]
+    """Returns it in words, with `brief` in one or two sentences; see `words.verdict`."""
     doubts: Mapping[str, str]
     """See `warnings.find_doubts`."""
 
     def text(self, brief: bool = False) -> str:
         """Return finding and doubts, the finding perhaps in one or two sentences."""
-        texts = [] if self.learned_nothing else [self.brief if brief else self.finding]
+        texts = [] if self.learned_nothing else [self.finding(brief=brief)]
         return self._of_student(" ".join([*texts, *map(words.capitalised, self.doubts.values())]))
 
     @property
@@ -683,9 +681,9 @@ class Results:
                 teachers = read_teacher_accuracy(self.folder)
                 named = warnings.Named(row, found.kind, labels, by, criterion, *tables, teachers)
                 doubts = warnings.find_doubts(named)
-            text, brief = (words.verdict(rows, criterion, by, context, m, b) for b in (False, True))
+            finding = partial(words.verdict, rows, criterion, by, context, m)
             name = None if student is None else self.group_name(student)
-            conclusions.append(Conclusion(name, text, brief, doubts))
+            conclusions.append(Conclusion(name, finding, doubts))
         return conclusions
 
     def group_name(self, group: str) -> str:

@@ -28,7 +28,7 @@ from kdtune.data.sources import SOURCES
 from kdtune.data.views import Resizing, eval_resizing
 from kdtune.models.classifier import Classifier, Preprocessing
 from kdtune.models.registry import build, build_model
-from kdtune.models.weights import check_finite, differences
+from kdtune.models.weights import differences
 from kdtune.storage.records import read_provenance
 
 if TYPE_CHECKING:
@@ -551,7 +551,6 @@ def _build(
             f"{remedy}",
             stacklevel=3,
         )
-    check_finite(state, model.net.state_dict(), f"the weights in {file}")
     model.net.load_state_dict(state, strict=False)
     return model
 

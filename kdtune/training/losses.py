@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -12,13 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdtune.config.fields import (
-    SUM_WEIGHT,
-    keyword_parameters,
-    searchable,
-    takes_features,
-    terms_of,
-)
+from kdtune.config.fields import keyword_parameters, takes_features, terms_of
 from kdtune.config.run import Run
 from kdtune.config.text import InputError, import_named, list_some, user_code
 from kdtune.data.dataset import Data
@@ -338,21 +331,15 @@ def find_objective(loss: str) -> Objective:
     """Return the objective of this name, a key of `OBJECTIVES` or module:function, not a sum.
 
     Raises:
-        InputError: The name is unknown, the module cannot be imported, or what it holds under this
-            name is not a function of (student, teacher, labels) and of fields of `Run`.
+        InputError: The module cannot be imported, or what it holds under this name is not a
+            function of (student, teacher, labels) and of fields of `Run`.
     """
     if loss in OBJECTIVES:
         return OBJECTIVES[loss]
-    if ":" not in loss:
-        names = ", ".join(OBJECTIVES)
-        raise InputError(f"loss must be one of {names} or module:function, but got loss={loss!r}")
-    function: Any = import_named("the objective", loss)
-    if not callable(function):
-        kind = type(function).__name__
-        raise InputError(f"{loss} must be a function, but it is of type {kind}")
+    function: Objective = import_named("the objective", loss)
     with user_code(f"the signature of {loss} cannot be read"):
         _check_signature(loss, function)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def objective(run: Run) -> BoundObjective:
@@ -414,12 +401,6 @@ def _check_own(name: str, run: Run, classes: int) -> None:
         raise InputError(
             f"the objective {name} must have a finite gradient with respect to the student's "
             f"logits; return a value computed from them with torch operations"
-        )
-    if not gradients[0].any():
-        warnings.warn(
-            f"the gradient of the objective {name} with respect to the student's logits is 0 for "
-            f"random logits, so a student may learn nothing from it; check that it depends on them",
-            stacklevel=1,
         )
 
 
@@ -495,14 +476,6 @@ def total(alpha: float, ce: Tensor, distill: Tensor) -> Tensor:
     return alpha * ce + (1 - alpha) * distill
 
 
-_OF_OTHERS = {SUM_WEIGHT} | {
-    name
-    for name, setting in searchable(Run).items()
-    if not setting.of_objective and setting.depends_on and dict(setting.unless) != {"alpha": 1}
-}
-"""Hyperparameters that may have no effect where a user's own objective would take them."""
-
-
 def _check_signature(loss: str, function: Objective) -> None:
     """Raise InputError unless a user's objective can be called as those of the table are."""
     names = {field.name for field in fields(Run)}
@@ -510,11 +483,6 @@ def _check_signature(loss: str, function: Objective) -> None:
         raise InputError(
             f"the keyword-only parameters of {loss} must be fields of kdtune.Run, but got "
             f"{unknown[0]}; give other values a place in the function itself"
-        )
-    if elsewhere := [name for name in keyword_parameters(function) if name in _OF_OTHERS]:
-        raise InputError(
-            f"{loss} must not take {elsewhere[0]}, which has an effect of its own, and none with "
-            f"some values of other hyperparameters; give the value a place in the function itself"
         )
     try:
         keywords = dict.fromkeys(keyword_parameters(function))

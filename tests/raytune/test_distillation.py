@@ -198,8 +198,8 @@ def study(tmp_path: Path) -> Study:
 
 
 def measure_costs(study: Study) -> list[str]:
-    lines: list[str] = []
-    distillation.measure_before_ray(study, StudyData(TINY), Mirror(study), lines.append)
+    lines, measure = list[str](), partial(distillation.measure_all, study, data=StudyData(TINY))
+    distillation.add_costs(study, Mirror(study), lines.append, measure)
     return lines
 
 
@@ -268,7 +268,7 @@ ONLY = 'InputError: metric must be "val/NAME" with a NAME of letters, digits and
         ("nothing", "ValueError: train yielded nothing, but must yield a dict of metrics"),
         ("nan", "Diverged: val/acc is nan in epoch 0"),
         ("no score", "ValueError: train must yield val/acc in each epoch, but yielded ['val/loss"),
-        ("no split", "ValueError: a metric must be named train/NAME, val/NAME or test/NAME, not"),
+        ("no split", ONLY),
         ("lengths", "ValueError: arrays of val must have one value per example each"),
         ("percent", "ValueError: val/acc must be a share in [0, 1], as kdtune's acc is, but is 81"),
         ("reserved", ONLY),

@@ -265,7 +265,7 @@ def test_what_continues_a_study(asked: Study) -> None:
     assert merge(asked) == (replace(asked, run=recorded), [])
 
 
-def test_contents_are_compared_and_old_weights_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_contents_are_compared_in_place_of_paths(capsys: pytest.CaptureFixture[str]) -> None:
     prints = PRINTS | {"extra images": "e"}
     old, moved, rest = (
         of_run(extra=extra, extra_share=0.5, train_images=60) for extra in ("a", "b/c", "rest")
@@ -285,8 +285,6 @@ def test_contents_are_compared_and_old_weights_by_name(capsys: pytest.CaptureFix
         words = rf"the {name} .*changed since .*{name[0]} → x.*--name"
         with pytest.raises(InputError, match=words):
             check_same(OLD, SavedStudy(OLD, PRINTS), PRINTS | {name: "x"})
-    with pytest.raises(InputError, match="student_weights: default → none"):
-        check_same(of_run(student_weights="none"), SavedStudy(OLD, {"data": "d"}), PRINTS)
 
 
 RANDOM = replace(OLD, search="random", samples=4, plain_share=0.25)
