@@ -88,6 +88,8 @@ def main(flags: PredictFlags) -> int:
             f"python -m kdtune.predict must be given a student of images, but the data of the "
             f"study {flags.student} were none; use kdtune.load_student in Python"
         )
+    label = student.record.configuration.get("label", "")
+    print(printable(f"student: {student.name}, {label}, repeat {student.repeat}"), file=sys.stderr)
     faults: list[str] = []
     predictions = predict_files(student, files, flags.batch_size)
     console, prints_lines = Console(stderr=True), flags.format == "csv" and sys.stdout.isatty()
