@@ -245,7 +245,8 @@ class TeacherTrainer:
         with folder_faults_described(study.folder):
             data = data_of_call(contents, run)
             resources = _resources(study, data.of(run))
-            yield training_run.describe_fine_tuning(run, data.of(run), resources)
+            if run.repeat == 0:  # the teachers of other repeats take no longer
+                yield training_run.describe_fine_tuning(run, data.of(run), resources)
             mirror, lines = Mirror(study), list[str]()
             mirror.pull_folders("teacher")
             # not in the background: the training deletes its last checkpoint
