@@ -698,8 +698,6 @@ def _check_run(run: Run) -> None:
     check(run, "batch_size", run.batch_size > 1 or share == 0, "be 2 or more with --extra-share")
     has_rest = extra != fields.REST or run.train_images is not None
     check(run, "extra", has_rest, "be a folder without --train-images, whose rest it would be")
-    is_torchvision = extra.startswith("torchvision:")
-    check(run, "extra", not is_torchvision, "be a folder of images, rest, or module:factory")
     has_momentum = run.optimizer != "nesterov" or run.momentum > 0
     check(run, "momentum", has_momentum, "be greater than 0 with --optimizer nesterov")
     check(

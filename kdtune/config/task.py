@@ -72,16 +72,6 @@ class Metric:
     home: str = ""
     """Module of the user's own function that computes it; "" for the others."""
 
-    @property
-    def is_share(self) -> bool:
-        """Whether it is recorded and lies in [0, 1]."""
-        return self.unit == "points" and self.derived is None
-
-    @property
-    def can_decide(self) -> bool:
-        """Whether it is recorded, and better in one direction whatever alpha is."""
-        return self.comparable and self.better is not None and self.derived is None
-
 
 def _accuracy(student: Tensor, teacher: Any, labels: Tensor) -> Tensor:
     return (student.argmax(1) == labels).double()
@@ -297,7 +287,8 @@ def find_metric(
     """
     kind, _, rest = name.partition(":")
     if not rest:
-        table = {m.name: m for m in (*METRICS.values(), *ASKED.values()) if m.can_decide}
+        recorded = [m for m in (*METRICS.values(), *ASKED.values()) if m.derived is None]
+        table = {m.name: m for m in recorded if m.comparable and m.better is not None}
         if name in table:
             return table[name]
         forms = f"{', '.join(table)}, recall:CLASS, precision:CLASS or module:function"

@@ -424,11 +424,7 @@ def write_study(
         record |= {name: current[name] for name in ("views", "input") if name in current}
         warnings = [*record.get("warnings", []), *current.get("warnings", [])]
         record["warnings"] = list(dict.fromkeys(warnings))
-    _write_provenance(study.folder, record)
-
-
-def _write_provenance(folder: Path, record: Mapping[str, Any]) -> None:
-    files.write_text(folder / files.PROVENANCE, json.dumps(record, indent=2))
+    files.write_text(study.folder / files.PROVENANCE, json.dumps(record, indent=2))
 
 
 def remove_parts(folder: Path) -> None:
@@ -449,7 +445,7 @@ def add_warning(folder: Path, sentence: str) -> None:
     """Add a sentence to the warnings of a study that has begun, which results and report show."""
     record = records.read_provenance(folder)
     record["warnings"] = list(dict.fromkeys([*record.get("warnings", []), sentence]))
-    _write_provenance(folder, record)
+    files.write_text(folder / files.PROVENANCE, json.dumps(record, indent=2))
 
 
 def _provenance() -> dict[str, Any]:

@@ -140,8 +140,6 @@ def identity(results: Results) -> dict[str, str]:
     versions, python = record.get("versions", {}), record.get("python")
     software = [f"{name} {versions[name]}" for name in SOFTWARE if name in versions]
     fingerprints = read_saved(results.folder).fingerprints
-    if not fingerprints and record.get("data"):
-        fingerprints = {"data": record["data"]}
     return {
         "last record": f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M} UTC" if time else "",
         "machine": ", ".join(_machine(results, record.get("machine", {}))),
@@ -171,7 +169,7 @@ def provenance(results: Results) -> dict[str, Any]:
     data_set = record.get("data_set", {})
     cut, extra = data_set.get("val_cut"), data_set.get("extra")
     fingerprints = read_saved(results.folder).fingerprints
-    versions = {"data fingerprint": fingerprints.get("data", record.get("data", ""))}
+    versions = {"data fingerprint": fingerprints.get("data", "")}
     for split, text in data_set.get("examples_text", {}).items():
         versions[f"examples in {split}"] = text
     if extra:

@@ -336,7 +336,8 @@ def read_frames(folder: Path, running: bool | None = None, study: Study | None =
     unended = "running" if running else "truncated"
     endings = [_ending(ends.get(t), unended, drops.get(t)) for t in starts]
     trials = pd.concat([started, pd.DataFrame(endings, columns=_ENDING)], axis=1)
-    metrics = study.task.with_metrics(epochs.metrics)
+    names = [name for name in epochs.numbers if name not in ("epoch", "n_examples", "seconds")]
+    metrics = study.task.with_metrics(names)
     trials = _trials(trials, frame, metrics)
     return Frames(frame, trials, incomplete, running, last, round_, metrics.recorded)
 
@@ -351,11 +352,8 @@ def write_frames(folder: Path, frames: Frames) -> None:
     """Write epochs.parquet, trials.parquet and the trials' predictions.parquet into one folder."""
     usable = frames.trials[frames.trials.status != INCONSISTENT]
     predictions = read_predictions(folder, list(usable.trial_id))
-    for name, frame in (
-        ("epochs.parquet", frames.epochs),
-        ("trials.parquet", frames.trials),
-        (PREDICTIONS, predictions),
-    ):
+    named = {"epochs.parquet": frames.epochs, "trials.parquet": frames.trials}
+    for name, frame in {**named, PREDICTIONS: predictions}.items():
         if len(frame.columns):
             with atomic_write(folder / name) as part:
                 _with_one_type(frame).to_parquet(part, index=False)
@@ -379,11 +377,6 @@ class _Epochs:
         self._is_open = not task.is_distillation
         self._begun: dict[str, bool] = {}
         self._superseded: list[tuple[int, str, int]] = []
-
-    @property
-    def metrics(self) -> list[str]:
-        """The metrics of the records."""
-        return [name for name in self.numbers if name not in ("epoch", "n_examples", "seconds")]
 
     def begin(self, trial_id: str) -> None:
         """Note that an attempt of a trial begins: its first epoch and later ones replace others."""

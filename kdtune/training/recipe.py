@@ -322,15 +322,8 @@ def _names(study: Study, hyperparameter: str) -> tuple[Any, ...]:
 
 UNSHOWN = {"name", "out", "run", "space", "flags", "until_decided", "address", "cache", "cache_gb"}
 UNSHOWN |= {"repeat", "study_values", "objects", "data_root", "download", "tracker", "notify"}
-UNSHOWN |= {
-    "train",
-    "dump",
-    "check",
-    "verbose",
-    "val_share",
-    "allow_random_backbone",
-    "largest_train_images",
-}
+UNSHOWN |= {"train", "dump", "check", "verbose", "val_share", "allow_random_backbone"}
+UNSHOWN |= {"largest_train_images"}
 UNSHOWN |= {f"{role}_{name}" for role in ("teacher", "student") for name in PREPROCESSING}
 UNUSED_WITH = {
     "samples": ("search", "grid"),

@@ -473,13 +473,9 @@ def kept(tmp_path: Path) -> Results:
     ("change", "fault"),
     [
         (None, "has the val accuracy {acc}, but the records say 0.1"),
-        (
-            lambda own: own.assign(correct=True),
-            "has the val accuracy 1, but the records say",
-        ),
         (lambda own: own[::2], "has 250 examples of val, but the records say 500"),
     ],
-    ids=["record", "all correct", "half of the rows"],
+    ids=["record", "half of the rows"],
 )
 def test_predictions_that_contradict_the_records(kept: Results, change, fault: str) -> None:
     """The run counts nowhere, since nobody can tell which of the two is right."""
@@ -528,8 +524,6 @@ def of_splits(train: int, val: int, test: int = 900) -> TeacherAccuracy:
         (GOOD, ""),
         # 11 % of ten classes, 55 of 500: P(X >= 55) = 0.25 for X ~ Bin(500, 0.1)
         (of_val(55), "the teacher big (5 epochs) is no better than chance on val (55 of 500 are "),
-        (of_val(55), "binomial p = 0.25"),
-        (of_val(55), "its weights, the labels of train and its learning rate (--teacher-lr)."),
         (of_val(70), ""),  # p = 0.002
         (of_val(450, largest=460), "always naming one class gives 92.0%"),
         (replace(GOOD, acc_before=0.934, acc_after=0.81), "(81.0% on val) than before (93.4%)"),
@@ -544,7 +538,6 @@ def of_splits(train: int, val: int, test: int = 900) -> TeacherAccuracy:
         (of_splits(245, 450), ""),
         # val that the teacher was trained on
         (of_splits(300, 500, 920), "val may be among the images that the teacher big (5 epochs)"),
-        (of_splits(300, 500, 970), "on 100.0% of val, as on train (100.0%), but on 97.0% of test"),
         (of_splits(300, 500, 972), ""),
         (of_splits(300, 480, 850), ""),  # train is above val: test has other images
         (replace(of_splits(300, 500, 920), acc_before=None), ""),  # kdtune made its head
