@@ -527,7 +527,6 @@ def of_splits(train: int, val: int, test: int = 900) -> TeacherAccuracy:
         (of_val(70), ""),  # p = 0.002
         (of_val(450, largest=460), "always naming one class gives 92.0%"),
         (replace(GOOD, acc_before=0.934, acc_after=0.81), "(81.0% on val) than before (93.4%)"),
-        (replace(GOOD, acc_before=0.9), ""),  # as good
         (replace(GOOD, acc_before=None), ""),  # a new head
         # labels of train: 30 of 300 are chance, 240 are 10 points below val
         (
