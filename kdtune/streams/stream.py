@@ -105,7 +105,7 @@ class Features:
         return bool(self.chunks.resources.cache.get(key, "features", build)["answer"])
 
     def _is_per_image(self, views: Tensor) -> bool:
-        """Return True if a training pass is not random, changes no buffer and mixes no images."""
+        """Return True if a training pass is as in evaluation, not random, and mixes no images."""
         if len(views) < 2:
             return False
         buffers = [values for each in self._buffers.values() for values in each]
@@ -114,12 +114,15 @@ class Features:
         whole = self._forward(views)
         half = len(views) // 2
         parts = torch.cat([self._forward(views[:half]), self._forward(views[half:])])
+        self.student.set_mode(False)
+        evaluated = self._forward(views)
         drew = any(not torch.equal(a, b) for a, b in zip(states, _generators(), strict=True))
         changed = any(not torch.equal(a, b) for a, b in zip(before, buffers, strict=True))
         for values, old in zip(buffers, before, strict=True):
             values.copy_(old)
         margin = SAME[self.run.precision] * whole.abs().max()
-        return not drew and not changed and bool((whole - parts).abs().max() <= margin)
+        differs = max((whole - other).abs().max() for other in (parts, evaluated)) > margin
+        return not drew and not changed and not differs
 
     # -- running statistics --------------------------------------------------------------------
 
@@ -265,12 +268,15 @@ class TeacherPasses:
 
         The features are None if no run needs them.
         """
-        views = batch.to(self.chunks.resources.device).views
-        assert views is not None  # noqa: S101 - as the caller asks
-        if not self.makes_features:
-            return self._frozen[member](views).cpu(), None
-        logits, features = self._frozen[member].with_features(views)
-        return logits.cpu(), features.cpu()
+        model, batch = self._frozen[member], batch.to(self.chunks.resources.device)
+        views, features = batch.views, batch.features
+        if features is not None:
+            logits = model.classify(features)
+        elif self.makes_features:
+            logits, features = model.with_features(views)  # type: ignore[arg-type]
+        else:
+            logits = model(views)
+        return logits.cpu(), None if features is None else features.cpu()
 
     @cached_property
     def _frozen(self) -> list[Classifier]:
@@ -447,7 +453,7 @@ class Stream:
         batches = self._views_and_logits(split, epoch, own_order=per_image)
         order = self.chunks.order(split, epoch)
         if self._of_folds is not None and self._per_image:
-            values = self._from_folds(self._of_folds, split)
+            values = self._shared_features(self._of_folds, split)
         else:
             values = features.get(Place(split, epoch), batches, per_image)
         if per_image and order is not None:
@@ -459,24 +465,46 @@ class Stream:
             batch = mixed_labels(self.run, epoch, batch.labels, self._shape)
         return replace(batch, features=values, teacher=teacher)
 
-    def _from_folds(self, of_folds: Features, split: str) -> Tensor:
-        """Return the features of a split, in its order, of those that all folds share."""
-        of = "test" if split == "test" else "train"
-        views = stream_views.ShardedViews(of_folds.chunks, frozenset()).in_own_order(of)
+    def _shared_features(self, features: Features, split: str) -> Tensor:
+        """Return the features of a split in its order, see `_of_all_folds`."""
+        of = "train" if split == "val" and self.data.fold is not None else split
+        views = stream_views.ShardedViews(features.chunks, frozenset()).in_own_order(of)
         batches = (Batch(torch.zeros(len(part)), part) for part in views)  # labels mean nothing
-        values = of_folds.get(Place(of, 0), batches, per_image=True)
+        values = features.get(Place(of, 0), batches, per_image=True)
         return values[self.data.numbers(split)[self.chunks.index(split)]]
+
+    def _of_all_folds(self, model: Classifier, fingerprint: str | None, run: Run) -> Features:
+        """Return the features of all examples; with --folds, train and val are one split, train."""
+        data = self.data
+        if (fold := data.fold) is not None:
+            splits = fold.whole.splits | {"train": pooled(fold.whole)}
+            data = replace(fold.whole, splits=splits, fingerprint=fold.pool)
+        chunks = Chunks(run, data, self.chunks.size, self.resources)
+        return Features(chunks, model, fingerprint)
 
     @cached_property
     def _of_folds(self) -> Features | None:
-        """The features of test, and of train and val pooled; None without --folds."""
-        if self.features is None or (fold := self.data.fold) is None:
+        """The student's features that all folds share; None without --folds."""
+        if self.features is None or self.data.fold is None:
             return None
-        splits = fold.whole.splits | {"train": pooled(fold.whole)}
-        data = replace(fold.whole, splits=splits, fingerprint=fold.pool)
         run = replace(self.run, folds=None, train_images=None)
-        chunks = Chunks(run, data, self.chunks.size, self.resources)
-        return Features(chunks, self.features.student, self.features.fingerprint)
+        return self._of_all_folds(self.features.student, self.features.fingerprint, run)
+
+    @cached_property
+    def _of_teacher_head(self) -> Features | None:
+        """The features of a teacher of which only the head was trained, perhaps on these very ones.
+
+        None if it was trained as a whole, or if its images differ from epoch to epoch.
+        """
+        run, members = self.run, () if self.teacher is None else self.teacher.members
+        is_whole = run.teacher_trainable != "head" or not run.teacher_epochs or len(members) != 1
+        if is_whole or run.train_images is not None or not self.chunks.keys.same_inputs("train"):
+            return None
+        mode = run.teacher_batch_norm
+        run = replace(run, folds=None, student=run.teacher, trainable="head", batch_norm=mode)
+        features = self._of_all_folds(members[0], None, run)
+        views = stream_views.ShardedViews(features.chunks, frozenset()).sample("train")
+        return features if features.are_per_image(views) else None
 
     @cached_property
     def _per_image(self) -> bool:
@@ -510,7 +538,8 @@ class Stream:
         as_stored = order is None or not self.chunks.keys.same_inputs(split)
         place = Place(split, epoch)
         passes, recomputed = self.passes, as_stored and self.views.are_recomputed(split, epoch)
-        if passes is not None and recomputed and not passes.are_known(place):
+        is_whole = self._of_teacher_head is None
+        if passes is not None and recomputed and is_whole and not passes.are_known(place):
             # Views that are not kept would be made twice, once for each model: here the teacher
             # computes its outputs from the batches on their way to the student.
             yield from passes.beside(place, batches)
@@ -597,10 +626,18 @@ class Stream:
             logits = self.teacher.outputs.logits[split][self.chunks.index(split)]
             return (logits if order is None else logits[order]), None
         place = Place(split, epoch)
-        logits, features = self._pass(place, lambda: self._views(split, epoch, own_order=same))
+        logits, features = self._pass(place, lambda: self._inputs(split, epoch, own_order=same))
         if not same or order is None:
             return logits, features
         return logits[order], None if features is None else features[order]
+
+    def _inputs(self, split: str, epoch: int, own_order: bool) -> Iterator[Batch]:
+        """Yield what the teacher gets: views, or their features if only its head was trained."""
+        if self._of_teacher_head is None or split == "extra":
+            return self._views(split, epoch, own_order)
+        features = self._shared_features(self._of_teacher_head, split)
+        self._of_teacher_head.student.freeze().set_mode(False)  # which building them changes
+        return iter([Batch(self._labels(split, None), features=features)])
 
     def _pass(self, place: Place, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
         """Return the teacher's logits of a place; its features if the run's loss compares them."""

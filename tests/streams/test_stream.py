@@ -206,16 +206,20 @@ def test_without_augmentation_nothing_is_built_twice(
 
 
 def test_all_folds_share_the_features_of_a_backbone(teacher_folder: Path, tmp_path: Path) -> None:
-    """Of train and val pooled, of test, and the answer whether it treats each image by itself."""
+    """Of train and val pooled, of test, and the answer whether it treats each image by itself.
+
+    Of student and teacher, whose logits in each fold then need no pass.
+    """
     weights, resources = tmp_path / "student.pt", Resources(cache=Cache(tmp_path / "cache", 1))
     torch.save(make_student(RUN, load_data(RUN)).net.state_dict(), weights)
-    run = replace(RUN, **ALONE, folds=3, student_weights=str(weights))
+    run = replace(RUN, **ALONE, folds=3, student_weights=str(weights), train_images=None)
+    run = replace(run, teacher_epochs=1, teacher_trainable="head", teacher_batch_norm="eval")
     for repeat in (0, 1, 3):
         again = replace(run, repeat=repeat)
         *_, (reference, means) = plain_loop(again, teacher_folder)
         student, (*_, last) = over_stream(again, teacher_folder, resources)
         assert_same(student, last, reference, means)
-    assert count_kinds(tmp_path / "cache")["features"] == 1 + 1 + 1
+    assert count_kinds(tmp_path / "cache") == {"features": 2 * 3, "logits": 3 * 3}
 
 
 def seen(run: Run, student: Classifier, resources: Resources) -> list[Batch]:
