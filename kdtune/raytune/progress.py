@@ -207,7 +207,8 @@ def describe_start(plan: Plan) -> str:
     text = f"Running {left}, {plan.concurrency} at a time"
     if (seconds := plan.expected_seconds) is None:
         return f"{text}."
-    return f"{text}: {_duration(seconds)} (estimate from one training step of each student)."
+    time_left = timedelta(seconds=round(seconds))
+    return f"{text}: about {time_left} (estimate from one training step of each student)."
 
 
 def describe_time_left(plan: Plan) -> str:
@@ -217,12 +218,9 @@ def describe_time_left(plan: Plan) -> str:
         return ""
     if seconds is None:
         seconds = left * cost.seconds / cost.epochs / max(1, len(plan.ledger.running))
-    return f"{_duration(seconds)} left (estimate from {count_of(cost.epochs, 'epoch')})"
-
-
-def _duration(seconds: float) -> str:
-    """Return an estimate, which does not count the time between epochs, in words."""
-    return f"about {timedelta(seconds=round(seconds))}" if seconds >= 60 else "less than a minute"
+    # the time between epochs is not counted
+    text = f"about {timedelta(seconds=round(seconds))}" if seconds >= 60 else "less than a minute"
+    return f"{text} left (estimate from {count_of(cost.epochs, 'epoch')})"
 
 
 def describe_end(plan: Plan) -> str:
