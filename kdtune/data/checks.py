@@ -87,12 +87,12 @@ def describe_data(data: Data) -> list[str]:
         lines.append(
             f"Train and val are pooled ({len(fold.train) + len(fold.val)} examples) and split anew "
             f"in each repeat: one of {fold.folds} stratified folds (--folds), drawn with --seed "
-            f"{fold.seed}, is val."
+            f"{fold.seed}, is val. With a multiple of {fold.folds} --repeats all are, equally often."
         )
     elif (on_val := len(data.splits["val"])) < _SMALL_VAL:
         lines.append(
             f"Val has {on_val} examples, so one of them is {100 / on_val:.1f} points of accuracy; "
-            f"a larger val, or --folds, would show smaller differences."
+            f"a larger val would show smaller differences."
         )
     if groups:
         sizes = ", ".join(f"{name} {len(set(names)):,}" for name, names in groups.items())
