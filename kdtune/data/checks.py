@@ -87,7 +87,7 @@ def describe_data(data: Data) -> list[str]:
         lines.append(
             f"Train and val are pooled ({len(fold.train) + len(fold.val)} examples) and split anew "
             f"in each repeat: one of {fold.folds} stratified folds (--folds), drawn with --seed "
-            f"{fold.seed}, is val. With a multiple of {fold.folds} --repeats all are, equally often."
+            f"{fold.seed}, is val. A multiple of {fold.folds} --repeats uses all equally."
         )
     elif (on_val := len(data.splits["val"])) < _SMALL_VAL:
         lines.append(
