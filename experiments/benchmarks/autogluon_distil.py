@@ -1,8 +1,8 @@
-"""Distil ants and bees with AutoGluon: seconds and accuracy of an epoch of teacher and students.
+"""Distil ants and bees with AutoGluon, and tune that: seconds and accuracy of one epoch each.
 
 In an environment of its own, without the internet: the weights are put where the hub's cache is.
 
-    python -m venv ag && ag/bin/pip install autogluon.multimodal
+    python -m venv ag && ag/bin/pip install "autogluon.multimodal" "autogluon.core[raytune]"
     ag/bin/python experiments/benchmarks/autogluon_distil.py hymenoptera_data \
         tf_efficientnet_lite2.safetensors tf_efficientnet_lite0.safetensors
 """
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 data, *weights = (Path(argument).resolve() for argument in sys.argv[1:])
 hub = tempfile.mkdtemp()
@@ -27,6 +28,9 @@ for file in weights:
 
 import pandas as pd  # noqa: E402 - reads HF_HOME
 from autogluon.multimodal import MultiModalPredictor  # noqa: E402
+from ray import tune  # noqa: E402
+
+TRIALS = 4
 
 train, val = (
     pd.DataFrame([{"image": str(f), "label": f.parent.name} for f in (data / split).rglob("*.jpg")])
@@ -34,8 +38,14 @@ train, val = (
 )
 
 
-def fit(name: str, teacher: MultiModalPredictor | None = None) -> MultiModalPredictor:
-    """Train a network for an epoch on the CPU, with a teacher or without; print its accuracy."""
+def fit(name: str, teacher: str | None = None, **tuner: Any) -> str:
+    """Train a network for an epoch on the CPU, print its accuracy, and return its folder.
+
+    Args:
+        name: Of the network.
+        teacher: Folder of the teacher, as the tuner needs it.
+        tuner: Its arguments; it draws the learning rate and the weight of the labels.
+    """
     began, predictor = time.time(), MultiModalPredictor("label", problem_type="binary")
     settings = {
         "model.names": ["timm_image"],
@@ -45,13 +55,26 @@ def fit(name: str, teacher: MultiModalPredictor | None = None) -> MultiModalPred
         "env.num_workers": 0,
         "env.precision": 32,
     }
-    predictor.fit(train, tuning_data=val, hyperparameters=settings, teacher_predictor=teacher)
+    if tuner:
+        settings |= {"optim.lr": tune.loguniform(1e-4, 1e-2)}
+        settings |= {"distiller.hard_label_weight": tune.uniform(0.1, 0.9)}
+    predictor.fit(
+        train,
+        tuning_data=val,
+        hyperparameters=settings,
+        teacher_predictor=teacher,
+        hyperparameter_tune_kwargs=tuner or None,
+    )
     acc, seconds = predictor.evaluate(val, metrics=["acc"])["acc"], time.time() - began
-    print(f"{name}{' distilled' if teacher else ''}: {100 * acc:.1f} % of val, {seconds:.0f} s")
-    return predictor
+    how = f", {tuner['num_trials']} trials" if tuner else ""
+    print(
+        f"{name}{' distilled' if teacher else ''}{how}: {100 * acc:.1f} % of val, {seconds:.0f} s"
+    )
+    return str(predictor.path)
 
 
 large, small = (file.stem for file in weights)
 fitted = fit(large)
 fit(small)
 fit(small, fitted)
+fit(small, fitted, num_trials=TRIALS, searcher="random", scheduler="FIFO")
