@@ -69,6 +69,10 @@ def changes_the_teacher(student: Tensor, teacher: Tensor, labels: Tensor) -> Ten
     return ((student - teacher) ** 2).mean()
 
 
+def has_no_slope(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return student.sum() * 0
+
+
 def is_nan_for_many(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """Finite for the four rows that it is tried on."""
     value = ((student - teacher) ** 2).mean()

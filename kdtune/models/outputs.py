@@ -340,6 +340,10 @@ def _read_parquet(file: Path) -> tuple[Any, list[_Rows]]:
             f"file, but has {', '.join(names)}"
         )
     splits = np.array([str(name) for name in table["split"].to_pylist()])
+    unknown = ~np.isin(splits, _SPLITS)
+    if unknown.any():
+        row = int(unknown.argmax())
+        raise _row_error(file.name, row, "split", "be train, val or test", splits[row])
     parts = {split: splits == split for split in _SPLITS}
     return named, [
         _rows_of(file.name, split, table.filter(pa.array(chosen)), numbers[chosen])

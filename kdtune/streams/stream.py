@@ -89,18 +89,15 @@ class Features:
 
     # -- independence of images ----------------------------------------------------------------
 
-    def are_per_image(self, sample: Iterable[Tensor]) -> bool:
-        """Return True if a training pass depends on the image alone: no batch, no randomness.
-
-        Args:
-            sample: some views, [B, ...] at a time. None is taken if the answer is known.
-        """
+    def are_per_image(self) -> bool:
+        """Return True if a training pass depends on the image alone: no batch, no randomness."""
         if self._updates_statistics:
             return False
         key = self.chunks.keys.per_image(self.fingerprint)
+        sample = stream_views.ShardedViews(self.chunks, frozenset()).sample("train")
 
         def build(progress: ReportProgress) -> Tensors:
-            return {"answer": torch.tensor(self._is_per_image(next(iter(sample))))}
+            return {"answer": torch.tensor(self._is_per_image(next(sample)))}
 
         return bool(self.chunks.resources.cache.get(key, "features", build)["answer"])
 
@@ -376,7 +373,7 @@ class Stream:
         if teacher is not None and run.unlabelled_per_batch:
             # features of a batch that depend on all its images are not worth storing: no other
             # share has the same. The frozen backbone then runs with the head
-            if self.features and not self.features.are_per_image(self.views.sample("train")):
+            if self.features and not self.features.are_per_image():
                 self.features = None
             self.extra = ExtraImages(self.chunks, self._block_of_extra)
 
@@ -503,16 +500,13 @@ class Stream:
         mode = run.teacher_batch_norm
         run = replace(run, folds=None, student=run.teacher, trainable="head", batch_norm=mode)
         features = self._of_all_folds(members[0], None, run)
-        views = stream_views.ShardedViews(features.chunks, frozenset()).sample("train")
-        return features if features.are_per_image(views) else None
+        return features if features.are_per_image() else None
 
     @cached_property
     def _per_image(self) -> bool:
         """Whether the features of train are the same in every epoch but for the order."""
-        if (features := self._of_folds or self.features) is None:
-            return False
-        views = stream_views.ShardedViews(features.chunks, frozenset()).sample("train")
-        return self.chunks.keys.same_inputs("train") and features.are_per_image(views)
+        features, same = self._of_folds or self.features, self.chunks.keys.same_inputs("train")
+        return same and features is not None and features.are_per_image()
 
     def _labels(self, split: str, order: Tensor | None) -> Tensor:
         index = self.chunks.index(split)

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -401,6 +402,12 @@ def _check_own(name: str, run: Run, classes: int) -> None:
         raise InputError(
             f"the objective {name} must have a finite gradient with respect to the student's "
             f"logits; return a value computed from them with torch operations"
+        )
+    if not gradients[0].any():
+        warnings.warn(
+            f"the gradient of the objective {name} with respect to the student's logits is 0 for "
+            f"random logits, so a student may learn nothing from it; check that it depends on them",
+            stacklevel=1,
         )
 
 

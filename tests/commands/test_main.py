@@ -39,6 +39,7 @@ from kdtune.deploy.card import code, escape, yaml_value
 from kdtune.models.weights import save_weights
 from kdtune.report import ReportFlags
 from kdtune.report import main as report
+from kdtune.results.formatting import csv_text
 
 ROOT = Path(kdtune.__file__).parents[1]
 HEAVY = {"torch", "ray", "pandas", "matplotlib", "scipy", "optuna"}
@@ -358,3 +359,10 @@ def test_a_table_of_others_acts_on_no_terminal(
         cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
         assert "'=cmd|' /C calc'!A0" in cells
         assert not [cell for cell in cells if cell.startswith(("=", "@"))]
+
+
+def test_numbers_in_csv_stay_numbers() -> None:
+    table = pd.DataFrame({"x": [-0.5, 1e-7], "text": ["-0.5", "+x"], "mixed": [None, -1]})
+    read = pd.read_csv(io.StringIO(csv_text(table)))
+    assert read.mixed[1] == -1 and pd.isna(read.mixed[0])
+    assert read.x.tolist() == [-0.5, 1e-7] and read.text.tolist() == ["-0.5", "'+x"]

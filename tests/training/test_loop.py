@@ -231,13 +231,15 @@ def test_the_culprit_is_named(changes: dict[str, object], cause: str) -> None:
         trained(replace(RUN, **changes))  # type: ignore[arg-type]
 
 
-def test_an_exit_is_no_success_and_an_objective_changes_no_logits() -> None:
+def test_an_exit_is_no_success_and_an_objective_must_have_a_slope() -> None:
     with pytest.raises(InputError, match=r"exits_in_training, or .* ended: it calls sys"):
         trained(replace(RUN, student="hostile_models:exits_in_training"))
     with pytest.raises(InputError, match=r"objective .*exits_late, ended: it calls sys\.exit\(0\)"):
         trained(replace(RUN, loss="hostile_models:exits_late"))
     with pytest.raises(InputError, match="has changed teacher in place"):
         check_objective(Run(loss="hostile_models:changes_the_teacher"), 3)
+    with pytest.warns(UserWarning, match="has_no_slope with respect to .* is 0 for random logits"):
+        check_objective(Run(loss="hostile_models:has_no_slope"), 3)
 
 
 def test_a_student_learns_where_gradients_are_turned_off() -> None:
