@@ -400,20 +400,16 @@ def _base(arguments: list[str]) -> tuple[Study, list[str]]:
     It is the experiment, the default study, or one with the defaults of the fields for other data.
     """
     if arguments and not arguments[0].startswith("-"):
-        return _experiment(arguments[0]), arguments[1:]
+        file = existing_file("an experiment", "EXPERIMENT", arguments[0], ".py")
+        with user_code(f"{file} cannot be run"):
+            study = runpy.run_path(str(file)).get("study")
+        if not isinstance(study, Study):
+            got = shown(study)
+            raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {got}")
+        return study, arguments[1:]
     words = [part for word in arguments for part in word.split("=", 1)]
     other_data = "--data" in words and words[words.index("--data") :][1:2] != ["fashion"]
     return Study(name=NAME_OF_DATA) if other_data else fashion(), arguments
-
-
-def _experiment(path: str) -> Study:
-    """Return the study of an experiment, a Python file."""
-    file = existing_file("an experiment", "EXPERIMENT", path, ".py")
-    with user_code(f"{file} cannot be run"):
-        study = runpy.run_path(str(file)).get("study")
-    if not isinstance(study, Study):
-        raise InputError(f"{file} must define `study = kdtune.Study(...)`, but got {shown(study)}")
-    return study
 
 
 def study_flags(command: fields.StudyCommand, base: Study) -> Iterator[Flag]:

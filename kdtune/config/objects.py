@@ -124,17 +124,13 @@ class Objects:
         name = importable_name(value) if is_function else None
         passed = self.passed
         if name is None:
-            name = self._free_name(f"{OBJECT}{_name_of(kind, value)}", value)
+            wanted, number = f"{OBJECT}{_name_of(kind, value)}", 1
+            name = wanted
+            while name in passed and passed[name].value is not value:  # another object has it
+                number += 1
+                name = f"{wanted}-{number}"
             passed = {name: Passed(value), **passed}  # one that is there already stays
         return name, Objects(passed, {*self.functions, name} if is_function else self.functions)
-
-    def _free_name(self, wanted: str, value: object) -> str:
-        """Return the name, with a number if another object has it."""
-        name, number = wanted, 1
-        while name in self.passed and self.passed[name].value is not value:
-            number += 1
-            name = f"{wanted}-{number}"
-        return name
 
 
 def is_module(value: object) -> bool:

@@ -330,8 +330,12 @@ class StudentsRecord:
     @property
     def configured_run(self) -> Run:
         """The run of the best configuration, of the fields that this version knows."""
-        values = migrate_run(self.run)
-        return Run(**{f.name: values[f.name] for f in fields(Run) if f.name in values})
+        return Run(**known_fields(Run, migrate_run(self.run)))
+
+
+def known_fields(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the fields of a dataclass, of those that this version knows."""
+    return {f.name: values[f.name] for f in fields(owner) if f.name in values}
 
 
 def read_students_record(folder: Path) -> StudentsRecord:

@@ -146,13 +146,8 @@ def _overlaps(data: Data) -> Iterator[tuple[_Group, _Group, bool]]:
     for number, group in enumerate(groups):
         yield from ((group, other, False) for other in groups[:number])
     yield from ((group, group, True) for group in groups)
-    if _has_other_extra(data):
+    if data.extra is not None and data.extra.source != REST:
         yield from ((group, ("extra",), False) for group in groups if group != ("train",))
-
-
-def _has_other_extra(data: Data) -> bool:
-    """Return True if there are images without labels that are no part of train."""
-    return data.extra is not None and data.extra.source != REST
 
 
 def find_copies(data: Data) -> list[str]:
@@ -163,7 +158,7 @@ def find_copies(data: Data) -> list[str]:
     or another process.
     """
     note = f"{data.study_fingerprint}-copies"
-    if data.extra is not None and _has_other_extra(data):
+    if data.extra is not None and data.extra.source != REST:
         note += f"-with-{data.extra.fingerprint}"
     if (text := read_note(note)) is not None:
         return [str(sentence) for sentence in json.loads(text)]

@@ -182,20 +182,14 @@ def small_side(data: Data) -> int | None:
     if (noted := read_note(note)) is not None and noted.isdecimal():
         largest = int(noted)
     else:
-        largest = _first_large_side(files)
+        largest = 0
+        for file in files:
+            with suppress(OSError), Image.open(file) as image:  # of no image `verify` says so
+                largest = max(largest, *image.size)
+            if largest > SMALL:
+                break
         keep_note(note, str(largest))
     return largest if 0 < largest <= SMALL else None
-
-
-def _first_large_side(files: Sequence[str]) -> int:
-    """Return the largest side of images up to the first that is not small; 0 without images."""
-    largest = 0
-    for file in files:
-        with suppress(OSError), Image.open(file) as image:  # `verify` names a file without an image
-            largest = max(largest, *image.size)
-        if largest > SMALL:
-            break
-    return largest
 
 
 def _decoding_fault(file: str) -> str:

@@ -101,14 +101,6 @@ def load_torchvision(name: str, root: str | None, download: bool) -> Data:
 
 
 @cache
-def dataset_names() -> list[str]:
-    """Return the names of torchvision's datasets of labelled images that only need a folder."""
-    from torchvision import datasets
-
-    names = sorted(set(datasets.__all__) - _NOT_DATASETS)
-    return [name for name in names if _is_supported(getattr(datasets, name))]
-
-
 def _is_supported(dataset_class: Any) -> bool:
     """Return True for labelled images whose class requires no argument but root and split."""
     parameters = inspect.signature(dataset_class).parameters.values()
@@ -119,10 +111,12 @@ def _is_supported(dataset_class: Any) -> bool:
 
 
 def _dataset_class(name: str) -> Any:
-    names = dataset_names()
-    if name in names:
-        from torchvision import datasets
+    """Return the class of a name among those of labelled images that only need a folder."""
+    from torchvision import datasets
 
+    listed = sorted(set(datasets.__all__) - _NOT_DATASETS)
+    names = [other for other in listed if _is_supported(getattr(datasets, other))]
+    if name in names:
         return getattr(datasets, name)
     hint = did_you_mean(f"torchvision:{name}", [f"torchvision:{other}" for other in names], most=3)
     raise InputError(f"torchvision has no dataset {name} of labelled images{hint}")

@@ -387,10 +387,14 @@ class Mixture:
             # as fastai does it: the label of an image is that of its larger share
             return Mixture(partners, max(share, 1 - share), None)
         _, height, width = shape
-        centre = int(generator.integers(height)), int(generator.integers(width))
-        box = box_around(centre, share, height, width)
-        area = (box.bottom - box.top) * (box.right - box.left)
-        return Mixture(partners, 1 - area / (height * width), box)
+        row, column = int(generator.integers(height)), int(generator.integers(width))
+        # clipped at the border (Yun et al., 2019, equation 2); half a side is rounded down
+        half = 0.5 * math.sqrt(1 - share)
+        rows, columns = int(half * height), int(half * width)
+        top, bottom = max(row - rows, 0), min(row + rows, height)
+        left, right = max(column - columns, 0), min(column + columns, width)
+        area = (bottom - top) * (right - left)
+        return Mixture(partners, 1 - area / (height * width), Box(top, bottom, left, right))
 
     def apply(self, views: Tensor) -> Tensor:
         """Return the mixed views, of the same type and shape.
@@ -404,22 +408,6 @@ class Mixture:
         mixed = views.clone()
         mixed[..., rows, columns] = views[self.partners][..., rows, columns]
         return mixed
-
-
-def box_around(centre: tuple[int, int], share: float, height: int, width: int) -> Box:
-    """Return the box of CutMix, clipped at the border (Yun et al., 2019, equation 2).
-
-    Args:
-        centre: Its row and column.
-        share: Of the area outside an unclipped box, in [0, 1]. Half a side is rounded down.
-        height: Of the image in pixels.
-        width: Of the image in pixels.
-    """
-    half = 0.5 * math.sqrt(1 - share)
-    (row, column), rows, columns = centre, int(half * height), int(half * width)
-    top, bottom = max(row - rows, 0), min(row + rows, height)
-    left, right = max(column - columns, 0), min(column + columns, width)
-    return Box(top, bottom, left, right)
 
 
 def check_mixing(study: Study, data: Data) -> None:

@@ -261,20 +261,16 @@ def count_flops(forward: Forward, views: Tensor) -> int | None:
     for shapes in (FakeTensorMode(allow_non_fake_inputs=True), None):
         # the model or the counter may fail on any operation; the study does not need it
         with suppress(Exception):
-            return _count_flops(forward, views, shapes)
+            with (
+                torch.no_grad(),
+                _without_fused_kernels(),
+                shapes or nullcontext(),
+                _ForeignOperations() as foreign,
+                FlopCounterMode(display=False) as counter,
+            ):
+                forward(views if shapes is None else shapes.from_tensor(views))
+            return None if foreign.names else counter.get_total_flops() or None
     return None
-
-
-def _count_flops(forward: Forward, views: Tensor, shapes: FakeTensorMode | None) -> int | None:
-    with (
-        torch.no_grad(),
-        _without_fused_kernels(),
-        shapes or nullcontext(),
-        _ForeignOperations() as foreign,
-        FlopCounterMode(display=False) as counter,
-    ):
-        forward(views if shapes is None else shapes.from_tensor(views))
-    return None if foreign.names else counter.get_total_flops() or None
 
 
 class _ForeignOperations(TorchDispatchMode):

@@ -112,9 +112,6 @@ class _PaddedShortcut(nn.Module):
         pixels = x[:, :, :: self.stride, :: self.stride]
         return F.pad(pixels, (0, 0, 0, 0, self.before, self.after))
 
-    def extra_repr(self) -> str:
-        return f"stride={self.stride}, before={self.before}, after={self.after}"
-
 
 def _stage(shape: Shape, channels: int, width: int, stride: int) -> nn.Module:
     """Return the blocks of one resolution; only the first changes it, or the channels."""

@@ -319,7 +319,9 @@ def _construct(name: str, classes: int) -> Classifier:
     if name.startswith("timm/"):
         return _construct_timm(name, classes)
     if ":" in name:
-        return _construct_from_factory(name, classes)
+        net = call_factory(import_named("the model", name), name, classes)
+        source = source_digest([name.partition(":")[0]], net)
+        return Classifier(name, net, preprocessing_of(net, name), source)
     raise InputError(
         f"{name!r} is not a classifier of torchvision or kdtune; other models are named "
         f"timm/NAME, hf:NAME or module:factory, and a file of weights is given as "
@@ -361,13 +363,6 @@ def _construct_transformers(name: str, classes: int, config: str) -> Classifier:
     written = settings.to_diff_dict()
     written.pop("transformers_version", None)
     return Classifier(name, net, steps, config or json.dumps(written, sort_keys=True))
-
-
-def _construct_from_factory(name: str, classes: int) -> Classifier:
-    """Return the model that a user's factory makes."""
-    net = call_factory(import_named("the model", name), name, classes)
-    source = source_digest([name.partition(":")[0]], net)
-    return Classifier(name, net, preprocessing_of(net, name), source)
 
 
 def _nearest(name: str) -> str:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from kdtune.config.records import (
     ModelRecord,
     StudentRecord,
     StudentsRecord,
+    known_fields,
     read_students_record,
 )
 from kdtune.config.run import COMPARED_BY_CONTENT, HYPERPARAMETERS, Run, active_values
@@ -146,7 +147,11 @@ def merge_with_saved(
         study = replace(study, run=_with_recorded(study.run, old.run))
         changes = (_changed_fields, _changed_space)
     if differences := [text for changed in changes for text in changed(old, study)]:
-        raise _other_study(study, differences)
+        raise InputError(
+            f"{study.folder} holds another study ({'; '.join(differences)}); restore these "
+            f"settings to continue it, or give this one another name (--name OTHER) or folder "
+            f"(--out FOLDER)"
+        )
     for flags, values in _prevailing(old, study):
         write(f"{study.folder} was begun with {flags}; continuing with it")
         study = replace(study, **values)
@@ -229,13 +234,6 @@ def _describe(name: str, run: Run) -> str:
         "train": "the training function (its code)",
     }
     return others.get(role, f"the {name} (its code)")  # an objective of the user's own
-
-
-def _other_study(study: Study, differences: list[str]) -> InputError:
-    return InputError(
-        f"{study.folder} holds another study ({'; '.join(differences)}); restore these settings to "
-        f"continue it, or give this one another name (--name OTHER) or folder (--out FOLDER)"
-    )
 
 
 def _changed_fields(old: Study, new: Study) -> Iterator[str]:
@@ -374,20 +372,15 @@ def _record(results: Results, run: Run, students: tuple[StudentRecord, ...]) -> 
     view = record.get("input") or None
     return StudentsRecord(
         study=results.study.name,
-        model=ModelRecord(**{"name": run.student} | _known(ModelRecord, source)),
+        model=ModelRecord(**{"name": run.student} | known_fields(ModelRecord, source)),
         classes=tuple(record.get("classes", ())),
-        input=InputRecord(**_known(InputRecord, view)) if view else None,
+        input=InputRecord(**known_fields(InputRecord, view)) if view else None,
         preprocessing=steps if student else None,
         students=students,
         configuration=examples.configuration_record(results),
         versions=record.get("versions", {}),
         run=asdict(run),
     )
-
-
-def _known(owner: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of the fields of a dataclass."""
-    return {f.name: values[f.name] for f in fields(owner) if f.name in values}
 
 
 # A study's folder: what is written at the start, what is written at the end.

@@ -75,33 +75,24 @@ class BothArms:
         return right
 
 
-def pair_of(results: Results, criterion: Criterion) -> tuple[str, str] | None:
-    """Return the config_ids of the best distilled configuration and of its baseline.
+def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
+    """Return the predictions of the best distilled configuration and of its baseline, by split.
 
-    Of several students, those of the student with the best configuration. Returns None if there is
-    no comparison.
+    Of several students, those of the student with the best configuration. Splits are val and
+    perhaps test; there are none without a comparison. A split is left out if predictions are
+    missing (studies of version 0.1 have no classes), or if its images differ between the repeats.
     """
     table, best = results.compare(criterion), results.best(criterion)
     baseline = None if best is None else comparison.baseline_of(table, best)
     if baseline is None:
-        return None
+        return {}
     rows = table[(table.baseline == baseline) & table["diff"].notna()]
     rows = rows[comparison.have_enough_repeats(rows.n)] if len(rows) else rows
-    return (str(rows.config_id.iloc[0]), baseline) if len(rows) else None
-
-
-def read_arms(results: Results, criterion: Criterion) -> dict[str, BothArms]:
-    """Return the predictions of the pair that a criterion selects, by split: val, perhaps test.
-
-    A split is left out if predictions are missing (studies of version 0.1 have no classes), or if
-    its images differ between the repeats.
-    """
-    pair = pair_of(results, criterion)
-    if pair is None:
+    if not len(rows):
         return {}
     finished = comparison.completed(results.trials_for(criterion))
     trials = finished.pivot(index="repeat", columns="config_id", values="trial_id")
-    trials = trials[list(pair)].dropna()
+    trials = trials[[str(rows.config_id.iloc[0]), baseline]].dropna()
     frame = read_predictions(results.folder, list(trials.to_numpy().ravel()), _COLUMNS)
     needed = {"label", "predicted", "p_predicted", "p_label", *[GROUP] * results.design.has_groups}
     if not needed <= set(frame):

@@ -127,16 +127,14 @@ def levels(values: pd.Series) -> pd.Series:
         return values
     cut = pd.qcut(numeric, 4, labels=False, duplicates="drop")
     ends = numeric.groupby(cut).agg(["min", "max"])
-    names = dict(zip(ends.index, _range_names(ends.to_numpy().tolist()), strict=True))
-    return cut.map(names).astype(pd.CategoricalDtype(list(names.values()), ordered=True))
-
-
-def _range_names(ends: Sequence[Sequence[float]]) -> list[str]:
-    """Return ranges as text with enough digits to tell all their ends apart, at least 3."""
-    values = {end for pair in ends for end in pair}
-    enough = (d for d in range(3, 17) if len({f"{v:.{d}g}" for v in values}) == len(values))
+    pairs = ends.to_numpy().tolist()
+    # enough digits to tell all ends apart, at least 3
+    all_ends = {end for pair in pairs for end in pair}
+    enough = (d for d in range(3, 17) if len({f"{v:.{d}g}" for v in all_ends}) == len(all_ends))
     digits = next(enough, 17)  # 17 tell any two apart
-    return [f"{low:.{digits}g} … {high:.{digits}g}" for low, high in ends]
+    texts = [f"{low:.{digits}g} … {high:.{digits}g}" for low, high in pairs]
+    names = dict(zip(ends.index, texts, strict=True))
+    return cut.map(names).astype(pd.CategoricalDtype(list(names.values()), ordered=True))
 
 
 # Sensitivity of a study's ranking: epoch selection, shares of variance, importances, range ends.

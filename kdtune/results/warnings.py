@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -286,7 +285,7 @@ def exported_config(folder: Path, study: Study) -> str:
     """
     with suppress(InputError):  # missing or damaged
         values = config_records.read_students_record(folder / STUDENTS).run
-        recorded = {f.name: values[f.name] for f in fields(Run) if f.name in values}
+        recorded = config_records.known_fields(Run, values)
         return Run(**{"study_values": study.run.study_values} | recorded).config_id
     return ""
 

@@ -36,8 +36,11 @@ def lock_study(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if created:
-            _remove_if_unused(folder, created)
+        with suppress(OSError):  # a folder that is not empty stays, and those above it
+            if created and [path.name for path in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                for path in created:
+                    path.rmdir()
         lock.release()
 
 
@@ -56,15 +59,6 @@ def _acquire(folder: Path) -> FileLock:
             if (folder / LOCK).exists():
                 return lock
             lock.release()  # the previous holder has deleted the file, so this lock has no effect
-
-
-def _remove_if_unused(folder: Path, created: list[Path]) -> None:
-    """Remove the lock's file and the folders created for it if there is nothing else in them."""
-    with suppress(OSError):  # a folder that is not empty stays, and those above it
-        if [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
-            for path in created:
-                path.rmdir()
 
 
 # Folders that kdtune writes and that can no longer be written: the study's, and the temporary one

@@ -59,7 +59,9 @@ class WeightAverage:
         self.decay, self.updates = decay, 0
         averaged = [p.detach() for p in student.parameters() if p.requires_grad]
         if whole:
-            averaged += _statistics(student)
+            saved = student.net.state_dict()
+            buffers = [x for name, x in student.net.named_buffers() if name in saved]
+            averaged += [x for x in buffers if x.is_floating_point() and bool(x.isfinite().all())]
         if projector is not None:
             averaged += [p.detach() for p in projector.parameters()]
         self._weights = averaged
@@ -112,13 +114,6 @@ class WeightAverage:
         for average, saved in zip(self._averages, state["averages"], strict=True):
             average.copy_(saved)
         self.updates = state["updates"]
-
-
-def _statistics(student: Classifier) -> list[Tensor]:
-    """Return the network's buffers of floating point that are saved with it and are finite."""
-    saved = student.net.state_dict()
-    buffers = [x for name, x in student.net.named_buffers() if name in saved]
-    return [x for x in buffers if x.is_floating_point() and bool(x.isfinite().all())]
 
 
 # The loss of a batch: its cross-entropy with the labels, its distillation term, and their sum.

@@ -50,15 +50,6 @@ def losses(run: Run, batch: Batch, weights: Tensor | None = None) -> Losses:
     return Losses.of(run, bound, Outputs(STUDENT), batch)
 
 
-@laws
-@given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 1))
-def test_total_is_affine_in_alpha(ce: float, distill: float, alpha: float) -> None:
-    a, b = torch.tensor([ce, distill], dtype=torch.float64)
-    close(total(alpha, a, b), alpha * a + (1 - alpha) * b)
-    close(total(1e-9, a, b), b, rtol=0, atol=1e-6)  # no jump
-    close(total(1 - 1e-9, a, b), a, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_alpha_1_is_cross_entropy_bit_for_bit(dtype: torch.dtype) -> None:
     student, teacher = pair(dtype)
