@@ -343,10 +343,11 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     figure, axes = canvas.new_axes()
     lines = dict(list(frame.groupby("config_id", sort=False)))
     titles: dict[str, Titles] = {}
+    n = int(frame.n.iloc[0]) if frame.n.nunique() == 1 else None
     for i, config in enumerate(data.trials):
         if config in lines:
             label = results.label(config)
-            titles |= _draw_curve(axes, i, data.trials[config], lines[config], metric, label)
+            titles |= _draw_curve(axes, i, data.trials[config], lines[config], metric, label, n)
     declared = results.task.metrics[metric]
     with_teachers = metric == "acc" and results.task.is_distillation
     teachers = _draw_teachers(axes, data.epochs) if with_teachers else []
@@ -357,7 +358,7 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     stem = metric if metric.isidentifier() else "score"  # recall:CLASS names no file
     name = f"{stem}-last-{data.last}" if data.last else stem
     ranges = [f"{results.label(c)} (means {a:.3g} to {b:.3g})" for c, (a, b) in wild.items()]
-    caption = sentence("curve figure", metric=declared, data=data, outside=ranges)
+    caption = sentence("curve figure", metric=declared, data=data, n=n, outside=ranges)
     return CaptionedFigure(name, caption, figure, titles)
 
 
@@ -368,6 +369,7 @@ def _draw_curve(
     line: pd.DataFrame,
     metric: str,
     label: str,
+    n_of_all: int | None,
 ) -> dict[str, Titles]:
     """Draw mean, standard deviation and repeats of one configuration; return their titles."""
     config, colour = str(line.config_id.iloc[0]), COLOURS[number]
@@ -378,8 +380,9 @@ def _draw_curve(
     x = line.epoch + 1
     low, high = line["mean"] - line["std"], line["mean"] + line["std"]
     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, gid=names[1])
-    n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
-    label = f"{label} (n = {n})"
+    if n_of_all is None:  # else the caption says it once
+        n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
+        label = f"{label} (n = {n})"
     style: Any = {"color": colour, "ls": canvas.LINE_STYLES[number], "lw": 1.6, "gid": names[2]}
     axes.plot(x, line["mean"], label=label, **style)
     return dict.fromkeys(names, label)
@@ -624,8 +627,9 @@ def agreement_plot(
             for metric in ("agreement", "acc")
         )
         label, gid = results.label(config), canvas.config_gid(config, "trials")
-        style: Any = {"color": COLOURS[i], "ms": 4.5, "alpha": 0.8, "mew": 0, "gid": gid}
-        axes.plot(x, y, canvas.MARKERS[i], label=label, **style)
+        style: Any = {"color": COLOURS[i], "marker": canvas.MARKERS[i], "ls": "", "mew": 0}
+        axes.plot(x, y, ms=3.5, alpha=0.35, gid=gid, **style)
+        axes.plot(x.mean(), y.mean(), ms=8, label=label, **style)
         drawn = trials[x.notna() & y.notna()]["repeat"]  # matplotlib draws no other markers
         titles[gid] = [f"{label}, repeat {r}: {x[k]:.4g}, {y[k]:.4g}" for k, r in drawn.items()]
     axes.set(xlabel="agreement with the teacher (%)", ylabel="validation accuracy (%)")

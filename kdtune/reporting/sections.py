@@ -217,7 +217,7 @@ def summary_table(results: Results, criterion: Criterion) -> PageTable | None:
         return None
     order = -criterion.sign * table[f"val/{criterion.metric}/mean"]
     table = table.loc[order.sort_values(kind="stable").index]
-    return _summary_table(table, results.by, results.task)
+    return _summary_table(table, results.by, results.task, criterion)
 
 
 def marginal_table(results: Results, criterion: Criterion) -> PageTable | None:
@@ -225,7 +225,7 @@ def marginal_table(results: Results, criterion: Criterion) -> PageTable | None:
     if len(results.by) < 2 or not len(completed(results.search_trials)):
         return None
     table = results.marginal(shown_metrics(results), criterion.scope)
-    return _summary_table(table, ["hyperparameter", "value"], results.task)
+    return _summary_table(table, ["hyperparameter", "value"], results.task, criterion)
 
 
 def shown_metrics(results: Results) -> list[str]:
@@ -238,10 +238,16 @@ def shown_metrics(results: Results) -> list[str]:
     return [m for m in shown if m in recorded or task.metrics[m].derived is not None]
 
 
-def _summary_table(table: pd.DataFrame, keys: list[str], task: Task) -> PageTable:
+def _summary_table(
+    table: pd.DataFrame, keys: list[str], task: Task, criterion: Criterion
+) -> PageTable:
     names = (task.score, *SUMMARY_METRICS) if task.is_distillation else task.table_metrics
     means = {m: f"val/{m}/mean" for m in names if f"val/{m}/mean" in table}
     metrics = [m for m, column in means.items() if m == task.score or table[column].notna().any()]
+    if "teacher_acc" in metrics and table["val/teacher_acc/mean"].nunique() == 1:
+        # the same in all rows; without SD, too, the gap is what accuracy lacks of it
+        no_news = {"teacher_acc"} if table["val/teacher_acc/std"].any() else {"teacher_acc", "gap"}
+        metrics = [m for m in metrics if m not in no_news - {criterion.metric}]
     rows = []
     for _, row in table.iterrows():
         cells: list[str | Cell] = [cell(row[key]) for key in keys]
