@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,13 +20,15 @@ from kdtune.config.task import Range
 from kdtune.config.text import Diverged
 from kdtune.data.checks import describe_data
 from kdtune.data.sources import StudyData
+from kdtune.planning.ledger import EpochTime
+from kdtune.planning.plan import Plan
 from kdtune.results.warnings import OnViews
-from kdtune.results.words import count_of, sentence
+from kdtune.results.words import count_of, recipe_lines, sentence
 from kdtune.teacher import LocalTraining
 from kdtune.training import recipe
 from kdtune.training.epoch import Metrics
 from kdtune.training.recipe import Progress, StudyModels, resolve_study
-from kdtune.training.run import check_objectives, check_study, distill, find_warnings
+from kdtune.training.run import check_objectives, check_study, distill, find_warnings, time_epoch
 from kdtune.training.teachers import missing_teachers
 
 MIN_STEPS = 20
@@ -72,6 +75,7 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
         InputError: The study cannot run.
     """
     check_objects(study)
+    Plan(study)  # raises InputError for a sampler that cannot be made
     data, findings = StudyData(study.run), Findings()
     study = resolve_study(study, data, begun=saved is not None)
     write, whole = findings.print_line, data.with_extra(study.run)
@@ -82,7 +86,10 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
     models = StudyModels.of(study, whole)
     write(f"Recipe of {study.uri or study.folder}:")
     rows = recipe.recipe_rows(asked, study, saved, whole, models)
-    for line in (*recipe.format_recipe(rows), *describe_data(whole)):
+    lines = recipe.format_recipe(rows)
+    if not asked.verbose:
+        lines = recipe_lines(study, rows, whole, training.resources.device.type)
+    for line in (*lines, *describe_data(whole)):
         write(line)
     faults = recipe.find_faults(study, whole)
     faults += recipe.check_weights(study, models, whole, is_new=saved is None)
@@ -96,7 +103,22 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
     write(f"\nCheck of {study.uri or study.folder}: {number}.")
     for i, text in enumerate(findings.sentences, 1):
         write(f"{i}. {text}")
+    if not findings.sentences:
+        write(f"The same command without --check runs the study{_time_of_runs(study, training)}.")
     return 1 if findings.sentences else 0
+
+
+def _time_of_runs(study: Study, training: LocalTraining) -> str:
+    """Return how long the runs take one at a time, from one step; "" where nothing is known."""
+    plan, resources = Plan(study), training.resources
+    for run in study.runs():
+        if run.group not in plan.ledger.expected:
+            data = training.data.of(run)
+            seconds = time_epoch(run, data, resources.device, resources.threads)
+            plan.ledger.expected[run.group] = EpochTime(*seconds)
+    if (expected := plan.expected_seconds) is None:
+        return ""
+    return f": about {timedelta(seconds=round(expected))} for its runs, one at a time"
 
 
 def _prepare_teachers(study: Study, copy: Study, training: LocalTraining, keeps: bool) -> None:

@@ -166,11 +166,9 @@ def main(study: Study) -> int:
 
     if study.check:
         from kdtune.check import check_recipe  # loads torch, but not Ray
-        from kdtune.planning.plan import Plan
 
         saved = read_if_saved(study.folder)
         merged = study if saved is None else merge_with_saved(study, saved)
-        Plan(merged)  # raises InputError for a sampler that cannot be made
         return check_recipe(study, merged, None if saved is None else saved.study)
     complete = read_complete(study)
     if complete is None:

@@ -109,7 +109,8 @@ class LocalTraining:
         write(describe_fine_tuning(run, data, self.resources))
         try:
             for epoch in teachers.fine_tune(run, folder, self.resources, on_save, write, self.data):
-                write(epoch)
+                for line in teachers.epoch_lines(run, epoch):
+                    write(line)
         except Diverged as error:
             raise InputError(f"the teacher could not be trained: {error} (--teacher-lr)") from None
 

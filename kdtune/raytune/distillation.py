@@ -17,7 +17,7 @@ from kdtune.config.records import Cost, TeacherAccuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import find_metric
-from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line, wrap_lines
+from kdtune.config.text import FolderUnusableError, InputError, UserError, first_line
 from kdtune.data.checks import Contents, data_record, describe_data, find_changes
 from kdtune.data.dataset import Data
 from kdtune.data.sources import StudyData
@@ -31,7 +31,7 @@ from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_fold
 from kdtune.raytune.machines import TrialResources, describe_ray_error
 from kdtune.raytune.recorder import SilenceWatch
 from kdtune.results.warnings import check_teachers
-from kdtune.results.words import sentence
+from kdtune.results.words import recipe_lines
 from kdtune.statistics.intervals import by_group
 from kdtune.storage.folder import folder_faults_described
 from kdtune.storage.mirror import Mirror
@@ -100,13 +100,10 @@ def prepare(
     data_set = data_record(data)
     models = StudyModels.of(study, data)
     rows = recipe.recipe_rows(asked, study, saved.study if saved else None, data, models)
+    device = study.device if study.address else device_of(study).type
     lines = recipe.format_recipe(rows)
     if not asked.verbose:
-        facts: dict[str, Any] = {"values": {row.setting: row.value for row in rows}, "data": data}
-        facts["device"] = study.device if study.address else device_of(study).type
-        measured = records.read_teacher_accuracy(study.folder)
-        text = sentence("recipe", study=study, runs=len(study.runs()), measured=measured, **facts)
-        lines = wrap_lines(text, " " * 12).split("\n")
+        lines = recipe_lines(study, rows, data, device)
     faults = recipe.find_faults(study, data)
     faults += recipe.check_weights(study, models, data, is_new=saved is None)
     transforms = recipe.transforms_of(study, data, models, faults)
@@ -252,7 +249,8 @@ class TeacherTrainer:
             # not in the background: the training deletes its last checkpoint
             push = partial(mirror.push, "teacher")
             for epoch in teachers.fine_tune(run, folder, resources, push, lines.append, data):
-                for line in (*lines, str(epoch)):  # Ray's streaming sends to an inner iterator
+                # no `yield from`: Ray's streaming sends to an inner iterator
+                for line in (*lines, *teachers.epoch_lines(run, epoch)):
                     yield line
                 lines.clear()
             mirror.push("teacher")
@@ -365,17 +363,13 @@ class TeacherPreparation:
             add_costs(self.study, self.mirror, self.write, partial(self._in_task, measure_all))
 
     def time_epochs(self, plan: Plan) -> None:
-        """Tell the plan how long an epoch of each student is expected to take.
-
-        Students of which a run has completed need no estimate.
-        """
-        runs = plan.study.runs() or [self.study.default]
-        missing = {run.group: run for run in runs if run.group not in plan.ledger.measured_groups}
+        """Tell the plan how long an epoch of each student is expected to take."""
+        runs = {run.group: run for run in plan.study.runs() or [self.study.default]}
         if _runs_on_these_cpus(self.study):
-            plan.ledger.expected = time_epochs(self.study, missing, self.data)
-        elif missing:
+            plan.ledger.expected = time_epochs(self.study, runs, self.data)
+        else:
             with suppress(ray.exceptions.RayError):  # out of memory: its trials say why
-                plan.ledger.expected = self._in_task(time_epochs, missing)
+                plan.ledger.expected = self._in_task(time_epochs, runs)
 
     def _in_task(self, function: Callable[[Study, Any, StudyData], Any], models: Any) -> Any:
         """Call a function in a Ray task with a trial's resources, which reads the data itself."""

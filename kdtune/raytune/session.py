@@ -396,6 +396,10 @@ RAY_DEFAULTS = {
     "RAY_enable_metrics_collection": "0",
     # a task that does not fit into memory would be started again for ever
     "RAY_task_oom_retries": "2",
+    # glibc would return large tensors to the system, which clears the memory of each next one
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
 """Environment variables of a study; values that the user has set are kept."""
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -658,8 +659,9 @@ def check_teachers(
         records |= {record.key: record for record in measured}
         config_records.write_teacher_accuracy(folder, list(records.values()))
     checked = [records[key] for key in keys]
-    for record in checked:
-        write(sentence("teacher accuracy", record=record))
+    for _, alike in groupby(checked, attrgetter("recipe_name")):
+        name = "teacher accuracy" if len(group := list(alike)) == 1 else "accuracy of teachers"
+        write(sentence(name, record=group[0], records=group))
     for fault in find_teacher_faults(checked):
         write(f"warning: {fault}")
     for record in checked:

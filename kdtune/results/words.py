@@ -8,19 +8,22 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from kdtune.config.fields import is_output_file
+from kdtune.config.records import read_teacher_accuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Task
+from kdtune.config.text import wrap_lines
 from kdtune.results import formatting
 from kdtune.results.comparison import SIGNIFICANCE_LEVEL, Criterion, Finding, by_mean, find
 from kdtune.results.design import ONE_TEACHER, Design, p_text, p_value
 from kdtune.results.frames import config_label
-from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING, Components
+from kdtune.statistics.intervals import MIN_REPEATS, ROUNDING, Components, t_quantile
 from kdtune.statistics.tests import detectable_difference, detectable_effect, repeats_needed, shrunk
 
 
@@ -61,6 +64,21 @@ _TEMPLATES.filters |= {
 def sentence(key: str, /, **slots: object) -> str:
     """Return a sentence of sentences.toml, with texts and numbers in its slots."""
     return _TEMPLATES.get_template(key).render(slots)
+
+
+def recipe_lines(study: Study, rows: Sequence[Any], data: Any, device: str) -> list[str]:
+    """Return what matters most of a study's recipe, before its trials.
+
+    Args:
+        study: The study, resolved.
+        rows: `setting` and `value` of all its settings, as text.
+        data: Its data, with `splits`.
+        device: Of its trials, e.g. "cpu".
+    """
+    values = {row.setting: row.value for row in rows}
+    facts = {"runs": len(study.runs()), "measured": read_teacher_accuracy(study.folder)}
+    text = sentence("recipe", study=study, values=values, data=data, device=device, **facts)
+    return wrap_lines(text, " " * 12).split("\n")
 
 
 def holds_for(design: Design, split: str, new_images: bool) -> str:
@@ -393,19 +411,30 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion, brief: bool = 
         brief: whether the second is left out.
 
     Returns:
-        Sentences; "" without variance components of repeats and images.
+        Sentences; "" if more repeats help less than independent ones with the same images.
     """
     parts, n, images = _components(row), row.n, row.n_images
     half = (row.high - row.low) / 2
-    if not parts.has_images or not math.isfinite(half) or not _has_independent_repeats(row):
+    is_hopeless = row.get("n_units", n) < n or row.df < n - 1
+    if not 0 < half < math.inf or (
+        not _has_independent_repeats(row) if parts.has_images else is_hopeless
+    ):
         return ""
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
     # relative to the present design: components that are cut at 0 add up to a little more
     level = 1 - SIGNIFICANCE_LEVEL / m
-    scale = criterion.scale * half / parts.half_width(n, images, level)
+    # what folds share of their train sets stays as it is with any number of repeats
+    fixed = 0.0 if parts.has_images else max(0.0, row.error**2 - parts.error(n, images) ** 2)
+
+    def half_width(repeats: float, images: float) -> float:
+        if parts.has_images:
+            return parts.half_width(repeats, images, level)
+        return t_quantile(repeats - 1, level) * math.sqrt(fixed + parts.repeat / repeats)
+
+    scale = criterion.scale * half / half_width(n, images)
 
     def width(repeats: float, images: float) -> str:
-        width = scale * parts.half_width(repeats, images, level)
+        width = scale * half_width(repeats, images)
         return f"±{width:.{formatting.decimals(width, 0)}f}"
 
     return sentence(
@@ -416,6 +445,7 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion, brief: bool = 
         image=image,
         rest=rest,
         n=f"{n:.0f}",
+        has_images=parts.has_images,
         images=f"{images:,.0f}",
         now=width(n, images),
         more_repeats=width(2 * n, images),

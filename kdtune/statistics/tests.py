@@ -244,6 +244,8 @@ def shrunk(differences: ArrayLike, errors: ArrayLike, index: int) -> float:
 def _power(effect: float, df: float, level: float) -> float:
     """Return the power of the two-sided t test for a mean of `effect` standard errors."""
     critical = float(stdtrit(df, 1 - level / 2))
+    if effect > 10 * (critical + 10):  # 1 to all digits; scipy takes minutes, or returns NaN
+        return 1.0
     # the upper tail as the lower one of -effect, by symmetry: as accurate where it is small; scipy
     # returns NaN where a tail is 0 to all digits
     tails = [float(nctdtr(df, -sign * effect, -critical)) for sign in (1, -1)]

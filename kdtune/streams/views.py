@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -230,6 +232,10 @@ def compares_features(study: Study) -> bool:
     return any(map(takes_features, losses_of(study)))
 
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's `mallopt`."""
+
+
 def local_resources(study: Study, photos: bool, watch: ProgressCallback) -> Resources:
     """Return the resources of a command on this machine, and set its number of threads.
 
@@ -239,7 +245,16 @@ def local_resources(study: Study, photos: bool, watch: ProgressCallback) -> Reso
     resources = replace(Resources.of(study, photos), watch=watch)
     check_precision(study.run, resources.device)
     torch.set_num_threads(resources.threads)
+    _keep_memory()
     return resources
+
+
+def _keep_memory() -> None:
+    """Let glibc keep the memory of released tensors, as Ray's workers do; see `mallopt(3)`."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def check_gpus(study: Study, available: int) -> None:

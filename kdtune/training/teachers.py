@@ -401,6 +401,8 @@ def describe_training(run: Run, data: Data) -> str:
         schedule += f", × {fit.lr_gamma:g} after epochs {after}" if after else ""
     noun = "examples" if data.kind == "tensors" else "images"
     name = ", ".join(filter(None, (fit.student, _describe_number(run))))
+    if run.repeat:  # the others differ in their data and random numbers alone
+        return f"Training the teacher {name}."
     epochs = f"{fit.epochs} epoch{'s' * (fit.epochs > 1)}"
     decay = f", weight decay {fit.weight_decay:g}" if fit.weight_decay else ""
     return (
@@ -409,6 +411,10 @@ def describe_training(run: Run, data: Data) -> str:
         f"{len(data.subset(fit)):,} {noun}, augmentation {fit.augmentation}; the "
         f"{fit.teacher_keep} epoch is kept."
     )
+
+
+SHORT_EPOCH = 0.5
+"""Seconds; epochs of a head on stored features take less, and lines of them tell little."""
 
 
 def fine_tune(
@@ -446,7 +452,8 @@ def fine_tune(
             f"name (--name OTHER) or folder (--out FOLDER)"
         )
     before = _accuracy_before(run, of_run, resources)
-    write(f"Accuracy on val before: {before or 'not measured, since the head is random'}.")
+    if before:
+        write(f"Accuracy on val before: {before}.")
     model = initial_network(run, of_run).place(resources.device, run.precision)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(
@@ -470,6 +477,12 @@ def fine_tune(
     checkpoint.file.unlink(missing_ok=True)
     acc = 100 * (kept.splits["val"]["acc"] or 0)
     write(f"Accuracy on val after epoch {kept.number}: {acc:.1f}%.")
+
+
+def epoch_lines(run: Run, epoch: Epoch) -> list[str]:
+    """Return the line about an epoch of a run's teacher; none if it is short and not the last."""
+    is_last = epoch.number + 1 == run.teacher_epochs
+    return [str(epoch)] if is_last or epoch.seconds >= SHORT_EPOCH else []
 
 
 def _save_teacher(
