@@ -413,7 +413,7 @@ def describe_training(run: Run, data: Data) -> str:
     )
 
 
-SHORT_EPOCH = 0.5
+SHORT_EPOCH = 0.05
 """Seconds; epochs of a head on stored features take less, and lines of them tell little."""
 
 
