@@ -20,7 +20,6 @@ from kdtune.config.task import Range
 from kdtune.config.text import Diverged
 from kdtune.data.checks import describe_data
 from kdtune.data.sources import StudyData
-from kdtune.planning.ledger import EpochTime
 from kdtune.planning.plan import Plan
 from kdtune.results.warnings import OnViews
 from kdtune.results.words import count_of, recipe_lines, sentence
@@ -28,7 +27,7 @@ from kdtune.teacher import LocalTraining
 from kdtune.training import recipe
 from kdtune.training.epoch import Metrics
 from kdtune.training.recipe import Progress, StudyModels, resolve_study
-from kdtune.training.run import check_objectives, check_study, distill, find_warnings, time_epoch
+from kdtune.training.run import check_objectives, check_study, distill, find_warnings, time_epochs
 from kdtune.training.teachers import missing_teachers
 
 MIN_STEPS = 20
@@ -110,12 +109,8 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
 
 def _time_of_runs(study: Study, training: LocalTraining) -> str:
     """Return how long the runs take one at a time, from one step; "" where nothing is known."""
-    plan, resources = Plan(study), training.resources
-    for run in study.runs():
-        if run.group not in plan.ledger.expected:
-            data = training.data.of(run)
-            seconds = time_epoch(run, data, resources.device, resources.threads)
-            plan.ledger.expected[run.group] = EpochTime(*seconds)
+    plan, runs = Plan(study), {run.group: run for run in study.runs()}
+    plan.ledger.expected = time_epochs(study, runs, training.data)
     if (expected := plan.expected_seconds) is None:
         return ""
     return f": about {timedelta(seconds=round(expected))} for its runs, one at a time"

@@ -183,6 +183,17 @@ class Alternative:
         return self.correct / self.n, (self.correct + self.gained - self.lost) / self.n
 
 
+class EpochTime(NamedTuple):
+    """Seconds that an epoch of a student is expected to take, before any of its runs has ended."""
+
+    training: float
+    """Of each run: its steps and its evaluation."""
+    stream: float
+    """Of the views and of the teacher's pass, which the runs of a repeat share."""
+    once: float
+    """In all, not of each epoch: of what all runs share."""
+
+
 @dataclass(frozen=True)
 class TeacherAccuracy:
     """Accuracy of one teacher, an ensemble or not, on all splits."""

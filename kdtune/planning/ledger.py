@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kdtune.config.records import EpochTime
 from kdtune.config.study import BUDGET, Study, recorded_run
 from kdtune.config.task import BaseRun
 from kdtune.config.text import InputError
@@ -124,17 +125,6 @@ class RunCost:
         assert match is not None  # noqa: S101 - Study has checked it
         spent = {"runs": self.runs, "epochs": self.epochs, "h": self.seconds / 3600}
         return spent[match[2]] >= float(match[1])
-
-
-class EpochTime(NamedTuple):
-    """Seconds that an epoch of a student is expected to take, before any of its runs has ended."""
-
-    training: float
-    """Of each run: its steps and its evaluation."""
-    stream: float
-    """Of the views and of the teacher's pass, which the runs of a repeat share."""
-    once: float
-    """In all, not of each epoch: of what all runs share."""
 
 
 def kind_of(run: BaseRun) -> tuple[str, bool, int]:
@@ -266,11 +256,6 @@ class Ledger:
         self.retryable.pop(run.trial_id, None)
         self.dropped.pop(run.trial_id, None)
 
-    @property
-    def measured_groups(self) -> set[str]:
-        """The groups of runs of which one has completed since its first epoch."""
-        return {group for group, *_ in self._pace}
-
     def seconds(self, run: BaseRun) -> float:
         """Return the time that a run is expected to take, all its epochs.
 
@@ -279,7 +264,7 @@ class Ledger:
         as if no other run shared its stream; else 0.
         """
         group, is_baseline, epochs = kind_of(run)
-        if group in self.expected and group not in self.measured_groups:
+        if group in self.expected and group not in {group for group, *_ in self._pace}:
             training, stream, once = self.expected[group]
             return (training + stream) * epochs + once
 

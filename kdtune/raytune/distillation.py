@@ -25,7 +25,6 @@ from kdtune.data.views import probe_views
 from kdtune.models.checks import measure_cost
 from kdtune.models.outputs import networks
 from kdtune.models.weights import RECORD, WEIGHTS
-from kdtune.planning.ledger import EpochTime
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import EpochReport, Reporter, run_trial, trial_folder
 from kdtune.raytune.machines import TrialResources, describe_ray_error
@@ -366,10 +365,10 @@ class TeacherPreparation:
         """Tell the plan how long an epoch of each student is expected to take."""
         runs = {run.group: run for run in plan.study.runs() or [self.study.default]}
         if _runs_on_these_cpus(self.study):
-            plan.ledger.expected = time_epochs(self.study, runs, self.data)
+            plan.ledger.expected = training_run.time_epochs(self.study, runs, self.data)
         else:
             with suppress(ray.exceptions.RayError):  # out of memory: its trials say why
-                plan.ledger.expected = self._in_task(time_epochs, runs)
+                plan.ledger.expected = self._in_task(training_run.time_epochs, runs)
 
     def _in_task(self, function: Callable[[Study, Any, StudyData], Any], models: Any) -> Any:
         """Call a function in a Ray task with a trial's resources, which reads the data itself."""
@@ -406,15 +405,6 @@ def measure_teachers(study: Study, runs: list[Run], data: StudyData) -> list[Tea
         for run in runs:
             _pull_teacher(run, mirror, data)
         return teachers.measure_accuracy(study.run, runs, study.folder / "teacher", resources, data)
-
-
-def time_epochs(study: Study, runs: Mapping[str, Run], data: StudyData) -> dict[str, EpochTime]:
-    """Return how long an epoch of runs takes; without those whose step fails, as their trials."""
-    times, device, threads = dict[str, EpochTime](), device_of(study), study.cpus_per_trial or 1
-    for group, run in runs.items():
-        with suppress(Exception):  # of a user's model, or out of memory: its trials say why
-            times[group] = EpochTime(*training_run.time_epoch(run, data.of(run), device, threads))
-    return times
 
 
 # Cost of the study's students and teachers, measured once before its trials.

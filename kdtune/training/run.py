@@ -1,7 +1,7 @@
 """One distillation run: one student learns from one teacher."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
@@ -13,6 +13,7 @@ from torch.utils.benchmark import set_torch_threads, timer
 
 from kdtune.config.fields import Role, is_function_name, is_output_file
 from kdtune.config.files import CHECKPOINT, PREDICTIONS, STUDENT
+from kdtune.config.records import EpochTime
 from kdtune.config.run import Run, derive_seed
 from kdtune.config.study import Study, describe_fixed_students, flags_without_effect
 from kdtune.config.task import Metric, Range, ends_of
@@ -28,7 +29,7 @@ from kdtune.models.registry import PREPROCESSING, build_model
 from kdtune.models.weights import save_weights
 from kdtune.streams.cache import Cache
 from kdtune.streams.stream import Stream
-from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, view_size
+from kdtune.streams.views import INFERENCE_BATCH, Batch, Resources, device_of, view_size
 from kdtune.training import recipe, teachers
 from kdtune.training.epoch import Epoch, check_features, check_metric, save_predictions
 from kdtune.training.loop import Checkpoint, Training, train
@@ -391,8 +392,8 @@ class OneBatch:
 
 def time_epoch(
     run: Run, data: Data, device: torch.device, threads: int, has_teacher: bool = True
-) -> tuple[float, float, float]:
-    """Return the seconds that an epoch of a run takes, from one measured step.
+) -> EpochTime:
+    """Return how long an epoch of a run takes, from one measured step.
 
     Args:
         run: Resolved.
@@ -400,10 +401,6 @@ def time_epoch(
         device: Where its trials run; idle.
         threads: Of torch.
         has_teacher: Whether it learns from its teacher; a teacher's own training does not.
-
-    Returns:
-        Of its steps and its evaluation on val; of the views and outputs of frozen models that the
-        runs of a repeat share; and, once in all, of those that all runs of a study share.
     """
     with set_torch_threads(threads):
         whole = OneBatch.of(run, data, device, has_teacher)
@@ -423,8 +420,17 @@ def time_epoch(
     count, on_val = len(data.subset(run)), len(data.splits["val"])
     training, shared = count * step + on_val * (forward - frozen), count * (view + teacher + frozen)
     if run.augment == "none":
-        return training, 0.0, shared + on_val * frozen
-    return training, shared, on_val * frozen
+        return EpochTime(training, 0.0, shared + on_val * frozen)
+    return EpochTime(training, shared, on_val * frozen)
+
+
+def time_epochs(study: Study, runs: Mapping[str, Run], data: StudyData) -> dict[str, EpochTime]:
+    """Return how long an epoch of runs takes; without those whose step fails, as their trials."""
+    times, device, threads = dict[str, EpochTime](), device_of(study), study.cpus_per_trial or 1
+    for group, run in runs.items():
+        with suppress(Exception):  # of a user's model, or out of memory: its trials say why
+            times[group] = time_epoch(run, data.of(run), device, threads)
+    return times
 
 
 def describe_fine_tuning(run: Run, data: Data, resources: Resources) -> str:

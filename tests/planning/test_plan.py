@@ -20,6 +20,7 @@ import pytest
 from play import Line, play, play_and_crash, rest_of, round_before, runs_of, scored, start_of
 from simulated_runs import LISTS, RANGES, RUN, curve, faulty, make
 
+from kdtune.config.records import EpochTime
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import BaseRun, Range
@@ -27,7 +28,6 @@ from kdtune.config.text import InputError
 from kdtune.planning.ledger import (
     FIRST_REPEAT,
     Arm,
-    EpochTime,
     Ledger,
     RunCost,
     Rung,
