@@ -13,11 +13,10 @@ import threading
 import time
 from statistics import median
 
-from kdtune.raytune.session import RAY_DEFAULTS
+from kdtune.raytune.session import KEEPS_MEMORY
 
 NETWORKS = ("resnet18", "mobilenet_v3_large")
 ROUNDS = 3
-VARIABLES = {name: value for name, value in RAY_DEFAULTS.items() if name.startswith("MALLOC_")}
 UNTIMED = 2
 
 
@@ -48,7 +47,7 @@ def measure(name: str) -> None:
 
 def run(name: str, variables: dict[str, str]) -> list[float]:
     """Return what `measure` prints in a process with these variables."""
-    others = {k: v for k, v in os.environ.items() if k not in VARIABLES}
+    others = {k: v for k, v in os.environ.items() if k not in KEEPS_MEMORY}
     command = [sys.executable, __file__, name]
     output = subprocess.run(  # noqa: S603 - this file
         command, env=others | variables, check=True, capture_output=True, text=True
@@ -60,7 +59,7 @@ def main() -> None:
     """Print a table: medians over the rounds, and their ratios."""
     print("| network | step | released, s | kept, s | ratio |\n|---|---|--:|--:|--:|")
     for name in NETWORKS:
-        rounds = [(run(name, {}), run(name, VARIABLES)) for _ in range(ROUNDS)]
+        rounds = [(run(name, {}), run(name, KEEPS_MEMORY)) for _ in range(ROUNDS)]
         for i, step in enumerate(("forward", "train")):
             released, kept = (median(pair[j][i] for pair in rounds) for j in (0, 1))
             ratio = median(pair[0][i] / pair[1][i] for pair in rounds)

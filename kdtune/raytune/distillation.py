@@ -72,6 +72,11 @@ class PreparedStudy:
     run_bytes: int = 0
     """Size of the files of one trial."""
 
+    @property
+    def photos(self) -> bool:
+        """Whether its examples are image files."""
+        return self.data is not None and self.data.of(self.study.run).photos
+
     def find_changes(self) -> str:
         """Return a sentence on data that have changed meanwhile, or ""."""
         return "" if self.data is None else find_changes(self.data.with_extra(self.data.run))

@@ -139,7 +139,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
             if prepared is not None:
                 if prepared.data is not None:
                     distillation.print_and_measure(prepared, prepared.data, mirror)
-                with ray_session(prepared.study, ray_init):
+                with ray_session(prepared.study, ray_init, prepared.photos):
                     shared = share_objects(prepared.study.absolute())
                     _run_trials(replace(prepared, study=shared), mirror, trackers, began)
             (root / STUDY).stat()  # it may have been deleted while the study ran
@@ -248,9 +248,8 @@ def _run_trials(
         cache = Cache(study.cache, study.cache_gb, owner=str(study.folder))
         display = stack.enter_context(progress.ProgressDisplay(plan, cache))
         write = display.print_line
-        photos = prepared.data is not None and prepared.data.of(study.run).photos
         inspection = machines.Inspection(
-            study, capacity.trial, prepared.fingerprints, photos, prepared.run_bytes
+            study, capacity.trial, prepared.fingerprints, prepared.photos, prepared.run_bytes
         )
         lines = machines.preflight(inspection)
         for line in [*lines, *(f"warning: {text}" for text in prepared.warnings)]:

@@ -396,16 +396,22 @@ RAY_DEFAULTS = {
     "RAY_enable_metrics_collection": "0",
     # a task that does not fit into memory would be started again for ever
     "RAY_task_oom_retries": "2",
-    # glibc would return large tensors to the system, which clears the memory of each next one
+}
+"""Environment variables of a study; values that the user has set are kept."""
+KEEPS_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
-"""Environment variables of a study; values that the user has set are kept."""
+"""The same of a study of photographs. glibc would return large tensors to the system, which clears
+the memory of each next one. With small tensors these make a study slower (experiments/README.md).
+"""
 
 
 @contextmanager
-def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]:
+def ray_session(
+    study: Study, ray_init: dict[str, Any] | None, photos: bool = False
+) -> Iterator[None]:
     """Run Ray as the study asks for it, until the context is left.
 
     A Ray that already runs in this process is used and left as it is.
@@ -414,6 +420,7 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
         study: Names the cluster to connect to, or the GPUs that a local Ray may use.
         ray_init: Arguments of `ray.init` in place of those the study asks for. Without an address
             a local Ray is started.
+        photos: Whether its examples are image files.
 
     Raises:
         InputError: No Ray cluster answers at the study's address.
@@ -431,6 +438,7 @@ def ray_session(study: Study, ray_init: dict[str, Any] | None) -> Iterator[None]
         # Ray colours the beginnings of lines wherever they go
         has_colours = sys.stdout.isatty() and sys.stderr.isatty()
         defaults = RAY_DEFAULTS | ({} if has_colours else {"RAY_COLOR_PREFIX": "0"})
+        defaults |= KEEPS_MEMORY if photos else {}
         unset = {name: value for name, value in defaults.items() if name not in os.environ}
         stack.enter_context(environment_set(**unset))
         stack.callback(_arrived.clear)

@@ -245,7 +245,8 @@ def local_resources(study: Study, photos: bool, watch: ProgressCallback) -> Reso
     resources = replace(Resources.of(study, photos), watch=watch)
     check_precision(study.run, resources.device)
     torch.set_num_threads(resources.threads)
-    _keep_memory()
+    if photos:
+        _keep_memory()
     return resources
 
 

@@ -124,7 +124,10 @@ class Session(NamedTuple):
 @pytest.fixture(scope="module")
 def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """A Ray as a study starts it; afterwards nothing of it is left."""
-    home, without = tmp_path_factory.mktemp("home"), dict.fromkeys([*AUTH, *local_ray.RAY_DEFAULTS])
+    home, without = (
+        tmp_path_factory.mktemp("home"),
+        dict.fromkeys([*AUTH, *local_ray.RAY_DEFAULTS, *local_ray.KEEPS_MEMORY]),
+    )
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with local_ray.environment_set(HOME=str(home), **without):
         with local_ray.ray_session(Study(gpus=0), {"num_cpus": 1, "include_dashboard": False}):
