@@ -13,7 +13,7 @@ import threading
 import time
 from statistics import median
 
-from kdtune.raytune.session import KEEPS_MEMORY
+from kdtune.streams.views import KEEPS_MEMORY
 
 NETWORKS = ("resnet18", "mobilenet_v3_large")
 ROUNDS = 3

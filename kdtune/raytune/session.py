@@ -25,7 +25,7 @@ from kdtune.config.files import RAY_PREFIX, distrust_of
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, RayLostError, UserError, first_line
 from kdtune.storage.folder import temporary_folders
-from kdtune.streams.views import count_gpus, local_cpus
+from kdtune.streams.views import KEEPS_MEMORY, count_gpus, local_cpus
 
 # What ends a study before its end: Ctrl-C, `kill` or a batch system, a terminal that is closed.
 #
@@ -398,14 +398,6 @@ RAY_DEFAULTS = {
     "RAY_task_oom_retries": "2",
 }
 """Environment variables of a study; values that the user has set are kept."""
-KEEPS_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
-"""The same of a study of photographs. glibc would return large tensors to the system, which clears
-the memory of each next one. With small tensors these make a study slower (experiments/README.md).
-"""
 
 
 @contextmanager

@@ -345,10 +345,13 @@ def _has_independent_repeats(row: pd.Series) -> bool:
 
     That is so with folds and with several teachers, where more repeats help less.
     """
-    if row.get("n_units", row.n) < row.n:
-        return False
     as_crossed = _components(row).error(row.n, row.n_images)
-    return bool(row.df >= row.n - 1 and row.error <= 1.001 * as_crossed)
+    return _has_df_of_repeats(row) and bool(row.error <= 1.001 * as_crossed)
+
+
+def _has_df_of_repeats(row: pd.Series) -> bool:
+    """Return False if the error has fewer df than the repeats give, as with several teachers."""
+    return bool(row.get("n_units", row.n) >= row.n and row.df >= row.n - 1)
 
 
 def power_text(
@@ -411,14 +414,12 @@ def what_would_help(row: pd.Series, m: int, criterion: Criterion, brief: bool = 
         brief: whether the second is left out.
 
     Returns:
-        Sentences; "" if more repeats help less than independent ones with the same images.
+        Sentences; "" with several teachers, or an error that repeats and images do not explain.
     """
     parts, n, images = _components(row), row.n, row.n_images
     half = (row.high - row.low) / 2
-    is_hopeless = row.get("n_units", n) < n or row.df < n - 1
-    if not 0 < half < math.inf or (
-        not _has_independent_repeats(row) if parts.has_images else is_hopeless
-    ):
+    repeats_help = _has_independent_repeats if parts.has_images else _has_df_of_repeats
+    if not 0 < half < math.inf or not repeats_help(row):
         return ""
     repeat, image, rest = (f"{100 * share:.0f}%" for share in parts.shares(n, images))
     # relative to the present design: components that are cut at 0 add up to a little more

@@ -232,8 +232,17 @@ def compares_features(study: Study) -> bool:
     return any(map(takes_features, losses_of(study)))
 
 
+KEPT_BYTES = 2**31 - 1
+KEEPS_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+}
+"""Environment variables of Ray's workers in a study of photographs. glibc would return large
+tensors to the system, which clears the memory of each next one. With small tensors these make a
+study slower (experiments/README.md)."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of glibc's `mallopt`."""
+"""The same parameters of glibc's `mallopt`, for this process."""
 
 
 def local_resources(study: Study, photos: bool, watch: ProgressCallback) -> Resources:
@@ -255,7 +264,7 @@ def _keep_memory() -> None:
     with suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def check_gpus(study: Study, available: int) -> None:

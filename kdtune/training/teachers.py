@@ -390,6 +390,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 def describe_training(run: Run, data: Data) -> str:
     """Return the line that says how a resolved run's teacher is being fine-tuned."""
     fit = fine_tuning_run(run)
+    name = ", ".join(filter(None, (fit.student, _describe_number(run))))
+    if run.repeat:  # it differs from that of repeat 0 in its data and random numbers alone
+        return f"Training the teacher {name}."
     model = untrained(fit, data, "student")
     counts = [sum(p.numel() for p in part.parameters()) for part in (model.net, model.head)]
     layers = f"all layers, {counts[0]:,} parameters"
@@ -400,9 +403,6 @@ def describe_training(run: Run, data: Data) -> str:
         after = ", ".join(str(number) for number in milestones(fit) if number < fit.epochs)
         schedule += f", × {fit.lr_gamma:g} after epochs {after}" if after else ""
     noun = "examples" if data.kind == "tensors" else "images"
-    name = ", ".join(filter(None, (fit.student, _describe_number(run))))
-    if run.repeat:  # the others differ in their data and random numbers alone
-        return f"Training the teacher {name}."
     epochs = f"{fit.epochs} epoch{'s' * (fit.epochs > 1)}"
     decay = f", weight decay {fit.weight_decay:g}" if fit.weight_decay else ""
     return (

@@ -29,6 +29,7 @@ from kdtune.config.files import RAY_PREFIX
 from kdtune.config.study import Study
 from kdtune.config.text import InputError, RayLostError
 from kdtune.raytune import session as local_ray
+from kdtune.streams.views import KEEPS_MEMORY
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def session(no_shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> It
     """A Ray as a study starts it; afterwards nothing of it is left."""
     home, without = (
         tmp_path_factory.mktemp("home"),
-        dict.fromkeys([*AUTH, *local_ray.RAY_DEFAULTS, *local_ray.KEEPS_MEMORY]),
+        dict.fromkeys([*AUTH, *local_ray.RAY_DEFAULTS, *KEEPS_MEMORY]),
     )
     on_sigterm = signal.getsignal(signal.SIGTERM)
     with local_ray.environment_set(HOME=str(home), **without):
