@@ -23,6 +23,7 @@ from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
 from kdtune.results.warnings import OnViews
 from kdtune.results.words import count_of, recipe_lines, sentence
+from kdtune.storage.records import read_lines
 from kdtune.teacher import LocalTraining
 from kdtune.training import recipe
 from kdtune.training.epoch import Metrics
@@ -85,9 +86,7 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
     models = StudyModels.of(study, whole)
     write(f"Recipe of {study.uri or study.folder}:")
     rows = recipe.recipe_rows(asked, study, saved, whole, models)
-    lines = recipe.format_recipe(rows)
-    if not asked.verbose:
-        lines = recipe_lines(study, rows, whole, training.resources.device.type)
+    lines = recipe_lines(study, rows, whole, training.resources.device.type, asked.verbose)
     for line in (*lines, *describe_data(whole)):
         write(line)
     faults = recipe.find_faults(study, whole)
@@ -103,15 +102,16 @@ def check_recipe(asked: Study, study: Study, saved: Study | None) -> int:
     for i, text in enumerate(findings.sentences, 1):
         write(f"{i}. {text}")
     if not findings.sentences:
-        write(f"The same command without --check runs the study{_time_of_runs(study, training)}.")
+        write(f"The same command without --check runs the study{_time_left(study, saved, data)}.")
     return 1 if findings.sentences else 0
 
 
-def _time_of_runs(study: Study, training: LocalTraining) -> str:
-    """Return how long the runs take one at a time, from one step; "" where nothing is known."""
-    plan, runs = Plan(study), {run.group: run for run in study.runs()}
-    plan.ledger.expected = time_epochs(study, runs, training.data)
-    if (expected := plan.expected_seconds) is None:
+def _time_left(study: Study, saved: Study | None, data: StudyData) -> str:
+    """Return how long the runs left take one at a time, by one step; "" where that is unknown."""
+    plan = Plan(study, read_lines(study.folder, study)[0] if saved is not None else ())
+    runs = {run.group: run for run in study.runs()}
+    plan.ledger.expected = time_epochs(study, runs, data)
+    if not (expected := plan.expected_seconds):
         return ""
     return f": about {timedelta(seconds=round(expected))} for its runs, one at a time"
 

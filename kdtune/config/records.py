@@ -36,6 +36,18 @@ def _write(file: Path, content: object) -> None:
     write_text(file, json.dumps(content, indent=2))
 
 
+# Recipe of a study.
+
+
+class RecipeRow(NamedTuple):
+    """One setting of a study."""
+
+    setting: str
+    value: str
+    source: str
+    """flag, experiment (or Python), saved study, model's own, or a default with its condition."""
+
+
 # Cost of a model: its numbers, their file, and limits on them.
 
 

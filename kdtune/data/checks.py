@@ -146,7 +146,7 @@ def _overlaps(data: Data) -> Iterator[tuple[_Group, _Group, bool]]:
     for number, group in enumerate(groups):
         yield from ((group, other, False) for other in groups[:number])
     yield from ((group, group, True) for group in groups)
-    if data.extra is not None and data.extra.source != REST:
+    if data.other_extra is not None:
         yield from ((group, ("extra",), False) for group in groups if group != ("train",))
 
 
@@ -158,8 +158,8 @@ def find_copies(data: Data) -> list[str]:
     or another process.
     """
     note = f"{data.study_fingerprint}-copies"
-    if data.extra is not None and data.extra.source != REST:
-        note += f"-with-{data.extra.fingerprint}"
+    if data.other_extra is not None:
+        note += f"-with-{data.other_extra.fingerprint}"
     if (text := read_note(note)) is not None:
         return [str(sentence) for sentence in json.loads(text)]
     columns = []
@@ -258,9 +258,8 @@ class Contents:
     def of(data: StudyData) -> "Contents":
         """Return those of the data, with any images without labels."""
         whole = data.with_extra(data.run)
-        if whole.extra is None or whole.extra.source == REST:
-            return Contents(whole.study_fingerprint, "", data.token)
-        return Contents(whole.study_fingerprint, whole.extra.fingerprint, data.token)
+        extra = "" if whole.other_extra is None else whole.other_extra.fingerprint
+        return Contents(whole.study_fingerprint, extra, data.token)
 
     def read(self, run: Run) -> StudyData:
         """Read the data in another process; raise DataChangedError if they are others there."""

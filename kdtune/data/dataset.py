@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from kdtune.config.fields import REST
 from kdtune.config.files import atomic_write, cache_folder, make_folder, open_trusted, oriented
 from kdtune.config.run import Orientation, Run, derive_seed
 from kdtune.config.text import (
@@ -410,6 +411,11 @@ class Data:
     def study_fingerprint(self) -> str:
         """Fingerprint of the data of all repeats of a study."""
         return self.fingerprint if self.fold is None else self.fold.pool
+
+    @property
+    def other_extra(self) -> Extra | None:
+        """Where images without labels come from that are no part of train; None without any."""
+        return None if self.extra is None or self.extra.source == REST else self.extra
 
     def numbers(self, split: str) -> Tensor:
         """Return the number of each example of a split, int64 [N]: its index in the split.

@@ -105,9 +105,6 @@ def prepare(
     models = StudyModels.of(study, data)
     rows = recipe.recipe_rows(asked, study, saved.study if saved else None, data, models)
     device = study.device if study.address else device_of(study).type
-    lines = recipe.format_recipe(rows)
-    if not asked.verbose:
-        lines = recipe_lines(study, rows, data, device)
     faults = recipe.find_faults(study, data)
     faults += recipe.check_weights(study, models, data, is_new=saved is None)
     transforms = recipe.transforms_of(study, data, models, faults)
@@ -117,7 +114,7 @@ def prepare(
         partial(run_trial, epochs),
         warnings=list(training_run.find_warnings(study, data, models, faults)),
         data=study_data,
-        recipe_lines=lines,
+        recipe_lines=recipe_lines(study, rows, data, device, asked.verbose),
         provenance={
             "classes": data.classes,
             "data_set": data_set,

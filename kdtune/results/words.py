@@ -14,7 +14,7 @@ import pandas as pd
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from kdtune.config.fields import is_output_file
-from kdtune.config.records import read_teacher_accuracy
+from kdtune.config.records import RecipeRow, read_teacher_accuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Task
@@ -66,19 +66,41 @@ def sentence(key: str, /, **slots: object) -> str:
     return _TEMPLATES.get_template(key).render(slots)
 
 
-def recipe_lines(study: Study, rows: Sequence[Any], data: Any, device: str) -> list[str]:
-    """Return what matters most of a study's recipe, before its trials.
+MAX_WIDTH = 44
+"""Characters of a path that are printed; of a longer one the last."""
+
+
+def recipe_lines(
+    study: Study, rows: Sequence[RecipeRow], data: Any, device: str, all_settings: bool
+) -> list[str]:
+    """Return a study's recipe as lines of text, before its trials.
 
     Args:
         study: The study, resolved.
-        rows: `setting` and `value` of all its settings, as text.
+        rows: All its settings.
         data: Its data, with `splits`.
         device: Of its trials, e.g. "cpu".
+        all_settings: Whether the lines are a table of the rows, or what matters most.
     """
+    if all_settings:
+        head = RecipeRow("setting", "value", "source")
+        table = [head, *(row._replace(value=_shortened(row.value)) for row in rows)]
+        widths = [max(len(row[i]) for row in table) for i in range(2)]
+        return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in table]
     values = {row.setting: row.value for row in rows}
     facts = {"runs": len(study.runs()), "measured": read_teacher_accuracy(study.folder)}
     text = sentence("recipe", study=study, values=values, data=data, device=device, **facts)
     return wrap_lines(text, " " * 12).split("\n")
+
+
+def _shortened(value: str) -> str:
+    """Return a long value with the ends of its paths only."""
+    if len(value) <= MAX_WIDTH:
+        return value
+    if ", " not in value:
+        return f"...{value[3 - MAX_WIDTH :]}" if "/" in value else value
+    pairs = (part.partition("=") for part in value.split(", "))
+    return ", ".join(f"{model}{mark}{Path(file).name}" for model, mark, file in pairs)
 
 
 def holds_for(design: Design, split: str, new_images: bool) -> str:

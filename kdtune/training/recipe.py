@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kdtune.config import fields
 from kdtune.config.fields import Role, declarations, is_output_file, pairs, searchable
-from kdtune.config.records import InputRecord, ModelRecord
+from kdtune.config.records import InputRecord, ModelRecord, RecipeRow
 from kdtune.config.run import HYPERPARAMETERS, TEACHER_TRAINING, Augment, Run
 from kdtune.config.study import OF_FUNCTION, Study, describe_fixed_students, fashion
 from kdtune.config.task import Values, ends_of
@@ -334,19 +334,6 @@ UNUSED_WITH = {
 """Settings of a study that have no effect with this value of another."""
 
 
-MAX_WIDTH = 44
-"""Characters of a path that are printed; of a longer one the last."""
-
-
-class RecipeRow(NamedTuple):
-    """One setting of a study."""
-
-    setting: str
-    value: str
-    source: str
-    """flag, experiment (or Python), saved study, model's own, or a default with its condition."""
-
-
 def recipe_rows(
     asked: Study, study: Study, saved: Study | None, data: Data, models: StudyModels
 ) -> list[RecipeRow]:
@@ -370,14 +357,6 @@ def recipe_rows(
     return [*rows, *_input_rows(asked, study.run.image_size, models)]
 
 
-def format_recipe(rows: Sequence[RecipeRow]) -> list[str]:
-    """Return the table as lines of text."""
-    head = RecipeRow("setting", "value", "source")
-    table = [head, *(row._replace(value=_shortened(row.value)) for row in rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(2)]
-    return [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in table]
-
-
 def describe_config(run: Run) -> str:
     """Return the hyperparameters of a run as text, student and number of images apart.
 
@@ -390,16 +369,6 @@ def describe_config(run: Run) -> str:
         and value is not None
         and not _is_neutral(name, (value,))
     )
-
-
-def _shortened(value: str) -> str:
-    """Return a long value with the ends of its paths only."""
-    if len(value) <= MAX_WIDTH:
-        return value
-    if ", " not in value:
-        return f"...{value[3 - MAX_WIDTH :]}" if "/" in value else value
-    pairs = (part.partition("=") for part in value.split(", "))
-    return ", ".join(f"{model}{mark}{Path(file).name}" for model, mark, file in pairs)
 
 
 def _has_effect(name: str, study: Study, data: Data) -> bool:

@@ -261,6 +261,8 @@ def test_teacher_then_distill_then_search_then_analysis(
     text = " ".join(printed(kdtune.search, parse("search", line.split())).split())
     assert "epoch " not in text  # the teacher was there
     assert "difference in" in text or "Distillation" in text
+    text = printed(kdtune.search, parse("search", f"{line} --check".split()))
+    assert text.endswith("runs the study.\n")  # in no time: no run is left
 
     for line in ("", "--pooled --strict --by alpha --format json"):
         flags = parse_command("analysis", ["runs/fashion", *line.split()])

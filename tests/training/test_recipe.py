@@ -22,6 +22,7 @@ from tiny_run import TINY
 from torch import Tensor
 
 from kdtune.config.cli import parse
+from kdtune.config.records import RecipeRow
 from kdtune.config.run import Run
 from kdtune.config.study import Study
 from kdtune.config.task import Range
@@ -33,7 +34,6 @@ from kdtune.raytune.distillation import prepare
 from kdtune.streams.stream import Stream
 from kdtune.streams.views import Resources
 from kdtune.training.recipe import (
-    RecipeRow,
     StudyModels,
     describe_config,
     describe_weights,
