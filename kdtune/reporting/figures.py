@@ -178,8 +178,8 @@ def frontier_plot(results: Results, criterion: Criterion, name: str) -> Captione
             f"{row.student}, {row.arm}, {row.label}: {criterion.scale * row['mean']:.4g}, "
             f"{COST_AXES[cost]} {row[cost]:,.4g}"
         )
-    facts = {"design": results.design, "cost": COST_AXES[cost], "teachers": len(teachers)}
-    caption = sentence("frontier figure", metric=criterion.label, **facts)
+    facts = {"metric": criterion.label, "cost": COST_AXES[cost], "design": results.design}
+    caption = sentence("frontier figure", **facts)
     return CaptionedFigure(name, caption, figure, titles)
 
 
@@ -271,6 +271,8 @@ def label_curve_plot(results: Results, criterion: Criterion) -> CaptionedFigure 
 
 MAX_POINTS = 3000
 """Points of all lines of a figure; if there are more, every k-th epoch is drawn."""
+MAX_BANDS = 3
+"""Configurations in a figure with bands; those of more hide each other."""
 LAST_EPOCHS = 15
 """Epochs in the figures of the end of training."""
 WITH_LAST_EPOCHS, WHOLE_ONLY = ("acc", "loss", "logit_diff"), ("ce", "distill")
@@ -332,7 +334,7 @@ def curve_frame(epochs: pd.DataFrame, by: str, metric: str) -> pd.DataFrame:
 
 
 def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedFigure | None:
-    """Return the figure of a metric on val by epoch: mean, standard deviation and every repeat.
+    """Return the figure of a metric on val by epoch: mean and every repeat, of few also the SD.
 
     Returns None if no shown configuration has the metric: without a teacher there is no
     distillation term.
@@ -341,13 +343,15 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     if not len(frame):
         return None
     figure, axes = canvas.new_axes()
+    axes.margins(x=0)  # else the axis begins at epoch 0, which there is not
     lines = dict(list(frame.groupby("config_id", sort=False)))
     titles: dict[str, Titles] = {}
     n = int(frame.n.iloc[0]) if frame.n.nunique() == 1 else None
+    facts = {"n": n, "has_bands": len(lines) <= MAX_BANDS}
     for i, config in enumerate(data.trials):
         if config in lines:
             label = results.label(config)
-            titles |= _draw_curve(axes, i, data.trials[config], lines[config], metric, label, n)
+            titles |= _draw_curve(axes, i, data.trials[config], lines[config], metric, label, facts)
     declared = results.task.metrics[metric]
     with_teachers = metric == "acc" and results.task.is_distillation
     teachers = _draw_teachers(axes, data.epochs) if with_teachers else []
@@ -358,7 +362,7 @@ def learning_curve(results: Results, metric: str, data: CurveData) -> CaptionedF
     stem = metric if metric.isidentifier() else "score"  # recall:CLASS names no file
     name = f"{stem}-last-{data.last}" if data.last else stem
     ranges = [f"{results.label(c)} (means {a:.3g} to {b:.3g})" for c, (a, b) in wild.items()]
-    caption = sentence("curve figure", metric=declared, data=data, n=n, outside=ranges)
+    caption = sentence("curve figure", metric=declared, data=data, outside=ranges, **facts)
     return CaptionedFigure(name, caption, figure, titles)
 
 
@@ -369,18 +373,19 @@ def _draw_curve(
     line: pd.DataFrame,
     metric: str,
     label: str,
-    n_of_all: int | None,
+    facts: Mapping[str, Any],
 ) -> dict[str, Titles]:
-    """Draw mean, standard deviation and repeats of one configuration; return their titles."""
+    """Draw mean, repeats and perhaps SD of one configuration; return their titles."""
     config, colour = str(line.config_id.iloc[0]), COLOURS[number]
     names = [canvas.config_gid(config, part) for part in ("repeats", "sd", "mean")]
     repeats = [np.column_stack([trial.epoch + 1, trial[metric]]) for trial in trials]
     thin = LineCollection(repeats, colors=colour, linewidths=0.4, alpha=0.35, gid=names[0])
     axes.add_collection(thin)
     x = line.epoch + 1
-    low, high = line["mean"] - line["std"], line["mean"] + line["std"]
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, gid=names[1])
-    if n_of_all is None:  # else the caption says it once
+    if facts["has_bands"]:
+        low, high = line["mean"] - line["std"], line["mean"] + line["std"]
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0, gid=names[1])
+    if facts["n"] is None:  # else the caption says it once
         n = "–".join(f"{k:.0f}" for k in sorted({line.n.min(), line.n.max()}))
         label = f"{label} (n = {n})"
     style: Any = {"color": colour, "ls": canvas.LINE_STYLES[number], "lw": 1.6, "gid": names[2]}
@@ -526,9 +531,12 @@ def repeats_plot(results: Results, criterion: Criterion) -> CaptionedFigure:
         titles[f"row-{y}"] = [f"{name}, repeat {r}: {v:.4g}" for r, v in sample.items()]
         axes.plot([interval.low, interval.high], [y, y], color=INK, lw=1.5)
         axes.plot(interval.mean, y, "D", color=INK, ms=5)
-    canvas.label_rows(axes, [f"{results.label(c)} (n = {values[c].count()})" for c in shown])
+    counts = values[shown].count()
+    n = int(counts.iloc[0]) if counts.nunique() == 1 else None  # else the labels say it
+    names = [results.label(c) + ("" if n else f" (n = {counts[c]})") for c in shown]
+    canvas.label_rows(axes, names)
     axes.set_xlabel(_axis_label(criterion))
-    caption = sentence("repeats figure", design=results.design)
+    caption = sentence("repeats figure", design=results.design, n=n)
     return CaptionedFigure("repeats", caption, figure, titles)
 
 

@@ -181,13 +181,14 @@ def provenance(results: Results) -> dict[str, Any]:
         versions["cut from train"] = share
     versions |= {"Python": record.get("python", "")} | record.get("versions", {})
     settings = json.loads(results.study.to_json())
-    settings = settings.pop("run", {}) | settings | settings.pop("space")
+    settings = settings.pop("run", {}) | settings.pop("space") | settings
     sources = {row["setting"]: row["source"] for row in record.get("recipe", ())}
+    # the last two hold models and numbers of images once more
+    unshown = ("schema", "fingerprints", "study_values", "largest_train_images")
     rows = [
         [name, _setting(value), sources.get(name, "")]
         for name, value in settings.items()
-        # the last one holds the models once more
-        if name not in ("schema", "fingerprints", "study_values", "largest_train_images")
+        if value is not None and name not in unshown
     ]
     return {
         "versions": {name: str(version) for name, version in versions.items()},
