@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from kdtune.config.study import Study
 from kdtune.config.text import first_line, printable
@@ -139,19 +140,18 @@ class ProgressDisplay(Progress):
                 self._show_in_notebook(*now, self._latest.strip())
                 return
             self._bar.update(self._task, now=", ".join(filter(None, now)))
-            table = make_table(self.plan, self.criterion)
-            self._live.update(Group(table, self._bar), refresh=True)
+            state = Text(describe_state(self.plan, self.criterion), style="dim italic")
+            self._live.update(Group(make_table(self.plan), state, self._bar), refresh=True)
 
     def _show_in_notebook(self, *now: str) -> None:
         """Show the table, the state of the study, and lines about what it does now."""
-        task, table = self._bar.tasks[0], make_table(self.plan, self.criterion)
+        task, state = self._bar.tasks[0], describe_state(self.plan, self.criterion)
         planned = "" if task.total is None else f" of {task.total:g}"
-        state = f"{task.completed:g}{planned} runs ended: {table.caption}".removesuffix(": ")
-        table.caption = None  # rich would wrap it to the width of the table
+        state = f"{task.completed:g}{planned} runs ended: {state}".removesuffix(": ")
         plain: Any = {"color_system": None, "force_jupyter": False, "force_terminal": False}
         console = Console(file=io.StringIO(), width=100, **plain)
         with console.capture() as shown:
-            console.print(table)
+            console.print(make_table(self.plan))
         lines = [*shown.get().rstrip().splitlines(), *filter(None, (state, *now))]
         self._output.show("\n".join(line.rstrip() for line in lines))
 
@@ -165,13 +165,10 @@ def deciding_criterion(plan: Plan) -> Criterion:
     return Criterion(task=task_of(plan.study, plan.study.folder))
 
 
-def make_table(plan: Plan, criterion: Criterion) -> Table:
+def make_table(plan: Plan) -> Table:
     """Return the best active configurations with their mean ± sd so far."""
     names, task = shown_names(plan.study), plan.study.task
-    score = f"val {task.score}"
-    table = Table(
-        *names, "n", score, caption=describe_state(plan, criterion), caption_justify="left"
-    )
+    table = Table(*names, "n", f"val {task.score}")
     students = ledger.active_configs(plan.ledger).values()
     each = max(2, _MAX_ROWS // max(1, len(students)))
     best = (
