@@ -326,20 +326,21 @@ def with_unit(value: float, criterion: Criterion) -> str:
 _TEMPLATES.filters["with_unit"] = with_unit
 
 
-def describe_detectable(row: pd.Series, m: int, criterion: Criterion) -> str:
+def describe_detectable(row: pd.Series, m: int, criterion: Criterion, brief: bool = False) -> str:
     """Return the minimum detectable difference of a comparison with its condition; "" if none.
 
     Args:
         row: of the table of `comparison.compare`.
         m: number of comparisons.
         criterion: by which the table was made.
+        brief: whether the condition is 80% power alone.
     """
     least = detectable(row, m)
     if not least < criterion.largest_difference:
         return ""
     examples = "" if math.isnan(row.n_images) else _examples(row.n_images, criterion)
-    n, unit = f"{row.n:.0f}", with_unit(least, criterion)
-    return sentence("able", n=n, examples=examples, m=m, least=unit)
+    facts = {"n": f"{row.n:.0f}", "examples": examples, "least": with_unit(least, criterion)}
+    return sentence("able", m=m, brief=brief, **facts)
 
 
 def _examples(count: float, criterion: Criterion) -> str:
@@ -395,7 +396,7 @@ def power_text(
     if row.sd <= ROUNDING * abs(row["diff"]) and not row.error > 0:
         least = math.floor(2 - math.log2(level))  # with 2 / 2^n < level
         return sentence("all equal", n=n, diff=row["diff"], least=least, has_flags=has_flags)
-    able = describe_detectable(row, m, criterion)
+    able = describe_detectable(row, m, criterion, brief)
     if not able:
         return sentence("no power", n=n)
     gain, needed, limit = 0.0, None, 0.0
