@@ -36,7 +36,7 @@ def steps(text: str) -> Iterator[tuple[str, str]]:
             if name := re.match(r"# (\S+\.py)\n", block):
                 yield name[1], block
             continue
-        for command in re.findall(r"^\$ (.*(?:\\\n.*)*)", block, re.MULTILINE):
+        for command in re.findall(r"^\$ ((?:.*\\\n)*.*)", block, re.MULTILINE):
             yield "", command.replace("\\\n", "")
 
 
