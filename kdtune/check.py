@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,7 @@ from kdtune.config.records import read_teacher_accuracy
 from kdtune.config.run import Run
 from kdtune.config.study import Study, check_objects
 from kdtune.config.task import Range
-from kdtune.config.text import Diverged
+from kdtune.config.text import Diverged, time_text
 from kdtune.data.checks import describe_data
 from kdtune.data.sources import StudyData
 from kdtune.planning.plan import Plan
@@ -113,7 +112,7 @@ def _time_left(study: Study, saved: Study | None, data: StudyData) -> str:
     plan.ledger.expected = time_epochs(study, runs, data)
     if not (expected := plan.expected_seconds):
         return ""
-    return f": about {timedelta(seconds=round(expected))} for its runs, one at a time"
+    return f": {time_text(expected)} for its runs, one at a time"
 
 
 def _prepare_teachers(study: Study, copy: Study, training: LocalTraining, keeps: bool) -> None:

@@ -6,7 +6,6 @@ python -m kdtune.export runs/fashion [--format onnx] [--int8] [--repeat N]
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Literal
 
 from kdtune.config.cli import start
@@ -50,12 +49,12 @@ def main(flags: ExportFlags) -> int:
     check_exists("a study must be a folder", flags.study)  # before torch is loaded
     from kdtune.deploy.export import export
     from kdtune.students.trained import describe_code
+    from kdtune.training.recipe import Progress
 
     with suppress(InputError):  # which export says
         if code := describe_code(flags.study):
             print(printable(code), file=sys.stderr)
-    # --int8 takes minutes: a pipe shows each step at once
-    export(flags.study, flags.format, flags.int8, flags.repeat, partial(print, flush=True))
+    export(flags.study, flags.format, flags.int8, flags.repeat, Progress().print_line)
     return 0
 
 

@@ -6,6 +6,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from functools import partial
@@ -61,6 +62,11 @@ def wrap_lines(text: str, indent: str = "") -> str:
         fill, width=80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
     return "\n".join(line if line.startswith("|") else wrap(line) for line in text.split("\n"))
+
+
+def time_text(seconds: float) -> str:
+    """Return e.g. "about 0:02:00"; no number below a minute: start and end take nearly as long."""
+    return f"about {timedelta(seconds=round(seconds))}" if seconds >= 60 else "less than a minute"
 
 
 def in_spreadsheet(text: str) -> str:

@@ -417,11 +417,12 @@ def print_and_measure(prepared: PreparedStudy, data: StudyData, mirror: Mirror) 
 
     The machine is idle now; workers of Ray would use its cores.
     """
-    study = prepared.study.absolute()
+    study, write = prepared.study.absolute(), recipe.Progress().print_line
     title, facts = f"Recipe of {study.uri or prepared.study.folder}:", data.with_extra(study.run)
-    print(title, *prepared.recipe_lines, *describe_data(facts), sep="\n")
+    for line in (title, *prepared.recipe_lines, *describe_data(facts)):
+        write(line)
     if _runs_on_these_cpus(study):
-        add_costs(study, mirror, print, lambda missing: measure_all(study, missing, data))
+        add_costs(study, mirror, write, lambda missing: measure_all(study, missing, data))
 
 
 def _runs_on_these_cpus(study: Study) -> bool:

@@ -142,6 +142,7 @@ def run(study: Study, ray_init: dict[str, Any] | None = None) -> Results:
                 with ray_session(prepared.study, ray_init, prepared.photos):
                     shared = share_objects(prepared.study.absolute())
                     _run_trials(replace(prepared, study=shared), mirror, trackers, began)
+                print("Writing the results.")
             (root / STUDY).stat()  # it may have been deleted while the study ran
             folder.finish(root, mirror, study.run, None if prepared is None else prepared.data)
         except BaseException as error:

@@ -6,7 +6,6 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from datetime import timedelta
 from signal import SIGKILL
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdtune.config.study import Study
-from kdtune.config.text import first_line, printable
+from kdtune.config.text import first_line, printable, time_text
 from kdtune.planning import ledger
 from kdtune.planning.plan import Plan
 from kdtune.raytune.function import shown_names
@@ -204,8 +203,7 @@ def describe_start(plan: Plan) -> str:
     text = f"Running {left}, {plan.concurrency} at a time"
     if (seconds := plan.expected_seconds) is None:
         return f"{text}."
-    time_left = timedelta(seconds=round(seconds))
-    return f"{text}: about {time_left} (estimate from one training step of each student)."
+    return f"{text}: {time_text(seconds)} (estimate from one training step of each student)."
 
 
 def describe_time_left(plan: Plan) -> str:
@@ -216,8 +214,7 @@ def describe_time_left(plan: Plan) -> str:
     if seconds is None:
         seconds = left * cost.seconds / cost.epochs / max(1, len(plan.ledger.running))
     # the time between epochs is not counted
-    text = f"about {timedelta(seconds=round(seconds))}" if seconds >= 60 else "less than a minute"
-    return f"{text} left (estimate from {count_of(cost.epochs, 'epoch')})"
+    return f"{time_text(seconds)} left (estimate from {count_of(cost.epochs, 'epoch')})"
 
 
 def describe_end(plan: Plan) -> str:

@@ -21,7 +21,7 @@ from kdtune.results.costs import COST_AXES, with_prefix
 from kdtune.results.examples import ARMS, BothArms, Numbers
 from kdtune.results.formatting import cell, difference_text, interval_text
 from kdtune.results.frames import short_model
-from kdtune.results.results import Results
+from kdtune.results.results import MAX_BRIEF_ROWS, Results
 from kdtune.results.several import SideBySide
 from kdtune.results.summaries import levels
 from kdtune.results.words import sentence
@@ -508,7 +508,7 @@ def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIG
     values = comparison.with_enough_repeats(
         criterion.by_repeat(trials), comparison.students_of(trials)
     )
-    order = list((-criterion.sign * values.mean()).sort_values(kind="stable").index)
+    order = list(comparison.ranked(values.mean(), criterion.sign))
     table = results.compare(criterion)
     baseline = list(table.baseline.unique()) if len(table) else []
     best = [c for c in order if c not in baseline][: most - len(baseline)]
@@ -545,7 +545,8 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
 
     Returns None if there is no comparison.
     """
-    table = results.compare(criterion).head(MAX_ROWS)
+    whole = results.compare(criterion)
+    table = whole.head(MAX_BRIEF_ROWS)
     if not len(table) or table.n.max() < 2:
         return None
     figure, axes = canvas.new_axes(rows=len(table))
@@ -564,7 +565,8 @@ def forest_plot(results: Results, criterion: Criterion) -> CaptionedFigure | Non
     if criterion.in_points and size:
         step = scale / size
         axes.axvspan(-step, step, color=INK, alpha=0.1, lw=0)
-    caption = context.sentence("differences figure", criterion=criterion, has_band=size > 0)
+    facts = {"criterion": criterion, "has_band": size > 0, "table": whole, "shown": table}
+    caption = context.sentence("differences figure", **facts)
     canvas.label_rows(axes, [results.label(c) for c in table.config_id])
     label = criterion.declared.label
     axes.set_xlabel(f"difference in {label}{' (pp)' * criterion.in_points}")

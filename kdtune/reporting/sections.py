@@ -26,11 +26,12 @@ from kdtune.results.comparison import (
     completed,
     completed_configs,
     have_enough_repeats,
+    ranked,
 )
 from kdtune.results.costs import COST_AXES
 from kdtune.results.design import is_significant, p_value
 from kdtune.results.examples import BothArms, read_thumbnail
-from kdtune.results.formatting import cell, comparison_rows
+from kdtune.results.formatting import cell, comparison_rows, without_empty
 from kdtune.results.frames import SCOPES, config_label
 from kdtune.results.results import Results, data_name
 from kdtune.results.words import ComparisonContext, choice_text, describe_detectable
@@ -216,8 +217,7 @@ def summary_table(results: Results, criterion: Criterion) -> PageTable | None:
     table = results.summary((), shown_metrics(results), criterion.scope, full=True)
     if not len(table):
         return None
-    order = -criterion.sign * table[f"val/{criterion.metric}/mean"]
-    table = table.loc[order.sort_values(kind="stable").index]
+    table = table.loc[ranked(table[f"val/{criterion.metric}/mean"], criterion.sign)]
     return _summary_table(table, results.by, results.task, criterion)
 
 
@@ -522,7 +522,7 @@ def teacher_table(results: Results) -> PageTable | None:
         [record.name, *(_accuracy_cell(record, s) for s in splits), _share(record.acc_before)]
         for record in records
     ]
-    return PageTable(["teacher", *splits, "val, before fine-tuning"], rows)
+    return PageTable(*without_empty(["teacher", *splits, "val, before fine-tuning"], rows))
 
 
 def _accuracy_cell(record: TeacherAccuracy, split: str) -> str | Cell:

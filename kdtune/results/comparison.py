@@ -212,14 +212,24 @@ def have_enough_repeats(counts: pd.Series) -> pd.Series:
     return counts > counts.max() / 2
 
 
+def ranked(means: pd.Series, sign: int) -> pd.Index:
+    """Return the index of means, the best first; equal ones keep their order, NaN come last.
+
+    They are rounded, since equal accuracies that are added up in another order differ in the 17th
+    digit: otherwise a table and the best configuration would name different ones. The sign is -1 if
+    lower values are better.
+    """
+    return (-sign * means.round(12)).sort_values(kind="stable").index
+
+
 def by_mean(table: pd.DataFrame, name: str, sign: int) -> pd.DataFrame:
     """Return the rows of a summary by <name>/mean, the best first; those with few repeats last.
 
     Few are at most half of the most, see <name>/n. The sign is -1 if lower values are better.
     """
+    table = table.loc[ranked(table[f"{name}/mean"], sign)]
     has_few = ~have_enough_repeats(table[f"{name}/n"])
-    order = pd.DataFrame({"few": has_few, "mean": -sign * table[f"{name}/mean"]})
-    return table.loc[order.sort_values(["few", "mean"], kind="stable").index]
+    return table.loc[has_few.sort_values(kind="stable").index]
 
 
 def students_of(trials: pd.DataFrame) -> pd.Series:
@@ -268,7 +278,7 @@ def best_config(values: pd.DataFrame, sign: int, students: Mapping[str, str] | N
 
     The arguments are those of `with_enough_repeats`; sign is -1 if lower values are better.
     """
-    return str((sign * with_enough_repeats(values, students).mean()).idxmax())
+    return str(ranked(with_enough_repeats(values, students).mean(), sign)[0])
 
 
 @dataclass(frozen=True)
@@ -403,8 +413,7 @@ def compare_samples(
 
 def best_first(table: pd.DataFrame, sign: int) -> pd.DataFrame:
     """Return comparisons by their difference, the best first."""
-    order = (sign * table["diff"]).sort_values(ascending=False, kind="stable").index
-    return table.loc[order].reset_index(drop=True)
+    return table.loc[ranked(table["diff"], sign)].reset_index(drop=True)
 
 
 Kind = Literal["better", "worse", "all worse", "not significant", "no test", "no comparison"]
@@ -690,11 +699,11 @@ def contenders(judged: Judged, is_raced: bool = False) -> pd.DataFrame:
         epochs=trials.groupby("config_id").n_epochs_planned.max(),
         seconds=completed(trials).groupby("config_id").seconds.mean(),
     )
-    order = pd.DataFrame({"few": frame.p_best.isna(), "mean": -criterion.sign * frame["mean"]})
-    frame = frame.loc[order.sort_values(["few", "mean"], kind="stable").index]
+    frame = frame.loc[ranked(frame["mean"], criterion.sign)]
+    frame = frame.loc[frame.p_best.isna().sort_values(kind="stable").index]
     cost = "latency_ms" if frame.latency_ms.notna().all() else "params"
-    ranked = frame.sort_values([cost, "needs_teacher", "epochs"], kind="stable")
-    cheapest = ranked.index[ranked.may_be_best & ranked.p_best.notna()][:1]
+    by_cost = frame.sort_values([cost, "needs_teacher", "epochs"], kind="stable")
+    cheapest = by_cost.index[by_cost.may_be_best & by_cost.p_best.notna()][:1]
     return frame.assign(cheapest=frame.index.isin(cheapest)).reset_index(drop=True)
 
 

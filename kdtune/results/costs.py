@@ -15,7 +15,7 @@ from kdtune.config.records import Cost, Limits
 from kdtune.config.study import Study
 from kdtune.config.task import ends_of
 from kdtune.results.comparison import Criterion, best_config, completed, students_of
-from kdtune.results.formatting import cell, decimals, markdown
+from kdtune.results.formatting import cell, decimals, markdown, without_empty
 from kdtune.results.frames import config_label
 from kdtune.results.words import sentence
 from kdtune.statistics.intervals import mean_interval
@@ -147,7 +147,7 @@ def cost_note(costs: pd.DataFrame) -> str:
     return sentence(
         "cost note",
         machines=list(dict.fromkeys(_machines(costs))),
-        is_partial=bool(costs.latency32_ms.isna().any()),
+        is_partial=0 < costs.latency32_ms.isna().sum() < len(costs),
         is_busy=bool((costs.latency_ms_iqr > MAX_RELATIVE_IQR * costs.latency_ms).any()),
         limit=MAX_RELATIVE_IQR,
         file=COSTS,
@@ -164,6 +164,8 @@ def cost_rows(costs: pd.DataFrame, files: Sequence[str] = ()) -> tuple[list[str]
     head = ["model", "role", "parameters", "size", "FLOPs"]
     head += ["latency, batch 1 (ms)", "latency, batch 32 (ms)", "measured on"]
     machines = _machines(costs)
+    if len(set(machines)) < 2:  # the note says it
+        machines = ["-"] * len(machines)
     rows = [
         [
             row.model,
@@ -178,8 +180,7 @@ def cost_rows(costs: pd.DataFrame, files: Sequence[str] = ()) -> tuple[list[str]
         for (_, row), machine in zip(costs.iterrows(), machines, strict=True)
     ]
     rows += [[name, "teacher", *["-"] * (len(head) - 2)] for name in files]
-    shown = len(head) - (len(set(machines)) < 2)  # of one machine the note says it
-    return head[:shown], [row[:shown] for row in rows]
+    return without_empty(head, rows)
 
 
 def _machines(costs: pd.DataFrame) -> list[str]:

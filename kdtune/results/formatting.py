@@ -207,6 +207,12 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def without_empty(head: list[str], rows: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Return head and rows of a table without the columns that hold nothing but "-"."""
+    shown = [i for i in range(len(head)) if any(row[i] != "-" for row in rows)]
+    return [head[i] for i in shown], [[row[i] for i in shown] for row in rows]
+
+
 def _latex(head: list[str], rows: list[list[str]]) -> str:
     style = pd.DataFrame(rows, columns=head).style.hide(axis="index")
     style = style.format(escape="latex").format_index(escape="latex", axis="columns")

@@ -417,9 +417,9 @@ def _one_learning_rate(named: Named) -> _Slots:
 
 
 def _less_calibrated(named: Named) -> _Slots:
-    """Find that a better accuracy comes with a worse cross-entropy."""
-    criterion = named.criterion
-    if named.kind != "better" or criterion.metric != "acc" or not criterion.task.is_distillation:
+    """Find that an accuracy that is not worse comes with a worse cross-entropy."""
+    criterion, is_not_worse = named.criterion, named.kind in ("better", "not significant")
+    if not is_not_worse or criterion.metric != "acc" or not criterion.task.is_distillation:
         return None
     values = by_repeat(named.trials, "ce", criterion.scope)[named.configs].dropna()
     is_worse = mean_interval(values[named.row.config_id] - values[named.row.baseline]).low > 0

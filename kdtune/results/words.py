@@ -556,7 +556,8 @@ def best_sentence(
     """Return the performance of the best configuration, from a table of `comparison.selection`."""
     rows = selection.set_index("row")
     signed, ends = _difference(rows, "difference", "test", criterion)
-    facts = {"best": rows.loc["best"], "signed": signed, "ends": ends}
+    baseline = rows.loc["baseline"] if "baseline" in rows.index else None
+    facts = {"best": rows.loc["best"], "baseline": baseline, "signed": signed, "ends": ends}
     return context.sentence("best", name=name, criterion=criterion, **facts)
 
 

@@ -358,7 +358,7 @@ def test_the_dots_are_the_repeats(wide) -> None:
 def test_the_forest_plot_shows_the_comparison(wide, criterion: Criterion) -> None:
     picture = forest_plot(wide, criterion)
     (axes,) = picture.figure.axes
-    table = wide.compare(criterion)
+    table = wide.compare(criterion).head(10)
     scale = 1 if criterion.metric == "ce" else 100
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == [wide.label(config) for config in table.config_id]
@@ -367,6 +367,7 @@ def test_the_forest_plot_shows_the_comparison(wide, criterion: Criterion) -> Non
         assert tuple(interval.get_xdata()) == exact((scale * row.low, scale * row.high))
         assert mean.get_xdata()[0] == exact(scale * row["diff"])
     assert ("one image" in picture.caption) == (criterion.metric != "ce")
+    assert "the best 10 of 12" in picture.caption
 
 
 def test_the_heat_map_tells_alphas_apart_and_leaves_missing_values_out(tmp_path) -> None:
