@@ -92,8 +92,8 @@ def describe_data(data: Data) -> list[str]:
     elif (on_val := len(data.splits["val"])) < _SMALL_VAL:
         lines.append(
             f"Val has {on_val} examples, so one of them is {100 / on_val:.1f} points of accuracy; "
-            f"a larger val would show smaller differences, and so would --folds 5, with which "
-            f"each example of train and val is in val once."
+            f"a larger val{' (--val-share)' * (data.cut is not None)} would show smaller "
+            f"differences."
         )
     if groups:
         sizes = ", ".join(f"{name} {len(set(names)):,}" for name, names in groups.items())
