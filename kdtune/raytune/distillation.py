@@ -419,8 +419,7 @@ def print_and_measure(prepared: PreparedStudy, data: StudyData, mirror: Mirror) 
     """
     study, write = prepared.study.absolute(), recipe.Progress().print_line
     title, facts = f"Recipe of {study.uri or prepared.study.folder}:", data.with_extra(study.run)
-    for line in (title, *prepared.recipe_lines, *describe_data(facts)):
-        write(line)
+    write("\n".join([title, *prepared.recipe_lines, *describe_data(facts)]))
     if _runs_on_these_cpus(study):
         add_costs(study, mirror, write, lambda missing: measure_all(study, missing, data))
 

@@ -508,7 +508,7 @@ def shown_configs(results: Results, criterion: Criterion, most: int = MAX_CONFIG
     values = comparison.with_enough_repeats(
         criterion.by_repeat(trials), comparison.students_of(trials)
     )
-    order = list(comparison.ranked(values.mean(), criterion.sign))
+    order = list(comparison.best_to_worst(values.mean(), criterion.sign))
     table = results.compare(criterion)
     baseline = list(table.baseline.unique()) if len(table) else []
     best = [c for c in order if c not in baseline][: most - len(baseline)]

@@ -23,10 +23,10 @@ from kdtune.results import formatting
 from kdtune.results.comparison import (
     SIGNIFICANCE_LEVEL,
     Criterion,
+    best_to_worst,
     completed,
     completed_configs,
     have_enough_repeats,
-    ranked,
 )
 from kdtune.results.costs import COST_AXES
 from kdtune.results.design import is_significant, p_value
@@ -217,7 +217,7 @@ def summary_table(results: Results, criterion: Criterion) -> PageTable | None:
     table = results.summary((), shown_metrics(results), criterion.scope, full=True)
     if not len(table):
         return None
-    table = table.loc[ranked(table[f"val/{criterion.metric}/mean"], criterion.sign)]
+    table = table.loc[best_to_worst(table[f"val/{criterion.metric}/mean"], criterion.sign)]
     return _summary_table(table, results.by, results.task, criterion)
 
 

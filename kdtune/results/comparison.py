@@ -212,7 +212,7 @@ def have_enough_repeats(counts: pd.Series) -> pd.Series:
     return counts > counts.max() / 2
 
 
-def ranked(means: pd.Series, sign: int) -> pd.Index:
+def best_to_worst(means: pd.Series, sign: int) -> pd.Index:
     """Return the index of means, the best first; equal ones keep their order, NaN come last.
 
     They are rounded, since equal accuracies that are added up in another order differ in the 17th
@@ -227,7 +227,7 @@ def by_mean(table: pd.DataFrame, name: str, sign: int) -> pd.DataFrame:
 
     Few are at most half of the most, see <name>/n. The sign is -1 if lower values are better.
     """
-    table = table.loc[ranked(table[f"{name}/mean"], sign)]
+    table = table.loc[best_to_worst(table[f"{name}/mean"], sign)]
     has_few = ~have_enough_repeats(table[f"{name}/n"])
     return table.loc[has_few.sort_values(kind="stable").index]
 
@@ -278,7 +278,7 @@ def best_config(values: pd.DataFrame, sign: int, students: Mapping[str, str] | N
 
     The arguments are those of `with_enough_repeats`; sign is -1 if lower values are better.
     """
-    return str(ranked(with_enough_repeats(values, students).mean(), sign)[0])
+    return str(best_to_worst(with_enough_repeats(values, students).mean(), sign)[0])
 
 
 @dataclass(frozen=True)
@@ -413,7 +413,7 @@ def compare_samples(
 
 def best_first(table: pd.DataFrame, sign: int) -> pd.DataFrame:
     """Return comparisons by their difference, the best first."""
-    return table.loc[ranked(table["diff"], sign)].reset_index(drop=True)
+    return table.loc[best_to_worst(table["diff"], sign)].reset_index(drop=True)
 
 
 Kind = Literal["better", "worse", "all worse", "not significant", "no test", "no comparison"]
@@ -699,7 +699,7 @@ def contenders(judged: Judged, is_raced: bool = False) -> pd.DataFrame:
         epochs=trials.groupby("config_id").n_epochs_planned.max(),
         seconds=completed(trials).groupby("config_id").seconds.mean(),
     )
-    frame = frame.loc[ranked(frame["mean"], criterion.sign)]
+    frame = frame.loc[best_to_worst(frame["mean"], criterion.sign)]
     frame = frame.loc[frame.p_best.isna().sort_values(kind="stable").index]
     cost = "latency_ms" if frame.latency_ms.notna().all() else "params"
     by_cost = frame.sort_values([cost, "needs_teacher", "epochs"], kind="stable")
