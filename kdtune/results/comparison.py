@@ -212,14 +212,17 @@ def have_enough_repeats(counts: pd.Series) -> pd.Series:
     return counts > counts.max() / 2
 
 
+TIE_DIGITS = 12
+"""Decimals to which means are compared: equal accuracies that are added up in another order differ
+in the 17th, and a table and the best configuration would name different ones."""
+
+
 def best_to_worst(means: pd.Series, sign: int) -> pd.Index:
     """Return the index of means, the best first; equal ones keep their order, NaN come last.
 
-    They are rounded, since equal accuracies that are added up in another order differ in the 17th
-    digit: otherwise a table and the best configuration would name different ones. The sign is -1 if
-    lower values are better.
+    The sign is -1 if lower values are better.
     """
-    return (-sign * means.round(12)).sort_values(kind="stable").index
+    return (-sign * means.round(TIE_DIGITS)).sort_values(kind="stable").index
 
 
 def by_mean(table: pd.DataFrame, name: str, sign: int) -> pd.DataFrame:

@@ -150,7 +150,8 @@ def sensitivity(trials: pd.DataFrame, criterion: Criterion) -> pd.DataFrame:
     for scope in SCOPES:
         means = comparison.with_enough_repeats(by_repeat(trials, criterion.metric, scope)).mean()
         table[f"{scope}/mean"] = means
-        table[f"{scope}/rank"] = (criterion.sign * means).rank(ascending=False, method="min")
+        ranked = criterion.sign * means.round(comparison.TIE_DIGITS)
+        table[f"{scope}/rank"] = ranked.rank(ascending=False, method="min")
     table = table.dropna(subset=["last/mean"]).sort_values("last/rank", kind="stable")
     return table.reset_index()
 

@@ -6,6 +6,7 @@ What repeats vary: folds and teachers, pairs by repeat and image, significance.
 import math
 import re
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -115,6 +116,14 @@ def test_the_baseline_is_the_best_without_distillation_but_for_one_lucky_repeat(
     assert best_config(values, 1) == at(0.5, lr=0.01).config_id
     assert best_config(values, -1) == slow.config_id
     assert fast.config_id not in with_enough_repeats(values)
+
+
+def test_equal_means_have_one_best_configuration(tmp_path) -> None:
+    """Added up in another order, equal accuracies have means that differ in the 17th digit."""
+    orders = permutations([0.1, 0.2, 0.3])
+    made = make(tmp_path, {1.0: [0.1, 0.1, 0.2]} | {0.1 * k: o for k, o in enumerate(orders)})
+    firsts = (made.compare(), made.sensitivity(), made.contenders())
+    assert {table.config_id[0] for table in firsts} == {made.best()}
 
 
 def test_a_win_is_the_better_value_of_the_metric(tmp_path) -> None:
